@@ -1,0 +1,113 @@
+"""REINFORCE: the Monte Carlo policy gradient."""
+
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.distributions import policy_head
+from rlcore.networks import NetworkChoice
+from rlcore.optimizers import Adam
+from rlcore.returns import discounted_returns, explained_variance
+from rlcore.rollout import Rollout, Step, Tree
+from rlcore.schedules import SCHEDULES, Schedule
+
+
+class Reinforce(Agent):
+    """REINFORCE (Williams 1992; Sutton & Barto 2018, sections 13.3 and 13.4), one whole episode from each environment.
+
+    maximise  E[log pi(a_t|s_t) (G_t - b(s_t))],  G_t the discounted return to go, b a learned baseline or 0
+
+    The factor is normalised over the batch, and gamma^t left out, as is usual. Without a baseline the return of an
+    episode that a time limit cut ends at the cut; with one, V of the true successor stands for the rest.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of REINFORCE."""
+
+        learning_rate: PositiveFloat = 1e-3
+        learning_rate_schedule: Schedule = "constant"
+        gamma: float = Field(0.99, ge=0, le=1)
+        """Discount."""
+        normalize: bool = True
+        """The returns, less the baseline, to mean 0 and standard deviation 1 over the batch."""
+        baseline: bool = False
+        """Learn V(s), with a network of its own, and subtract it."""
+        value_learning_rate: PositiveFloat = 1e-2
+        value_steps: PositiveInt = 20
+        """Gradient steps of the baseline on each batch of episodes, after the policy's one."""
+        entropy_coefficient: NonNegativeFloat = 0.0
+        """Weight of the policy's entropy, which is maximised, nats."""
+        max_grad_norm: PositiveFloat | None = None
+        """Bound of the gradient's 2-norm; null does not clip."""
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
+        """The body of the policy and, if there is one, of the baseline."""
+
+    horizon = None
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        self.max_grad_norm = s.max_grad_norm
+        shape = observation_shape(env.single_observation_space)
+        self.body = s.network.build(shape)
+        self.policy_head = policy_head(self.body.num_features, env.single_action_space)
+        self.baseline: nn.Sequential | None = None
+        if s.baseline:
+            value_body = s.network.build(shape)
+            self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
+            self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
+        self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Draws from the policy; obs [N, *O]."""
+        return Step(self.policy_head(self.body(obs)).sample())
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The likeliest action; obs [N, *O]."""
+        return Step(self.policy_head(self.body(obs)).mode)
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """One gradient step of the policy on the whole rollout; then the baseline's."""
+        s = self.settings
+        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        obs, G = rollout.rows(rollout.obs), rollout.rows(self._returns(rollout))
+        advantage = G if self.baseline is None else G - self.baseline(obs).detach()
+        if s.normalize:
+            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        pi = self.policy_head(self.body(obs))
+        entropy = pi.entropy().mean()
+        policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
+        step = self.minimize(policy_loss - s.entropy_coefficient * entropy)
+        return {
+            **step,
+            **({} if self.baseline is None else self._fit_baseline(obs, G)),
+            "policy_loss": policy_loss.detach(),
+            "entropy": entropy.detach(),
+            "learning_rate": learning_rate,
+        }
+
+    def _fit_baseline(self, obs: Tree, G: Tensor) -> Metrics:
+        """``value_steps`` steps of V [B] towards the returns [B]."""
+        assert self.baseline is not None
+        before = self.baseline(obs).detach()
+        for _ in range(self.settings.value_steps):
+            value_loss = nn.functional.mse_loss(self.baseline(obs), G)
+            self.minimize(value_loss, self.value_optimizer)
+        return {"value_loss": value_loss.detach(), "explained_variance": explained_variance(before, G)}
+
+    @torch.no_grad()
+    def _returns(self, rollout: Rollout) -> Tensor:
+        """Returns to go [T, N]."""
+        next_value = None
+        if self.baseline is not None:
+            next_value = torch.zeros_like(rollout.reward)
+            next_value[rollout.cut] = self.baseline(rollout.final_obs)
+        return discounted_returns(
+            rollout.reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value
+        )

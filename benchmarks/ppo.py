@@ -1,0 +1,147 @@
+"""PPO's speed beside its peers', at the same settings and the same number of updates.
+
+CartPole: python benchmarks/ppo.py            Acrobot through the gymnasium adapter: python benchmarks/ppo.py Acrobot-v1
+
+8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for all; one
+process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates.
+"""
+
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import torch
+from measure import interleave, table
+from torch import nn
+
+from rlcore.agents.ppo import PPO
+from rlcore.environment import GymEnvironment
+from rlcore.envs.cartpole import CartPole
+from rlcore.trainer import Trainer
+
+NUM_ENVS, HORIZON, MINIBATCH, EPOCHS, ROLLOUTS = 8, 128, 256, 4, 8
+STEPS = NUM_ENVS * HORIZON * ROLLOUTS
+
+
+class CleanRLStyle:
+    """The single-file loop as CleanRL's ppo.py writes it: SyncVectorEnv, Categorical, a value at every step."""
+
+    def __init__(self, env_id: str):
+        self.envs = gymnasium.vector.SyncVectorEnv([lambda: gymnasium.make(env_id)] * NUM_ENVS)
+        num_inputs = int(np.prod(self.envs.single_observation_space.shape))
+
+        def network(num_outputs: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Linear(num_inputs, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, num_outputs)
+            )
+
+        self.actor, self.critic = network(int(self.envs.single_action_space.n)), network(1)
+        self.parameters = [*self.actor.parameters(), *self.critic.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=3e-4, eps=1e-5)
+        obs, _ = self.envs.reset(seed=1)
+        self.next_obs, self.next_done = torch.Tensor(obs), torch.zeros(NUM_ENVS)
+
+    def action_and_value(self, x, action=None):
+        probs = torch.distributions.Categorical(logits=self.actor(x))
+        if action is None:
+            action = probs.sample()
+        return action, probs.log_prob(action), probs.entropy(), self.critic(x)
+
+    def __call__(self) -> int:
+        for _ in range(ROLLOUTS):
+            self.update()
+        return STEPS
+
+    def update(self) -> None:
+        shape = self.envs.single_observation_space.shape
+        obs = torch.zeros((HORIZON, NUM_ENVS, *shape))
+        actions, logprobs, rewards, dones, values = (torch.zeros((HORIZON, NUM_ENVS)) for _ in range(5))
+        for step in range(HORIZON):
+            obs[step], dones[step] = self.next_obs, self.next_done
+            with torch.no_grad():
+                action, logprob, _, value = self.action_and_value(self.next_obs)
+                values[step] = value.flatten()
+            actions[step], logprobs[step] = action, logprob
+            next_obs, reward, terminations, truncations, _ = self.envs.step(action.cpu().numpy())
+            rewards[step] = torch.tensor(reward).view(-1)
+            self.next_obs = torch.Tensor(next_obs)
+            self.next_done = torch.Tensor(np.logical_or(terminations, truncations))
+        with torch.no_grad():
+            next_value = self.critic(self.next_obs).reshape(1, -1)
+            advantages, lastgaelam = torch.zeros_like(rewards), 0
+            for t in reversed(range(HORIZON)):
+                nonterminal = 1.0 - (self.next_done if t == HORIZON - 1 else dones[t + 1])
+                nextvalues = next_value if t == HORIZON - 1 else values[t + 1]
+                delta = rewards[t] + 0.99 * nextvalues * nonterminal - values[t]
+                advantages[t] = lastgaelam = delta + 0.99 * 0.95 * nonterminal * lastgaelam
+            returns = advantages + values
+        b_obs, b_logprobs, b_actions = obs.reshape(-1, *shape), logprobs.reshape(-1), actions.reshape(-1)
+        b_advantages, b_returns = advantages.reshape(-1), returns.reshape(-1)
+        indices = np.arange(HORIZON * NUM_ENVS)
+        for _ in range(EPOCHS):
+            np.random.shuffle(indices)
+            for start in range(0, len(indices), MINIBATCH):
+                rows = indices[start : start + MINIBATCH]
+                _, newlogprob, entropy, newvalue = self.action_and_value(b_obs[rows], b_actions.long()[rows])
+                logratio = newlogprob - b_logprobs[rows]
+                ratio = logratio.exp()
+                with torch.no_grad():
+                    ((ratio - 1) - logratio).mean()
+                    ((ratio - 1.0).abs() > 0.2).float().mean().item()
+                a = b_advantages[rows]
+                a = (a - a.mean()) / (a.std() + 1e-8)
+                pg_loss = torch.max(-a * ratio, -a * torch.clamp(ratio, 0.8, 1.2)).mean()
+                v_loss = 0.5 * ((newvalue.view(-1) - b_returns[rows]) ** 2).mean()
+                loss = pg_loss - 0.0 * entropy.mean() + v_loss * 0.5
+                self.optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self.parameters, 0.5)
+                self.optimizer.step()
+
+
+def rlcore_block(env_id: str):
+    if env_id == "CartPole-v1":
+        env = CartPole(CartPole.Settings(num_envs=NUM_ENVS))
+    else:
+        env = GymEnvironment(GymEnvironment.Settings(id=env_id, num_envs=NUM_ENVS))
+    torch.manual_seed(1)
+    agent = PPO(env, PPO.Settings(horizon=HORIZON, minibatch_size=MINIBATCH, num_epochs=EPOCHS))
+    trainer = Trainer(agent, env, total_steps=10**9, seed=1)
+
+    def block() -> int:
+        for _ in range(ROLLOUTS):
+            trainer.update()
+        return STEPS
+
+    return block
+
+
+def sb3_block(env_id: str):
+    from stable_baselines3 import PPO as SB3
+    from stable_baselines3.common.env_util import make_vec_env
+
+    model = SB3(
+        "MlpPolicy", make_vec_env(env_id, NUM_ENVS, seed=1), n_steps=HORIZON, batch_size=MINIBATCH, n_epochs=EPOCHS,
+        seed=1, device="cpu",
+    )  # fmt: skip
+    model.learn(HORIZON * NUM_ENVS)
+
+    def block() -> int:
+        model.learn(STEPS, reset_num_timesteps=False)
+        return STEPS
+
+    return block
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    env_id = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"
+    rivals = {"rlcore": rlcore_block(env_id), "Stable-Baselines3": sb3_block(env_id), "CleanRL-style": CleanRLStyle(env_id)}
+    print(f"PPO on {env_id}, torch {torch.__version__}, one thread")
+    print(table(interleave(rivals), "rlcore"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""CartPole as batched tensors on any device."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from pydantic import PositiveInt
+from torch import Tensor
+
+from rlcore.environment import Environment, StepResult
+from rlcore.errors import InputError
+
+ANGLE_LIMIT = 12 * 2 * math.pi / 360  # radians
+POSITION_LIMIT = 2.4
+TIME_STEP = 0.02  # seconds
+
+
+class CartPole(Environment):
+    """CartPole-v1 (Barto, Sutton & Anderson 1983; gymnasium's constants), N poles in lockstep.
+
+    The state is float64 and computed in gymnasium's order of operations: in float32 a balancing pole, which is an
+    unstable system, drifts away from gymnasium's within an episode. Observations are float32 [N, 4]: position,
+    velocity, angle (radians), angular velocity. Actions: 0 left, 1 right. The reward is 1 a step.
+
+    The expressions below mean the same in numpy and in torch. On the CPU numpy evaluates them: on a few numbers its
+    operations cost a third of torch's.
+    """
+
+    class Settings(Environment.Settings):
+        """Settings of CartPole; a list gives each environment its own constant."""
+
+        gravity: float | list[float] = 9.8
+        """m / s^2."""
+        masscart: float | list[float] = 1.0
+        """kg."""
+        masspole: float | list[float] = 0.1
+        """kg."""
+        length: float | list[float] = 0.5
+        """Half the pole's length, m."""
+        force_mag: float | list[float] = 10.0
+        """N."""
+        max_episode_steps: PositiveInt = 500
+        """Time limit: the episode is truncated there."""
+
+    def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
+        self.settings: CartPole.Settings = settings or self.Settings()
+        high = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)
+        super().__init__(self.settings.num_envs, Box(-high, high), Discrete(2), device)
+        self.xp = _array_namespace(self.device)
+        self.gravity = self._constant("gravity")
+        self.masspole = self._constant("masspole")
+        self.length = self._constant("length")
+        self.force_mag = self._constant("force_mag")
+        self.total_mass = self.masspole + self._constant("masscart")
+        self.polemass_length = self.masspole * self.length
+        self._limits = self._array(torch.tensor([[POSITION_LIMIT], [ANGLE_LIMIT]], dtype=torch.float64))
+        self._generator = torch.Generator(self.device)
+        self._reward = torch.ones(self.num_envs, device=self.device)
+        self._state = self._start()  # [4, N] float64
+        self._elapsed = self._array(torch.zeros(self.num_envs, dtype=torch.int64))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Begins an episode in every environment, each state uniform in [-0.05, 0.05]."""
+        if seed is not None:
+            self._generator.manual_seed(seed)
+        self._state = self._start()
+        self._elapsed = self._elapsed * 0
+        return self._observe(self._state), {}
+
+    def step(self, actions: Tensor) -> StepResult:
+        """Plays one step in every environment.
+
+        Args:
+            actions: [N] int64, 0 or 1.
+        """
+        state = self._physics(self._array(actions))
+        elapsed = self._elapsed + 1
+        terminated = (abs(state[::2]) > self._limits).any(0)
+        truncated = elapsed >= self.settings.max_episode_steps
+        done = terminated | truncated
+        info = {}
+        if self.xp is torch or done.any():  # on a GPU to look would be to wait for it
+            info["final_obs"] = self._observe(state)
+            state = self.xp.where(done, self._start(), state)
+            elapsed = elapsed * ~done
+        self._state, self._elapsed = state, elapsed
+        return self._observe(state), self._reward, torch.as_tensor(terminated), torch.as_tensor(truncated), info
+
+    def checkpoint(self) -> dict[str, Any]:
+        """State, clocks and generator."""
+        return {
+            "state": torch.as_tensor(self._state),
+            "elapsed": torch.as_tensor(self._elapsed),
+            "generator": self._generator.get_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        self._state = self._array(saved["state"])
+        self._elapsed = self._array(saved["elapsed"])
+        self._generator.set_state(saved["generator"].cpu())
+
+    def _physics(self, action: Any) -> Any:
+        """The next state [4, N], in gymnasium's order of operations (Florian 2007, equations 23 and 24; Euler)."""
+        xp = self.xp
+        _, velocity, angle, spin = self._state
+        force = xp.where(action == 1, self.force_mag, -self.force_mag)
+        cos, sin = xp.cos(angle), xp.sin(angle)
+        temp = (force + self.polemass_length * xp.square(spin) * sin) / self.total_mass
+        spin_rate = (self.gravity * sin - cos * temp) / (
+            self.length * (4.0 / 3.0 - self.masspole * xp.square(cos) / self.total_mass)
+        )
+        acceleration = temp - self.polemass_length * spin_rate * cos / self.total_mass
+        return self._state + TIME_STEP * xp.stack([velocity, acceleration, spin, spin_rate])
+
+    def _start(self) -> Any:
+        state = torch.empty(4, self.num_envs, dtype=torch.float64, device=self.device)
+        return self._array(state.uniform_(-0.05, 0.05, generator=self._generator))
+
+    def _observe(self, state: Any) -> Tensor:
+        if self.xp is np:
+            return torch.from_numpy(state.T.astype(np.float32, order="C"))
+        return state.t().float()  # type: ignore[no-any-return]
+
+    def _array(self, tensor: Tensor) -> Any:
+        """The tensor on the device; on the CPU as a numpy array of the same memory."""
+        return tensor.numpy() if self.xp is np else tensor.to(self.device)
+
+    def _constant(self, name: str) -> Any:
+        value = getattr(self.settings, name)
+        if isinstance(value, list) and len(value) != self.num_envs:
+            raise InputError(f"env.{name}: {len(value)} values for num_envs={self.num_envs} environments")
+        return self._array(torch.tensor(value, dtype=torch.float64))
+
+
+def _array_namespace(device: torch.device) -> Any:
+    return np if device.type == "cpu" else torch

@@ -1,0 +1,66 @@
+"""rlcore: a reinforcement-learning-centric agent framework. Everything is an agent in an environment."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlcore import commands, networks, registry
+    from rlcore.agent import Agent, Metrics
+    from rlcore.checks import check_agent, check_environment
+    from rlcore.environment import Environment, GymEnvironment
+    from rlcore.errors import CheckpointError, InputError, NonFiniteError
+    from rlcore.evaluation import Report
+    from rlcore.rollout import Rollout, Step, collect
+    from rlcore.run import load
+    from rlcore.settings import Settings
+    from rlcore.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Agent",
+    "CheckpointError",
+    "Environment",
+    "GymEnvironment",
+    "InputError",
+    "Metrics",
+    "NonFiniteError",
+    "Report",
+    "Rollout",
+    "Settings",
+    "Step",
+    "Trainer",
+    "check_agent",
+    "check_environment",
+    "collect",
+    "commands",
+    "load",
+    "networks",
+    "registry",
+]
+
+_HOMES = {
+    "agent": ("Agent", "Metrics"),
+    "checks": ("check_agent", "check_environment"),
+    "environment": ("Environment", "GymEnvironment"),
+    "errors": ("CheckpointError", "InputError", "NonFiniteError"),
+    "evaluation": ("Report",),
+    "rollout": ("Rollout", "Step", "collect"),
+    "run": ("load",),
+    "settings": ("Settings",),
+    "trainer": ("Trainer",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use (PEP 562), so that ``rlcore --help`` needs no torch."""
+    if name in ("commands", "networks", "registry"):
+        return importlib.import_module(f"rlcore.{name}")
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"rlcore.{module}"), name)
+    raise AttributeError(f"module 'rlcore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

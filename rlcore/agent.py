@@ -1,0 +1,150 @@
+"""Agent: how parameters change. What users subclass."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from rlcore import settings
+from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.optimizers import Adam, clip_grad_norm
+from rlcore.rollout import Rollout, Step, Tree
+
+Metrics = dict[str, Tensor | float]
+"""Names to detached 0-d tensors or numbers; they appear in TensorBoard under ``train/``."""
+
+
+class Agent(nn.Module, ABC):
+    """Acts in an environment and learns from what came of it.
+
+    A subclass declares its ``Settings``, makes its networks and its ``optimizer`` in ``__init__``, and writes `act` and
+    `learn`. Whatever is a parameter, a buffer, an optimizer or a generator among its attributes is in the checkpoint.
+
+    Args:
+        env: the environment; only its spaces and sizes are read.
+        settings: an instance of the class's own ``Settings``; None is the defaults.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of an agent that has none."""
+
+    horizon: int | None = 1
+    """T, environment steps between two calls of `learn`. None: one whole episode from each environment."""
+    differentiable: bool = False
+    """Whether `collect` lets `act` keep its graph, for a reward that carries a gradient."""
+    max_grad_norm: float | None = None
+    """Bound of the gradient's 2-norm in `minimize`; None does not clip."""
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, env: Any, settings: settings.Settings | None = None):
+        super().__init__()
+        self.settings = settings if settings is not None else self.Settings()
+        self.observation_space: Space[Any] = env.single_observation_space
+        self.action_space: Space[Any] = env.single_action_space
+        self.nonfinite: Tensor | None = None
+        """0-d bool where the device is not the CPU: some loss was NaN or infinite; read by the trainer at the next log."""
+
+    @abstractmethod
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Answers while learning: explores, and remembers what `learn` needs.
+
+        Args:
+            obs: [N, *O].
+            state: recurrent agents only, what the last step returned, or `initial_state` where an episode begins.
+        """
+
+    @abstractmethod
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Changes the parameters, by a rollout of `horizon` steps."""
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """Answers in evaluation: the greedy or mean action. The default acts as in learning.
+
+        Args:
+            obs: [N, *O].
+            state: as in `act`.
+        """
+        return self.act(obs, state)
+
+    def initial_state(self, num_envs: int) -> Tree:
+        """Recurrent agents only: the state in which an episode begins, fields [num_envs, ...]."""
+        return None
+
+    def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
+        """One step of the optimizer down the gradient of the loss; the only place that takes one.
+
+        Args:
+            loss: 0-d, with a graph.
+            optimizer: None is ``self.optimizer``.
+
+        Returns:
+            The loss and, where it is clipped, the gradient's norm before clipping (``grad_norm``).
+
+        Raises:
+            NonFiniteError: loss or gradient is NaN or infinite; no parameter has changed. On other devices than the CPU
+                to look would stall them: the step is skipped there by a fused optimizer, and `nonfinite` is set.
+        """
+        optimizer = optimizer or self.optimizer
+        params = [param for group in optimizer.param_groups for param in group["params"]]
+        for param in params:
+            param.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        metrics: Metrics = {"loss": loss.detach()}
+        if self.max_grad_norm is not None:
+            grads = [param.grad for param in params if param.grad is not None]
+            metrics["grad_norm"] = clip_grad_norm(grads, self.max_grad_norm)
+        self._check_finite(metrics, optimizer)
+        optimizer.step()
+        return metrics
+
+    def _check_finite(self, metrics: Metrics, optimizer: torch.optim.Optimizer) -> None:
+        if metrics["loss"].device.type == "cpu":  # type: ignore[union-attr]
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise NonFiniteError(f"{name} is {float(value)}")
+            return
+        bad = ~torch.stack([torch.as_tensor(value) for value in metrics.values()]).isfinite().all()
+        self.nonfinite = bad if self.nonfinite is None else self.nonfinite | bad
+        if isinstance(optimizer, Adam):
+            optimizer.found_inf = bad.float()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that learning has changed: parameters and buffers, optimizers, generators."""
+        return {
+            "parameters": self.state_dict(),
+            "optimizers": {name: thing.state_dict() for name, thing in self._held(torch.optim.Optimizer)},
+            "generators": {name: thing.get_state() for name, thing in self._held(torch.Generator)},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned.
+
+        Raises:
+            CheckpointError: it is another agent's, or a network of another shape.
+        """
+        try:
+            self.load_state_dict(saved["parameters"])
+            for name, optimizer in self._held(torch.optim.Optimizer):
+                optimizer.load_state_dict(saved["optimizers"][name])
+            for name, generator in self._held(torch.Generator):
+                generator.set_state(saved["generators"][name].cpu())
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
+
+    def _held(self, kind: type) -> list[tuple[str, Any]]:
+        return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
+
+
+def observation_shape(space: Space[Any]) -> tuple[int, ...]:
+    """The shape that a network is built for.
+
+    Raises:
+        InputError: the observations are not one array.
+    """
+    if not space.shape:
+        raise InputError(f"no network reads the observation space {space}; served: Box of at least one dimension")
+    return tuple(space.shape)

@@ -1,0 +1,120 @@
+"""Checkpoints: atomic to write, safe to read, complete to go on from.
+
+A checkpoint is tensors, numbers, strings and None in dicts, lists and tuples, and nothing else: so it is read with
+``weights_only=True``, and a file that would run code is refused.
+"""
+
+import contextlib
+import os
+import pickle
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlcore.errors import CheckpointError
+
+SCHEMA = 1
+"""Number of the layout; a checkpoint of a larger one was written by a newer rlcore."""
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes beside the path, then renames into place, so that a crash or a full disk leaves the previous file.
+
+    Raises:
+        CheckpointError: something in it is neither tensor nor plain, or it cannot be written.
+    """
+    path = Path(path)
+    plain = _plain({"schema": SCHEMA, **content}, "checkpoint")
+    beside = path.with_name(path.name + ".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "wb") as file:
+            torch.save(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer makes a RuntimeError of a full disk
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        cause = error if isinstance(error, OSError) else error.__context__ or error
+        kept = "; the previous one is untouched" if path.exists() else ""
+        raise CheckpointError(f"cannot write {path}: {' '.join(str(cause).split())}{kept}") from error
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads what `save` wrote; runs nothing.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, of a newer schema, or holds more than tensors and plain data.
+    """
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it is damaged, or holds more than tensors and plain data and might run code"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise CheckpointError(f"{path} is no checkpoint of rlcore")
+    if content["schema"] > SCHEMA:
+        raise CheckpointError(
+            f"{path} has schema {content['schema']}, written by a newer rlcore; this one reads up to {SCHEMA}: upgrade it"
+        )
+    return content
+
+
+def _plain(value: Any, path: str) -> Any:
+    """The same tree with views cloned and numpy scalars made plain; anything else is an error naming its place."""
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key, path): _plain(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return items if isinstance(value, list) else tuple(items)
+    raise CheckpointError(
+        f"{path} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
+        "strings and None in dicts, lists and tuples"
+    )
+
+
+def rng_state() -> dict[str, Any]:
+    """Every global random generator: Python's, numpy's, torch's on each device."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng_state(saved: dict[str, Any]) -> None:
+    """Puts back what `rng_state` returned."""
+    random.setstate(saved["python"])
+    name, keys, *rest = saved["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(saved["torch"].cpu())
+    if saved["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([state.cpu() for state in saved["cuda"]])
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every global random generator."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,298 @@
+"""What the commands do. Each returns the exit status."""
+
+import inspect
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlcore import checkpoint as checkpoints
+from rlcore import config as configs
+from rlcore import registry
+from rlcore.config import Loaded
+from rlcore.errors import InputError
+from rlcore.evaluation import Report
+from rlcore.run import RUNS_FOLDER, Run
+from rlcore.settings import mistakes
+from rlcore.tracking import Tracker
+from rlcore.trainer import CLOSING, Trainer, derive_seed
+
+KINDS = {
+    "agents": registry.agents,
+    "envs": registry.envs,
+    "networks": registry.networks,
+    "reports": registry.reports,
+}
+
+
+def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int | None, jobs: int) -> int:
+    """Trains the agent of a config; with ``seeds``, several of them, each in a process."""
+    loaded = configs.load(source, overrides)
+    if seeds is not None:
+        folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
+        runs = _train_seeds(loaded, source, overrides, folder, seeds, jobs)
+        _print_seeds(runs)
+        return max(status for _, status in runs)
+    console = Console(soft_wrap=True)
+    run = Run.create(loaded, run_dir)
+    console.print(f"{loaded.name}: {run.path}", highlight=False)
+    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
+    try:
+        trainer, notes = configs.build(loaded.config, run.path, tracker)
+    except InputError:
+        tracker.close()
+        _remove_empty(run.path)
+        raise
+    for note in notes:
+        console.print(note, highlight=False)
+    settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
+    tracker.text("config", configs.dump(loaded.config))
+    tracker.hyperparameters(configs.flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
+    return _fit(run, trainer, loaded, console)
+
+
+def resume(path: str, overrides: Sequence[str]) -> int:
+    """Goes on with a run from its last checkpoint, up to ``total_steps``."""
+    run = Run(path)
+    loaded = run.load(("trainer.stop_at=null", *overrides))
+    console = Console(soft_wrap=True)
+    saved_at = run.checkpoint_path("last")
+    saved = checkpoints.load(saved_at)
+    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=saved["steps"] + 1)
+    trainer, notes = configs.build(loaded.config, run.path, tracker)
+    notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
+    for note in notes:
+        console.print(note, highlight=False)
+    if trainer.steps >= loaded.config.trainer.total_steps:
+        tracker.close()
+        console.print(f"{run.path} is at its end, step {trainer.steps:,}; trainer.total_steps=N goes further")
+        return 0
+    (run.path / "config.yaml").write_text(configs.dump(loaded.config), encoding="utf-8")
+    console.print(f"{run.path}: going on from step {trainer.steps:,}", highlight=False)
+    return _fit(run, trainer, loaded, console)
+
+
+def evaluate(
+    path: str, episodes: int | None, which: str | None, as_json: bool, report: str | None, settings: Sequence[str]
+) -> int:
+    """Evaluates the agent of a run, in episodes that training never saw."""
+    if settings and report is None:
+        raise InputError(f"{settings[0]!r} is a setting of a report; name it: --report NAME")
+    run = Run(path)
+    if which is None:
+        which = "best" if (run.path / "checkpoints" / "best.pt").is_file() else "last"
+    trainer, saved = run.trainer(which)
+    maker = None if report is None else _report(report, settings)
+    num_episodes = episodes or trainer.settings.eval_episodes
+    env = trainer.env.evaluation(num_episodes)
+    found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
+    result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
+    console = Console(soft_wrap=True)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        console.print(_figures(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
+    _write_result(run, {"evaluation": result})
+    if maker is not None:
+        made: Report = maker(trainer.agent, env, found)
+        tracker = Tracker(run.path)
+        tracker.report(str(report), made, saved["steps"])
+        tracker.close()
+        if made.text and not as_json:
+            console.print(made.text, highlight=False, markup=False)
+        for name in made.figures if not as_json else ():
+            console.print(f"figure: {run.path / 'figures' / name}.png", highlight=False)
+    trainer.env.close()
+    env.close()
+    return 0
+
+
+def verify(names: Sequence[str], seeds: int | None, jobs: int) -> int:
+    """Reruns configs and says of each claim whether it holds; 1 if one does not."""
+    table = Table("config", "figure", "claim", "source", "measured", "")
+    good = True
+    loaded = {name: configs.load(name) for name in names}
+    for name, one in loaded.items():
+        if not one.config.expect:
+            raise InputError(f"{name} claims nothing: it has no expect block")
+    for name, one in loaded.items():
+        folder = Path(RUNS_FOLDER) / "verify" / f"{time.strftime('%Y%m%d-%H%M%S')}-{one.name}"
+        runs = _train_seeds(one, name, (), folder, seeds or 1, jobs)
+        for figure, claim in one.config.expect.items():
+            measured = [Run(path).result["figures"].get(figure, math.nan) if status == 0 else math.nan for path, status in runs]
+            passed = all(map(claim.met, measured))
+            good &= passed
+            told = "  ".join(f"{value:,.6g}" for value in measured)
+            table.add_row(name, figure, str(claim), claim.source, told, "pass" if passed else "FAIL")
+    Console(soft_wrap=True).print(table)
+    return 0 if good else 1
+
+
+def list_names(kind: str) -> int:
+    """Prints what can be named, with its first line of documentation."""
+    kinds = [*KINDS, "configs"]
+    if kind not in [*kinds, "all"]:
+        raise InputError(f"unknown kind {kind!r}{registry.did_you_mean(kind, kinds)}; known: {', '.join(kinds)}, all")
+    console = Console(soft_wrap=True)
+    for which in kinds if kind == "all" else [kind]:
+        table = Table(which, "", box=None, pad_edge=False)
+        for name, text in _documented(which):
+            table.add_row(name, escape(text))
+        console.print(table)
+        console.print()
+    return 0
+
+
+def show(source: str, overrides: Sequence[str]) -> int:
+    """Prints resolved settings, where each came from, and the network."""
+    loaded = configs.load(source, overrides)
+    table = Table("setting", "value", "from", title=loaded.name)
+    for key, value in configs.flatten(loaded.config.model_dump(mode="json")).items():
+        table.add_row(key, escape(str(value)), loaded.origin.get(key, "default"))
+    trainer, notes = configs.build(loaded.config)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
+    console.print(str(trainer.agent), highlight=False, markup=False)
+    size = sum(param.numel() for param in trainer.agent.parameters())
+    console.print(f"{size:,} parameters; a rollout is {_rollout_size(trainer)}", highlight=False)
+    trainer.env.close()
+    return 0
+
+
+def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
+    start = time.perf_counter()
+    try:
+        trainer.fit()
+        figures = {**trainer.figures, "time/steps_per_second": trainer.steps_per_second}
+        result = {
+            "config": loaded.name,
+            "seed": trainer.seed,
+            "steps": trainer.steps,
+            "seconds": round(trainer.seconds, 3),
+            "finished": trainer.interrupted is None and trainer.steps >= trainer.settings.total_steps,
+            "figures": figures,
+            "made_with": {
+                **trainer.circumstances(),
+                **{name: version(name) for name in ("rlcore", "gymnasium", "numpy")},
+                "python": sys.version.split()[0],
+            },
+        }
+        if trainer.interrupted is None:
+            trainer.tracker.result(result)
+    finally:
+        trainer.tracker.close()
+        trainer.env.close()
+    if trainer.interrupted is not None:
+        name = signal.Signals(trainer.interrupted).name
+        console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
+        return 128 + trainer.interrupted
+    if trainer.steps < trainer.settings.total_steps:
+        console.print(f"stopped at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
+    else:
+        console.print(f"{time.perf_counter() - start:.1f} s; rlcore eval {run.path}", highlight=False)
+    return 0
+
+
+def _train_seeds(
+    loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int, jobs: int
+) -> list[tuple[Path, int]]:
+    """Trains each seed in a process of its own; the folders of the runs and their exit statuses."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+
+    def one(seed: int) -> tuple[Path, int]:
+        path = folder / f"{stamp}-seed{seed}"
+        command = [sys.executable, "-m", "rlcore", "train", source, *overrides, f"seed={seed}", "--run-dir", str(path)]
+        path.mkdir(parents=True, exist_ok=True)
+        with open(path / "train.log", "wb") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+        if status:
+            last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
+            print(f"seed {seed}: exit status {status}: {last}", file=sys.stderr)
+        return path, status
+
+    first = loaded.config.seed
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(one, range(first, first + seeds)))
+    except KeyboardInterrupt:  # the processes got it too, and save
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
+    """Mean and standard deviation over the seeds, of the figures of the evaluation."""
+    results = [Run(path).result for path, status in runs if status == 0]
+    table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path, status in runs if status == 0))
+    names = [name for name in results[0]["figures"] if name.startswith("eval/")] if results else []
+    for name in [*names, "time/steps_per_second"] if results else []:
+        values = torch.tensor([result["figures"][name] for result in results], dtype=torch.float64)
+        std = values.std().item() if len(values) > 1 else 0.0
+        table.add_row(name, f"{values.mean():,.6g}", f"{std:,.4g}", *(f"{value:,.6g}" for value in values.tolist()))
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for path, _ in runs:
+        console.print(str(path), highlight=False)
+
+
+def _report(name: str, settings: Sequence[str]) -> Any:
+    maker = registry.reports[name]
+    tree: dict[str, Any] = {}
+    for item in settings:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise InputError(f"{item!r} is no KEY=VALUE of the report {name}")
+        tree[key] = configs.parse_yaml(text, "command line")
+    try:
+        return maker(maker.Settings(**tree))
+    except ValidationError as error:
+        path, text = mistakes(error, maker.Settings)[0]
+        raise InputError(f"report {name}: {'.'.join(path)}: {text}") from None
+
+
+def _documented(kind: str) -> list[tuple[str, str]]:
+    if kind == "configs":
+        files = {name: configs.find(name) for name in configs.shipped_names()}
+        return [(name, path.read_text().partition("\n")[0].lstrip("# ")) for name, path in files.items()]
+    known = KINDS[kind]
+    return [(name, (inspect.getdoc(known[name]) or "").partition("\n")[0]) for name in known.names()]
+
+
+def _figures(title: str, figures: dict[str, float]) -> Table:
+    table = Table("figure", "value", title=title)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.6g}")
+    return table
+
+
+def _rollout_size(trainer: Trainer) -> str:
+    horizon, num_envs = trainer.agent.horizon, trainer.env.num_envs
+    if horizon is None:
+        return f"one episode from each of {num_envs} environments"
+    return f"{horizon} steps x {num_envs} environments = {horizon * num_envs:,} rows"
+
+
+def _write_result(run: Run, more: dict[str, Any]) -> None:
+    (run.path / "result.json").write_text(json.dumps({**run.result, **more}, indent=2) + "\n")
+
+
+def _remove_empty(folder: Path) -> None:
+    """Takes back a run folder in which nothing has happened."""
+    for file in folder.iterdir():
+        if file.is_file() and (file.name == "config.yaml" or file.name.startswith("events.")):
+            file.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,369 @@
+"""Configuration: YAML to checked, frozen settings, and settings to a trainer."""
+
+import copy
+import importlib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from rlcore import registry
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.registry import did_you_mean
+from rlcore.settings import Choice, Settings, mistakes
+from rlcore.tracking import Tracker
+from rlcore.trainer import TRAINING, Trainer, derive_seed
+
+SHIPPED = Path(__file__).parent / "configs"
+COMMAND_LINE = "command line"
+
+SMALL_NETWORK = 200_000
+"""Parameters up to which one thread of the CPU is faster than more, or than a GPU."""
+
+
+class EnvironmentChoice(Choice):
+    """An environment by name, with its settings."""
+
+    registry = registry.envs
+
+
+class AgentChoice(Choice):
+    """An agent by name, with its settings."""
+
+    registry = registry.agents
+
+
+class Expectation(Settings):
+    """A figure that the config claims to reach."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    source: str
+    """Where the figure comes from."""
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "Expectation":
+        if (self.at_least is None) == (self.at_most is None):
+            raise InputError("needs either at_least or at_most")
+        return self
+
+    def met(self, value: float) -> bool:
+        """Whether a figure is good enough; NaN is not."""
+        return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        """``>= 500``."""
+        return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+
+
+class Config(Settings):
+    """A whole run."""
+
+    env: EnvironmentChoice
+    agent: AgentChoice
+    trainer: Trainer.Settings
+    seed: NonNegativeInt = 1
+    """Of every random generator."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """Torch threads of this process."""
+    imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
+    """Modules that register agents, environments, networks or reports: names, or paths of Python files."""
+    expect: dict[str, Expectation] = {}  # noqa: RUF012
+    """Figure, as in TensorBoard, to the bound that five seeds of five keep."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A config and where its settings came from."""
+
+    name: str
+    config: Config
+    origin: dict[str, str]
+    """Dotted key to the file, or ``command line``; what is missing has its default."""
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Reads and checks a config.
+
+    Args:
+        source: path of a YAML file, or the name of a shipped config.
+        overrides: ``KEY=VALUE``, the key dotted, the value YAML.
+
+    Raises:
+        InputError: anything is wrong with it, in one line.
+    """
+    path = find(source)
+    tree = read_yaml(path)
+    origin = dict.fromkeys(_leaves(tree), path.name)
+    for override in overrides:
+        key = _override(tree, override)
+        origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
+        origin |= dict.fromkeys(_leaves(_at(tree, key), key), COMMAND_LINE)
+    if isinstance(tree.get("imports"), list):
+        tree["imports"] = [import_module(str(module), path) for module in tree["imports"]]
+    return Loaded(path.stem, check(tree, path.name, origin), origin)
+
+
+def check(tree: dict[str, Any], file: str, origin: dict[str, str] | None = None) -> Config:
+    """A mapping to a `Config`.
+
+    Raises:
+        InputError: names the file, the key, what was given and what is allowed.
+    """
+    try:
+        return Config(**tree)
+    except ValidationError as error:
+        found = mistakes(error, Config)
+        key, text = ".".join(found[0][0]), found[0][1]
+        where = COMMAND_LINE if (origin or {}).get(key) == COMMAND_LINE else file
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InputError(f"{where}: {key}: {text}{more}") from None
+
+
+def find(source: str | Path) -> Path:
+    """The path of a config.
+
+    Raises:
+        InputError: there is none.
+    """
+    shipped = SHIPPED / f"{source}.yaml"
+    if os.sep not in str(source) and shipped.is_file():
+        return shipped
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or os.sep in str(source):
+        raise InputError(f"there is no file {source}")
+    near = did_you_mean(str(source), shipped_names())
+    raise InputError(f"unknown config {str(source)!r}{near}: neither a file nor one of {', '.join(shipped_names())}")
+
+
+def shipped_names() -> list[str]:
+    """The configs that come with rlcore."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def build(config: Config, run_dir: Path | None = None, tracker: Tracker | None = None) -> tuple[Trainer, list[str]]:
+    """A trainer, ready to fit or to restore; seeds every generator.
+
+    Returns:
+        The trainer, and what was chosen for it, a line each.
+
+    Raises:
+        InputError: environment, agent and device do not go together.
+    """
+    device, reason = choose_device(config.device)
+    seed_everything(derive_seed(config.seed, TRAINING))
+    env, agent = _build(config, device)
+    size = sum(param.numel() for param in agent.parameters())
+    if config.device == "auto" and device.type != "cpu" and size <= SMALL_NETWORK:
+        device, reason = torch.device("cpu"), f"{size:,} parameters: so small a network is faster there"
+        env.close()
+        seed_everything(derive_seed(config.seed, TRAINING))
+        env, agent = _build(config, device)
+    notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
+    trainer = Trainer(
+        agent,
+        env,
+        config.trainer,
+        seed=config.seed,
+        run_dir=run_dir,
+        tracker=tracker,
+        name=config.agent.name,
+    )
+    return trainer, notes
+
+
+def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
+    env = registry.envs[config.env.name](config.env.settings, device)
+    try:
+        return env, registry.agents[config.agent.name](env, config.agent.settings)
+    except InputError as error:
+        raise InputError(f"agent {config.agent.name} in environment {config.env.name}: {error}") from error
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device, and why.
+
+    Raises:
+        InputError: it is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"auto: {torch.cuda.get_device_name()}"
+        return torch.device("cpu"), "auto: no CUDA device"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"device: must be auto, cpu, cuda, cuda:<number> or mps, got {name!r}")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise InputError(f"device: there is no {name}; torch sees {count} CUDA devices; try device=cpu or device=auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device: torch sees no mps device; try device=cpu or device=auto")
+    return device, "as set"
+
+
+def set_threads(threads: str | int, num_parameters: int) -> str:
+    """Sets torch's threads and says why; tiny numbers are flushed to zero, which are slow to compute with."""
+    torch.set_flush_denormal(True)
+    if isinstance(threads, int):
+        torch.set_num_threads(threads)
+        return f"torch threads: {threads} (as set)"
+    small = num_parameters <= SMALL_NETWORK
+    torch.set_num_threads(1 if small else min(8, os.cpu_count() or 1))
+    reason = "so small a network runs fastest on one" if small else "all cores, 8 at most"
+    return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars of version 1.2 (``1e-3`` is a number, ``no`` a string, ``1_000`` a number) and unique keys."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no string", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _scalar(tag: str, pattern: str, convert: Any) -> None:
+    _Loader.add_implicit_resolver(tag, re.compile(pattern), None)
+    _Loader.add_constructor(tag, lambda loader, node: convert(node.value))
+
+
+_NUMBER = r"(0|[1-9][0-9_]*)"
+_scalar("tag:yaml.org,2002:null", r"^(~|null|)$", lambda text: None)
+_scalar("tag:yaml.org,2002:bool", r"^(true|false)$", lambda text: text == "true")
+_scalar("tag:yaml.org,2002:int", rf"^[-+]?{_NUMBER}$", lambda text: int(text.replace("_", "")))
+_scalar(
+    "tag:yaml.org,2002:float",
+    rf"^[-+]?({_NUMBER}(\.[0-9_]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$",
+    lambda text: float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan")),
+)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """YAML text to plain containers.
+
+    Raises:
+        InputError: names the line.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{name}{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that is a mapping.
+
+    Raises:
+        InputError: it is none, or cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    tree = parse_yaml(text, path.name)
+    if not isinstance(tree, dict):
+        raise InputError(f"{path.name}: must be a mapping of keys to values, is {type(tree).__name__}")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> str:
+    """Sets KEY=VALUE in the tree and returns the key."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"{COMMAND_LINE}: {override!r} is no KEY=VALUE, e.g. agent.learning_rate=3e-4")
+    inner = tree
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents, 1):
+        inner = inner.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{COMMAND_LINE}: {key}: {'.'.join(parents[:depth])} is {inner!r}, it has no keys")
+    inner[last] = parse_yaml(text, COMMAND_LINE)
+    return key
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[str]:
+    if not isinstance(tree, dict):
+        return [prefix]
+    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one of dotted keys."""
+    return {leaf: _at(tree, leaf) for leaf in _leaves(tree, prefix)} if tree else {}
+
+
+def import_module(name: str, config: Path) -> str:
+    """Imports a module that a config names: a Python file beside it or in the working folder, or an installed module.
+
+    Returns:
+        The file's path, or the module's name: what to import when the run is resumed from elsewhere.
+
+    Raises:
+        InputError: it is missing, or fails.
+    """
+    relative = Path(name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
+    local = next((folder / relative for folder in (config.parent, Path()) if (folder / relative).is_file()), None)
+    try:
+        if local is None:
+            importlib.import_module(name)
+            return name
+        local = local.resolve()
+        if str(local.parent) not in sys.path:
+            sys.path.insert(0, str(local.parent))
+        known = sys.modules.get(local.stem)
+        if known is None or getattr(known, "__file__", None) != str(local):
+            spec = importlib.util.spec_from_file_location(local.stem, local)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[local.stem] = module
+            spec.loader.exec_module(module)
+        return str(local)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{config.name}: imports: cannot import {name!r}: {error}; looked in {config.parent.resolve()}, {Path.cwd()} "
+            "and the installed packages"
+        ) from error
+    except Exception as error:
+        raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}") from error
+
+
+def dump(config: Config) -> str:
+    """The resolved settings as YAML that `load` reads."""
+    tree = copy.deepcopy(config.model_dump(mode="json"))
+    tree["expect"] = {
+        key: {name: value for name, value in bound.items() if value is not None}
+        for key, bound in tree["expect"].items()
+    }
+    return yaml.safe_dump(tree, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)

@@ -1,0 +1,131 @@
+"""Evaluation: reports, and playing the first episodes of N environments."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import PositiveInt
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.rollout import where
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rlcore.environment import Environment
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found."""
+
+    scalars: dict[str, float]
+    """Figures by name: ``return``, ``accuracy``."""
+    text: str = ""
+    """For the terminal."""
+    figures: "dict[str, Figure]" = field(default_factory=dict)
+    """For TensorBoard and the run's ``figures/``."""
+    columns: dict[str, list[float]] = field(default_factory=dict)
+    """One number an episode, or an example."""
+
+
+@contextmanager
+def evaluating(agent: Agent) -> Iterator[None]:
+    """Evaluation changes no bit of the training: modes and random generators are put back, and no graph is kept."""
+    modes = {module: module.training for module in agent.modules()}
+    devices = sorted({param.device for param in agent.parameters() if param.is_cuda}, key=str)
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        agent.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Report:
+    """Plays the agent's best answers.
+
+    Each of the N environments contributes its first ceil(num_episodes / N) episodes: to take the first ones to end
+    would favour short ones.
+
+    Args:
+        agent: who plays, by `Agent.predict`.
+        env: a twin for evaluation (`Environment.evaluation`); it is reset.
+        num_episodes: at least this many.
+        seed: of the environments and, where it draws at all, of the agent.
+
+    Returns:
+        ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``; a column of each.
+    """
+    quota = math.ceil(num_episodes / env.num_envs)
+    returns: list[list[float]] = [[] for _ in range(env.num_envs)]
+    lengths: list[list[float]] = [[] for _ in range(env.num_envs)]
+    with evaluating(agent):
+        torch.manual_seed(seed)
+        obs, _ = env.reset(seed=seed)
+        state = initial_state = agent.initial_state(env.num_envs)
+        episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
+        episode_length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+        while min(map(len, returns)) < quota:
+            step = agent.predict(obs, state)
+            obs, reward, terminated, truncated, _ = env.step(step.action)
+            done = terminated | truncated
+            episode_return += reward
+            episode_length += 1
+            if initial_state is not None:
+                state = where(done, initial_state, step.state)
+            for n in done.nonzero().flatten().tolist():
+                if len(returns[n]) < quota:
+                    returns[n].append(float(episode_return[n]))
+                    lengths[n].append(float(episode_length[n]))
+            episode_return *= ~done
+            episode_length *= ~done
+    columns = {"return": sum(returns, []), "length": sum(lengths, [])}
+    scores = torch.tensor(columns["return"], dtype=torch.float64)
+    return Report(
+        scalars={
+            "return": scores.mean().item(),
+            "return_std": scores.std(correction=0).item(),
+            "return_min": scores.min().item(),
+            "return_max": scores.max().item(),
+            "length": sum(columns["length"]) / len(scores),
+        },
+        columns=columns,
+    )
+
+
+class EpisodesReport:
+    """Each episode's return and length, and a histogram of the returns."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        bins: PositiveInt = 20
+        """Of the histogram."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
+        """The report.
+
+        Args:
+            agent: who played.
+            env: its environment's twin for evaluation.
+            evaluation: what came of it.
+        """
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes: Any = figure.subplots()
+        axes.hist(evaluation.columns["return"], bins=self.settings.bins)
+        axes.set(xlabel="return of an episode", ylabel="episodes")
+        lines = ["episode      return  length"]
+        rows = zip(evaluation.columns["return"], evaluation.columns["length"], strict=True)
+        lines += [f"{n:7d}  {score:10.2f}  {int(length):6d}" for n, (score, length) in enumerate(rows, 1)]
+        return Report(scalars={}, text="\n".join(lines), figures={"episodes": figure})

@@ -1,0 +1,82 @@
+"""Names to factories: how a YAML file finds agents, environments, networks, reports and commands.
+
+rlcore's own things are registered exactly as a third party's: by an entry point in ``setup.cfg`` (group
+``rlcore.agents`` and so on, ``name = module:object``), imported only when asked for; or, in a file that the YAML's
+``imports:`` names, by a decorator::
+
+    @rlcore.registry.agents.register("mine")
+    class Mine(rlcore.Agent): ...
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from rlcore.errors import InputError
+
+T = TypeVar("T")
+
+
+class Registry:
+    """The things of one kind that can be named.
+
+    Args:
+        group: the entry-point group, e.g. ``"rlcore.agents"``.
+        noun: what one of them is called in an error message.
+    """
+
+    def __init__(self, group: str, noun: str):
+        self.group, self.noun = group, noun
+        self._registered: dict[str, Any] = {}
+        self._found: dict[str, EntryPoint] | None = None
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that registers a class or function under ``name``; the latest registration counts."""
+
+        def add(thing: T) -> T:
+            self._registered[name] = thing
+            return thing
+
+        return add
+
+    def names(self) -> list[str]:
+        """All names, sorted; imports nothing."""
+        return sorted({*self._registered, *self._entry_points()})
+
+    def __getitem__(self, name: str) -> Any:
+        """The thing of that name, imported if need be.
+
+        Raises:
+            InputError: there is none of that name, or it cannot be imported.
+        """
+        if name not in self._registered:
+            points = self._entry_points()
+            if name not in points:
+                known = ", ".join(self.names()) or "none (is rlcore installed? pip install -e .)"
+                raise InputError(f"unknown {self.noun} {name!r}{did_you_mean(name, self.names())}; known: {known}")
+            try:
+                self._registered[name] = points[name].load()
+            except (ImportError, AttributeError) as error:
+                raise InputError(
+                    f"the {self.noun} {name!r} ({points[name].value}) cannot be imported: {error}"
+                ) from error
+        return self._registered[name]
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        if self._found is None:
+            self._found = {point.name: point for point in entry_points(group=self.group)}
+        return self._found
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"``, or nothing if no known name is near."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+agents = Registry("rlcore.agents", "agent")
+envs = Registry("rlcore.envs", "environment")
+networks = Registry("rlcore.networks", "network")
+reports = Registry("rlcore.reports", "report")
+commands = Registry("rlcore.commands", "command")

@@ -1,0 +1,231 @@
+"""Step, Rollout, collect: from ``env.step`` to what an agent learns from.
+
+Legend: T time, N environments, B valid rows, A action shape, O observation shape. Time-major [T, N, ...].
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rlcore.agent import Agent
+    from rlcore.environment import Environment
+
+Tree = Any
+"""A tensor, or a dict, NamedTuple, tuple or list of trees."""
+
+Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+
+
+class Step(NamedTuple):
+    """What an agent answers to one observation of each environment."""
+
+    action: Tensor
+    """[N, *A], for ``env.step``."""
+    memory: Tree = None
+    """What ``learn`` wants to remember of this step; fields [N, ...]."""
+    state: Tree = None
+    """Recurrent agents only: what ``act`` is given with the next observation; fields [N, ...]."""
+
+
+class Rollout:
+    """What was seen: T steps of N environments. Each field is stacked when first read.
+
+    An episode that ended in row t is followed in row t + 1 by the first observation of the next one. Its true last
+    observation matters only where it was truncated, and stands in `final_obs`.
+
+    Args:
+        progress: share of the run's steps done before this rollout, [0, 1].
+        initial_state: recurrent agents only, the state before row 0.
+    """
+
+    def __init__(self, progress: float = 0.0, initial_state: Tree = None):
+        self.progress = progress
+        self.initial_state = initial_state
+        self.last_obs: Tree = None
+        """[N, *O], what is seen after row T - 1."""
+        self.last_state: Tree = None
+        self._steps: list[tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]] = []
+        self._final_obs: list[Tree] = []
+        self._valid: list[Tensor] = []
+
+    @cached_property
+    def obs(self) -> Tree:
+        """[T, N, *O]."""
+        return self._column(0)
+
+    @cached_property
+    def action(self) -> Tensor:
+        """[T, N, *A], as the agent gave it."""
+        return self._column(1)  # type: ignore[no-any-return]
+
+    @cached_property
+    def reward(self) -> Tensor:
+        """[T, N] float32."""
+        return self._column(2)  # type: ignore[no-any-return]
+
+    @cached_property
+    def terminated(self) -> Tensor:
+        """[T, N] bool: the episode reached its end in this row."""
+        return self._column(3)  # type: ignore[no-any-return]
+
+    @cached_property
+    def truncated(self) -> Tensor:
+        """[T, N] bool: the episode was cut short in this row, by a time limit say."""
+        return self._column(4)  # type: ignore[no-any-return]
+
+    @cached_property
+    def memory(self) -> Tree:
+        """What ``act`` remembered; fields [T, N, ...]."""
+        return self._column(5)
+
+    @cached_property
+    def done(self) -> Tensor:
+        """[T, N] bool: terminated or truncated; the trace of returns is cut here."""
+        return self.terminated | self.truncated
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """[T, N] bool: False in whole-episode rollouts behind an episode's end; such rows are neither data nor steps."""
+        return torch.stack(self._valid) if self._valid else torch.ones_like(self.terminated)
+
+    @cached_property
+    def cut(self) -> Tensor:
+        """[T, N] bool: valid rows, truncated and not terminated; the value of their successor still counts."""
+        cut = self.truncated & ~self.terminated
+        return cut & self.valid if self._valid else cut
+
+    @cached_property
+    def final_obs(self) -> Tree:
+        """[K, *O]: the true successors of the K rows of `cut`, in the order of ``x[cut]``."""
+        times = self.cut.any(1).nonzero().flatten().tolist()  # the one sync of a rollout
+        if not times:
+            return tree_map(lambda x: x[:0], self.last_obs)
+        return tree_map(lambda x: x[self.cut[times]], stack([self._final_obs[t] for t in times]))
+
+    @cached_property
+    def num_steps(self) -> int:
+        """Environment steps, summed over environments."""
+        return int(self.valid.sum()) if self._valid else self.terminated.numel()
+
+    def __len__(self) -> int:
+        """T."""
+        return len(self._steps)
+
+    def rows(self, field: Tree) -> Tree:
+        """A field [T, N, ...] as the valid rows [B, ...], B = `num_steps`."""
+        if self._valid:
+            return tree_map(lambda x: x[self.valid], field)
+        return tree_map(lambda x: x.flatten(0, 1), field)
+
+    def append(
+        self,
+        obs: Tree,
+        step: Step,
+        reward: Tensor,
+        terminated: Tensor,
+        truncated: Tensor,
+        final_obs: Tree,
+        valid: Tensor | None = None,
+    ) -> None:
+        """Adds a row of N transitions.
+
+        Args:
+            obs: [N, *O], what was seen.
+            step: what was answered.
+            reward: [N] float32.
+            terminated: [N] bool.
+            truncated: [N] bool.
+            final_obs: [N, *O], the true successors; None if nothing was truncated.
+            valid: [N] bool, which of them count; None in every row if all do.
+        """
+        self._steps.append((obs, step.action, reward, terminated, truncated, step.memory))
+        self._final_obs.append(final_obs)
+        if valid is not None:
+            self._valid.append(valid)
+
+    def _column(self, index: int) -> Tree:
+        return stack([step[index] for step in self._steps])
+
+
+def collect(
+    agent: "Agent", env: "Environment", obs: Tree, horizon: int | None, state: Tree = None, progress: float = 0.0
+) -> Rollout:
+    """Plays.
+
+    Args:
+        agent: who acts.
+        env: where.
+        obs: [N, *O], the present observation. A horizon of None needs that of a reset.
+        horizon: T, steps in each environment; or None: every environment plays one episode to its end. To leave out
+            the episodes that a fixed T cuts would favour short ones.
+        state: recurrent agents only, the present state.
+        progress: see `Rollout`.
+    """
+    rollout = Rollout(progress, state)
+    initial_state = None if state is None else agent.initial_state(env.num_envs)
+    running = None
+    if horizon is None:
+        running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    with torch.set_grad_enabled(agent.differentiable):
+        while len(rollout) != horizon:
+            step = agent.act(obs, state)
+            next_obs, reward, terminated, truncated, info = env.step(step.action)
+            rollout.append(obs, step, reward, terminated, truncated, info.get("final_obs"), running)
+            obs = next_obs
+            if initial_state is not None:
+                state = where(terminated | truncated, initial_state, step.state)
+            if running is not None:
+                running = running & ~(terminated | truncated)
+                if not running.any():  # one sync a step, and only where whole episodes are asked for
+                    obs, _ = env.reset()
+                    state = initial_state
+                    break
+    rollout.last_obs, rollout.last_state = obs, state
+    return rollout
+
+
+def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
+    """The rows in a new random order, cut into pieces.
+
+    Args:
+        rows: a NamedTuple of tensors [B, ...].
+        size: rows in a piece; None is all of them.
+    """
+    order = torch.randperm(len(rows[0]), device=rows[0].device)
+    columns = [column[order].split(size or len(order)) for column in rows]
+    for piece in zip(*columns, strict=True):
+        yield rows._make(piece)  # type: ignore[attr-defined]
+
+
+def stack(items: list[Tree]) -> Tree:
+    """Trees of tensors [...] to one tree of tensors [len(items), ...]."""
+    first = items[0]
+    if isinstance(first, Tensor):
+        return first.unsqueeze(0) if len(items) == 1 else torch.stack(items)
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: stack([item[key] for item in items]) for key in first}
+    columns = [stack(list(column)) for column in zip(*items, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+
+
+def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
+    """Applies a function to the tensors of a tree, and to those in the same places of the others."""
+    if isinstance(tree, Tensor):
+        return function(tree, *others)
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
+    columns = [tree_map(function, *items) for items in zip(tree, *others, strict=True)]
+    return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
+
+
+def where(mask: Tensor, chosen: Tree, other: Tree) -> Tree:
+    """``torch.where`` on trees, by rows: mask [N], leaves [N, ...]."""
+    return tree_map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)

@@ -1,0 +1,102 @@
+"""A run on disk: ``config.yaml``, ``events.*``, ``checkpoints/``, ``figures/``, ``result.json``."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlcore import checkpoint, config
+from rlcore.agent import Agent
+from rlcore.config import Loaded
+from rlcore.errors import InputError
+from rlcore.tracking import RESULT_FILE
+from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+
+CONFIG_FILE = "config.yaml"
+RUNS_FOLDER = "runs"
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        InputError: it is no run.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not (self.path / CONFIG_FILE).is_file():
+            raise InputError(f"{self.path} is no run: there is no {self.path / CONFIG_FILE}")
+
+    @classmethod
+    def create(cls, loaded: Loaded, path: str | Path | None = None) -> "Run":
+        """Makes the folder, ``runs/<config>/<time>-seed<k>`` if none is given, and writes the resolved settings.
+
+        Raises:
+            InputError: the folder holds a run already, or cannot be made.
+        """
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{loaded.config.seed}"
+        folder = Path(path) if path is not None else Path(RUNS_FOLDER) / loaded.name / stamp
+        number = 1
+        while path is None and folder.exists():
+            number += 1
+            folder = folder.with_name(f"{stamp}-{number}")
+        if (folder / CONFIG_FILE).exists():
+            raise InputError(f"{folder} holds a run already; rlcore resume {folder} goes on with it")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / CONFIG_FILE).write_text(config.dump(loaded.config), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot make the run folder {folder}: {error}") from error
+        return cls(folder)
+
+    def load(self, overrides: tuple[str, ...] = ()) -> Loaded:
+        """Its settings."""
+        return config.load(self.path / CONFIG_FILE, overrides)
+
+    def checkpoint_path(self, which: str = "best") -> Path:
+        """The path of ``best``, ``last``, or of a file.
+
+        Raises:
+            InputError: it is not there.
+        """
+        path = self.path / CHECKPOINTS_FOLDER / f"{which}.pt" if which in ("best", "last") else Path(which)
+        if not path.is_file():
+            raise InputError(f"there is no checkpoint {path}")
+        return path
+
+    def trainer(self, which: str = "best", overrides: tuple[str, ...] = ()) -> tuple[Trainer, dict[str, Any]]:
+        """A trainer that neither writes nor speaks, its agent restored; and the checkpoint."""
+        loaded = self.load(overrides)
+        path = self.checkpoint_path(which)
+        trainer, _ = config.build(loaded.config)
+        saved = checkpoint.load(path, trainer.env.device)
+        trainer.restore_agent(saved)
+        return trainer, saved
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What stands in ``result.json``; empty where the run has not come to an end."""
+        path = self.path / RESULT_FILE
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def load(run: str | Path, checkpoint: str = "best") -> Agent:
+    """The agent of a run, ready to `predict`.
+
+    Args:
+        run: the run's folder.
+        checkpoint: ``best``, ``last``, or a path.
+
+    Raises:
+        InputError: no run, no checkpoint, or one that does not fit.
+    """
+    with torch.random.fork_rng():
+        trainer, _ = Run(run).trainer(checkpoint)
+    trainer.env.close()
+    return trainer.agent.eval()

@@ -1,0 +1,14 @@
+"""Schedules: the factor by which a setting shrinks, as a function of the share of the run that is done."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+SCHEDULES: dict[Schedule, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+}
+"""Name to factor in [0, 1], of ``Rollout.progress`` in [0, 1]."""

@@ -1,0 +1,96 @@
+"""Settings: typed, checked, frozen, declared beside what they set; and their mistakes in one line each."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from rlcore.errors import InputError
+from rlcore.registry import Registry, did_you_mean
+
+Mistake = tuple[tuple[str, ...], str]
+"""Path of keys and what is wrong there."""
+
+
+class Settings(BaseModel):
+    """Base of every settings class; YAML and Python are checked alike.
+
+    Unknown keys, wrong types (``"3"`` is no integer, ``1`` is no boolean) and NaN are refused. Instances are frozen.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown, of a wrong type or out of range; `mistakes` puts it in plain words.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Choice(Settings):
+    """A registered thing by its name, with that thing's own settings: ``{name: mlp, hidden: [64, 64]}``.
+
+    A subclass sets ``registry``; what is registered there has a nested class ``Settings``.
+    """
+
+    registry: ClassVar[Registry]
+
+    name: str
+    settings: SerializeAsAny[Settings]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or isinstance(given.get("settings"), Settings):
+            return given
+        settings = dict(given)
+        name = settings.pop("name", None)
+        if not isinstance(name, str):
+            raise InputError(f"needs a name, one of: {', '.join(cls.registry.names())}")
+        schema = cls.registry[name].Settings
+        try:
+            return {"name": name, "settings": schema(**settings)}
+        except ValidationError as error:
+            raise PydanticCustomError("nested", "", {"mistakes": mistakes(error, schema)}) from None
+
+    @model_serializer(mode="plain")
+    def _write(self) -> dict[str, Any]:
+        return {"name": self.name, **self.settings.model_dump()}
+
+
+def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
+    """Every mistake that pydantic found, in plain words.
+
+    Args:
+        error: what ``schema`` raised.
+        schema: the settings class, asked for the names that it knows.
+    """
+    found: list[Mistake] = []
+    for item in error.errors():
+        path = tuple(str(key) for key in item["loc"])
+        if item["type"] == "nested":
+            found += [(path + inner, text) for inner, text in item["ctx"]["mistakes"]]
+        elif item["type"] == "extra_forbidden":
+            known = _fields(schema, path[:-1])
+            found.append((path, f"unknown key{did_you_mean(path[-1], known)}; known: {', '.join(known)}"))
+        elif item["type"] == "missing":
+            found.append((path, "missing"))
+        elif item["type"] == "value_error":
+            found.append((path, str(item["ctx"]["error"])))
+        elif item["type"] == "model_type":
+            found.append((path, f"must be a mapping of keys to values, got {item['input']!r}"))
+        else:
+            expected = item["msg"].replace("Input should be", "must be", 1)
+            found.append((path, f"{expected}, got {item['input']!r}"))
+    return found
+
+
+def _fields(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+    """The names that a settings class knows at a path."""
+    inner: Any = schema
+    for key in path:
+        field = inner.model_fields.get(key)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+    return list(inner.model_fields)

@@ -1,0 +1,130 @@
+"""What a run tells the world: TensorBoard, the progress bar, the closing table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rlcore.evaluation import Report
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+RESULT_FILE = "result.json"
+FIGURES_FOLDER = "figures"
+
+
+class Tracker:
+    """Writes scalars, reports and text of one run.
+
+    Args:
+        run_dir: folder of the events, figures and ``result.json``; None writes no file.
+        console: for the progress bar and the closing table; None is silent.
+        tensorboard: whether to write events.
+        purge_step: a resumed run's step; what an earlier process logged from there on is hidden.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path | None = None,
+        console: Console | None = None,
+        tensorboard: bool = True,
+        purge_step: int | None = None,
+    ):
+        self.run_dir, self.console = run_dir, console
+        self.writer: SummaryWriter | None = None
+        if run_dir is not None and tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self.writer = SummaryWriter(str(run_dir), purge_step=purge_step)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._told = 0.0
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes scalars at an environment step, as one event: several times cheaper than an event each."""
+        if self.writer is not None and values:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            items = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            self.writer._get_file_writer().add_summary(Summary(value=items), step)  # type: ignore[no-untyped-call]
+
+    def report(self, prefix: str, report: Report, step: int) -> None:
+        """Writes a report: scalars as ``prefix/name``, figures to TensorBoard and to ``figures/``."""
+        self.scalars({f"{prefix}/{name}": value for name, value in report.scalars.items()}, step)
+        for name, figure in report.figures.items():
+            if self.run_dir is not None:
+                folder = self.run_dir / FIGURES_FOLDER
+                folder.mkdir(exist_ok=True)
+                figure.savefig(folder / f"{name}.png", dpi=120)
+            if self.writer is not None:
+                self.writer.add_figure(f"{prefix}/{name}", figure, step)  # type: ignore[no-untyped-call]
+
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Writes text, shown as it stands."""
+        if self.writer is not None:
+            self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # type: ignore[no-untyped-call]
+
+    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Fills the hyper-parameters tab in this very run, with the tags of the metrics it is to show."""
+        if self.writer is not None:
+            from torch.utils.tensorboard.summary import hparams
+
+            plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in values.items()}
+            for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
+                self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+    def progress(self, steps: int, total: int, figures: Mapping[str, float]) -> None:
+        """Moves the progress bar; where there is no terminal, prints a line each tenth of the run."""
+        if self.console is None:
+            return
+        told = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        if not self.console.is_terminal:
+            if steps >= total or steps / total >= self._told + 0.1:
+                self._told = steps / total
+                self.console.print(f"{steps:>12,} / {total:,}  {told}", highlight=False)
+            return
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.completed:,.0f} / {task.total:,.0f}"),
+                BarColumn(None),
+                TextColumn("{task.fields[told]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(elapsed_when_finished=False),
+                console=self.console,
+                auto_refresh=False,
+            )
+            self._task = self._progress.add_task("", total=total, completed=steps, told="")
+            self._progress.start()
+        assert self._task is not None
+        self._progress.update(self._task, completed=steps, told=told, refresh=True)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """Writes ``result.json`` and prints the closing table."""
+        self.stop_progress()
+        if self.run_dir is not None:
+            (self.run_dir / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
+        if self.console is not None:
+            table = Table("figure", "value", title=f"after {result['steps']:,} steps")
+            for name, value in result["figures"].items():
+                table.add_row(name, f"{value:,.6g}")
+            self.console.print(table)
+
+    def stop_progress(self) -> None:
+        """Takes the progress bar off the terminal."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def close(self) -> None:
+        """Writes out what is pending."""
+        self.stop_progress()
+        if self.writer is not None:
+            self.writer.close()  # type: ignore[no-untyped-call]

@@ -1,0 +1,343 @@
+"""Trainer: the one loop. It says when: collect, learn, and now and then log, evaluate, save."""
+
+import math
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor
+
+from rlcore import checkpoint, settings
+from rlcore.agent import Agent, Metrics
+from rlcore.environment import Environment
+from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.evaluation import Report
+from rlcore.rollout import Rollout, Tree, collect
+from rlcore.statistics import EpisodeStatistics
+from rlcore.tracking import Tracker
+
+CHECKPOINTS_FOLDER = "checkpoints"
+DUMP_FILE = "nonfinite.pt"
+
+TRAINING, EVALUATION, CLOSING = range(3)
+"""Purposes of a seed, so that their streams have nothing in common."""
+
+
+class Trainer:
+    """Trains an agent in an environment::
+
+        Trainer(PPO(env, PPO.Settings(learning_rate=3e-4)), env, total_steps=100_000).fit()
+
+    Args:
+        agent: who learns; moved to the environment's device.
+        env: where.
+        settings: when to do what.
+        total_steps: in place of ``settings``, with its defaults.
+        seed: of the environment and of every global random generator.
+        run_dir: folder of events and checkpoints; None writes no file.
+        tracker: where figures go; None makes a silent one.
+        name: of the agent, written into its checkpoints and compared when they are read.
+    """
+
+    class Settings(settings.Settings):
+        """When to do what; all counts are environment steps, summed over environments (for a data set: samples)."""
+
+        total_steps: PositiveInt
+        """Length of the run; every schedule ends here."""
+        stop_at: PositiveInt | None = None
+        """Stop and save here, the schedules untouched; ``rlcore resume`` goes on."""
+        log_every: PositiveInt | None = None
+        """Default: total_steps / 500."""
+        eval_every: PositiveInt | None = None
+        """Default: total_steps / 10."""
+        eval_episodes: PositiveInt = 20
+        """Episodes of one evaluation."""
+        checkpoint_every: PositiveInt | None = None
+        """Default: as ``eval_every``."""
+        tensorboard: bool = True
+        """Write events."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        env: Environment,
+        settings: Settings | None = None,
+        *,
+        total_steps: int | None = None,
+        seed: int = 1,
+        run_dir: Path | None = None,
+        tracker: Tracker | None = None,
+        name: str = "",
+    ):
+        if (settings is None) == (total_steps is None):
+            raise InputError("Trainer needs either settings or total_steps")
+        self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)  # type: ignore[arg-type]
+        self.agent, self.env, self.seed, self.run_dir = agent.to(env.device), env, seed, run_dir
+        self.tracker = tracker or Tracker(run_dir, tensorboard=self.settings.tensorboard)
+        self.name = name or type(agent).__name__
+        total = self.settings.total_steps
+        self.log_every = self.settings.log_every or max(1, total // 500)
+        self.eval_every = self.settings.eval_every or max(1, total // 10)
+        self.checkpoint_every = self.settings.checkpoint_every or self.eval_every
+
+        self.steps = 0
+        """Environment steps done."""
+        self.obs: Tree = None
+        self.state: Tree = None
+        self.episodes = EpisodeStatistics(env.num_envs, env.device)
+        self.best = -math.inf
+        self.figures: dict[str, float] = {}
+        """The latest of every figure, by TensorBoard tag."""
+        self.collect_seconds = self.learn_seconds = 0.0
+        self.interrupted: int | None = None
+        """The signal that ended `fit` early."""
+        self._evaluation_env: Environment | None = None
+        self._suspect: Tensor | None = None
+
+    def fit(self) -> Report:
+        """Trains up to ``total_steps`` or ``stop_at``, whichever comes first, and evaluates.
+
+        SIGINT and SIGTERM let the update in hand finish, save, and return early (`interrupted`).
+
+        Returns:
+            The closing evaluation.
+
+        Raises:
+            NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
+        """
+        goal = min(self.settings.total_steps, self.settings.stop_at or self.settings.total_steps)
+        with self._signals():
+            while self.steps < goal and self.interrupted is None:
+                before = self.steps
+                metrics = self.update()
+                last = self.steps >= goal or self.interrupted is not None
+                if last or self._due(self.log_every, before):
+                    self._log(metrics)
+                if self.steps < goal and self._due(self.eval_every, before):
+                    self._evaluate()
+                if last or self._due(self.checkpoint_every, before):
+                    self.save("last")
+            if self.interrupted is not None:
+                return Report({})
+            closing = self._evaluate()
+            self.save("last")
+        return closing
+
+    @property
+    def seconds(self) -> float:
+        """Spent collecting and learning, over all sittings."""
+        return self.collect_seconds + self.learn_seconds
+
+    @property
+    def steps_per_second(self) -> float:
+        """Environment steps per second of collecting and learning."""
+        return self.steps / self.seconds if self.seconds else math.nan
+
+    def update(self) -> Metrics:
+        """One rollout and what is learned from it."""
+        if self.obs is None:
+            checkpoint.seed_everything(derive_seed(self.seed, TRAINING))
+            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
+            self.state = self.agent.initial_state(self.env.num_envs)
+        start = time.perf_counter()
+        progress = self.steps / self.settings.total_steps
+        rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
+        collected = time.perf_counter()
+        self._check_finite(rollout)
+        try:
+            metrics = self.agent.learn(rollout)
+        except NonFiniteError as error:
+            raise self._culprit(rollout, str(error)) from None
+        self.obs, self.state = rollout.last_obs, rollout.last_state
+        self.steps += rollout.num_steps
+        self.episodes.add(rollout)
+        self.collect_seconds += collected - start
+        self.learn_seconds += time.perf_counter() - collected
+        return metrics
+
+    def save(self, name: str) -> None:
+        """Writes ``checkpoints/<name>.pt``, if there is a run folder."""
+        if self.run_dir is not None:
+            checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", self.checkpoint())
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on."""
+        return {
+            "name": self.name,
+            "agent": self.agent.checkpoint(),
+            "env": self.env.checkpoint(),
+            "obs": self.obs,
+            "state": self.state,
+            "episodes": self.episodes.checkpoint(),
+            "rng": checkpoint.rng_state(),
+            "steps": self.steps,
+            "total_steps": self.settings.total_steps,
+            "best": self.best,
+            "figures": self.figures,
+            "collect_seconds": self.collect_seconds,
+            "learn_seconds": self.learn_seconds,
+            "made_with": self.circumstances(),
+        }
+
+    def restore_agent(self, saved: dict[str, Any]) -> None:
+        """Puts back the agent alone, for evaluation.
+
+        Raises:
+            CheckpointError: it is another agent's.
+        """
+        if saved.get("name") != self.name:
+            raise CheckpointError(f"the checkpoint is of the agent {saved.get('name')!r}, not of {self.name!r}")
+        self.agent.restore(saved["agent"])
+
+    def restore(self, saved: dict[str, Any]) -> list[str]:
+        """Goes on from what `checkpoint` returned.
+
+        Returns:
+            What may keep the bits from being those of an unbroken run, a line each.
+
+        Raises:
+            CheckpointError: it is another agent's.
+        """
+        notes = []
+        here = self.circumstances()
+        for key, value in saved["made_with"].items():
+            if here[key] != value:
+                notes.append(f"{key} was {value}, is {here[key]}: the bits will differ from an unbroken run's")
+        if saved["total_steps"] != self.settings.total_steps:
+            notes.append(
+                f"total_steps was {saved['total_steps']:,}, is {self.settings.total_steps:,}: the schedules change, and the "
+                "bits will differ from an unbroken run's"
+            )
+        self.restore_agent(saved)
+        self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
+        self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
+        self.episodes.restore(saved["episodes"])
+        if saved["env"] is None:
+            notes.append("this environment cannot be saved: it begins new episodes, and the bits will differ")
+            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
+            self.state = self.agent.initial_state(self.env.num_envs)
+            self.episodes.drop_running()
+        else:
+            self.env.reset()
+            self.env.restore(saved["env"])
+            self.obs, self.state = saved["obs"], saved["state"]
+        checkpoint.restore_rng_state(saved["rng"])
+        return notes
+
+    def circumstances(self) -> dict[str, str]:
+        """What the bits of a run depend on beside its settings."""
+        device = self.env.device
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        threads = str(torch.get_num_threads())
+        return {"torch": str(torch.__version__), "device": f"{device.type} ({kind})", "threads": threads}
+
+    def _due(self, every: int, before: int) -> bool:
+        """Whether a multiple of ``every`` lies in (before, steps]."""
+        return self.steps // every > before // every
+
+    def _log(self, metrics: Metrics) -> None:
+        self._check_deferred()
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in metrics.values()])  # the one sync
+        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}
+        figures |= {f"rollout/{name}": value for name, value in self.episodes.flush().items()}
+        timing = {
+            "time/steps_per_second": self.steps_per_second,
+            "time/collect_share": self.collect_seconds / self.seconds,
+            "time/learn_share": self.learn_seconds / self.seconds,
+        }
+        self.figures |= figures
+        self.tracker.scalars(figures | timing, self.steps)
+        told = {name: figures[f"rollout/{name}"] for name in ("return",) if f"rollout/{name}" in figures}
+        told["steps/s"] = timing["time/steps_per_second"]
+        self.tracker.progress(self.steps, self.settings.total_steps, told)
+
+    def _evaluate(self) -> Report:
+        if self._evaluation_env is None:
+            self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
+        report = self._evaluation_env.score(
+            self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION)
+        )
+        self.tracker.report("eval", report, self.steps)
+        self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
+        score = report.scalars[self.env.criterion]
+        if score >= self.best:
+            self.best = score
+            self.save("best")
+        return report
+
+    def _check_finite(self, rollout: Rollout) -> None:
+        """One sum of all observations and rewards: a NaN or infinity in it stays one."""
+        total = rollout.reward.detach().sum()
+        leaves = rollout.obs.values() if isinstance(rollout.obs, dict) else [rollout.obs]
+        for leaf in leaves:
+            if leaf.is_floating_point():
+                total = total + leaf.detach().sum()
+        if total.device.type == "cpu":
+            if not math.isfinite(total) and (error := self._culprit(rollout)):
+                raise error
+        else:  # to look now would stall the device; it is looked at with the next log
+            self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
+
+    def _check_deferred(self) -> None:
+        suspects = [x.item() for x in (self._suspect, self.agent.nonfinite) if x is not None]
+        self._suspect = self.agent.nonfinite = None
+        if any(value != 0 for value in suspects):
+            raise NonFiniteError(
+                f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before step "
+                f"{self.steps:,}; device=cpu finds the very row"
+            )
+
+    def _culprit(self, rollout: Rollout, loss: str | None = None) -> NonFiniteError | None:
+        """Names the first tensor of the rollout that is not finite and its place, and dumps everything."""
+        fields: dict[str, Tree] = {"observation": rollout.obs, "reward": rollout.reward, "action": rollout.action}
+        if isinstance(rollout.obs, dict):
+            fields |= {f"observation[{key!r}]": leaf for key, leaf in fields.pop("observation").items()}
+        message = None
+        for name, tensor in fields.items():
+            if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
+                t, n, *rest = (~finite).nonzero()[0].tolist()
+                value = float(tensor[(t, n, *rest)])
+                message = f"the {name} is {value} at step {self.steps + t * self.env.num_envs + n:,}, environment {n}"
+                message += f" (row {t} of the rollout" + (f", component {rest})" if rest else ")")
+                break
+        if message is None:
+            if loss is None:
+                return None
+            message = f"{loss} in the update at step {self.steps:,}, though observations and rewards are finite"
+            message += ": the agent diverged; try a smaller learning rate or a bound on the gradient"
+        if self.run_dir is not None:
+            seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
+            checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})
+            message += f"; rollout and agent are in {self.run_dir / DUMP_FILE}"
+        return NonFiniteError(message)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask the loop to end; a second one ends it at once."""
+
+        def ask(number: int, frame: object) -> None:
+            self.interrupted = number
+            for which, handler in previous.items():
+                signal.signal(which, handler)
+
+        previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for which, handler in previous.items():
+                signal.signal(which, handler)
+
+
+def derive_seed(seed: int, *purpose: int) -> int:
+    """A seed for one purpose, in [0, 2^31), with nothing in common with those for others or of neighbouring seeds."""
+    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0] >> 1)

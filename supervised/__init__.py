@@ -1,0 +1,1 @@
+"""Data sets as environments of single-step episodes."""
