@@ -74,6 +74,8 @@ class PPO(Agent):
         shared: bool = False
         """One body for both, in place of one each."""
 
+    settings: Settings
+
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
@@ -110,7 +112,9 @@ class PPO(Agent):
         clip = s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         rows, entropy = self._rows(rollout)
-        policy_losses, value_losses, grad_norms = [], [], []
+        policy_losses: list[Tensor] = []
+        value_losses: list[Tensor] = []
+        grad_norms: list[Tensor] = []
         for _ in range(s.num_epochs):
             log_ratios = []
             for b in minibatches(rows, s.minibatch_size):
@@ -131,7 +135,7 @@ class PPO(Agent):
                 step = self.minimize(loss)
                 policy_losses.append(policy_loss.detach())
                 value_losses.append(value_loss.detach())
-                grad_norms.append(step["grad_norm"])
+                grad_norms.append(torch.as_tensor(step["grad_norm"]))
                 log_ratios.append(log_ratio.detach())
             log_ratio = torch.cat(log_ratios)
             ratio = log_ratio.exp()
@@ -160,9 +164,7 @@ class PPO(Agent):
         entropy = pi.entropy().view_as(value)
         next_value = torch.cat([value[1:], successor_value[None, : value.shape[1]]])
         next_value[rollout.cut] = successor_value[value.shape[1] :]
-        advantage = gae(
-            rollout.reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda
-        )
+        advantage = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
         columns = rollout.obs, rollout.action, log_prob, value, advantage, advantage + value
         return Rows(*map(rollout.rows, columns)), rollout.rows(entropy).mean()
 
@@ -172,7 +174,8 @@ def _check_minibatches(s: PPO.Settings, num_envs: int) -> None:
         return
     if s.horizon is None:
         raise InputError(
-            f"agent.minibatch_size: must be null where agent.horizon is null (episodes have any length), got {s.minibatch_size}"
+            f"agent.minibatch_size: must be null where agent.horizon is null (episodes have any length), "
+            f"got {s.minibatch_size}"
         )
     if s.horizon * num_envs % s.minibatch_size:
         raise InputError(

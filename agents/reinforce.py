@@ -46,6 +46,7 @@ class Reinforce(Agent):
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body of the policy and, if there is one, of the baseline."""
 
+    settings: Settings
     horizon = None
 
     def __init__(self, env: Any, settings: Settings | None = None):

@@ -2,8 +2,8 @@
 
 CartPole: python benchmarks/ppo.py            Acrobot through the gymnasium adapter: python benchmarks/ppo.py Acrobot-v1
 
-8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for all; one
-process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates.
+8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for
+all; one process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates.
 """
 
 import sys
@@ -78,9 +78,9 @@ class CleanRLStyle:
             returns = advantages + values
         b_obs, b_logprobs, b_actions = obs.reshape(-1, *shape), logprobs.reshape(-1), actions.reshape(-1)
         b_advantages, b_returns = advantages.reshape(-1), returns.reshape(-1)
-        indices = np.arange(HORIZON * NUM_ENVS)
+        indices, rng = np.arange(HORIZON * NUM_ENVS), np.random.default_rng()
         for _ in range(EPOCHS):
-            np.random.shuffle(indices)
+            rng.shuffle(indices)
             for start in range(0, len(indices), MINIBATCH):
                 rows = indices[start : start + MINIBATCH]
                 _, newlogprob, entropy, newvalue = self.action_and_value(b_obs[rows], b_actions.long()[rows])
@@ -138,7 +138,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     env_id = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"
-    rivals = {"rlcore": rlcore_block(env_id), "Stable-Baselines3": sb3_block(env_id), "CleanRL-style": CleanRLStyle(env_id)}
+    rivals = {
+        "rlcore": rlcore_block(env_id),
+        "Stable-Baselines3": sb3_block(env_id),
+        "CleanRL-style": CleanRLStyle(env_id),
+    }
     print(f"PPO on {env_id}, torch {torch.__version__}, one thread")
     print(table(interleave(rivals), "rlcore"))
 

@@ -122,7 +122,7 @@ class CartPole(Environment):
     def _observe(self, state: Any) -> Tensor:
         if self.xp is np:
             return torch.from_numpy(state.T.astype(np.float32, order="C"))
-        return state.t().float()  # type: ignore[no-any-return]
+        return state.t().float()
 
     def _array(self, tensor: Tensor) -> Any:
         """The tensor on the device; on the CPU as a numpy array of the same memory."""

@@ -45,7 +45,7 @@ class Agent(nn.Module, ABC):
         self.observation_space: Space[Any] = env.single_observation_space
         self.action_space: Space[Any] = env.single_action_space
         self.nonfinite: Tensor | None = None
-        """0-d bool where the device is not the CPU: some loss was NaN or infinite; read by the trainer at the next log."""
+        """0-d bool, on other devices than the CPU: a loss was NaN or infinite; the trainer reads it at the next log."""
 
     @abstractmethod
     def act(self, obs: Tree, state: Tree = None) -> Step:
@@ -91,7 +91,7 @@ class Agent(nn.Module, ABC):
         params = [param for group in optimizer.param_groups for param in group["params"]]
         for param in params:
             param.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         metrics: Metrics = {"loss": loss.detach()}
         if self.max_grad_norm is not None:
             grads = [param.grad for param in params if param.grad is not None]
@@ -101,7 +101,7 @@ class Agent(nn.Module, ABC):
         return metrics
 
     def _check_finite(self, metrics: Metrics, optimizer: torch.optim.Optimizer) -> None:
-        if metrics["loss"].device.type == "cpu":  # type: ignore[union-attr]
+        if not reading_waits(metrics["loss"].device):  # type: ignore[union-attr]
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {float(value)}")
@@ -137,6 +137,11 @@ class Agent(nn.Module, ABC):
 
     def _held(self, kind: type) -> list[tuple[str, Any]]:
         return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether to look at a number on this device is to wait until it has done all its work."""
+    return device.type != "cpu"
 
 
 def observation_shape(space: Space[Any]) -> tuple[int, ...]:

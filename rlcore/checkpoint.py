@@ -50,7 +50,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads what `save` wrote; runs nothing.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, of a newer schema, or holds more than tensors and plain data.
+        CheckpointError: the file is missing, damaged, of a newer schema, or holds more than tensors and plain data.
     """
     path = Path(path)
     try:
@@ -67,7 +67,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint of rlcore")
     if content["schema"] > SCHEMA:
         raise CheckpointError(
-            f"{path} has schema {content['schema']}, written by a newer rlcore; this one reads up to {SCHEMA}: upgrade it"
+            f"{path} has schema {content['schema']}, of a newer rlcore; this one reads up to {SCHEMA}: upgrade it"
         )
     return content
 
@@ -94,7 +94,7 @@ def _plain(value: Any, path: str) -> Any:
 
 def rng_state() -> dict[str, Any]:
     """Every global random generator: Python's, numpy's, torch's on each device."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (users' environments may draw from it)
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
@@ -107,7 +107,7 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
     """Puts back what `rng_state` returned."""
     random.setstate(saved["python"])
     name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(saved["torch"].cpu())
     if saved["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([state.cpu() for state in saved["cuda"]])
@@ -116,5 +116,5 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
 def seed_everything(seed: int) -> None:
     """Seeds every global random generator."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     torch.manual_seed(seed)

@@ -21,7 +21,9 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. agent.learning_rate=3e-4 seed=7.")
 ]
-ConfigName = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config: rlcore list configs.")]
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config: rlcore list configs.")
+]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Run this many seeds, counting up from the config's.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many of them at once.")]
@@ -46,7 +48,9 @@ def evaluate(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings of the report.")
     ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Default: as in the config.")] = None,
-    checkpoint: Annotated[str | None, typer.Option(help="best, last, or a path. Default: best, if there is one.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="best, last, or a path. Default: best, if there is one.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     report: Annotated[str | None, typer.Option(help="Also make this report: rlcore list reports.")] = None,
 ) -> None:

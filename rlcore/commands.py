@@ -27,7 +27,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report
 from rlcore.run import RUNS_FOLDER, Run
 from rlcore.settings import mistakes
-from rlcore.tracking import Tracker
+from rlcore.tracking import Tracker, make_console
 from rlcore.trainer import CLOSING, Trainer, derive_seed
 
 KINDS = {
@@ -46,7 +46,7 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
         runs = _train_seeds(loaded, source, overrides, folder, seeds, jobs)
         _print_seeds(runs)
         return max(status for _, status in runs)
-    console = Console(soft_wrap=True)
+    console = make_console()
     run = Run.create(loaded, run_dir)
     console.print(f"{loaded.name}: {run.path}", highlight=False)
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
@@ -68,7 +68,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     """Goes on with a run from its last checkpoint, up to ``total_steps``."""
     run = Run(path)
     loaded = run.load(("trainer.stop_at=null", *overrides))
-    console = Console(soft_wrap=True)
+    console = make_console()
     saved_at = run.checkpoint_path("last")
     saved = checkpoints.load(saved_at)
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=saved["steps"] + 1)
@@ -76,7 +76,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
     for note in notes:
         console.print(note, highlight=False)
-    if trainer.steps >= loaded.config.trainer.total_steps:
+    if trainer.finished:
         tracker.close()
         console.print(f"{run.path} is at its end, step {trainer.steps:,}; trainer.total_steps=N goes further")
         return 0
@@ -100,7 +100,7 @@ def evaluate(
     env = trainer.env.evaluation(num_episodes)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
     result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
-    console = Console(soft_wrap=True)
+    console = make_console()
     if as_json:
         print(json.dumps(result))
     else:
@@ -132,12 +132,14 @@ def verify(names: Sequence[str], seeds: int | None, jobs: int) -> int:
         folder = Path(RUNS_FOLDER) / "verify" / f"{time.strftime('%Y%m%d-%H%M%S')}-{one.name}"
         runs = _train_seeds(one, name, (), folder, seeds or 1, jobs)
         for figure, claim in one.config.expect.items():
-            measured = [Run(path).result["figures"].get(figure, math.nan) if status == 0 else math.nan for path, status in runs]
+            measured = [
+                Run(path).result["figures"].get(figure, math.nan) if status == 0 else math.nan for path, status in runs
+            ]
             passed = all(map(claim.met, measured))
             good &= passed
             told = "  ".join(f"{value:,.6g}" for value in measured)
             table.add_row(name, figure, str(claim), claim.source, told, "pass" if passed else "FAIL")
-    Console(soft_wrap=True).print(table)
+    make_console().print(table)
     return 0 if good else 1
 
 
@@ -146,7 +148,7 @@ def list_names(kind: str) -> int:
     kinds = [*KINDS, "configs"]
     if kind not in [*kinds, "all"]:
         raise InputError(f"unknown kind {kind!r}{registry.did_you_mean(kind, kinds)}; known: {', '.join(kinds)}, all")
-    console = Console(soft_wrap=True)
+    console = make_console()
     for which in kinds if kind == "all" else [kind]:
         table = Table(which, "", box=None, pad_edge=False)
         for name, text in _documented(which):
@@ -163,7 +165,7 @@ def show(source: str, overrides: Sequence[str]) -> int:
     for key, value in configs.flatten(loaded.config.model_dump(mode="json")).items():
         table.add_row(key, escape(str(value)), loaded.origin.get(key, "default"))
     trainer, notes = configs.build(loaded.config)
-    console = Console(soft_wrap=True)
+    console = make_console()
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
@@ -184,7 +186,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
             "seed": trainer.seed,
             "steps": trainer.steps,
             "seconds": round(trainer.seconds, 3),
-            "finished": trainer.interrupted is None and trainer.steps >= trainer.settings.total_steps,
+            "finished": trainer.finished,
             "figures": figures,
             "made_with": {
                 **trainer.circumstances(),
@@ -201,7 +203,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
         name = signal.Signals(trainer.interrupted).name
         console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
         return 128 + trainer.interrupted
-    if trainer.steps < trainer.settings.total_steps:
+    if not trainer.finished:
         console.print(f"stopped at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
     else:
         console.print(f"{time.perf_counter() - start:.1f} s; rlcore eval {run.path}", highlight=False)
@@ -242,7 +244,7 @@ def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
         values = torch.tensor([result["figures"][name] for result in results], dtype=torch.float64)
         std = values.std().item() if len(values) > 1 else 0.0
         table.add_row(name, f"{values.mean():,.6g}", f"{std:,.4g}", *(f"{value:,.6g}" for value in values.tolist()))
-    console = Console(soft_wrap=True)
+    console = make_console()
     console.print(table)
     for path, _ in runs:
         console.print(str(path), highlight=False)

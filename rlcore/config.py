@@ -229,7 +229,7 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars of version 1.2 (``1e-3`` is a number, ``no`` a string, ``1_000`` a number) and unique keys."""
+    """YAML with unique keys and the scalars of version 1.2: ``1e-3`` and ``1_000`` are numbers, ``no`` is a string."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -238,9 +238,13 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is no string", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is no string", key_node.start_mark
+                )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -345,15 +349,16 @@ def import_module(name: str, config: Path) -> str:
         known = sys.modules.get(local.stem)
         if known is None or getattr(known, "__file__", None) != str(local):
             spec = importlib.util.spec_from_file_location(local.stem, local)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[local.stem] = module
             spec.loader.exec_module(module)
         return str(local)
     except ModuleNotFoundError as error:
         raise InputError(
-            f"{config.name}: imports: cannot import {name!r}: {error}; looked in {config.parent.resolve()}, {Path.cwd()} "
-            "and the installed packages"
+            f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
+            f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
         ) from error
     except Exception as error:
         raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}") from error

@@ -28,7 +28,7 @@ class Distribution(Protocol):
         """One action a row, [B, *A], from torch's global generator of the device."""
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """log p(action), [B], in nats."""
+        """Log p(action), [B], in nats."""
 
     def entropy(self) -> Tensor:
         """Entropy, [B], in nats."""
@@ -127,7 +127,7 @@ class CategoricalHead(nn.Linear):
 
 
 class GaussianHead(nn.Linear):
-    """Features [B, F] to a `DiagonalGaussian` over actions of ``shape``; log_std is a parameter, not a function of them."""
+    """Features [B, F] to a `DiagonalGaussian` over actions of ``shape``; log_std is a parameter."""
 
     def __init__(self, num_features: int, shape: tuple[int, ...], log_std: float = 0.0):
         super().__init__(num_features, math.prod(shape))
@@ -139,9 +139,7 @@ class GaussianHead(nn.Linear):
         return DiagonalGaussian(super().forward(features).unflatten(-1, self.shape), self.log_std)
 
 
-def policy_head(
-    num_features: int, action_space: Space[object], gain: float = 0.01
-) -> CategoricalHead | GaussianHead:
+def policy_head(num_features: int, action_space: Space[object], gain: float = 0.01) -> CategoricalHead | GaussianHead:
     """The layer that turns features into a distribution over the actions of a space.
 
     Its weights are orthogonal and small, so that a policy begins near uniform (Andrychowicz et al. 2021, section 3.2).

@@ -30,7 +30,7 @@ DTYPES = {"f": np.float32, "i": np.int64}
 """Kind of a numpy array to the dtype of its tensor."""
 
 
-class Environment(VectorEnv, ABC):  # type: ignore[type-arg]
+class Environment(VectorEnv, ABC):
     """N environments in lockstep, speaking tensors on one device: a ``gymnasium.vector.VectorEnv``.
 
     The contract, which `rlcore.check_environment` tests:
@@ -143,9 +143,7 @@ class GymEnvironment(Environment):
             self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         else:
             self.envs = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-        super().__init__(
-            settings.num_envs, self.envs.single_observation_space, self.envs.single_action_space, device
-        )
+        super().__init__(settings.num_envs, self.envs.single_observation_space, self.envs.single_action_space, device)
         space = self.single_action_space
         self._bounds = (space.low, space.high) if isinstance(space, Box) else None
         self._start = int(space.start) if isinstance(space, Discrete) else 0
@@ -184,7 +182,7 @@ class GymEnvironment(Environment):
         self.envs.close(**kwargs)
 
     def _to_tensor(self, obs: Any) -> Tree:
-        """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, bytes and booleans as they are."""
+        """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
         if isinstance(obs, dict):
             return {key: self._to_tensor(value) for key, value in obs.items()}
         array = np.array(obs, dtype=DTYPES.get(obs.dtype.kind, obs.dtype))
@@ -214,7 +212,7 @@ def _refuse_normalizers(env: Any, env_id: str) -> None:
     while isinstance(env, gymnasium.Wrapper):
         if type(env).__name__.startswith("Normalize"):
             raise InputError(
-                f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so that a "
-                "resumed or evaluated agent would see other numbers; make the environment without it"
+                f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so "
+                "that a resumed or evaluated agent would see other numbers; make the environment without it"
             )
         env = env.env

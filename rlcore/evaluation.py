@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,7 +86,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
                     lengths[n].append(float(episode_length[n]))
             episode_return *= ~done
             episode_length *= ~done
-    columns = {"return": sum(returns, []), "length": sum(lengths, [])}
+    columns = {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
     return Report(
         scalars={

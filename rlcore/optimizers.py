@@ -56,7 +56,7 @@ class Adam(torch.optim.Optimizer):
             steps[0] += 1  # one tensor, in every place
             torch._fused_adam_(
                 params,
-                [param.grad for param in params],  # type: ignore[misc]
+                [param.grad for param in params],
                 means,
                 squares,
                 [],

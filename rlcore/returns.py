@@ -82,5 +82,5 @@ def discounted_returns(
 
 
 def explained_variance(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - Var[target - predicted] / Var[target]: 1 is perfect, 0 as good as a constant; 0-d, NaN for constant targets."""
+    """1 - Var[target - predicted] / Var[target]: 1 is perfect, 0 as good as a constant. 0-d."""
     return 1 - (target - predicted).var() / target.var()

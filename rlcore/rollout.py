@@ -60,22 +60,22 @@ class Rollout:
     @cached_property
     def action(self) -> Tensor:
         """[T, N, *A], as the agent gave it."""
-        return self._column(1)  # type: ignore[no-any-return]
+        return self._column(1)
 
     @cached_property
     def reward(self) -> Tensor:
         """[T, N] float32."""
-        return self._column(2)  # type: ignore[no-any-return]
+        return self._column(2)
 
     @cached_property
     def terminated(self) -> Tensor:
         """[T, N] bool: the episode reached its end in this row."""
-        return self._column(3)  # type: ignore[no-any-return]
+        return self._column(3)
 
     @cached_property
     def truncated(self) -> Tensor:
         """[T, N] bool: the episode was cut short in this row, by a time limit say."""
-        return self._column(4)  # type: ignore[no-any-return]
+        return self._column(4)
 
     @cached_property
     def memory(self) -> Tree:
@@ -89,7 +89,7 @@ class Rollout:
 
     @cached_property
     def valid(self) -> Tensor:
-        """[T, N] bool: False in whole-episode rollouts behind an episode's end; such rows are neither data nor steps."""
+        """[T, N] bool: False behind the end in a rollout of whole episodes; such rows are neither data nor steps."""
         return torch.stack(self._valid) if self._valid else torch.ones_like(self.terminated)
 
     @cached_property

@@ -19,7 +19,7 @@ class Settings(BaseModel):
     Unknown keys, wrong types (``"3"`` is no integer, ``1`` is no boolean) and NaN are refused. Instances are frozen.
 
     Raises:
-        pydantic.ValidationError: a field is unknown, of a wrong type or out of range; `mistakes` puts it in plain words.
+        pydantic.ValidationError: a field is unknown, of a wrong type or out of range; see `mistakes`.
     """
 
     model_config = ConfigDict(

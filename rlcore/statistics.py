@@ -11,7 +11,7 @@ from rlcore.rollout import Rollout
 class EpisodeStatistics:
     """Adds up rewards by episode, across rollouts.
 
-    `add` only keeps references; the arithmetic and its one sync wait for `flush`, so that nothing is paid between logs.
+    `add` only keeps references; the arithmetic and its one sync wait for a question: nothing is paid between logs.
 
     Args:
         num_envs: N.
@@ -21,7 +21,7 @@ class EpisodeStatistics:
 
     def __init__(self, num_envs: int, device: torch.device, window: int = 100):
         self.window = window
-        self.num_episodes = 0
+        self._num_episodes = 0
         self._running = torch.zeros(2, num_envs, dtype=torch.float64, device=device)  # return and length so far
         self._latest = torch.zeros(2, 0, dtype=torch.float64)
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -30,18 +30,26 @@ class EpisodeStatistics:
         """Takes note of a rollout."""
         self._pending.append((rollout.reward.detach(), rollout.done, rollout.valid))
 
-    def flush(self) -> dict[str, float]:
-        """``return`` and ``length``: means over the latest ``window`` episodes; nothing before the first has ended."""
-        if self._pending:
-            reward, done, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
-            self._pending.clear()
-            self._count(reward.double() * valid, done & valid, valid)
+    def count(self) -> int:
+        """Episodes that have ended."""
+        self._flush()
+        return self._num_episodes
+
+    def means(self) -> dict[str, float]:
+        """``return`` and ``length`` over the latest ``window`` episodes; empty before the first has ended."""
+        self._flush()
         if not self._latest.shape[1]:
             return {}
         mean_return, mean_length = self._latest.mean(1).tolist()
         return {"return": mean_return, "length": mean_length}
 
-    def _count(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
+    def _flush(self) -> None:
+        if self._pending:
+            reward, done, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
+            self._pending.clear()
+            self._add_up(reward.double() * valid, done & valid, valid)
+
+    def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
         """Sums between ends, as differences of cumulative sums; all arguments [T, N]."""
         sums = torch.stack([reward, valid.double()]).cumsum(1) + self._running[:, None]  # [2, T, N]
         env, time = ended.t().nonzero(as_tuple=True)  # one environment after the other, each in order of time
@@ -54,18 +62,18 @@ class EpisodeStatistics:
         last[:, env[first.roll(-1)]] = at_end[:, first.roll(-1)]
         self._running = sums[:, -1] - last
         latest = (at_end - before)[:, time.argsort(stable=True)].cpu()
-        self.num_episodes += latest.shape[1]
+        self._num_episodes += latest.shape[1]
         self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
 
     def drop_running(self) -> None:
         """Forgets the episodes under way, which will not go on."""
-        self.flush()
+        self._flush()
         self._running.zero_()
 
     def checkpoint(self) -> dict[str, Any]:
         """What `restore` needs."""
         return {
-            "num_episodes": self.num_episodes,
+            "num_episodes": self._num_episodes,
             "running": self._running,
             "latest": self._latest,
             "pending": [list(column) for column in self._pending],
@@ -73,7 +81,7 @@ class EpisodeStatistics:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self.num_episodes = saved["num_episodes"]
+        self._num_episodes = saved["num_episodes"]
         self._running = saved["running"].to(self._running)
         self._latest = saved["latest"]
         self._pending = [tuple(column) for column in saved["pending"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 RESULT_FILE = "result.json"
 FIGURES_FOLDER = "figures"
+
+
+def make_console() -> Console:
+    """Of the terminal; wide where there is none, so that a log's tables are whole."""
+    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
 
 
 class Tracker:
@@ -53,7 +59,7 @@ class Tracker:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
             items = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self.writer._get_file_writer().add_summary(Summary(value=items), step)  # type: ignore[no-untyped-call]
+            self.writer._get_file_writer().add_summary(Summary(value=items), step)
 
     def report(self, prefix: str, report: Report, step: int) -> None:
         """Writes a report: scalars as ``prefix/name``, figures to TensorBoard and to ``figures/``."""
@@ -64,12 +70,12 @@ class Tracker:
                 folder.mkdir(exist_ok=True)
                 figure.savefig(folder / f"{name}.png", dpi=120)
             if self.writer is not None:
-                self.writer.add_figure(f"{prefix}/{name}", figure, step)  # type: ignore[no-untyped-call]
+                self.writer.add_figure(f"{prefix}/{name}", figure, step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes text, shown as it stands."""
         if self.writer is not None:
-            self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)  # type: ignore[no-untyped-call]
+            self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Fills the hyper-parameters tab in this very run, with the tags of the metrics it is to show."""
@@ -77,8 +83,8 @@ class Tracker:
             from torch.utils.tensorboard.summary import hparams
 
             plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in values.items()}
-            for summary in hparams(plain, dict(metrics)):  # type: ignore[no-untyped-call]
-                self.writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+            for summary in hparams(plain, dict(metrics)):
+                self.writer._get_file_writer().add_summary(summary)
 
     def progress(self, steps: int, total: int, figures: Mapping[str, float]) -> None:
         """Moves the progress bar; where there is no terminal, prints a line each tenth of the run."""
@@ -127,4 +133,4 @@ class Tracker:
         """Writes out what is pending."""
         self.stop_progress()
         if self.writer is not None:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()

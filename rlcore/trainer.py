@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from rlcore import checkpoint, settings
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Agent, Metrics, reading_waits
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.evaluation import Report
@@ -32,7 +32,9 @@ TRAINING, EVALUATION, CLOSING = range(3)
 
 
 class Trainer:
-    """Trains an agent in an environment::
+    """Trains an agent in an environment.
+
+    In Python, without a config::
 
         Trainer(PPO(env, PPO.Settings(learning_rate=3e-4)), env, total_steps=100_000).fit()
 
@@ -52,6 +54,8 @@ class Trainer:
 
         total_steps: PositiveInt
         """Length of the run; every schedule ends here."""
+        total_episodes: PositiveInt | None = None
+        """End after this many episodes, if that comes before ``total_steps``."""
         stop_at: PositiveInt | None = None
         """Stop and save here, the schedules untouched; ``rlcore resume`` goes on."""
         log_every: PositiveInt | None = None
@@ -99,35 +103,34 @@ class Trainer:
         self.collect_seconds = self.learn_seconds = 0.0
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
+        self._logged_at = 0
         self._evaluation_env: Environment | None = None
         self._suspect: Tensor | None = None
 
     def fit(self) -> Report:
-        """Trains up to ``total_steps`` or ``stop_at``, whichever comes first, and evaluates.
+        """Trains to the end of the run and evaluates; or to ``stop_at``, and saves.
 
         SIGINT and SIGTERM let the update in hand finish, save, and return early (`interrupted`).
 
         Returns:
-            The closing evaluation.
+            The closing evaluation; empty if the end was not reached.
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
         """
-        goal = min(self.settings.total_steps, self.settings.stop_at or self.settings.total_steps)
         with self._signals():
-            while self.steps < goal and self.interrupted is None:
+            while not self._at_goal():
                 before = self.steps
                 metrics = self.update()
-                last = self.steps >= goal or self.interrupted is not None
-                if last or self._due(self.log_every, before):
+                if self._due(self.log_every, before):
                     self._log(metrics)
-                if self.steps < goal and self._due(self.eval_every, before):
+                if self._due(self.eval_every, before) and not self.finished:
                     self._evaluate()
-                if last or self._due(self.checkpoint_every, before):
+                if self._due(self.checkpoint_every, before):
                     self.save("last")
-            if self.interrupted is not None:
-                return Report({})
-            closing = self._evaluate()
+            if self._logged_at != self.steps:
+                self._log(metrics)
+            closing = self._evaluate() if self.finished else Report({})
             self.save("last")
         return closing
 
@@ -155,7 +158,7 @@ class Trainer:
         try:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
-            raise self._culprit(rollout, str(error)) from None
+            raise self._dump(self._diagnose(rollout, str(error)), rollout) from None
         self.obs, self.state = rollout.last_obs, rollout.last_state
         self.steps += rollout.num_steps
         self.episodes.add(rollout)
@@ -213,11 +216,12 @@ class Trainer:
                 notes.append(f"{key} was {value}, is {here[key]}: the bits will differ from an unbroken run's")
         if saved["total_steps"] != self.settings.total_steps:
             notes.append(
-                f"total_steps was {saved['total_steps']:,}, is {self.settings.total_steps:,}: the schedules change, and the "
-                "bits will differ from an unbroken run's"
+                f"total_steps was {saved['total_steps']:,}, is {self.settings.total_steps:,}: the schedules change, "
+                "and the bits will differ from an unbroken run's"
             )
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
+        self._logged_at = self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.episodes.restore(saved["episodes"])
         if saved["env"] is None:
@@ -239,15 +243,29 @@ class Trainer:
         threads = str(torch.get_num_threads())
         return {"torch": str(torch.__version__), "device": f"{device.type} ({kind})", "threads": threads}
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run is at its end."""
+        return self.steps >= self.settings.total_steps or (
+            self.settings.total_episodes is not None and self.episodes.count() >= self.settings.total_episodes
+        )
+
+    def _at_goal(self) -> bool:
+        stop_at = self.settings.stop_at
+        return self.interrupted is not None or self.finished or (stop_at is not None and self.steps >= stop_at)
+
     def _due(self, every: int, before: int) -> bool:
         """Whether a multiple of ``every`` lies in (before, steps]."""
         return self.steps // every > before // every
 
     def _log(self, metrics: Metrics) -> None:
         self._check_deferred()
-        values = torch.stack([torch.as_tensor(value, dtype=torch.float32) for value in metrics.values()])  # the one sync
+        self._logged_at = self.steps
+        values = torch.stack(
+            [torch.as_tensor(value, dtype=torch.float32) for value in metrics.values()]
+        )  # the one sync
         figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}
-        figures |= {f"rollout/{name}": value for name, value in self.episodes.flush().items()}
+        figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = {
             "time/steps_per_second": self.steps_per_second,
             "time/collect_share": self.collect_seconds / self.seconds,
@@ -262,9 +280,7 @@ class Trainer:
     def _evaluate(self) -> Report:
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
-        report = self._evaluation_env.score(
-            self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION)
-        )
+        report = self._evaluation_env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
         self.tracker.report("eval", report, self.steps)
         self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
         score = report.scalars[self.env.criterion]
@@ -280,9 +296,9 @@ class Trainer:
         for leaf in leaves:
             if leaf.is_floating_point():
                 total = total + leaf.detach().sum()
-        if total.device.type == "cpu":
-            if not math.isfinite(total) and (error := self._culprit(rollout)):
-                raise error
+        if not reading_waits(total.device):
+            if not math.isfinite(total) and (message := self._diagnose(rollout)):
+                raise self._dump(message, rollout)
         else:  # to look now would stall the device; it is looked at with the next log
             self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
 
@@ -291,28 +307,31 @@ class Trainer:
         self._suspect = self.agent.nonfinite = None
         if any(value != 0 for value in suspects):
             raise NonFiniteError(
-                f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before step "
-                f"{self.steps:,}; device=cpu finds the very row"
+                f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before "
+                f"step {self.steps:,}; device=cpu finds the very row"
             )
 
-    def _culprit(self, rollout: Rollout, loss: str | None = None) -> NonFiniteError | None:
-        """Names the first tensor of the rollout that is not finite and its place, and dumps everything."""
+    def _diagnose(self, rollout: Rollout, loss: str = "") -> str:
+        """Names the first tensor of the rollout that is not finite, and its place; or blames the loss."""
         fields: dict[str, Tree] = {"observation": rollout.obs, "reward": rollout.reward, "action": rollout.action}
         if isinstance(rollout.obs, dict):
             fields |= {f"observation[{key!r}]": leaf for key, leaf in fields.pop("observation").items()}
-        message = None
         for name, tensor in fields.items():
             if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-                t, n, *rest = (~finite).nonzero()[0].tolist()
-                value = float(tensor[(t, n, *rest)])
-                message = f"the {name} is {value} at step {self.steps + t * self.env.num_envs + n:,}, environment {n}"
-                message += f" (row {t} of the rollout" + (f", component {rest})" if rest else ")")
-                break
-        if message is None:
-            if loss is None:
-                return None
-            message = f"{loss} in the update at step {self.steps:,}, though observations and rewards are finite"
-            message += ": the agent diverged; try a smaller learning rate or a bound on the gradient"
+                t, n, *component = (~finite).nonzero()[0].tolist()
+                value = float(tensor[t, n].flatten()[~finite[t, n].flatten()][0])
+                within = f", component {component}" if component else ""
+                step = self.steps + t * self.env.num_envs + n
+                return f"the {name} is {value} at step {step:,}, environment {n} (row {t} of the rollout{within})"
+        if not loss:
+            return ""
+        return (
+            f"{loss} in the update at step {self.steps:,}, though observations and rewards are finite: the agent "
+            "diverged; try a smaller learning rate or a bound on the gradient"
+        )
+
+    def _dump(self, message: str, rollout: Rollout) -> NonFiniteError:
+        """Leaves rollout and agent in a file, and says where."""
         if self.run_dir is not None:
             seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
             checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})

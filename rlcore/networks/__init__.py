@@ -1,22 +1,15 @@
 """The network registry: any agent works with any body.
 
-A network is an `nn.Module` with a nested ``Settings`` class, made as ``Network(in_shape, out_features, settings)``:
-
-- ``in_shape``: shape of one observation, without the batch: ``(4,)``, ``(1, 28, 28)``;
-- ``out_features``: size of the output layer, or None for the body alone;
-- ``num_features``: an attribute, the size F of what ``forward`` makes of [B, *in_shape]: [B, F].
-
-It is registered by an entry point in the group ``rlcore.networks`` or by ``registry.networks.register(name)``.
+A network is registered by an entry point in the group ``rlcore.networks`` or by ``registry.networks.register(name)``.
 """
 
 from typing import Any
 
-from torch import nn
-
 from rlcore import registry
+from rlcore.networks.base import Network
 from rlcore.settings import Choice
 
-__all__ = ["NetworkChoice", "build"]
+__all__ = ["Network", "NetworkChoice", "build"]
 
 
 class NetworkChoice(Choice):
@@ -24,12 +17,12 @@ class NetworkChoice(Choice):
 
     registry = registry.networks
 
-    def build(self, in_shape: tuple[int, ...], out_features: int | None = None) -> nn.Module:
+    def build(self, in_shape: tuple[int, ...], out_features: int | None = None) -> Network:
         """A new network; the arguments are those of the module's docstring."""
-        return registry.networks[self.name](in_shape, out_features, self.settings)  # type: ignore[no-any-return]
+        return registry.networks[self.name](in_shape, out_features, self.settings)
 
 
-def build(name: str, in_shape: tuple[int, ...], out_features: int | None = None, **settings: Any) -> nn.Module:
+def build(name: str, in_shape: tuple[int, ...], out_features: int | None = None, **settings: Any) -> Network:
     """A new network, by name: ``build("mlp", (4,), 2, hidden=[64, 64])``.
 
     Raises:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from rlcore.networks.base import Network
 from rlcore.settings import Settings
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -21,13 +23,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """Linear layers with an activation after each hidden one; inputs of more than one dimension are flattened."""
 
     class Settings(Settings):
         """Settings of the multi-layer perceptron."""
 
-        hidden: list[PositiveInt] = [64, 64]
+        hidden: list[PositiveInt] = [64, 64]  # noqa: RUF012 (pydantic copies it)
         """Sizes of the hidden layers, from input to output."""
         activation: Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"] = "tanh"
         """After each hidden layer."""
@@ -38,12 +40,13 @@ class MLP(nn.Module):
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden]
-        self.hidden = nn.ModuleList(nn.Linear(m, n) for m, n in zip(sizes, sizes[1:], strict=False))
+        layers = [nn.Linear(m, n) for m, n in pairwise(sizes)]
+        self.hidden = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[settings.activation]
         self.output = None if out_features is None else nn.Linear(sizes[-1], out_features)
         self.num_features = sizes[-1] if out_features is None else out_features
         if settings.init == "orthogonal":
-            for layer in self.hidden:
+            for layer in layers:
                 nn.init.orthogonal_(layer.weight, math.sqrt(2))
                 nn.init.zeros_(layer.bias)
             if self.output is not None:
@@ -55,5 +58,5 @@ class MLP(nn.Module):
         if x.ndim > 2:
             x = x.flatten(1)
         for layer in self.hidden:
-            x = self.activation(nn.functional.linear(x, layer.weight, layer.bias))
+            x = self.activation(nn.functional.linear(x, layer.weight, layer.bias))  # type: ignore[arg-type]
         return x if self.output is None else self.output(x)

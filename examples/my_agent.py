@@ -1,0 +1,35 @@
+"""A policy gradient of one's own: one step of Adam on one episode from each environment."""
+
+import torch
+
+import rlcore
+from rlcore.distributions import policy_head
+from rlcore.returns import discounted_returns
+
+
+@rlcore.registry.agents.register("my_agent")
+class MyAgent(rlcore.Agent):
+    class Settings(rlcore.Settings):
+        learning_rate: float = 1e-2
+        gamma: float = 0.99
+
+    horizon = None  # learn from whole episodes; a number T would be T steps of each environment
+
+    def __init__(self, env, settings=None):
+        super().__init__(env, settings)
+        self.body = rlcore.networks.build("mlp", env.single_observation_space.shape, hidden=[32])
+        self.head = policy_head(self.body.num_features, env.single_action_space)
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
+
+    def act(self, obs, state=None):
+        return rlcore.Step(self.head(self.body(obs)).sample())
+
+    def predict(self, obs, state=None):
+        return rlcore.Step(self.head(self.body(obs)).mode)
+
+    def learn(self, rollout):
+        G = discounted_returns(rollout.reward, rollout.terminated, rollout.truncated, self.settings.gamma)
+        obs, action, G = map(rollout.rows, (rollout.obs, rollout.action, G))
+        advantage = (G - G.mean()) / G.std()
+        log_prob = self.head(self.body(obs)).log_prob(action)
+        return self.minimize(-(log_prob * advantage).mean())

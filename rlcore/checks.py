@@ -1,0 +1,104 @@
+"""Is it a good environment, a good agent? Executable contracts, as gymnasium's ``check_env``."""
+
+import torch
+from torch import Tensor
+
+from rlcore.agent import Agent
+from rlcore.environment import Environment
+from rlcore.rollout import Rollout, Tree, collect, tree_map
+
+
+def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> None:
+    """Plays random actions and checks the contract of `Environment`.
+
+    Args:
+        env: the environment; it is reset.
+        num_steps: steps to play; some should end episodes.
+        seed: of the environment and the actions.
+
+    Raises:
+        AssertionError: says what is wrong, what was expected and, where it helps, how to mend it.
+    """
+    first, again = _play_random(env, num_steps, seed), _play_random(env, num_steps, seed)
+    for t, (a, b) in enumerate(zip(first, again, strict=True)):
+        for name, x, y in zip(("obs", "reward", "terminated", "truncated"), a, b, strict=True):
+            assert _equal(x, y), (
+                f"{name} of step {t} differs between two runs of seed {seed}: draw from a seeded generator"
+            )
+
+
+def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
+    N = env.num_envs
+    env.action_space.seed(seed)
+    obs, info = env.reset(seed=seed)
+    assert isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}"
+    _check_obs(env, obs)
+    seen, copies = [], []
+    for _ in range(num_steps):
+        actions = torch.as_tensor(env.action_space.sample(), device=env.device)
+        obs, reward, terminated, truncated, info = env.step(actions)
+        _check_obs(env, obs)
+        for name, value, dtype in (
+            ("reward", reward, torch.float32),
+            ("terminated", terminated, torch.bool),
+            ("truncated", truncated, torch.bool),
+        ):
+            assert isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}"
+            assert value.shape == (N,), f"{name} must have shape ({N},), got {tuple(value.shape)}"
+            assert value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}"
+        if truncated.any():
+            assert "final_obs" in info, (
+                "a row was truncated, and info has no final_obs: put the true last observations [N, *O] there"
+            )
+            _check_obs(env, info["final_obs"])
+        seen.append((obs, reward, terminated, truncated))
+        copies.append(tree_map(torch.clone, seen[-1]))
+    for t, (given, copy) in enumerate(zip(seen, copies, strict=True)):
+        assert _equal(given, copy), f"the tensors of step {t} were written to later: return new ones at every step"
+    return seen
+
+
+def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
+    """Lets an agent act and learn once, and checks the contract of `Agent`.
+
+    Args:
+        agent: the agent; it learns from one rollout.
+        env: an environment for it; it is reset.
+        seed: of the environment and of torch.
+
+    Raises:
+        AssertionError: says what is wrong and what was expected.
+    """
+    torch.manual_seed(seed)
+    agent.to(env.device)
+    obs, _ = env.reset(seed=seed)
+    state = agent.initial_state(env.num_envs)
+    step = agent.predict(obs, state)
+    expected = tuple(env.action_space.shape or ())
+    assert tuple(step.action.shape) == expected, f"actions must have shape {expected}, got {tuple(step.action.shape)}"
+    saved = {name: value.clone() for name, value in agent.state_dict().items()}
+    rollout: Rollout = collect(agent, env, obs, agent.horizon, state)
+    for name, value in agent.state_dict().items():
+        assert _equal(value, saved[name]), f"act changed {name}: parameters and buffers change in learn alone"
+    metrics = agent.learn(rollout)
+    assert isinstance(metrics, dict), f"learn must return a dict of metrics, got {type(metrics).__name__}"
+    for name, metric in metrics.items():
+        if isinstance(metric, Tensor):
+            assert metric.ndim == 0, f"the metric {name} must be 0-d, has shape {tuple(metric.shape)}"
+            assert not metric.requires_grad, f"the metric {name} has a graph: detach it, or memory grows"
+    agent.restore(agent.checkpoint())
+
+
+def _check_obs(env: Environment, obs: Tree) -> None:
+    if isinstance(obs, dict):
+        return
+    expected = (env.num_envs, *(env.single_observation_space.shape or ()))
+    assert isinstance(obs, Tensor), f"obs must be a tensor, got {type(obs).__name__}"
+    assert tuple(obs.shape) == expected, f"obs must have shape {expected}, got {tuple(obs.shape)}"
+    assert obs.device.type == env.device.type, f"obs must be on {env.device}, is on {obs.device}"
+
+
+def _equal(a: Tree, b: Tree) -> bool:
+    same: list[bool] = []
+    tree_map(lambda x, y: same.append(torch.equal(x, y)), a, b)
+    return all(same)

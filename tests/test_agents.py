@@ -1,0 +1,238 @@
+"""What agents learn where the answer is known."""
+
+import pytest
+import torch
+
+from rlcore import check_agent
+from rlcore.agents.ppo import PPO
+from rlcore.agents.reinforce import Reinforce
+from rlcore.envs.cartpole import CartPole
+from rlcore.envs.probes import ConstantReward, Identity, RockPaperScissors, Target, TwoStep
+from rlcore.errors import InputError
+from rlcore.rollout import collect
+from rlcore.trainer import Trainer
+
+GAMMA = 0.9
+FOREVER = 1 / (1 - GAMMA)
+EIGHT_STEPS = (1 - GAMMA**8) / (1 - GAMMA)
+
+
+def ppo(env, **settings):
+    defaults = {"horizon": 32, "minibatch_size": 64, "learning_rate": 3e-3, "gamma": GAMMA}
+    return PPO(env, PPO.Settings.model_validate({**defaults, **settings}))
+
+
+def reinforce(env, **settings):
+    return Reinforce(env, Reinforce.Settings.model_validate({"learning_rate": 1e-2, "gamma": 1.0, **settings}))
+
+
+def fit(agent, env, steps):
+    return Trainer(agent, env, total_steps=steps, seed=1).fit().scalars
+
+
+@pytest.mark.parametrize("make", [ppo, reinforce, lambda env: reinforce(env, baseline=True)])
+@pytest.mark.parametrize("env", [CartPole, Target])
+def test_contract(make, env):
+    env = env(env.Settings(num_envs=8))
+    check_agent(make(env), env)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_ppo_learns_the_identity(shared):
+    env = Identity()
+    assert fit(ppo(env, shared=shared), env, 8_000)["return"] == 1.0
+
+
+def test_reinforce_learns_the_identity():
+    env = Identity(Identity.Settings(num_envs=32))
+    assert fit(reinforce(env), env, 8_000)["return"] == 1.0
+
+
+def test_ppo_hits_the_target():
+    env = Target()
+    assert fit(ppo(env), env, 30_000)["return"] > -0.02
+
+
+def test_reinforce_hits_the_target():
+    env = Target(Target.Settings(num_envs=64))
+    assert fit(reinforce(env), env, 40_000)["return"] > -0.02
+
+
+@pytest.mark.parametrize("make", [ppo, reinforce])
+def test_credit_reaches_the_action_that_earned_it(make):
+    env = TwoStep(TwoStep.Settings(num_envs=16))
+    assert fit(make(env), env, 10_000)["return"] == 1.0
+
+
+@pytest.mark.parametrize(("end", "value"), [("truncated", FOREVER), ("terminated", EIGHT_STEPS), ("both", EIGHT_STEPS)])
+def test_value_counts_on_beyond_a_time_limit_and_not_beyond_an_end(end, value):
+    env = ConstantReward(ConstantReward.Settings(end=end))
+    agent = ppo(env, learning_rate=1e-2, learning_rate_schedule="linear", network={"name": "mlp", "hidden": [32]})
+    fit(agent, env, 40_000)
+    obs, _ = env.reset()
+    assert agent(obs)[1][0].item() == pytest.approx(value, rel=0.03)
+
+
+def test_baseline_counts_on_beyond_a_time_limit():
+    env = ConstantReward(ConstantReward.Settings(end="truncated"))
+    agent = reinforce(env, gamma=GAMMA, baseline=True)
+    fit(agent, env, 20_000)
+    obs, _ = env.reset()
+    assert agent.baseline(obs)[0].item() == pytest.approx(FOREVER, rel=0.05)
+
+
+def test_against_an_adapting_opponent_the_policy_stays_stochastic():
+    env = RockPaperScissors()
+    agent = ppo(env, entropy_coefficient=0.1)
+    greedy = fit(agent, env, 30_000)
+    assert greedy["return"] <= -14  # any deterministic answer is beaten
+    obs, _ = env.reset(seed=5)
+    rollout = collect(agent, env, obs, 512)
+    assert rollout.reward.mean() > -0.1
+    assert agent(obs)[0].entropy().min() > 1.0  # log 3 is 1.0986
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("env", [CartPole, Target])
+def test_the_first_minibatchs_ratio_is_one(env, shared):
+    env = env()
+    agent = ppo(env, shared=shared)
+    obs, _ = env.reset(seed=1)
+    rows, _ = agent._rows(collect(agent, env, obs, 32))
+    pi, value = agent(rows.obs[:64])
+    ratio = (pi.log_prob(rows.action[:64]) - rows.log_prob[:64]).exp()
+    torch.testing.assert_close(ratio, torch.ones(64), atol=1e-6, rtol=0)
+    torch.testing.assert_close(value, rows.value[:64], atol=1e-5, rtol=1e-5)
+
+
+def test_the_short_form_of_the_clipped_objective_is_the_papers():
+    ratio, advantage, clip = torch.rand(1000) * 2, torch.randn(1000), 0.2
+    paper = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    ours = torch.minimum(ratio * advantage, advantage + clip * advantage.abs())
+    torch.testing.assert_close(ours, paper)
+
+
+def test_ppo_learns_from_the_true_successor_of_a_truncated_row():
+    env = CartPole(CartPole.Settings(num_envs=2, max_episode_steps=3))
+    agent = ppo(env, gae_lambda=0.0)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, 4)
+    rows, _ = agent._rows(rollout)
+    value = agent(rollout.final_obs)[1]
+    target = rows.target.view(4, 2)
+    torch.testing.assert_close(target[2], 1 + GAMMA * value)
+    torch.testing.assert_close(target[3], 1 + GAMMA * agent(rollout.last_obs)[1])
+
+
+def test_ppo_update_equals_a_hand_written_one():
+    env = CartPole(CartPole.Settings(num_envs=4))
+    torch.manual_seed(1)
+    agent = ppo(env, horizon=16, minibatch_size=64, num_epochs=2, entropy_coefficient=0.01, max_grad_norm=0.5)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, 16)
+    state = torch.get_rng_state()
+    by_hand = _update_by_hand(agent, rollout, state)
+    torch.set_rng_state(state)
+    agent.learn(rollout)
+    for name, value in agent.state_dict().items():
+        torch.testing.assert_close(value, by_hand[name], atol=1e-6, rtol=1e-5)
+
+
+def _update_by_hand(agent, rollout, rng):
+    """Plain PPO with torch's own parts; a row's advantage by the recursion."""
+    import copy
+
+    net = copy.deepcopy(agent)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5)
+    T, N = rollout.reward.shape
+    with torch.no_grad():
+        values = net(rollout.obs.flatten(0, 1))[1].view(T, N)
+        last = net(rollout.last_obs)[1]
+        advantage, running = torch.zeros(T, N), torch.zeros(N)
+        for t in reversed(range(T)):
+            done = rollout.terminated[t].float()
+            following = last if t == T - 1 else values[t + 1]
+            delta = rollout.reward[t] + GAMMA * following * (1 - done) - values[t]
+            running = advantage[t] = delta + GAMMA * 0.95 * (1 - done) * running
+        actions = rollout.action.flatten()
+        features = net.body(rollout.obs.flatten(0, 1))
+        old = torch.distributions.Categorical(logits=net.policy_head(features).logits).log_prob(actions)
+    returns = (advantage + values).flatten()
+    torch.set_rng_state(rng)
+    for _ in range(2):
+        order = torch.randperm(T * N)
+        obs = rollout.obs.flatten(0, 1)[order]
+        pi = torch.distributions.Categorical(logits=net.policy_head(net.body(obs)).logits)
+        A = advantage.flatten()[order]
+        A = (A - A.mean()) / A.std(correction=0)
+        ratio = (pi.log_prob(actions[order]) - old[order]).exp()
+        objective = torch.minimum(ratio * A, ratio.clamp(0.8, 1.2) * A).mean()
+        value = net.value_head(net.value_body(obs)).squeeze(1)
+        loss = -objective + 0.5 * (value - returns[order]).square().mean() - 0.01 * pi.entropy().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimizer.step()
+    return net.state_dict()
+
+
+def test_kl_stop_ends_the_epochs():
+    env = CartPole()
+    agent = ppo(env, num_epochs=50, learning_rate=0.05, target_kl=0.01)
+    steps = []
+    agent.minimize = lambda loss, inner=agent.minimize: steps.append(1) or inner(loss)
+    obs, _ = env.reset(seed=1)
+    agent.learn(collect(agent, env, obs, 32))
+    assert len(steps) < 50 * 4
+    assert len(steps) % 4 == 0
+
+
+def test_schedules_follow_progress():
+    env = CartPole()
+    agent = ppo(env, learning_rate=1.0, learning_rate_schedule="linear")
+    obs, _ = env.reset(seed=1)
+    assert agent.learn(collect(agent, env, obs, 32, progress=0.75))["learning_rate"] == 0.25
+
+
+def test_value_clip_stops_a_value_that_has_moved_too_far():
+    env = Identity()
+    agent = ppo(env, value_clip=1e-9, num_epochs=1, minibatch_size=None, entropy_coefficient=0.0)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, 32)
+    rows, _ = agent._rows(rollout)
+    expected = torch.nn.functional.mse_loss(rows.value, rows.target)
+    torch.testing.assert_close(agent.learn(rollout)["value_loss"], expected)
+
+
+def test_reinforce_learns_from_what_was_played():
+    """The mean return of the rows learned from is that of all episodes: none is dropped for its length."""
+    env = CartPole(CartPole.Settings(num_envs=64))
+    agent = reinforce(env)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, None)
+    starts = agent._returns(rollout)[0]
+    played = (rollout.reward * rollout.valid).sum(0)
+    torch.testing.assert_close(starts, played)
+    assert rollout.rows(agent._returns(rollout)).max() == played.max()
+
+
+def test_minibatches_that_do_not_divide_the_rollout_are_refused():
+    with pytest.raises(
+        InputError, match=r"agent.minibatch_size: 100 does not divide horizon x num_envs = 32 x 8 = 256"
+    ):
+        ppo(CartPole(), minibatch_size=100)
+
+
+def test_minibatches_of_whole_episodes_are_refused():
+    with pytest.raises(InputError, match=r"must be null where agent\.horizon is null"):
+        ppo(CartPole(), horizon=None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_ppo_solves_cartpole(seed):
+    env = CartPole()
+    torch.manual_seed(seed)
+    agent = ppo(env, minibatch_size=256, num_epochs=20, learning_rate=1e-3, learning_rate_schedule="linear", gamma=0.98,
+                gae_lambda=0.8, clip_range_schedule="linear")  # fmt: skip
+    assert Trainer(agent, env, total_steps=100_000, seed=seed).fit().scalars["return"] == 500

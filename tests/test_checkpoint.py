@@ -1,0 +1,125 @@
+import errno
+import os
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from rlcore import checkpoint
+from rlcore.errors import CheckpointError
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "x.pt"
+
+
+def test_what_is_saved_comes_back(path):
+    content = {
+        "tensor": torch.arange(4),
+        "nested": {"list": [1, 2.5, "three", None, True], "tuple": (1, torch.ones(2))},
+        "numpy": np.float32(0.5),
+        1: "a key that is a number",
+    }
+    checkpoint.save(path, content)
+    got = checkpoint.load(path)
+    assert got["schema"] == checkpoint.SCHEMA
+    assert torch.equal(got["tensor"], content["tensor"])
+    assert got["nested"]["list"] == content["nested"]["list"]
+    assert torch.equal(got["nested"]["tuple"][1], torch.ones(2))
+    assert type(got["numpy"]) is float
+    assert got[1] == "a key that is a number"
+    assert [file.name for file in path.parent.iterdir()] == ["x.pt"]
+
+
+def test_a_view_does_not_drag_its_storage_along(path):
+    checkpoint.save(path, {"view": torch.zeros(1_000_000)[:3]})
+    assert path.stat().st_size < 10_000
+
+
+def test_anything_else_is_an_error_that_names_its_place(path):
+    with pytest.raises(CheckpointError, match=r"checkpoint\.agent\.things\[1\] is a builtins\.object"):
+        checkpoint.save(path, {"agent": {"things": [1, object()]}})
+    assert not path.exists()
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("it_ran",)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
+def test_a_hostile_file_is_refused_and_nothing_runs(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    write({"schema": 1, "agent": Hostile()}, tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match="is refused"):
+        checkpoint.load(tmp_path / "bad.pt")
+    assert not (tmp_path / "it_ran").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 10, 500, -50])
+def test_a_truncated_file_is_refused(path, keep):
+    checkpoint.save(path, {"x": torch.randn(1000)})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match=r"damaged|refused"):
+        checkpoint.load(path)
+
+
+def test_a_newer_schema_is_refused(path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SCHEMA", checkpoint.SCHEMA + 1)
+    checkpoint.save(path, {})
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="of a newer rlcore"):
+        checkpoint.load(path)
+
+
+def test_a_foreign_or_missing_file_is_refused(tmp_path):
+    torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint of rlcore"):
+        checkpoint.load(tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.load(tmp_path / "missing.pt")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(path, monkeypatch):
+    checkpoint.save(path, {"x": 1})
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.file.close()
+
+    monkeypatch.setattr(
+        "builtins.open", lambda name, mode: Full(os.fdopen(os.open(name, os.O_CREAT | os.O_WRONLY), mode))
+    )
+    with pytest.raises(CheckpointError, match=r"No space left on device.*the previous one is untouched"):
+        checkpoint.save(path, {"x": 2})
+    monkeypatch.undo()
+    assert checkpoint.load(path)["x"] == 1
+    assert [file.name for file in path.parent.iterdir()] == ["x.pt"]
+
+
+def test_every_global_generator_is_restored():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    checkpoint.seed_everything(5)
+    draw()
+    saved = checkpoint.rng_state()
+    first = draw()
+    draw()
+    checkpoint.restore_rng_state(saved)
+    assert draw() == first

@@ -1,0 +1,265 @@
+"""The command line as a user meets it. In this process where that tells as much, in one of its own where it ends."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from compare import same
+
+import rlcore
+from rlcore import checkpoint, cli, config, registry
+
+ROOT = Path(__file__).parent.parent
+QUICK = """\
+env: {name: cartpole, num_envs: 8}
+agent: {name: ppo, horizon: 32, network: {name: mlp, hidden: [8]}}
+trainer: {total_steps: 2_048, checkpoint_every: 256}
+expect:
+  eval/return: {at_least: 5, source: "any policy"}
+"""
+
+
+@pytest.fixture
+def rlcore_(workdir, monkeypatch, capsys):
+    """Runs the command line in this process: exit status, output, errors."""
+    (workdir / "quick.yaml").write_text(QUICK)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["rlcore", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return call
+
+
+def command(*words, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "rlcore", *map(str, words)], capture_output=True, text=True, timeout=120, **settings
+    )
+
+
+def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):
+    status, out, _ = rlcore_("train", "quick.yaml", "--run-dir", "run", "seed=4", "trainer.stop_at=1024")
+    assert status == 0
+    assert "device: cpu" in out
+    assert "go on with: rlcore resume run" in out
+    assert json.loads((workdir / "run/result.json").read_text())["finished"] is False
+
+    status, out, _ = rlcore_("resume", "run")
+    assert status == 0
+    assert "going on from step 1,024" in out
+    result = json.loads((workdir / "run/result.json").read_text())
+    assert result["finished"] is True
+    assert result["steps"] == 2048
+    assert result["seed"] == 4
+    assert {"torch", "rlcore", "gymnasium", "numpy", "python", "device", "threads"} <= result["made_with"].keys()
+    assert result["figures"]["eval/return"] > 5
+    assert {path.name for path in (workdir / "run/checkpoints").iterdir()} == {"best.pt", "last.pt"}
+    assert config.load(workdir / "run/config.yaml").config.seed == 4
+    assert list((workdir / "run").glob("events.*"))
+
+    status, out, _ = rlcore_("resume", "run")
+    assert status == 0
+    assert "is at its end" in out
+    status, out, _ = rlcore_("resume", "run", "trainer.total_steps=2304")
+    assert status == 0
+    assert "bits will differ" in out
+
+    status, out, _ = rlcore_("eval", "run", "--episodes", 3, "--json")
+    assert status == 0
+    assert json.loads(out)["episodes"] == 3
+    status, out, _ = rlcore_("eval", "run", "--checkpoint", "last", "--report", "episodes", "bins=4")
+    assert status == 0
+    assert "figures/episodes.png" in out
+    assert (workdir / "run/figures/episodes.png").is_file()
+    assert json.loads((workdir / "run/result.json").read_text())["evaluation"]["checkpoint"] == "last"
+
+    agent = rlcore.load(workdir / "run")
+    assert agent.predict(torch.zeros(3, 4)).action.shape == (3,)
+    assert not agent.training
+
+
+def test_a_run_resumed_after_kill_9_ends_in_the_bits_of_an_unbroken_one(rlcore_, workdir):
+    assert rlcore_("train", "quick.yaml", "--run-dir", "whole", "trainer.total_steps=20_000")[0] == 0
+    words = ["train", "quick.yaml", "--run-dir", "killed", "trainer.total_steps=20_000"]
+    process = subprocess.Popen([sys.executable, "-m", "rlcore", *words], stdout=subprocess.DEVNULL)
+    last = workdir / "killed/checkpoints/last.pt"
+    deadline = time.monotonic() + 100
+    while not last.is_file() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert checkpoint.load(last)["steps"] < 20_000
+    assert rlcore_("resume", "killed")[0] == 0
+    whole, killed = (checkpoint.load(workdir / run / "checkpoints/last.pt") for run in ("whole", "killed"))
+    same(whole, killed)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_finish_the_update_save_and_say_how_to_resume(workdir, number, status):
+    (workdir / "quick.yaml").write_text(QUICK)
+    words = ["train", "quick.yaml", "--run-dir", "run", "trainer.total_steps=100_000_000"]
+    process = subprocess.Popen([sys.executable, "-m", "rlcore", *words], stdout=subprocess.PIPE, text=True)
+    while not (workdir / "run/checkpoints/last.pt").is_file():
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert re.search(r"saved at step [\d,]+; go on with: rlcore resume run", out)
+    assert checkpoint.load(workdir / "run/checkpoints/last.pt")["steps"] > 0
+
+
+def test_seeds_run_side_by_side(rlcore_, workdir):
+    status, out, _ = rlcore_("train", "quick.yaml", "--seeds", 2, "--jobs", 2, "--run-dir", "many")
+    assert status == 0
+    assert "eval/return" in out
+    assert sorted(path.name[-5:] for path in (workdir / "many").iterdir()) == ["seed1", "seed2"]
+
+
+def test_verify_says_pass_or_fail(rlcore_, workdir):
+    status, out, _ = rlcore_("verify", "quick.yaml")
+    assert (status, "pass" in out, "any policy" in out) == (0, True, True)
+    (workdir / "proud.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
+    status, out, _ = rlcore_("verify", "proud.yaml")
+    assert (status, "FAIL" in out) == (1, True)
+
+
+def test_list_and_show(rlcore_):
+    status, out, _ = rlcore_("list")
+    assert status == 0
+    for name in ("ppo", "reinforce", "cartpole", "gym", "mlp", "episodes", "cartpole_ppo"):
+        assert name in out
+    status, out, _ = rlcore_("show", "quick.yaml", "agent.gamma=0.9")
+    assert status == 0
+    assert re.search(r"agent.gamma +│ 0.9 +│ command line", out)
+    assert re.search(r"agent.horizon +│ 32 +│ quick.yaml", out)
+    assert re.search(r"agent.clip_range +│ 0.2 +│ default", out)
+    assert "107 parameters" in out  # two bodies of 4-8, heads of 2 and 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "quick.yaml", "agent.gama=0.9"], "command line: agent.gama: unknown key (did you mean 'gamma'?)"),
+        (["train", "nothing.yaml"], "there is no file nothing.yaml"),
+        (["train", "cartpole_pp"], "did you mean 'cartpole_ppo'"),
+        (["eval", "nowhere"], "nowhere is no run: there is no nowhere/config.yaml"),
+        (["resume", "."], ". is no run"),
+        (["list", "agent"], "unknown kind 'agent' (did you mean 'agents'?)"),
+        (["train", "quick.yaml", "device=cuda:99"], "device: there is no cuda:99"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(rlcore_, workdir, words, message):
+    status, out, err = rlcore_(*words)
+    assert status == 2
+    assert out == "" or "runs/" in out
+    assert err.startswith("rlcore: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (workdir / "runs").exists() or not any((workdir / "runs").rglob("*.yaml"))  # no empty run is left
+
+
+def test_mistakes_with_a_run(rlcore_, workdir):
+    assert rlcore_("train", "quick.yaml", "--run-dir", "run", "trainer.stop_at=256")[0] == 0
+    before = (workdir / "run/checkpoints/last.pt").read_bytes()
+
+    def fails(*words):
+        status, _, err = rlcore_(*words)
+        assert (status, err.count("\n")) == (2, 1), err
+        return err
+
+    assert "holds a run already" in fails("train", "quick.yaml", "--run-dir", "run")
+    assert "there is no checkpoint" in fails("eval", "run", "--checkpoint", "gone.pt")
+    assert "unknown report 'episods' (did you mean 'episodes'?)" in fails("eval", "run", "--report", "episods")
+    assert "bins: must be greater than 0" in fails("eval", "run", "--report", "episodes", "bins=0")
+    assert "does not fit" in fails("resume", "run", "agent.network.hidden=[3]")
+    assert "of the agent 'ppo', not of 'reinforce'" in fails("resume", "run", "agent={name: reinforce}")
+    assert (workdir / "run/checkpoints/last.pt").read_bytes() == before
+    (workdir / "run/checkpoints/last.pt").write_bytes(before[:100])
+    assert re.search("damaged|refused", fails("resume", "run"))
+
+
+def test_nan_is_one_line_status_2_and_a_dump(rlcore_, workdir):
+    (workdir / "spoiled.py").write_text(
+        "import rlcore\nfrom rlcore.envs.probes import Target\n"
+        "@rlcore.registry.envs.register('spoiled')\nclass Spoiled(Target):\n"
+        "    def pay(self, action):\n        return super().pay(action) / 0\n"
+    )
+    (workdir / "spoiled.yaml").write_text("imports: [spoiled]\n" + QUICK.replace("cartpole", "spoiled"))
+    status, _, err = rlcore_("train", "spoiled.yaml", "--run-dir", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "the reward is -inf at step 0, environment 0" in err
+    assert checkpoint.load(workdir / "run/nonfinite.pt")["rollout"]["reward"].isinf().any()
+
+
+def test_help_does_not_import_torch():
+    program = (
+        "import sys; sys.argv = ['rlcore', '--help']\nfrom rlcore.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "train" in result.stdout
+
+
+def test_a_plugin_adds_a_command(rlcore_, monkeypatch):
+    def greet(name: str) -> None:
+        """Greets."""
+        print(f"hello {name}")
+
+    monkeypatch.setitem(registry.commands._registered, "greet", greet)
+    assert rlcore_("greet", "world")[:2] == (0, "hello world\n")
+
+
+def test_the_readmes_agent_trains_from_a_file_outside_the_repository(workdir):
+    for name in ("my_agent.py", "my_agent.yaml"):
+        shutil.copy(ROOT / "examples" / name, workdir / name)
+    code = (workdir / "my_agent.py").read_text()
+    assert code in (ROOT / "README.md").read_text()
+    assert len([line for line in code[code.index("@rlcore") :].splitlines() if line.strip()]) <= 30
+    result = command("train", "my_agent.yaml", "trainer.total_steps=60_000", "--run-dir", "run", cwd=workdir)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((workdir / "run/result.json").read_text())["figures"]["eval/return"] > 300
+    elsewhere = workdir / "elsewhere"
+    elsewhere.mkdir()
+    result = command("eval", "../run", "--json", cwd=elsewhere)  # the module is found from anywhere
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_agent_a_network_and_an_environment_of_an_installed_package_train(workdir, monkeypatch):
+    """A third party's package, by its entry points: what pip would leave in site-packages."""
+    (workdir / "their_package.py").write_text(
+        "import torch\nfrom rlcore.agents.ppo import PPO\nfrom rlcore.envs.probes import Identity\n"
+        "from rlcore.networks import Network\n"
+        "class TheirAgent(PPO):\n    pass\n"
+        "class TheirEnv(Identity):\n    pass\n"
+        "class TheirNetwork(Network):\n"
+        "    def __init__(self, in_shape, out_features, settings):\n"
+        "        super().__init__()\n        self.num_features = 5\n"
+        "        self.layer = torch.nn.Linear(in_shape[0], 5)\n"
+        "    def forward(self, x):\n        return self.layer(x).relu()\n"
+    )
+    info = workdir / "their_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[rlcore.agents]\ntheirs = their_package:TheirAgent\n[rlcore.envs]\ntheirs = their_package:TheirEnv\n"
+        "[rlcore.networks]\ntheirs = their_package:TheirNetwork\n"
+    )
+    (workdir / "theirs.yaml").write_text(
+        "env: {name: theirs}\nagent: {name: theirs, network: {name: theirs}}\ntrainer: {total_steps: 2048}\n"
+    )
+    result = command("train", "theirs.yaml", "--run-dir", "run", env={**os.environ, "PYTHONPATH": str(workdir)})
+    assert result.returncode == 0, result.stderr
+    assert (workdir / "run/result.json").is_file()

@@ -1,0 +1,188 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlcore import config, registry
+from rlcore.agents.ppo import PPO
+from rlcore.errors import InputError
+from rlcore.networks import build
+
+GOOD = """\
+env: {name: cartpole, num_envs: 8}
+agent: {name: ppo, horizon: 32}
+trainer: {total_steps: 1_000}
+"""
+
+
+@pytest.fixture
+def write(workdir):
+    def to_file(text, name="mine.yaml"):
+        path = workdir / name
+        path.write_text(text)
+        return path
+
+    return to_file
+
+
+def fails(path, *overrides):
+    with pytest.raises(InputError) as caught:
+        config.build(config.load(path, overrides).config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001), ("1e6", 1e6), ("-2.5", -2.5), (".5", 0.5), ("1_000", 1000), ("007", "007"), ("no", "no"),
+        ("on", "on"), ("Yes", "Yes"), ("true", True), ("null", None), ("", None), ("2020-01-01", "2020-01-01"),
+        ("1:30", "1:30"), ("[1, 2]", [1, 2]), ("'1'", "1"), ("0x10", "0x10"), ("+3", 3), ("1e", "1e"),
+    ],
+)  # fmt: skip
+def test_scalars_are_those_of_yaml_1_2(text, value):
+    got = config.parse_yaml(text, "x")
+    assert got == value
+    assert type(got) is type(value)
+
+
+@pytest.mark.parametrize("name", config.shipped_names())
+def test_shipped_configs_load_and_build(name):
+    loaded = config.load(name)
+    trainer, notes = config.build(loaded.config)
+    assert trainer.steps == 0
+    assert any(note.startswith("torch threads: 1") for note in notes)
+    for bound in loaded.config.expect.values():
+        assert bound.source
+    trainer.env.close()
+
+
+@pytest.mark.parametrize("name", config.shipped_names())
+def test_the_saved_settings_load_as_the_same(name, write):
+    loaded = config.load(name)
+    again = config.load(write(config.dump(loaded.config)))
+    assert again.config == loaded.config
+
+
+def test_overrides_and_where_settings_come_from(write):
+    loaded = config.load(write(GOOD), ["agent.learning_rate=1e-2", "seed=7", "agent.network={name: mlp, hidden: [3]}"])
+    assert loaded.config.agent.settings.learning_rate == 0.01
+    assert loaded.config.agent.settings.network.settings.hidden == [3]
+    assert loaded.config.seed == 7
+    assert loaded.origin["agent.learning_rate"] == "command line"
+    assert loaded.origin["agent.network.hidden"] == "command line"
+    assert loaded.origin["agent.horizon"] == "mine.yaml"
+    assert "agent.gamma" not in loaded.origin
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("horizon: 32", "horizn: 32", r"mine.yaml: agent.horizn: unknown key \(did you mean 'horizon'\?\)"),
+        ("horizon: 32", "horizon: many", r"mine.yaml: agent.horizon: must be a valid integer, got 'many'"),
+        ("horizon: 32", "horizon: 32.5", r"mine.yaml: agent.horizon: must be a valid integer, got 32.5"),
+        ("horizon: 32", "gamma: 1.5", r"mine.yaml: agent.gamma: must be less than or equal to 1, got 1.5"),
+        ("horizon: 32", "learning_rate: .nan", r"mine.yaml: agent.learning_rate: must be a finite number, got nan"),
+        ("horizon: 32", "network: {name: mlp, hiden: [3]}", r"network.hiden: unknown key \(did you mean 'hidden'\?\)"),
+        ("horizon: 32", "network: {name: mpl}", r"agent.network: unknown network 'mpl' \(did you mean 'mlp'\?\)"),
+        ("horizon: 32", "network: mlp", r"agent.network: must be a mapping .*got 'mlp'"),
+        ("horizon: 32", "minibatch_size: 100", r"100 does not divide horizon x num_envs = 128 x 8 = 1024"),
+        ("name: ppo", "name: pp0", r"agent: unknown agent 'pp0' \(did you mean 'ppo'\?\); known: ppo, reinforce"),
+        ("name: ppo, ", "", r"mine.yaml: agent: needs a name, one of: ppo, reinforce"),
+        ("name: cartpole", "name: cartpool", r"env: unknown environment 'cartpool' \(did you mean 'cartpole'\?\)"),
+        ("name: cartpole", "name: gym", r"mine.yaml: env.id: missing"),
+        ("name: cartpole", "name: gym, id: CartPol-v1", r"did you mean 'CartPole-v1'"),
+        ("name: cartpole", "name: gym, id: FrozenLake-v1", r"no network reads the observation space Discrete\(16\)"),
+        ("num_envs: 8", "num_envs: 0", r"env.num_envs: must be greater than 0, got 0"),
+        ("trainer: {total_steps: 1_000}", "", r"mine.yaml: trainer: missing"),
+        ("total_steps: 1_000", "total_steps: 1e3", r"trainer.total_steps: must be a valid integer, got 1000.0"),
+        ("trainer:", "trainr: 3\ntrainer:", r"mine.yaml: trainr: unknown key \(did you mean 'trainer'\?\)"),
+        ("trainer:", "seed: -1\ntrainer:", r"seed: must be greater than or equal to 0, got -1"),
+        ("trainer:", "device: gpu\ntrainer:", r"device: must be auto, cpu, cuda, cuda:<number> or mps, got 'gpu'"),
+        ("trainer:", "device: cuda:99\ntrainer:", r"device: there is no cuda:99; torch sees \d+ CUDA devices"),
+        ("trainer:", "expect: {eval/return: {source: x}}\ntrainer:", r"expect.eval/return: needs either at_least"),
+        ("trainer:", "imports: [no_such_module]\ntrainer:", r"imports: cannot import 'no_such_module'"),
+        ("trainer:", "seed: 1\nseed: 2\ntrainer:", r"mine.yaml:4: the key 'seed' stands twice"),
+        ("trainer:", "[3: 4\ntrainer:", r"mine.yaml:\d+: "),
+        ("trainer:", "x: !!python/object/apply:os.system [ls]\ntrainer:", r"mine.yaml:3: could not determine"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_file_key_and_remedy(write, old, new, message):
+    assert old in GOOD
+    got = fails(write(GOOD.replace(old, new)))
+    assert re.search(message, got), got
+
+
+def test_a_mistake_on_the_command_line_is_named_so(write):
+    path = write(GOOD)
+    assert fails(path, "agent.gamma=2").startswith("command line: agent.gamma: must be less than")
+    assert "is no KEY=VALUE" in fails(path, "gamma")
+    assert "it has no keys" in fails(path, "seed.x=3") or "valid integer" in fails(path, "seed.x=3")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "3\n", "", "just words\n"])
+def test_yaml_that_is_no_mapping_is_refused(write, text):
+    assert "must be a mapping of keys to values" in fails(write(text))
+
+
+def test_a_missing_or_unreadable_file_is_named(workdir):
+    assert fails("nothing.yaml") == "there is no file nothing.yaml"
+    assert "did you mean 'cartpole_ppo'" in fails("cartpole_pp")
+    (workdir / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "cannot read" in fails(workdir / "bytes.yaml")
+
+
+def test_an_import_that_fails_is_one_line(write):
+    write("1 / 0\n", "broken_module.py")
+    got = fails(write(GOOD + "imports: [broken_module]\n"))
+    assert "imports: 'broken_module' fails: ZeroDivisionError" in got
+
+
+def test_an_action_space_that_no_head_serves_is_named(write):
+    write(
+        "import rlcore\nfrom gymnasium.spaces import Box, MultiBinary\nfrom rlcore.envs.probes import Probe\n"
+        "@rlcore.registry.envs.register('odd')\nclass Odd(Probe):\n"
+        "    def __init__(self, settings, device):\n"
+        "        super().__init__(settings, 2, MultiBinary(3), device)\n",
+        "odd_env.py",
+    )
+    got = fails(write(GOOD.replace("cartpole", "odd") + "imports: [odd_env]\n"))
+    assert "no policy head serves the action space MultiBinary(3); served: Discrete, Box of floats" in got
+
+
+def test_registry_by_entry_point(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    fresh = registry.Registry("rlcore.agents", "agent")
+    point = EntryPoint("mine", "rlcore.agents.ppo:PPO", "rlcore.agents")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "rlcore.agents" else [])
+    assert fresh.names() == ["mine"]
+    assert fresh["mine"] is PPO
+
+
+def test_an_entry_point_that_cannot_be_imported_is_one_line(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    fresh = registry.Registry("rlcore.agents", "agent")
+    point = EntryPoint("gone", "no_such_package:Thing", "rlcore.agents")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(InputError, match=r"the agent 'gone' \(no_such_package:Thing\) cannot be imported"):
+        fresh["gone"]
+
+
+def test_networks_are_built_by_name():
+    body = build("mlp", (2, 3), hidden=[5, 7], activation="relu")
+    assert body.num_features == 7
+    assert body(torch.randn(4, 2, 3)).shape == (4, 7)
+    assert build("mlp", (3,), 2)(torch.randn(4, 3)).shape == (4, 2)
+
+
+def test_orthogonal_initialisation():
+    weight = build("mlp", (6,), hidden=[6]).hidden[0].weight
+    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(6), atol=1e-5, rtol=0)
+
+
+def test_shipped_configs_are_package_data():
+    assert Path(config.SHIPPED, "cartpole_ppo.yaml").is_file()

@@ -1,0 +1,85 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rlcore.optimizers import Adam, clip_grad_norm
+
+
+def network():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2))
+
+
+def run(net, optimizer, steps, seed=7):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(4, 3, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("settings", [{}, {"lr": 0.02, "betas": (0.8, 0.9), "eps": 1e-5, "weight_decay": 0.1}])
+def test_adam_gives_the_bits_of_torchs_fused_adam(settings):
+    ours, theirs = network(), network()
+    run(ours, Adam(ours.parameters(), **settings), 20)
+    run(theirs, torch.optim.Adam(theirs.parameters(), fused=True, **settings), 20)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_adam_goes_on_from_its_state_and_from_torchs():
+    whole, half = network(), network()
+    run(whole, Adam(whole.parameters()), 6, seed=1)
+    first = Adam(half.parameters())
+    run(half, first, 3, seed=1)
+    for kind in (Adam, torch.optim.Adam):
+        net = copy.deepcopy(half)
+        second = kind(net.parameters())
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        assert {float(row["step"]) for row in second.state.values()} == {3.0}
+        run(net, second, 1, seed=2)
+    third = Adam(half.parameters())
+    third.load_state_dict(first.state_dict())
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        torch.randn(4, 3, generator=generator)
+    for _ in range(3):
+        third.zero_grad()
+        half(torch.randn(4, 3, generator=generator)).square().sum().backward()
+        third.step()
+    for a, b in zip(whole.parameters(), half.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_adam_leaves_parameters_without_gradient_alone():
+    net = network()
+    before = net[0].weight.clone()
+    optimizer = Adam(net.parameters())
+    net[2](torch.ones(1, 5)).sum().backward()
+    optimizer.step()
+    assert torch.equal(net[0].weight, before)
+
+
+def test_adam_skips_the_step_where_found_inf_is_set():
+    net = network()
+    optimizer = Adam(net.parameters())
+    run(net, optimizer, 1)
+    before = copy.deepcopy(net.state_dict())
+    optimizer.found_inf = torch.tensor(1.0)
+    run(net, optimizer, 1)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert float(optimizer.state[net[0].weight]["step"]) == 1
+
+
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_clip_grad_norm_equals_torchs(max_norm):
+    net = network()
+    net(torch.randn(4, 3)).square().sum().backward()
+    ours = [param.grad.clone() for param in net.parameters()]
+    norm = clip_grad_norm(ours, max_norm)
+    expected = nn.utils.clip_grad_norm_(net.parameters(), max_norm)
+    torch.testing.assert_close(norm, expected)
+    for a, param in zip(ours, net.parameters(), strict=True):
+        torch.testing.assert_close(a, param.grad)

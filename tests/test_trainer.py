@@ -1,0 +1,240 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from compare import same
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlcore import checkpoint
+from rlcore.agents.ppo import PPO
+from rlcore.agents.reinforce import Reinforce
+from rlcore.environment import GymEnvironment
+from rlcore.envs.cartpole import CartPole
+from rlcore.envs.probes import Identity, Target
+from rlcore.errors import CheckpointError, NonFiniteError
+from rlcore.tracking import Tracker
+from rlcore.trainer import DUMP_FILE, Trainer, derive_seed
+
+
+def ppo(env):
+    return PPO(env, PPO.Settings(horizon=16, minibatch_size=64))
+
+
+def reinforce(env):
+    return Reinforce(env, Reinforce.Settings(baseline=True, value_steps=2))
+
+
+def make(agent=ppo, run_dir=None, total_steps=4096, stop_at=None, purge_step=None, env=None, **settings):
+    torch.manual_seed(1)
+    env = env or CartPole()
+    settings = Trainer.Settings(
+        total_steps=total_steps, stop_at=stop_at, checkpoint_every=500, log_every=256, **settings
+    )
+    tracker = Tracker(run_dir, purge_step=purge_step) if run_dir else None
+    return Trainer(agent(env), env, settings, seed=3, run_dir=run_dir, tracker=tracker)
+
+
+def scalars(run_dir):
+    events = EventAccumulator(str(run_dir)).Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+        if not tag.startswith("time/")
+    }
+
+
+@pytest.mark.parametrize("agent", [ppo, reinforce])
+def test_the_same_seed_gives_the_same_bits(agent):
+    one, two = make(agent), make(agent)
+    one.fit()
+    two.fit()
+    same(one.checkpoint(), two.checkpoint())
+
+
+@pytest.mark.parametrize("agent", [ppo, reinforce])
+def test_a_resumed_run_ends_in_the_bits_of_an_unbroken_one(agent, tmp_path):
+    whole = make(agent, tmp_path / "whole")
+    whole.fit()
+    whole.tracker.close()
+    part = make(agent, tmp_path / "part", stop_at=1500)
+    part.fit()
+    assert 1500 <= part.steps < 4096
+    part.tracker.close()
+
+    saved = checkpoint.load(tmp_path / "part" / "checkpoints" / "last.pt")
+    rest = make(agent, tmp_path / "part", purge_step=saved["steps"] + 1)
+    torch.manual_seed(99)  # whatever happened in this process
+    assert rest.restore(saved) == []
+    rest.fit()
+    rest.tracker.close()
+    same(whole.checkpoint(), rest.checkpoint())
+    for name in ("last", "best"):
+        paths = [tmp_path / run / "checkpoints" / f"{name}.pt" for run in ("whole", "part")]
+        same(*map(checkpoint.load, paths))
+    broken, unbroken = scalars(tmp_path / "part"), scalars(tmp_path / "whole")
+    for tag, points in unbroken.items():
+        assert set(map(str, points)) <= set(map(str, broken[tag])), tag
+
+
+def test_evaluation_changes_no_bit():
+    with_evaluations, without = make(eval_every=256), make(eval_every=10**6)
+    with_evaluations.fit()
+    without.fit()
+    a, b = with_evaluations.checkpoint(), without.checkpoint()
+    for saved in (a, b):
+        saved.pop("best"), saved.pop("figures")
+    same(a, b)
+
+
+def test_evaluation_restores_modes():
+    trainer = make()
+    trainer.agent.train()
+    trainer.agent.body.eval()
+    trainer._evaluate()
+    assert trainer.agent.training
+    assert not trainer.agent.body.training
+
+
+def test_evaluations_do_not_favour_short_episodes():
+    env = CartPole()
+    trainer = make(env=env)
+    report = env.evaluation(4).score(trainer.agent, 10, seed=1)
+    assert len(report.columns["return"]) == 12  # three from each of four
+    assert report.scalars["return"] == pytest.approx(np.mean(report.columns["return"]))
+
+
+def test_metrics_of_the_last_update_are_logged_at_its_step(tmp_path):
+    trainer = make(run_dir=tmp_path, total_steps=1000)
+    trainer.fit()
+    trainer.tracker.close()
+    logged = scalars(tmp_path)
+    assert trainer.steps == 1024
+    for tag in ("train/policy_loss", "train/value_loss", "train/entropy", "train/approx_kl", "train/clip_fraction",
+                "train/explained_variance", "train/grad_norm", "train/learning_rate", "rollout/return",
+                "rollout/length", "eval/return", "eval/return_std", "eval/return_min", "eval/return_max"):  # fmt: skip
+        assert logged[tag][-1][0] == 1024, tag
+        assert math.isfinite(logged[tag][-1][1])
+
+
+def test_seeds_of_purposes_and_neighbours_have_nothing_in_common():
+    seeds = [derive_seed(seed, purpose) for seed in range(50) for purpose in range(3)]
+    assert len(set(seeds)) == 150
+
+
+class Spoiled(Target):
+    """A NaN or infinity at the sixth step, in environment 2."""
+
+    where, value = "reward", math.nan
+
+    def step(self, actions):
+        obs, reward, *rest = super().step(actions)
+        self.count = getattr(self, "count", 0) + 1
+        if self.count == 6:
+            obs, reward = obs.clone(), reward.clone()
+            (obs if self.where == "obs" else reward)[2] = self.value
+        return obs, reward, *rest
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("where", "row"), [("obs", 6), ("reward", 5)])
+def test_a_value_that_is_not_finite_stops_the_run_before_the_step(tmp_path, where, value, row):
+    env = Spoiled()
+    env.where, env.value = where, value
+    trainer = make(env=env, run_dir=tmp_path)
+    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
+    name = {"obs": "observation", "reward": "reward"}[where]
+    with pytest.raises(
+        NonFiniteError, match=rf"the {name} is {value} at step {row * 8 + 2}, environment 2 \(row {row} "
+    ):
+        trainer.fit()
+    same(before, dict(trainer.agent.state_dict()))
+    dump = checkpoint.load(tmp_path / DUMP_FILE)
+    assert not dump["rollout"][{"obs": "obs", "reward": "reward"}[where]].isfinite().all()
+    make(env=Target()).agent.restore(dump["agent"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+    class Diverging(PPO):
+        def minimize(self, loss, optimizer=None):
+            return super().minimize(loss * math.inf, optimizer)
+
+    trainer = make(lambda env: Diverging(env, PPO.Settings(horizon=16, minibatch_size=64)), tmp_path)
+    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
+    with pytest.raises(NonFiniteError, match=r"loss is -?(inf|nan) in the update at step 0, though observations"):
+        trainer.fit()
+    same(before, dict(trainer.agent.state_dict()))
+    assert (tmp_path / DUMP_FILE).is_file()
+
+
+def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monkeypatch):
+    """The way of CUDA, taken on the CPU: nothing is read until the next log."""
+    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+    env = Spoiled()
+    trainer = make(env=env)
+    trainer.log_every = 10**6
+    before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
+    trainer.update()
+    same(before, dict(trainer.agent.state_dict()))
+    with pytest.raises(NonFiniteError, match="within the"):
+        trainer._log({})
+
+
+def test_a_checkpoint_of_another_agent_is_refused():
+    with pytest.raises(CheckpointError, match="of the agent 'PPO', not of 'Reinforce'"):
+        make(reinforce).restore(make(ppo).checkpoint())
+
+
+def test_a_checkpoint_of_another_network_is_refused():
+    saved = make().checkpoint()
+    with pytest.raises(CheckpointError, match="does not fit the agent PPO"):
+        make(env=Identity()).restore(saved)
+
+
+def test_another_length_of_the_run_is_told():
+    saved = make().checkpoint()
+    notes = make(total_steps=8192).restore(saved)
+    assert any("total_steps was 4,096, is 8,192" in note for note in notes)
+
+
+def test_an_environment_that_cannot_be_saved_is_reset_and_told():
+    def env():
+        return GymEnvironment(GymEnvironment.Settings(id="CartPole-v1"))
+
+    part = make(env=env(), stop_at=1024)
+    part.fit()
+    rest = make(env=env())
+    notes = rest.restore(part.checkpoint())
+    assert any("cannot be saved" in note for note in notes)
+    rest.fit()
+    assert rest.steps == 4096
+
+
+def test_a_number_of_episodes_may_end_the_run():
+    trainer = make(total_episodes=30, total_steps=100_000)
+    trainer.fit()
+    assert 30 <= trainer.episodes.count() < 100
+
+
+def test_python_calls_of_a_vector_step_stay_few():
+    """A guard of the cost by a count, since time is noisy: act, step and bookkeeping of one step of 8 environments."""
+    import sys
+
+    trainer = make()
+    trainer.update()
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        trainer.agent.horizon = 64
+        from rlcore.rollout import collect
+
+        collect(trainer.agent, trainer.env, trainer.obs, 64)
+    finally:
+        sys.setprofile(None)
+    assert calls / 64 < 40
