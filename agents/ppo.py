@@ -34,8 +34,8 @@ class PPO(Agent):
     maximise  E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - V_target)^2] + c_e E[H],  r = pi(a|s) / pi_old(a|s)
 
     The details follow Huang et al. 2022 ("The 37 implementation details of PPO"), but for these: old log-probabilities
-    and values come from one batch over the rollout rather than one a step, and a time limit is no death: V(s') of the
-    true successor counts there.
+    and values are computed in one batch over the rollout rather than at every step, and a time limit is no death: V(s')
+    of the true successor counts there.
     """
 
     class Settings(settings.Settings):
@@ -94,16 +94,21 @@ class PPO(Agent):
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
         features = self.body(obs)
         value_features = features if self.settings.shared else self.value_body(obs)
-        return self.policy_head(features), self.value_head(value_features).squeeze(-1)
+        return self.policy_head.distribution(self.policy_head(features)), self.value_head(value_features).squeeze(-1)
+
+    def value(self, obs: Tree) -> Tensor:
+        """[B, *O] to V(s) [B]."""
+        return self.value_head(self.value_body(obs)).squeeze(-1)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Draws from the policy; obs [N, *O]."""
-        return Step(self.policy_head(self.body(obs)).sample())
+        """Draws from the policy; obs [N, *O]. Memory is the policy's outputs, [N, K] or [N, prod(A)]."""
+        outputs = self.policy_head(self.body(obs))
+        return Step(self.policy_head.distribution(outputs).sample(), outputs)
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The likeliest action; obs [N, *O]."""
-        return Step(self.policy_head(self.body(obs)).mode)
+        return Step(self.policy_head.distribution(self.policy_head(self.body(obs))).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """``num_epochs`` passes of minibatch steps."""
@@ -157,9 +162,9 @@ class PPO(Agent):
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
         s = self.settings
-        pi, value = self(rollout.obs.flatten(0, 1))
-        _, successor_value = self(torch.cat([rollout.last_obs, rollout.final_obs]))
-        value = value.view_as(rollout.reward)
+        pi = self.policy_head.distribution(rollout.memory.flatten(0, 1))
+        value = self.value(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
+        successor_value = self.value(torch.cat([rollout.last_obs, rollout.final_obs]))
         log_prob = pi.log_prob(rollout.action.flatten(0, 1)).view_as(value)
         entropy = pi.entropy().view_as(value)
         next_value = torch.cat([value[1:], successor_value[None, : value.shape[1]]])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics, observation_shape
-from rlcore.distributions import policy_head
+from rlcore.distributions import Distribution, policy_head
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
@@ -63,14 +63,18 @@ class Reinforce(Agent):
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
 
+    def policy(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows."""
+        return self.policy_head.distribution(self.policy_head(self.body(obs)))
+
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        return Step(self.policy_head(self.body(obs)).sample())
+        return Step(self.policy(obs).sample())
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The likeliest action; obs [N, *O]."""
-        return Step(self.policy_head(self.body(obs)).mode)
+        return Step(self.policy(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step of the policy on the whole rollout; then the baseline's."""
@@ -81,7 +85,7 @@ class Reinforce(Agent):
         advantage = G if self.baseline is None else G - self.baseline(obs).detach()
         if s.normalize:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        pi = self.policy_head(self.body(obs))
+        pi = self.policy(obs)
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)

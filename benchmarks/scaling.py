@@ -53,8 +53,8 @@ def main() -> None:
         row = rows[-1]
         per_row = row["megabytes"] * 2**20 / (HORIZON * num_envs)
         print(
-            f"{num_envs:5d} environments: {row['steps_per_second']:10,.0f} steps/s, {row['megabytes']:7.1f} MB above the "
-            f"start, {per_row:7,.0f} bytes a row"
+            f"{num_envs:5d} environments: {row['steps_per_second']:10,.0f} steps/s, "
+            f"{row['megabytes']:7.1f} MB above the start, {per_row:7,.0f} bytes a row"
         )
     plot(rows)
 

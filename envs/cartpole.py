@@ -55,7 +55,6 @@ class CartPole(Environment):
         self.force_mag = self._constant("force_mag")
         self.total_mass = self.masspole + self._constant("masscart")
         self.polemass_length = self.masspole * self.length
-        self._limits = self._array(torch.tensor([[POSITION_LIMIT], [ANGLE_LIMIT]], dtype=torch.float64))
         self._generator = torch.Generator(self.device)
         self._reward = torch.ones(self.num_envs, device=self.device)
         self._state = self._start()  # [4, N] float64
@@ -77,7 +76,7 @@ class CartPole(Environment):
         """
         state = self._physics(self._array(actions))
         elapsed = self._elapsed + 1
-        terminated = (abs(state[::2]) > self._limits).any(0)
+        terminated = (abs(state[0]) > POSITION_LIMIT) | (abs(state[2]) > ANGLE_LIMIT)
         truncated = elapsed >= self.settings.max_episode_steps
         done = terminated | truncated
         info = {}

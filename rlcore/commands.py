@@ -77,7 +77,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     for note in notes:
         console.print(note, highlight=False)
     if trainer.finished:
-        tracker.close()
+        trainer.close()
         console.print(f"{run.path} is at its end, step {trainer.steps:,}; trainer.total_steps=N goes further")
         return 0
     (run.path / "config.yaml").write_text(configs.dump(loaded.config), encoding="utf-8")
@@ -115,7 +115,7 @@ def evaluate(
             console.print(made.text, highlight=False, markup=False)
         for name in made.figures if not as_json else ():
             console.print(f"figure: {run.path / 'figures' / name}.png", highlight=False)
-    trainer.env.close()
+    trainer.close()
     env.close()
     return 0
 
@@ -172,7 +172,7 @@ def show(source: str, overrides: Sequence[str]) -> int:
     console.print(str(trainer.agent), highlight=False, markup=False)
     size = sum(param.numel() for param in trainer.agent.parameters())
     console.print(f"{size:,} parameters; a rollout is {_rollout_size(trainer)}", highlight=False)
-    trainer.env.close()
+    trainer.close()
     return 0
 
 
@@ -197,8 +197,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
         if trainer.interrupted is None:
             trainer.tracker.result(result)
     finally:
-        trainer.tracker.close()
-        trainer.env.close()
+        trainer.close()
     if trainer.interrupted is not None:
         name = signal.Signals(trainer.interrupted).name
         console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)

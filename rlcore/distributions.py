@@ -116,31 +116,30 @@ class DiagonalGaussian:
 
 
 class CategoricalHead(nn.Linear):
-    """Features [B, F] to a `Categorical` over ``num_actions``."""
+    """Features [B, F] to logits [B, K], and these to a `Categorical`."""
 
-    def __init__(self, num_features: int, num_actions: int):
-        super().__init__(num_features, num_actions)
-
-    def forward(self, features: Tensor) -> Categorical:  # type: ignore[override]
-        """[B, F] to a distribution of B rows."""
-        return Categorical(super().forward(features))
+    def distribution(self, outputs: Tensor) -> Categorical:
+        """What outputs [B, K] mean."""
+        return Categorical(outputs)
 
 
 class GaussianHead(nn.Linear):
-    """Features [B, F] to a `DiagonalGaussian` over actions of ``shape``; log_std is a parameter."""
+    """Features [B, F] to means [B, prod(shape)], and these to a `DiagonalGaussian`; log_std is a parameter."""
 
     def __init__(self, num_features: int, shape: tuple[int, ...], log_std: float = 0.0):
         super().__init__(num_features, math.prod(shape))
         self.shape = shape
         self.log_std = nn.Parameter(torch.full(shape, log_std))
 
-    def forward(self, features: Tensor) -> DiagonalGaussian:  # type: ignore[override]
-        """[B, F] to a distribution of B rows."""
-        return DiagonalGaussian(super().forward(features).unflatten(-1, self.shape), self.log_std)
+    def distribution(self, outputs: Tensor) -> DiagonalGaussian:
+        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+        return DiagonalGaussian(outputs.unflatten(-1, self.shape), self.log_std)
 
 
 def policy_head(num_features: int, action_space: Space[object], gain: float = 0.01) -> CategoricalHead | GaussianHead:
-    """The layer that turns features into a distribution over the actions of a space.
+    """The layer that turns features into what a distribution over the actions of a space is made of.
+
+    ``head.distribution(head(features))`` is the policy of each row.
 
     Its weights are orthogonal and small, so that a policy begins near uniform (Andrychowicz et al. 2021, section 3.2).
 

@@ -169,13 +169,14 @@ class GymEnvironment(Environment):
         if done.any():
             info["final_obs"] = self._to_tensor(obs)
             obs, info["reset_info"] = self.envs.reset(options={"reset_mask": done})
-        return (
-            self._to_tensor(obs),
-            self._to_tensor(reward),
-            self._to_tensor(terminated),
-            self._to_tensor(truncated),
-            info,
-        )
+        flags = self._to_device(terminated), self._to_device(truncated)
+        return self._to_tensor(obs), self._to_device(reward.astype(np.float32)), *flags, info
+
+    def evaluation(self, num_envs: int) -> "GymEnvironment":
+        """A twin of that many environments; of no more processes than this one has, if it has any."""
+        if self.settings.vectorization == "async":
+            num_envs = min(num_envs, self.num_envs)
+        return GymEnvironment(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the environments, and their processes."""
@@ -185,8 +186,11 @@ class GymEnvironment(Environment):
         """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
         if isinstance(obs, dict):
             return {key: self._to_tensor(value) for key, value in obs.items()}
-        array = np.array(obs, dtype=DTYPES.get(obs.dtype.kind, obs.dtype))
-        return torch.from_numpy(array).to(self.device)
+        return self._to_device(np.array(obs, dtype=DTYPES.get(obs.dtype.kind, obs.dtype)))
+
+    def _to_device(self, array: Any) -> Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
 
 class _Maker:

@@ -98,5 +98,5 @@ def load(run: str | Path, checkpoint: str = "best") -> Agent:
     """
     with torch.random.fork_rng():
         trainer, _ = Run(run).trainer(checkpoint)
-    trainer.env.close()
+    trainer.close()
     return trainer.agent.eval()

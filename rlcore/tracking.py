@@ -123,6 +123,11 @@ class Tracker:
                 table.add_row(name, f"{value:,.6g}")
             self.console.print(table)
 
+    def flush(self) -> None:
+        """Lets TensorBoard see what is pending."""
+        if self.writer is not None:
+            self.writer.flush()
+
     def stop_progress(self) -> None:
         """Takes the progress bar off the terminal."""
         if self._progress is not None:

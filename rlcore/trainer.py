@@ -132,7 +132,15 @@ class Trainer:
                 self._log(metrics)
             closing = self._evaluate() if self.finished else Report({})
             self.save("last")
+            self.tracker.flush()
         return closing
+
+    def close(self) -> None:
+        """Ends the environments, their processes if they have any, and the tracker."""
+        self.env.close()
+        if self._evaluation_env is not None:
+            self._evaluation_env.close()
+        self.tracker.close()
 
     @property
     def seconds(self) -> float:

@@ -39,7 +39,8 @@ def test_gaussian_samples_with_its_moments():
 
 
 def test_policy_head_begins_near_uniform():
-    entropy = policy_head(32, Discrete(5))(torch.randn(100, 32)).entropy()
+    head = policy_head(32, Discrete(5))
+    entropy = head.distribution(head(torch.randn(100, 32))).entropy()
     torch.testing.assert_close(entropy, torch.full((100,), 5.0).log(), atol=1e-2, rtol=0)
 
 
@@ -47,7 +48,7 @@ def test_policy_head_serves_discrete_and_box():
     assert isinstance(policy_head(8, Discrete(3)), CategoricalHead)
     head = policy_head(8, Box(-1, 1, (2, 3)))
     assert isinstance(head, GaussianHead)
-    assert head(torch.randn(7, 8)).sample().shape == (7, 2, 3)
+    assert head.distribution(head(torch.randn(7, 8))).sample().shape == (7, 2, 3)
 
 
 @pytest.mark.parametrize("space", [MultiBinary(3), Box(0, 255, (2,), dtype="uint8"), gymnasium.spaces.Text(3)])

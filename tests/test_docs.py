@@ -1,0 +1,53 @@
+"""What the docs show, runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import rlcore
+from rlcore import registry
+from rlcore.agents.ppo import PPO
+from rlcore.trainer import Trainer
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+def test_the_environment_of_the_docs_keeps_the_contract_and_is_learned():
+    exec(blocks("docs/environments.md", "python")[0], {})
+    kind = registry.envs["guess"]
+    env = kind(kind.Settings(num_envs=16))
+    rlcore.check_environment(env, num_steps=20)
+    agent = PPO(env, PPO.Settings(horizon=16, minibatch_size=64, learning_rate=1e-2))
+    assert Trainer(agent, env, total_steps=8192, seed=1).fit().scalars["return"] > 0.9
+
+
+@pytest.mark.parametrize("agent", ["ppo", "reinforce"])
+def test_the_network_of_the_docs_serves_every_agent(agent):
+    exec(blocks("docs/networks.md", "python")[0], {})
+    env = registry.envs["cartpole"](registry.envs["cartpole"].Settings(num_envs=4))
+    kind = registry.agents[agent]
+    made = kind(env, kind.Settings.model_validate({"network": {"name": "residual", "width": 8}}))
+    assert made.body.num_features == 8
+    rlcore.check_agent(made, env)
+    assert rlcore.networks.build("residual", (4,), 2)(torch.zeros(3, 4)).shape == (3, 2)
+
+
+def test_the_readmes_python_runs(workdir, monkeypatch):
+    for code in blocks("README.md", "python"):
+        if "Trainer(" in code:
+            monkeypatch.setattr(Trainer, "fit", lambda self: None)
+            exec(code, {})
+            return
+    pytest.fail("README.md shows no Trainer")
+
+
+@pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
+        assert (ROOT / path).parent.joinpath(target).exists(), target
