@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveInt
@@ -59,6 +59,6 @@ class MLP(Network):
             x = x.flatten(1)
         for layer in self.hidden._modules.values():
             # The dicts behind nn.Module's attributes: to ask for those costs PPO 3 % of its steps per second.
-            parameters = layer._parameters  # type: ignore[union-attr]
+            parameters: dict[str, Any] = layer._parameters
             x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
         return x if self.output is None else self.output(x)
