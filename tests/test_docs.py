@@ -49,5 +49,5 @@ def test_the_readmes_python_runs(workdir, monkeypatch):
 
 @pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(path):
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / path).read_text()):
+    for target in re.findall(r"\[[^\]\"]+\]\(([^)#]+)\)", (ROOT / path).read_text()):
         assert (ROOT / path).parent.joinpath(target).exists(), target
