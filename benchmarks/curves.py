@@ -1,7 +1,7 @@
 """The learning curves of the README: python benchmarks/curves.py RUNS-OF-A [RUNS-OF-B ...]
 
 Each argument is a folder of runs of one config, as ``rlcore train CONFIG --seeds 5 --run-dir FOLDER`` leaves it. Draws
-the mean of ``rollout/return`` over the seeds, and the range, against environment steps; writes docs/images/cartpole.png.
+the mean of ``rollout/return`` over the seeds and their range against environment steps: docs/images/cartpole.png.
 """
 
 import sys
