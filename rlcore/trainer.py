@@ -269,10 +269,10 @@ class Trainer:
     def _log(self, metrics: Metrics) -> None:
         self._check_deferred()
         self._logged_at = self.steps
-        values = torch.stack(
-            [torch.as_tensor(value, dtype=torch.float32) for value in metrics.values()]
-        )  # the one sync
-        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}
+        values = torch.zeros(len(metrics), device=self.env.device)
+        for index, value in enumerate(metrics.values()):
+            values[index] = value
+        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}  # the one sync
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = {
             "time/steps_per_second": self.steps_per_second,

@@ -117,6 +117,17 @@ def test_metrics_of_the_last_update_are_logged_at_its_step(tmp_path):
         assert math.isfinite(logged[tag][-1][1])
 
 
+def test_an_agent_may_have_nothing_to_tell(tmp_path):
+    class Silent(PPO):
+        def learn(self, rollout):
+            return {}
+
+    trainer = make(lambda env: Silent(env, PPO.Settings(horizon=16, minibatch_size=64)), tmp_path, total_steps=512)
+    trainer.fit()
+    trainer.tracker.close()
+    assert "rollout/return" in scalars(tmp_path)
+
+
 def test_seeds_of_purposes_and_neighbours_have_nothing_in_common():
     seeds = [derive_seed(seed, purpose) for seed in range(50) for purpose in range(3)]
     assert len(set(seeds)) == 150
