@@ -175,6 +175,9 @@ class PPO(Agent):
 
 
 def _check_minibatches(s: PPO.Settings, num_envs: int) -> None:
+    rows = s.minibatch_size or (0 if s.horizon is None else s.horizon * num_envs)
+    if s.normalize_advantages and rows == 1:
+        raise InputError("agent.minibatch_size: one advantage cannot be normalized; take more rows than 1")
     if s.minibatch_size is None:
         return
     if s.horizon is None:

@@ -1,6 +1,7 @@
 """CartPole as batched tensors on any device."""
 
 import math
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,12 @@ class CartPole(Environment):
             elapsed = elapsed * ~done
         self._state, self._elapsed = state, elapsed
         return self._observe(state), self._reward, torch.as_tensor(terminated), torch.as_tensor(truncated), info
+
+    def evaluation(self, num_envs: int) -> "CartPole":
+        """A twin of that many environments; constants that differ by environment are repeated in order."""
+        lists = {name: value for name, value in self.settings if isinstance(value, list)}
+        cycled = {name: list(islice(cycle(value), num_envs)) for name, value in lists.items()}
+        return CartPole(self.settings.model_copy(update={"num_envs": num_envs, **cycled}), self.device)
 
     def checkpoint(self) -> dict[str, Any]:
         """State, clocks and generator."""

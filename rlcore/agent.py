@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from gymnasium import Space
+from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from rlcore import settings
@@ -115,8 +116,8 @@ class Agent(nn.Module, ABC):
         """Everything that learning has changed: parameters and buffers, optimizers, generators."""
         return {
             "parameters": self.state_dict(),
-            "optimizers": {name: thing.state_dict() for name, thing in self._held(torch.optim.Optimizer)},
-            "generators": {name: thing.get_state() for name, thing in self._held(torch.Generator)},
+            "optimizers": {name: thing.state_dict() for name, thing in self.held(torch.optim.Optimizer)},
+            "generators": {name: thing.get_state() for name, thing in self.held(torch.Generator)},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -127,15 +128,16 @@ class Agent(nn.Module, ABC):
         """
         try:
             self.load_state_dict(saved["parameters"])
-            for name, optimizer in self._held(torch.optim.Optimizer):
+            for name, optimizer in self.held(torch.optim.Optimizer):
                 optimizer.load_state_dict(saved["optimizers"][name])
-            for name, generator in self._held(torch.Generator):
+            for name, generator in self.held(torch.Generator):
                 generator.set_state(saved["generators"][name].cpu())
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
 
-    def _held(self, kind: type) -> list[tuple[str, Any]]:
+    def held(self, kind: type) -> list[tuple[str, Any]]:
+        """The attributes that are of a kind, with their names."""
         return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
 
 
@@ -148,8 +150,9 @@ def observation_shape(space: Space[Any]) -> tuple[int, ...]:
     """The shape that a network is built for.
 
     Raises:
-        InputError: the observations are not one array.
+        InputError: the observations are not one array of floats.
     """
-    if not space.shape:
-        raise InputError(f"no network reads the observation space {space}; served: Box of at least one dimension")
+    if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
+        served = "Box of floats with at least one dimension"
+        raise InputError(f"no network reads the observation space {space}; served: {served}")
     return tuple(space.shape)

@@ -47,15 +47,11 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
         _print_seeds(runs)
         return max(status for _, status in runs)
     console = make_console()
+    trainer, notes = configs.build(loaded.config)
     run = Run.create(loaded, run_dir)
-    console.print(f"{loaded.name}: {run.path}", highlight=False)
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
-    try:
-        trainer, notes = configs.build(loaded.config, run.path, tracker)
-    except InputError:
-        tracker.close()
-        _remove_empty(run.path)
-        raise
+    trainer.run_dir, trainer.tracker = run.path, tracker
+    console.print(f"{loaded.name}: {run.path}", highlight=False)
     for note in notes:
         console.print(note, highlight=False)
     settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
@@ -105,7 +101,10 @@ def evaluate(
         print(json.dumps(result))
     else:
         console.print(_figures(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
-    _write_result(run, {"evaluation": result})
+    try:
+        run.write_result({**run.result, "evaluation": result})
+    except InputError as error:  # the answer is on the screen; a run that cannot be written to may still be evaluated
+        print(f"rlcore: {error}", file=sys.stderr)
     if maker is not None:
         made: Report = maker(trainer.agent, env, found)
         tracker = Tracker(run.path)
@@ -132,9 +131,7 @@ def verify(names: Sequence[str], seeds: int | None, jobs: int) -> int:
         folder = Path(RUNS_FOLDER) / "verify" / f"{time.strftime('%Y%m%d-%H%M%S')}-{one.name}"
         runs = _train_seeds(one, name, (), folder, seeds or 1, jobs)
         for figure, claim in one.config.expect.items():
-            measured = [
-                Run(path).result["figures"].get(figure, math.nan) if status == 0 else math.nan for path, status in runs
-            ]
+            measured = [_figure(path, figure) if status == 0 else math.nan for path, status in runs]
             passed = all(map(claim.met, measured))
             good &= passed
             told = "  ".join(f"{value:,.6g}" for value in measured)
@@ -194,8 +191,9 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
                 "python": sys.version.split()[0],
             },
         }
+        run.write_result(result)
         if trainer.interrupted is None:
-            trainer.tracker.result(result)
+            trainer.tracker.closing_table(trainer.steps, figures)
     finally:
         trainer.close()
     if trainer.interrupted is not None:
@@ -236,11 +234,11 @@ def _train_seeds(
 
 def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
     """Mean and standard deviation over the seeds, of the figures of the evaluation."""
-    results = [Run(path).result for path, status in runs if status == 0]
-    table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path, status in runs if status == 0))
-    names = [name for name in results[0]["figures"] if name.startswith("eval/")] if results else []
-    for name in [*names, "time/steps_per_second"] if results else []:
-        values = torch.tensor([result["figures"][name] for result in results], dtype=torch.float64)
+    done = [path for path, status in runs if status == 0]
+    table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path in done))
+    names = [name for name in Run(done[0]).result["figures"] if name.startswith("eval/")] if done else []
+    for name in [*names, "time/steps_per_second"] if done else []:
+        values = torch.tensor([_figure(path, name) for path in done], dtype=torch.float64)
         std = values.std().item() if len(values) > 1 else 0.0
         table.add_row(name, f"{values.mean():,.6g}", f"{std:,.4g}", *(f"{value:,.6g}" for value in values.tolist()))
     console = make_console()
@@ -286,14 +284,6 @@ def _rollout_size(trainer: Trainer) -> str:
     return f"{horizon} steps x {num_envs} environments = {horizon * num_envs:,} rows"
 
 
-def _write_result(run: Run, more: dict[str, Any]) -> None:
-    (run.path / "result.json").write_text(json.dumps({**run.result, **more}, indent=2) + "\n")
-
-
-def _remove_empty(folder: Path) -> None:
-    """Takes back a run folder in which nothing has happened."""
-    for file in folder.iterdir():
-        if file.is_file() and (file.name == "config.yaml" or file.name.startswith("events.")):
-            file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+def _figure(path: Path, name: str) -> float:
+    value = Run(path).result["figures"].get(name)
+    return math.nan if value is None else float(value)

@@ -360,7 +360,7 @@ def import_module(name: str, config: Path) -> str:
             f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
             f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}") from error
 
 

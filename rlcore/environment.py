@@ -201,12 +201,13 @@ class _Maker:
 
     def __call__(self) -> "gymnasium.Env[Any, Any]":
         if multiprocessing.parent_process() is not None:
-            # Ctrl-C reaches the whole process group; the parent finishes its update and closes the workers itself.
+            # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             return gymnasium.make(self.env_id, disable_env_checker=True, **self.options)
         except gymnasium.error.Error as error:
-            near = did_you_mean(self.env_id, gymnasium.registry)
+            near = "" if self.env_id in gymnasium.registry else did_you_mean(self.env_id, gymnasium.registry)
             raise InputError(f"env.id: gymnasium cannot make {self.env_id!r}{near}: {error}") from error
         except (ImportError, TypeError) as error:
             raise InputError(f"env.id: gymnasium cannot make {self.env_id!r}: {error}") from error

@@ -12,6 +12,7 @@ from pydantic import PositiveInt
 
 from rlcore import settings
 from rlcore.agent import Agent
+from rlcore.checkpoint import restore_rng_state, rng_state, seed_everything
 from rlcore.rollout import where
 
 if TYPE_CHECKING:
@@ -38,14 +39,17 @@ class Report:
 def evaluating(agent: Agent) -> Iterator[None]:
     """Evaluation changes no bit of the training: modes and random generators are put back, and no graph is kept."""
     modes = {module: module.training for module in agent.modules()}
-    devices = sorted({param.device for param in agent.parameters() if param.is_cuda}, key=str)
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    rng, generators = rng_state(), [(held, held.get_state()) for _, held in agent.held(torch.Generator)]
+    with torch.no_grad():
         agent.eval()
         try:
             yield
         finally:
             for module, training in modes.items():
                 module.training = training
+            restore_rng_state(rng)
+            for generator, state in generators:
+                generator.set_state(state)
 
 
 def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Report:
@@ -67,7 +71,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
     lengths: list[list[float]] = [[] for _ in range(env.num_envs)]
     with evaluating(agent):
-        torch.manual_seed(seed)
+        seed_everything(seed)
         obs, _ = env.reset(seed=seed)
         state = initial_state = agent.initial_state(env.num_envs)
         episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)

@@ -1,6 +1,7 @@
 """A run on disk: ``config.yaml``, ``events.*``, ``checkpoints/``, ``figures/``, ``result.json``."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from rlcore import checkpoint, config
 from rlcore.agent import Agent
 from rlcore.config import Loaded
 from rlcore.errors import InputError
-from rlcore.tracking import RESULT_FILE
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 CONFIG_FILE = "config.yaml"
+RESULT_FILE = "result.json"
 RUNS_FOLDER = "runs"
 
 
@@ -81,9 +82,39 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What stands in ``result.json``; empty where the run has not come to an end."""
+        """What stands in ``result.json``; empty where there is none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
         path = self.path / RESULT_FILE
-        return json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            content = json.loads(path.read_text()) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}; remove it, and it is made anew") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is damaged: no mapping; remove it, and it is made anew")
+        return content
+
+    def write_result(self, content: dict[str, Any]) -> None:
+        """Writes ``result.json`` beside and renames it into place; NaN and infinities, which JSON lacks, become null.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        path = self.path / RESULT_FILE
+        beside = path.with_name(path.name + ".writing")
+        try:
+            beside.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+            beside.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error}") from error
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load(run: str | Path, checkpoint: str = "best") -> Agent:

@@ -83,5 +83,5 @@ class EpisodeStatistics:
         """Puts back what `checkpoint` returned."""
         self._num_episodes = saved["num_episodes"]
         self._running = saved["running"].to(self._running)
-        self._latest = saved["latest"]
+        self._latest = saved["latest"].cpu()
         self._pending = [tuple(column) for column in saved["pending"]]

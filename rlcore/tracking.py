@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from rlcore.evaluation import Report
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-RESULT_FILE = "result.json"
 FIGURES_FOLDER = "figures"
+SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 def make_console() -> Console:
@@ -52,6 +52,7 @@ class Tracker:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._told = 0.0
+        self._drawn = 0.0
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Writes scalars at an environment step, as one event: several times cheaper than an event each."""
@@ -90,7 +91,10 @@ class Tracker:
         """Moves the progress bar; where there is no terminal, prints a line each tenth of the run."""
         if self.console is None:
             return
-        told = "  ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        if steps < total and time.monotonic() < self._drawn + SECONDS_BETWEEN_DRAWINGS:
+            return
+        self._drawn = time.monotonic()
+        told = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
         if not self.console.is_terminal:
             if steps >= total or steps / total >= self._told + 0.1:
                 self._told = steps / total
@@ -112,14 +116,12 @@ class Tracker:
         assert self._task is not None
         self._progress.update(self._task, completed=steps, told=told, refresh=True)
 
-    def result(self, result: Mapping[str, Any]) -> None:
-        """Writes ``result.json`` and prints the closing table."""
+    def closing_table(self, steps: int, figures: Mapping[str, float]) -> None:
+        """Prints the last of every figure."""
         self.stop_progress()
-        if self.run_dir is not None:
-            (self.run_dir / RESULT_FILE).write_text(json.dumps(result, indent=2) + "\n")
         if self.console is not None:
-            table = Table("figure", "value", title=f"after {result['steps']:,} steps")
-            for name, value in result["figures"].items():
+            table = Table("figure", "value", title=f"after {steps:,} steps")
+            for name, value in figures.items():
                 table.add_row(name, f"{value:,.6g}")
             self.console.print(table)
 

@@ -1,5 +1,6 @@
 """Trainer: the one loop. It says when: collect, learn, and now and then log, evaluate, save."""
 
+import copy
 import math
 import platform
 import signal
@@ -180,9 +181,10 @@ class Trainer:
             checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", self.checkpoint())
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on."""
-        return {
+        """Everything that the rest of the run depends on, as it is now: later updates do not change it."""
+        content = {
             "name": self.name,
+            "fits": self._fits(),
             "agent": self.agent.checkpoint(),
             "env": self.env.checkpoint(),
             "obs": self.obs,
@@ -197,6 +199,7 @@ class Trainer:
             "learn_seconds": self.learn_seconds,
             "made_with": self.circumstances(),
         }
+        return copy.deepcopy(content)
 
     def restore_agent(self, saved: dict[str, Any]) -> None:
         """Puts back the agent alone, for evaluation.
@@ -215,13 +218,23 @@ class Trainer:
             What may keep the bits from being those of an unbroken run, a line each.
 
         Raises:
-            CheckpointError: it is another agent's.
+            CheckpointError: it is another agent's or environment's, or lacks something.
         """
+        try:
+            return self._restore(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"the checkpoint lacks or misfits something: {error!r}") from error
+
+    def _restore(self, saved: dict[str, Any]) -> list[str]:
+        if saved["fits"] != self._fits():
+            raise CheckpointError(f"the checkpoint is of {saved['fits']}, not of {self._fits()}")
         notes = []
         here = self.circumstances()
         for key, value in saved["made_with"].items():
-            if here[key] != value:
-                notes.append(f"{key} was {value}, is {here[key]}: the bits will differ from an unbroken run's")
+            if here.get(key) != value:
+                notes.append(f"{key} was {value}, is {here.get(key)}: the bits will differ from an unbroken run's")
         if saved["total_steps"] != self.settings.total_steps:
             notes.append(
                 f"total_steps was {saved['total_steps']:,}, is {self.settings.total_steps:,}: the schedules change, "
@@ -243,6 +256,11 @@ class Trainer:
             self.obs, self.state = saved["obs"], saved["state"]
         checkpoint.restore_rng_state(saved["rng"])
         return notes
+
+    def _fits(self) -> str:
+        """The environment as far as a checkpoint must fit it."""
+        env = self.env
+        return f"{env.num_envs} environments of {env.single_observation_space} and {env.single_action_space}"
 
     def circumstances(self) -> dict[str, str]:
         """What the bits of a run depend on beside its settings."""

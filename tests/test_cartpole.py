@@ -118,6 +118,12 @@ def test_constants_may_differ_by_environment(namespace):
     assert not torch.equal(obs[0], obs[1])
 
 
+def test_the_twin_for_evaluation_repeats_constants_that_differ():
+    twin = make(2, length=[0.5, 1.5]).evaluation(5)
+    assert twin.settings.length == [0.5, 1.5, 0.5, 1.5, 0.5]
+    assert twin.num_envs == 5
+
+
 def test_constants_of_another_number_are_refused():
     with pytest.raises(InputError, match=r"env.length: 3 values for num_envs=2"):
         make(2, length=[0.5, 0.5, 0.5])

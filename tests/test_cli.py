@@ -184,10 +184,51 @@ def test_mistakes_with_a_run(rlcore_, workdir):
     assert "unknown report 'episods' (did you mean 'episodes'?)" in fails("eval", "run", "--report", "episods")
     assert "bins: must be greater than 0" in fails("eval", "run", "--report", "episodes", "bins=0")
     assert "does not fit" in fails("resume", "run", "agent.network.hidden=[3]")
+    assert "is of 8 environments" in fails("resume", "run", "env.num_envs=16")
+    assert "num_envs: 8" in (workdir / "run/config.yaml").read_text()
+    (workdir / "run/result.json").write_text("{bad")
+    status, out, err = rlcore_("eval", "run", "--json")
+    assert (status, json.loads(out)["episodes"]) == (0, 20)  # the answer is given all the same
+    assert "result.json: " in err
+    (workdir / "run/result.json").unlink()
     assert "of the agent 'ppo', not of 'reinforce'" in fails("resume", "run", "agent={name: reinforce}")
     assert (workdir / "run/checkpoints/last.pt").read_bytes() == before
     (workdir / "run/checkpoints/last.pt").write_bytes(before[:100])
     assert re.search("damaged|refused", fails("resume", "run"))
+
+
+def test_a_mistake_leaves_the_users_folder_alone(rlcore_, workdir):
+    (workdir / "keep").mkdir()
+    (workdir / "keep/events.mine").write_text("x")
+    status, _, _ = rlcore_("train", "quick.yaml", "env={name: gym, id: Nope-v0}", "--run-dir", "keep")
+    assert status == 2
+    assert [path.name for path in (workdir / "keep").iterdir()] == ["events.mine"]
+
+
+def test_sigterm_to_the_whole_group_saves_where_environments_are_processes(workdir):
+    (workdir / "quick.yaml").write_text(QUICK)
+    env = "env={name: gym, id: CartPole-v1, num_envs: 2, vectorization: async}"
+    words = [
+        "train",
+        "quick.yaml",
+        env,
+        "agent.minibatch_size=null",
+        "--run-dir",
+        "run",
+        "trainer.total_steps=10_000_000",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlcore", *words], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (workdir / "run/checkpoints/last.pt").is_file():
+        time.sleep(0.01)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "saved at step" in out
+    with pytest.raises(ProcessLookupError):  # no worker is left behind
+        os.killpg(process.pid, 0)
 
 
 def test_nan_is_one_line_status_2_and_a_dump(rlcore_, workdir):

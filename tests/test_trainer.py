@@ -197,10 +197,48 @@ def test_a_checkpoint_of_another_agent_is_refused():
         make(reinforce).restore(make(ppo).checkpoint())
 
 
+def test_a_checkpoint_of_other_environments_is_refused():
+    with pytest.raises(CheckpointError, match=r"is of 8 environments of Box.*not of 4 environments of Box"):
+        make(env=CartPole(CartPole.Settings(num_envs=4))).restore(make().checkpoint())
+
+
+def test_a_checkpoint_that_lacks_something_is_refused():
+    saved = make().checkpoint()
+    del saved["episodes"]
+    with pytest.raises(CheckpointError, match="lacks or misfits something: KeyError"):
+        make().restore(saved)
+
+
+def test_a_checkpoint_in_memory_takes_a_trainer_back():
+    trainer = make()
+    trainer.update()
+    before = trainer.checkpoint()
+    trainer.update()
+    trainer.restore(before)
+    same(before, trainer.checkpoint())
+
+
+def test_evaluation_puts_back_every_generator():
+    class Drawing(PPO):
+        def predict(self, obs, state=None):
+            np.random.rand()  # noqa: NPY002
+            torch.rand(1, generator=self.own)
+            return super().predict(obs, state)
+
+    trainer = make(lambda env: Drawing(env, PPO.Settings(horizon=16, minibatch_size=64)))
+    trainer.agent.own = torch.Generator()
+    trainer.update()
+    before = trainer.checkpoint()
+    trainer._evaluate()
+    after = trainer.checkpoint()
+    same(before["rng"], after["rng"])
+    same(before["agent"], after["agent"])
+
+
 def test_a_checkpoint_of_another_network_is_refused():
     saved = make().checkpoint()
     with pytest.raises(CheckpointError, match="does not fit the agent PPO"):
-        make(env=Identity()).restore(saved)
+        make(env=Identity()).restore_agent(saved)
 
 
 def test_another_length_of_the_run_is_told():
