@@ -66,9 +66,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     loaded = run.load(("trainer.stop_at=null", *overrides))
     console = make_console()
     saved_at = run.checkpoint_path("last")
-    saved = checkpoints.load(saved_at)
-    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=saved["steps"] + 1)
-    trainer, notes = configs.build(loaded.config, run.path, tracker)
+    trainer, notes = configs.build(loaded.config)
     notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
     for note in notes:
         console.print(note, highlight=False)
@@ -76,6 +74,8 @@ def resume(path: str, overrides: Sequence[str]) -> int:
         trainer.close()
         console.print(f"{run.path} is at its end, step {trainer.steps:,}; trainer.total_steps=N goes further")
         return 0
+    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
+    trainer.run_dir, trainer.tracker = run.path, tracker
     (run.path / "config.yaml").write_text(configs.dump(loaded.config), encoding="utf-8")
     console.print(f"{run.path}: going on from step {trainer.steps:,}", highlight=False)
     return _fit(run, trainer, loaded, console)

@@ -22,7 +22,6 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
 from rlcore.settings import Choice, Settings, mistakes
-from rlcore.tracking import Tracker
 from rlcore.trainer import TRAINING, Trainer, derive_seed
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -156,8 +155,8 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def build(config: Config, run_dir: Path | None = None, tracker: Tracker | None = None) -> tuple[Trainer, list[str]]:
-    """A trainer, ready to fit or to restore; seeds every generator.
+def build(config: Config) -> tuple[Trainer, list[str]]:
+    """A trainer that writes nothing yet, ready to fit or to restore; seeds every generator.
 
     Returns:
         The trainer, and what was chosen for it, a line each.
@@ -180,8 +179,6 @@ def build(config: Config, run_dir: Path | None = None, tracker: Tracker | None =
         env,
         config.trainer,
         seed=config.seed,
-        run_dir=run_dir,
-        tracker=tracker,
         name=config.agent.name,
     )
     return trainer, notes

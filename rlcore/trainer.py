@@ -299,8 +299,7 @@ class Trainer:
         }
         self.figures |= figures
         self.tracker.scalars(figures | timing, self.steps)
-        told = {name: figures[f"rollout/{name}"] for name in ("return",) if f"rollout/{name}" in figures}
-        told["steps/s"] = timing["time/steps_per_second"]
+        told = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
         self.tracker.progress(self.steps, self.settings.total_steps, told)
 
     def _evaluate(self) -> Report:

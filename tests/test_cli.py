@@ -186,6 +186,7 @@ def test_mistakes_with_a_run(rlcore_, workdir):
     assert "does not fit" in fails("resume", "run", "agent.network.hidden=[3]")
     assert "is of 8 environments" in fails("resume", "run", "env.num_envs=16")
     assert "num_envs: 8" in (workdir / "run/config.yaml").read_text()
+    assert len(list((workdir / "run").glob("events.*"))) == 1
     (workdir / "run/result.json").write_text("{bad")
     status, out, err = rlcore_("eval", "run", "--json")
     assert (status, json.loads(out)["episodes"]) == (0, 20)  # the answer is given all the same
