@@ -1,46 +1,46 @@
-"""The optimizer step without its bookkeeping.
+"""Optimizer steps without their bookkeeping.
 
-For the small networks of reinforcement learning ``torch.optim.Adam.step`` and ``clip_grad_norm_`` spend most of their
-time in Python: with 12 tensors of 9,000 numbers 134 and 129 microseconds, of which the arithmetic is 10 and 30. These
-call the same kernels and compute the same bits.
+For small networks ``torch.optim.Adam.step`` and ``clip_grad_norm_`` spend most of their time in Python: with 12 tensors
+of 9,000 numbers 134 and 129 microseconds, of which the arithmetic is 10 and 30. These call the same kernels and compute
+the same bits.
 """
 
 import operator
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
-class Adam(torch.optim.Optimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1) by torch's fused kernel; the state is laid out as ``torch.optim.Adam``'s.
+LONG_AGO = 1e9
+"""A count of steps at which Adam's bias corrections, 1 - beta^t, are 1 to the last bit."""
 
-    Parameters without a gradient are left alone; those with one share their count of steps, and are on one device.
 
-    Args:
-        params: parameters or parameter groups.
-        lr: step size.
-        betas: decay of the running means of the gradient and of its square, [0, 1).
-        eps: added to the denominator.
-        weight_decay: L2 penalty, added to the gradient.
+class FusedOptimizer(torch.optim.Optimizer):
+    """What steps all parameters of a group by one kernel; the state is laid out as torch's own optimizers lay it out.
+
+    Parameters without a gradient are left alone; those with one are on one device.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-    ):
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+    def __init__(self, params: Params, defaults: dict[str, Any]):
+        super().__init__(params, defaults)
         self._columns: dict[int, tuple[list[Tensor], ...]] = {}
         self.found_inf: Tensor | None = None
         """0-d float32: 1 makes the kernel leave everything as it is, with no word to the host."""
 
+    @abstractmethod
+    def _columns_of(self, params: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], ...]:
+        """Parameters and the parts of their state as lists, the state being made where there is none."""
+
+    @abstractmethod
+    def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
+        """One call of the kernel."""
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the moments and settings."""
+        """Restores state and settings."""
         super().load_state_dict(state_dict)
         self._columns.clear()
 
@@ -51,41 +51,112 @@ class Adam(torch.optim.Optimizer):
             params = [param for param in group["params"] if param.grad is not None]
             known = self._columns.get(index, ([],))[0]
             if len(known) != len(params) or not all(map(operator.is_, known, params)):
-                self._columns[index] = self._columns_of(params)
-            _, means, squares, steps = self._columns[index]
-            steps[0] += 1  # one tensor, in every place
-            torch._fused_adam_(
-                params,
-                [param.grad for param in params],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-                found_inf=self.found_inf,
-            )
-            if self.found_inf is not None:
-                steps[0] -= self.found_inf
+                self._columns[index] = self._columns_of(params, group)
+            self._apply(group, [param.grad for param in params], self._columns[index])
 
     step.hooked = True  # type: ignore[attr-defined] # else torch wraps it in a profiler's range that costs more than it
 
-    def _columns_of(self, params: list[Tensor]) -> tuple[list[Tensor], ...]:
-        """Parameters, means, squares and step counts as lists, the state being made where there is none."""
+
+class SGD(FusedOptimizer):
+    """Gradient descent, with momentum where asked for (Polyak 1964); the bits of ``torch.optim.SGD(fused=True)``.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: step size.
+        momentum: decay of the running sum of gradients, [0, 1).
+        weight_decay: L2 penalty, added to the gradient.
+    """
+
+    def __init__(self, params: Params, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    def _columns_of(self, params: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], ...]:
+        if group["momentum"] == 0:
+            return params, []
+        for param in params:
+            if param not in self.state:
+                self.state[param] = {"momentum_buffer": torch.zeros_like(param)}
+        return params, [self.state[param]["momentum_buffer"] for param in params]
+
+    def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
+        params, sums = columns
+        torch._fused_sgd_(
+            params,
+            grads,
+            sums,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+            is_first_step=False,  # the sums begin as zeros
+            found_inf=self.found_inf,
+        )
+
+
+class Adam(FusedOptimizer):
+    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019); the bits of torch's fused kernels.
+
+    Parameters with a gradient share their count of steps.
+
+    Args:
+        params: parameters or parameter groups.
+        lr: step size.
+        betas: decay of the running means of the gradient and of its square, [0, 1).
+        eps: added to the denominator.
+        weight_decay: L2 penalty, added to the gradient.
+        decoupled_weight_decay: take it from the parameters instead, outside the moments: AdamW.
+        bias_correction: divide the running means, which begin at 0, by 1 - beta^t. Without it the first steps are
+            longer: with the default betas by sqrt(10), the very first one.
+    """
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        bias_correction: bool = True,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._kernel = torch._fused_adamw_ if decoupled_weight_decay else torch._fused_adam_
+        self._bias_correction = bias_correction
+
+    def _columns_of(self, params: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], ...]:
         step = next((self.state[param]["step"] for param in params if param in self.state), None)
         if step is None:
-            step = torch.zeros((), device=params[0].device)
+            step = torch.full((), 0.0 if self._bias_correction else LONG_AGO, device=params[0].device)
         for param in params:
             if param not in self.state:
                 self.state[param] = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
             self.state[param]["step"] = step
         means, squares = ([self.state[param][name] for param in params] for name in ("exp_avg", "exp_avg_sq"))
         return params, means, squares, [step] * len(params)
+
+    def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
+        params, means, squares, steps = columns
+        steps[0] += 1  # one tensor, in every place
+        self._kernel(
+            params,
+            grads,
+            means,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            found_inf=self.found_inf,
+        )
+        if self.found_inf is not None:
+            steps[0] -= self.found_inf
 
 
 def clip_grad_norm(grads: list[Tensor], max_norm: float) -> Tensor:

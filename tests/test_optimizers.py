@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlcore.optimizers import Adam, clip_grad_norm
+from rlcore.optimizers import SGD, Adam, clip_grad_norm
 
 
 def network():
@@ -27,6 +27,46 @@ def test_adam_gives_the_bits_of_torchs_fused_adam(settings):
     run(theirs, torch.optim.Adam(theirs.parameters(), fused=True, **settings), 20)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_decoupled_weight_decay_gives_the_bits_of_torchs_adamw(weight_decay):
+    ours, theirs = network(), network()
+    run(ours, Adam(ours.parameters(), weight_decay=weight_decay, decoupled_weight_decay=True), 20)
+    run(theirs, torch.optim.AdamW(theirs.parameters(), weight_decay=weight_decay, fused=True), 20)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+def test_without_bias_correction_adam_divides_the_running_means_as_they_are():
+    x, lr, eps = torch.zeros(3, requires_grad=True), 0.01, 1e-8
+    optimizer = Adam([x], lr=lr, eps=eps, bias_correction=False)
+    mean, square, expected = torch.zeros(3), torch.zeros(3), torch.zeros(3)
+    for step in range(4):
+        x.grad = torch.tensor([1.0, -2.0, 0.5]) * (step + 1)
+        mean, square = 0.9 * mean + 0.1 * x.grad, 0.999 * square + 0.001 * x.grad.square()
+        expected = expected - lr * mean / (square.sqrt() + eps)
+        optimizer.step()
+        torch.testing.assert_close(x.detach(), expected)
+    assert abs(float(expected[0])) > 3 * lr  # the first step alone is lr sqrt(10)
+
+
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.9}, {"momentum": 0.9, "weight_decay": 0.1}])
+def test_sgd_gives_the_bits_of_torchs_fused_sgd(settings):
+    ours, theirs = network(), network()
+    run(ours, SGD(ours.parameters(), lr=0.02, **settings), 20)
+    run(theirs, torch.optim.SGD(theirs.parameters(), lr=0.02, fused=True, **settings), 20)
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
+
+
+def test_sgd_goes_on_from_its_state():
+    whole, half = network(), network()
+    run(whole, unbroken := SGD(whole.parameters(), momentum=0.9), 3, seed=1)
+    run(half, first := SGD(half.parameters(), momentum=0.9), 3, seed=1)
+    run(whole, unbroken, 3, seed=2)
+    second = SGD(half.parameters(), momentum=0.9)
+    second.load_state_dict(first.state_dict())
+    run(half, second, 3, seed=2)
+    assert all(map(torch.equal, whole.parameters(), half.parameters()))
 
 
 def test_adam_goes_on_from_its_state_and_from_torchs():
