@@ -11,6 +11,7 @@ from rlcore.agent import Agent, Metrics, observation_shape
 from rlcore.distributions import Distribution, policy_head
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
 from rlcore.rollout import Rollout, Step, Tree, minibatches
@@ -89,6 +90,7 @@ class PPO(Agent):
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
+        self.batch_norms = freeze_batch_norm(self)
 
     def forward(self, obs: Tree) -> tuple[Distribution, Tensor]:
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
@@ -147,6 +149,8 @@ class PPO(Agent):
             approx_kl = (ratio - 1 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html, k3
             if s.target_kl is not None and approx_kl > 1.5 * s.target_kl:  # a sync an epoch, where asked for
                 break
+        if self.batch_norms:
+            update_batch_norm(self, self.batch_norms, rows.obs)
         return {
             "policy_loss": torch.stack(policy_losses).mean(),
             "value_loss": torch.stack(value_losses).mean(),

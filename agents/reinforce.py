@@ -10,6 +10,7 @@ from rlcore import settings
 from rlcore.agent import Agent, Metrics, observation_shape
 from rlcore.distributions import Distribution, policy_head
 from rlcore.networks import NetworkChoice
+from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
 from rlcore.rollout import Rollout, Step, Tree
@@ -62,6 +63,7 @@ class Reinforce(Agent):
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
+        self.batch_norms = freeze_batch_norm(self)
 
     def policy(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
@@ -89,9 +91,12 @@ class Reinforce(Agent):
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)
+        fitted = {} if self.baseline is None else self._fit_baseline(obs, G)
+        for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
+            update_batch_norm(network, self.batch_norms, obs)
         return {
             **step,
-            **({} if self.baseline is None else self._fit_baseline(obs, G)),
+            **fitted,
             "policy_loss": policy_loss.detach(),
             "entropy": entropy.detach(),
             "learning_rate": learning_rate,

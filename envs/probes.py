@@ -1,5 +1,6 @@
 """Probes: toy environments whose values and best policies are known, to test an agent in seconds."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -161,6 +162,29 @@ class Target(Probe):
     def pay(self, action: Tensor) -> Tensor:
         """Minus the squared error of the action [N, 1]."""
         return -(action - self._obs).square().squeeze(1)
+
+
+class Product(Probe):
+    """Move a point (x, y) so that x y grows. The reward (x + a_0) (y + a_1) carries a gradient: (y, x) at a = 0."""
+
+    class Settings(Environment.Settings):
+        """Settings of the product."""
+
+        x: float = -2.0
+        y: float = 3.0
+
+    settings: Settings
+
+    def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
+        super().__init__(settings or self.Settings(), 1, Box(-math.inf, math.inf, (2,)), device)
+
+    def observe(self) -> Tensor:
+        """[N, 1], always 1."""
+        return torch.ones(self.num_envs, 1, device=self.device)
+
+    def pay(self, action: Tensor) -> Tensor:
+        """The product behind the action [N, 2]."""
+        return (self.settings.x + action[:, 0]) * (self.settings.y + action[:, 1])
 
 
 class RockPaperScissors(Probe):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
-from rlcore.optimizers import Adam, clip_grad_norm
+from rlcore.optimizers import FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step, Tree
 
 Metrics = dict[str, Tensor | float]
@@ -109,7 +109,7 @@ class Agent(nn.Module, ABC):
             return
         bad = ~torch.stack([torch.as_tensor(value) for value in metrics.values()]).isfinite().all()
         self.nonfinite = bad if self.nonfinite is None else self.nonfinite | bad
-        if isinstance(optimizer, Adam):
+        if isinstance(optimizer, FusedOptimizer):
             optimizer.found_inf = bad.float()
 
     def checkpoint(self) -> dict[str, Any]:

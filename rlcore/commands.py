@@ -24,7 +24,7 @@ from rlcore import config as configs
 from rlcore import registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
-from rlcore.evaluation import Report
+from rlcore.evaluation import ReportChoice, ReportMaker
 from rlcore.run import RUNS_FOLDER, Run
 from rlcore.settings import mistakes
 from rlcore.tracking import Tracker, make_console
@@ -34,6 +34,7 @@ KINDS = {
     "agents": registry.agents,
     "envs": registry.envs,
     "networks": registry.networks,
+    "datasets": registry.datasets,
     "reports": registry.reports,
 }
 
@@ -72,7 +73,8 @@ def resume(path: str, overrides: Sequence[str]) -> int:
         console.print(note, highlight=False)
     if trainer.finished:
         trainer.close()
-        console.print(f"{run.path} is at its end, step {trainer.steps:,}; trainer.total_steps=N goes further")
+        further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
+        console.print(f"{run.path} is at its end, step {trainer.steps:,}; {further} goes further")
         return 0
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
     trainer.run_dir, trainer.tracker = run.path, tracker
@@ -101,12 +103,14 @@ def evaluate(
         print(json.dumps(result))
     else:
         console.print(_figures(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
+        if found.text:
+            console.print(found.text, highlight=False, markup=False)
     try:
         run.write_result({**run.result, "evaluation": result})
     except InputError as error:  # the answer is on the screen; a run that cannot be written to may still be evaluated
         print(f"rlcore: {error}", file=sys.stderr)
     if maker is not None:
-        made: Report = maker(trainer.agent, env, found)
+        made = maker(trainer.agent, env, found)
         tracker = Tracker(run.path)
         tracker.report(str(report), made, saved["steps"])
         tracker.close()
@@ -247,19 +251,18 @@ def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
         console.print(str(path), highlight=False)
 
 
-def _report(name: str, settings: Sequence[str]) -> Any:
-    maker = registry.reports[name]
-    tree: dict[str, Any] = {}
+def _report(name: str, settings: Sequence[str]) -> ReportMaker:
+    tree: dict[str, Any] = {"name": name}
     for item in settings:
         key, equals, text = item.partition("=")
         if not equals:
             raise InputError(f"{item!r} is no KEY=VALUE of the report {name}")
         tree[key] = configs.parse_yaml(text, "command line")
     try:
-        return maker(maker.Settings(**tree))
+        return ReportChoice.model_validate(tree).make()
     except ValidationError as error:
-        path, text = mistakes(error, maker.Settings)[0]
-        raise InputError(f"report {name}: {'.'.join(path)}: {text}") from None
+        path, text = mistakes(error, ReportChoice)[0]
+        raise InputError(f"report {name}: {': '.join([*path, text])}") from None
 
 
 def _documented(kind: str) -> list[tuple[str, str]]:

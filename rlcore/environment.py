@@ -58,7 +58,11 @@ class Environment(VectorEnv, ABC):
         """N, environments in lockstep."""
 
     criterion = "return"
-    """The figure of `score` by which the best checkpoint is chosen; more is better."""
+    """The figure of `score` that counts; more is better, where the best checkpoint is chosen by it."""
+    select_best = True
+    """Whether the best checkpoint is chosen; not where that would be on the very examples that a result is told of."""
+    num_examples: int | None = None
+    """Of a data set: the length of an epoch, in steps; None where there is none."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     settings: Settings
 

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pydantic import PositiveInt
 
-from rlcore import settings
+from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.checkpoint import restore_rng_state, rng_state, seed_everything
 from rlcore.rollout import where
+from rlcore.settings import Choice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,29 @@ class Report:
     """For TensorBoard and the run's ``figures/``."""
     columns: dict[str, list[float]] = field(default_factory=dict)
     """One number an episode, or an example."""
+
+
+class ReportMaker(Protocol):
+    """What is registered as a report: a class made with its own ``Settings``, and called after an evaluation."""
+
+    def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
+        """The report.
+
+        Args:
+            agent: who was evaluated.
+            env: its environment's twin for evaluation.
+            evaluation: what came of it.
+        """
+
+
+class ReportChoice(Choice):
+    """A report by name, with its settings: ``{name: episodes, bins: 10}``."""
+
+    registry = registry.reports
+
+    def make(self) -> ReportMaker:
+        """The report, to be called."""
+        return registry.reports[self.name](self.settings)
 
 
 @contextmanager
@@ -117,13 +141,7 @@ class EpisodesReport:
         self.settings = settings
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
-        """The report.
-
-        Args:
-            agent: who played.
-            env: its environment's twin for evaluation.
-            evaluation: what came of it.
-        """
+        """The report; see `ReportMaker`."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Names to factories: how a YAML file finds agents, environments, networks, reports and commands.
+"""Names to factories: how a YAML file finds agents, environments, networks, data sets, reports and commands.
 
 rlcore's own things are registered exactly as a third party's: by an entry point in ``setup.cfg`` (group
 ``rlcore.agents`` and so on, ``name = module:object``), imported only when asked for; or, in a file that the YAML's
@@ -79,4 +79,5 @@ agents = Registry("rlcore.agents", "agent")
 envs = Registry("rlcore.envs", "environment")
 networks = Registry("rlcore.networks", "network")
 reports = Registry("rlcore.reports", "report")
+datasets = Registry("rlcore.datasets", "dataset")
 commands = Registry("rlcore.commands", "command")

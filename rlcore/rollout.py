@@ -179,10 +179,12 @@ def collect(
             if initial_state is not None:
                 state = where(terminated | truncated, initial_state, step.state)
             if running is not None:
-                running = running & ~(terminated | truncated)
+                done = terminated | truncated
+                running = running & ~done
                 if not running.any():  # one sync a step, and only where whole episodes are asked for
-                    obs, _ = env.reset()
-                    state = initial_state
+                    if not done.all():  # else every environment is at a beginning already, whose data would be lost
+                        obs, _ = env.reset()
+                        state = initial_state
                     break
     rollout.last_obs, rollout.last_state = obs, state
     return rollout

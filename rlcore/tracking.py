@@ -63,8 +63,10 @@ class Tracker:
             self.writer._get_file_writer().add_summary(Summary(value=items), step)
 
     def report(self, prefix: str, report: Report, step: int) -> None:
-        """Writes a report: scalars as ``prefix/name``, figures to TensorBoard and to ``figures/``."""
+        """Writes a report: scalars as ``prefix/name``, its text, and figures to TensorBoard and to ``figures/``."""
         self.scalars({f"{prefix}/{name}": value for name, value in report.scalars.items()}, step)
+        if report.text:
+            self.text(prefix, report.text, step)
         for name, figure in report.figures.items():
             if self.run_dir is not None:
                 folder = self.run_dir / FIGURES_FOLDER

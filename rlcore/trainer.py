@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
-from rlcore.evaluation import Report
+from rlcore.evaluation import Report, ReportChoice
 from rlcore.rollout import Rollout, Tree, collect
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
@@ -53,8 +53,10 @@ class Trainer:
     class Settings(settings.Settings):
         """When to do what; all counts are environment steps, summed over environments (for a data set: samples)."""
 
-        total_steps: PositiveInt
+        total_steps: PositiveInt | None = None
         """Length of the run; every schedule ends here."""
+        epochs: PositiveInt | None = None
+        """In place of ``total_steps``, for a data set: ceil(epochs x examples / batch size) batches."""
         total_episodes: PositiveInt | None = None
         """End after this many episodes, if that comes before ``total_steps``."""
         stop_at: PositiveInt | None = None
@@ -67,8 +69,16 @@ class Trainer:
         """Episodes of one evaluation."""
         checkpoint_every: PositiveInt | None = None
         """Default: as ``eval_every``."""
+        reports: list[ReportChoice] = []  # noqa: RUF012 (pydantic copies it)
+        """Made at every evaluation, for TensorBoard and ``figures/``."""
         tensorboard: bool = True
         """Write events."""
+
+        @model_validator(mode="after")
+        def _one_length(self) -> "Trainer.Settings":
+            if (self.total_steps is None) == (self.epochs is None):
+                raise InputError("needs either total_steps or epochs, the other null")
+            return self
 
     def __init__(
         self,
@@ -84,11 +94,11 @@ class Trainer:
     ):
         if (settings is None) == (total_steps is None):
             raise InputError("Trainer needs either settings or total_steps")
-        self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)  # type: ignore[arg-type]
+        self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed, self.run_dir = agent.to(env.device), env, seed, run_dir
         self.tracker = tracker or Tracker(run_dir, tensorboard=self.settings.tensorboard)
         self.name = name or type(agent).__name__
-        total = self.settings.total_steps
+        self.total_steps = total = _total_steps(self.settings, env)
         self.log_every = self.settings.log_every or max(1, total // 500)
         self.eval_every = self.settings.eval_every or max(1, total // 10)
         self.checkpoint_every = self.settings.checkpoint_every or self.eval_every
@@ -97,13 +107,14 @@ class Trainer:
         """Environment steps done."""
         self.obs: Tree = None
         self.state: Tree = None
-        self.episodes = EpisodeStatistics(env.num_envs, env.device)
+        self.episodes = EpisodeStatistics(env.num_envs, env.device, window=max(100, env.num_envs))
         self.best = -math.inf
         self.figures: dict[str, float] = {}
         """The latest of every figure, by TensorBoard tag."""
         self.collect_seconds = self.learn_seconds = 0.0
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
+        self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
         self._suspect: Tensor | None = None
@@ -160,7 +171,7 @@ class Trainer:
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
             self.state = self.agent.initial_state(self.env.num_envs)
         start = time.perf_counter()
-        progress = self.steps / self.settings.total_steps
+        progress = self.steps / self.total_steps
         rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
         collected = time.perf_counter()
         self._check_finite(rollout)
@@ -192,7 +203,7 @@ class Trainer:
             "episodes": self.episodes.checkpoint(),
             "rng": checkpoint.rng_state(),
             "steps": self.steps,
-            "total_steps": self.settings.total_steps,
+            "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
             "collect_seconds": self.collect_seconds,
@@ -235,9 +246,9 @@ class Trainer:
         for key, value in saved["made_with"].items():
             if here.get(key) != value:
                 notes.append(f"{key} was {value}, is {here.get(key)}: the bits will differ from an unbroken run's")
-        if saved["total_steps"] != self.settings.total_steps:
+        if saved["total_steps"] != self.total_steps:
             notes.append(
-                f"total_steps was {saved['total_steps']:,}, is {self.settings.total_steps:,}: the schedules change, "
+                f"total_steps was {saved['total_steps']:,}, is {self.total_steps:,}: the schedules change, "
                 "and the bits will differ from an unbroken run's"
             )
         self.restore_agent(saved)
@@ -272,7 +283,7 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """Whether the run is at its end."""
-        return self.steps >= self.settings.total_steps or (
+        return self.steps >= self.total_steps or (
             self.settings.total_episodes is not None and self.episodes.count() >= self.settings.total_episodes
         )
 
@@ -300,16 +311,18 @@ class Trainer:
         self.figures |= figures
         self.tracker.scalars(figures | timing, self.steps)
         told = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
-        self.tracker.progress(self.steps, self.settings.total_steps, told)
+        self.tracker.progress(self.steps, self.total_steps, told)
 
     def _evaluate(self) -> Report:
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
         report = self._evaluation_env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
         self.tracker.report("eval", report, self.steps)
+        for choice, make in zip(self.settings.reports, self._reports, strict=True):
+            self.tracker.report(choice.name, make(self.agent, self._evaluation_env, report), self.steps)
         self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
         score = report.scalars[self.env.criterion]
-        if score >= self.best:
+        if self.env.select_best and score >= self.best:
             self.best = score
             self.save("best")
         return report
@@ -380,6 +393,15 @@ class Trainer:
         finally:
             for which, handler in previous.items():
                 signal.signal(which, handler)
+
+
+def _total_steps(settings: Trainer.Settings, env: Environment) -> int:
+    if settings.total_steps is not None:
+        return settings.total_steps
+    if env.num_examples is None:
+        raise InputError(f"trainer.epochs: {type(env).__name__} has no epochs; set trainer.total_steps")
+    assert settings.epochs is not None
+    return math.ceil(settings.epochs * env.num_examples / env.num_envs) * env.num_envs
 
 
 def derive_seed(seed: int, *purpose: int) -> int:

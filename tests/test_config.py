@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from rlcore import config, registry
 from rlcore.agents.ppo import PPO
 from rlcore.errors import InputError
 from rlcore.networks import build
+
+MNIST = Path(os.environ.get("RLCORE_DATA", "")) / "mnist"
 
 GOOD = """\
 env: {name: cartpole, num_envs: 8}
@@ -51,9 +54,11 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
 @pytest.mark.parametrize("name", config.shipped_names())
 def test_shipped_configs_load_and_build(name):
     loaded = config.load(name)
+    if getattr(loaded.config.env.settings, "dataset", None) == "mnist" and not MNIST.is_dir():
+        pytest.skip("needs RLCORE_DATA")
     trainer, notes = config.build(loaded.config)
     assert trainer.steps == 0
-    assert any(note.startswith("torch threads: 1") for note in notes)
+    assert any(note.startswith("torch threads: ") for note in notes)
     for bound in loaded.config.expect.values():
         assert bound.source
     trainer.env.close()
@@ -90,8 +95,8 @@ def test_overrides_and_where_settings_come_from(write):
         ("horizon: 32", "network: mlp", r"agent.network: must be a mapping .*got 'mlp'"),
         ("horizon: 32", "minibatch_size: 1", r"one advantage cannot be normalized"),
         ("horizon: 32", "minibatch_size: 100", r"100 does not divide horizon x num_envs = 128 x 8 = 1024"),
-        ("name: ppo", "name: pp0", r"agent: unknown agent 'pp0' \(did you mean 'ppo'\?\); known: ppo, reinforce"),
-        ("name: ppo, ", "", r"mine.yaml: agent: needs a name, one of: ppo, reinforce"),
+        ("name: ppo", "name: pp0", r"agent: unknown agent 'pp0' \(did you mean 'ppo'\?\); known: ppo, random_search, "),
+        ("name: ppo, ", "", r"mine.yaml: agent: needs a name, one of: ppo, random_search, reinforce, supervised"),
         ("name: cartpole", "name: cartpool", r"env: unknown environment 'cartpool' \(did you mean 'cartpole'\?\)"),
         ("name: cartpole", "name: gym", r"mine.yaml: env.id: missing"),
         ("name: cartpole", "name: gym, id: CartPol-v1", r"did you mean 'CartPole-v1'"),

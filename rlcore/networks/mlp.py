@@ -6,13 +6,16 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from rlcore.errors import InputError
 from rlcore.networks.base import Network
 from rlcore.settings import Settings
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"]
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -22,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
 }
 
+Init = Literal["zeros", "constant", "normal", "lecun", "xavier", "he", "orthogonal", "torch"]
+
 
 class MLP(Network):
     """Linear layers with an activation after each hidden one; inputs of more than one dimension are flattened."""
@@ -30,35 +35,112 @@ class MLP(Network):
         """Settings of the multi-layer perceptron."""
 
         hidden: list[PositiveInt] = [64, 64]  # noqa: RUF012 (pydantic copies it)
-        """Sizes of the hidden layers, from input to output."""
-        activation: Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"] = "tanh"
+        """Sizes of the hidden layers, from input to output; [] is a perceptron."""
+        activation: Activation = "tanh"
         """After each hidden layer."""
-        init: Literal["orthogonal", "torch"] = "orthogonal"
-        """Initial weights: orthogonal with gain sqrt(2) in hidden layers and zero biases (Saxe et al. 2014; usual in
-        PPO), or torch's default."""
+        output_activation: Activation = "identity"
+        """After the output layer."""
+        init: Init = "orthogonal"
+        """Initial weights: ``zeros``; ``constant`` (``gain``); ``normal`` (standard deviation ``gain``); ``lecun``,
+        ``xavier`` and ``he`` (normal of variance 1 / fan-in, 2 / (fan-in + fan-out) and 2 / fan-in, times gain^2;
+        LeCun et al. 1998, Glorot & Bengio 2010, He et al. 2015); ``orthogonal`` (times sqrt(2) in hidden layers, and
+        ``gain``; Saxe et al. 2014; usual in PPO); ``torch``'s default, weights and biases."""
+        gain: float = 1.0
+        """Scale of the initial weights, as told under ``init``."""
+        bias: bool = True
+        """Whether layers add a bias. Those before batch norm never do: it would take it off again."""
+        bias_std: NonNegativeFloat = 0.0
+        """Initial biases are normal with this standard deviation."""
+        batch_norm: bool = False
+        """Batch norm between each hidden layer and its activation (Ioffe & Szegedy 2015)."""
+        dropout: float | list[float] = 0.0
+        """Chance in [0, 1) that a hidden unit is dropped while training, after its activation; a list has one for each
+        hidden layer (Srivastava et al. 2014)."""
+
+        @model_validator(mode="after")
+        def _check(self) -> "MLP.Settings":
+            if not all(0 <= chance < 1 for chance in self.chances):
+                raise InputError(f"dropout: must be in [0, 1), got {self.dropout}")
+            if len(self.chances) != len(self.hidden):
+                raise InputError(f"dropout: {len(self.chances)} chances for {len(self.hidden)} hidden layers")
+            if self.init == "torch" and (self.gain != 1.0 or self.bias_std != 0.0):
+                raise InputError("init: torch's default knows neither gain nor bias_std; choose another init")
+            return self
+
+        @property
+        def chances(self) -> list[float]:
+            """The dropout of each hidden layer."""
+            return self.dropout if isinstance(self.dropout, list) else [self.dropout] * len(self.hidden)
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden]
-        layers = [nn.Linear(m, n) for m, n in pairwise(sizes)]
+        layers = [nn.Linear(m, n, bias=settings.bias and not settings.batch_norm) for m, n in pairwise(sizes)]
         self.hidden = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[settings.activation]
-        self.output = None if out_features is None else nn.Linear(sizes[-1], out_features)
+        self.output = None if out_features is None else nn.Linear(sizes[-1], out_features, bias=settings.bias)
+        self.output_activation = ACTIVATIONS[settings.output_activation]
         self.num_features = sizes[-1] if out_features is None else out_features
-        if settings.init == "orthogonal":
-            for layer in layers:
-                nn.init.orthogonal_(layer.weight, math.sqrt(2))
-                nn.init.zeros_(layer.bias)
-            if self.output is not None:
-                nn.init.orthogonal_(self.output.weight)
-                nn.init.zeros_(self.output.bias)
+        for layer in layers:
+            _initialize(layer, settings, math.sqrt(2) if settings.init == "orthogonal" else 1.0)
+        if self.output is not None:
+            _initialize(self.output, settings)
+        chances = settings.chances
+        self._plain = not settings.batch_norm and not any(chances)
+        self.after = nn.ModuleList()
+        """What follows each hidden layer, where that is more than the activation."""
+        if not self._plain:
+            pairs = zip(settings.hidden, chances, strict=True)
+            self.after.extend(_after(width, chance, settings) for width, chance in pairs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, *in_shape] to [B, num_features]."""
         if x.ndim > 2:
             x = x.flatten(1)
-        for layer in self.hidden._modules.values():
-            # The dicts behind nn.Module's attributes: to ask for those costs PPO 3 % of its steps per second.
-            parameters: dict[str, Any] = layer._parameters
-            x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
-        return x if self.output is None else self.output(x)
+        if not self._plain:
+            for layer, after in zip(self.hidden, self.after, strict=True):
+                x = after(layer(x))
+        else:
+            for layer in self.hidden._modules.values():
+                # The dicts behind nn.Module's attributes: to ask for those costs PPO 3 % of its steps per second.
+                parameters: dict[str, Any] = layer._parameters
+                x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
+        return x if self.output is None else self.output_activation(self.output(x))
+
+
+class _Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def _after(width: int, dropout: float, settings: MLP.Settings) -> nn.Sequential:
+    """Batch norm, activation, dropout."""
+    parts: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
+    parts.append(_Function(ACTIVATIONS[settings.activation]))
+    if dropout:
+        parts.append(nn.Dropout(dropout))
+    return nn.Sequential(*parts)
+
+
+def _initialize(layer: nn.Linear, settings: MLP.Settings, gain: float = 1.0) -> None:
+    """Draws weights and biases from torch's global generator."""
+    weight, (fan_out, fan_in) = layer.weight, layer.weight.shape
+    gain *= settings.gain
+    match settings.init:
+        case "torch":
+            return
+        case "zeros" | "constant":
+            nn.init.constant_(weight, gain if settings.init == "constant" else 0.0)
+        case "orthogonal":
+            nn.init.orthogonal_(weight, gain)
+        case _:
+            variance = {"normal": 1.0, "lecun": 1 / fan_in, "xavier": 2 / (fan_in + fan_out), "he": 2 / fan_in}
+            nn.init.normal_(weight, std=gain * math.sqrt(variance[settings.init]))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+        if settings.bias_std:
+            nn.init.normal_(layer.bias, std=settings.bias_std)

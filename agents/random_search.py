@@ -1,0 +1,72 @@
+"""Random local search: learning with no gradient at all."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from gymnasium.spaces import Box, Discrete
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.rollout import Rollout, Step, Tree
+
+
+class RandomSearch(Agent):
+    """Perturbs the parameters, and keeps what scores no worse (random optimization: Matyas 1965).
+
+    theta' = theta + std N(0, I);  theta <- theta' if R(theta') >= R(theta), R the mean return of an episode from each
+    environment as it was measured when theta was tried
+
+    Nothing is drawn but theta': the action is the network's output, or its argmax.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of random search."""
+
+        std: PositiveFloat = 0.1
+        """Standard deviation of a perturbation."""
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [], "init": "zeros"})
+        """From an observation to the action, or to a score for each of them."""
+
+    settings: Settings
+    horizon = None
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        space = env.single_action_space
+        if not isinstance(space, (Box, Discrete)):
+            raise InputError(f"random search serves the action spaces Box and Discrete, got {space}")
+        self.answer_shape = space.shape if isinstance(space, Box) else None
+        num_outputs = math.prod(space.shape) if isinstance(space, Box) else int(space.n)
+        self.kept = self.settings.network.build(observation_shape(env.single_observation_space), num_outputs)
+        self.tried = copy.deepcopy(self.kept)
+        self.requires_grad_(False)
+        self.register_buffer("score", torch.tensor(-math.inf))
+        self.score: Tensor
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """What the perturbed network answers; obs [N, *O]."""
+        return Step(self._answer(self.tried, obs))
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """What the kept network answers; obs [N, *O]."""
+        return Step(self._answer(self.kept, obs))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Keeps the perturbed parameters or drops them, and perturbs anew."""
+        score = (rollout.reward * rollout.valid).sum() / rollout.reward.shape[1]
+        better = score >= self.score
+        self.score = torch.maximum(score, self.score)
+        for kept, tried in zip(self.kept.parameters(), self.tried.parameters(), strict=True):
+            kept.copy_(torch.where(better, tried, kept))
+            tried.copy_(kept + self.settings.std * torch.randn_like(kept))
+        return {"score": score, "best_score": self.score, "kept": better.float()}
+
+    def _answer(self, network: nn.Module, obs: Tree) -> Tensor:
+        outputs: Tensor = network(obs)
+        return outputs.argmax(1) if self.answer_shape is None else outputs.unflatten(1, self.answer_shape)

@@ -1,0 +1,103 @@
+"""Learning from a reward that carries a gradient: supervised learning."""
+
+import math
+from typing import Any, Literal
+
+from gymnasium.spaces import Box
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.optimizers import SGD, Adam
+from rlcore.rollout import Rollout, Step, Tree
+from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.spaces import Logits
+
+
+class Supervised(Agent):
+    """Answers with the outputs of a network, and follows the gradient of what they are paid.
+
+    maximise  E[r(x, f(x))],  by the gradient of r through f: the pathwise gradient of an episode of one step
+
+    Where the reward is a log-likelihood this is maximum likelihood. The forward pass that acted is the one that learns.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of supervised learning."""
+
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "activation": "relu", "init": "he"})
+        """From an example to the answer."""
+        optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+        learning_rate: PositiveFloat = 1e-3
+        learning_rate_schedule: Schedule = "constant"
+        momentum: float = Field(0.0, ge=0, lt=1)
+        """Of sgd."""
+        bias_correction: bool = True
+        """Of adam and adamw; see `rlcore.optimizers.Adam`."""
+        weight_decay: NonNegativeFloat = 0.0
+        """L2 penalty, added to the gradient; adamw takes it from the parameters instead."""
+        label_smoothing: float = Field(0.0, ge=0, lt=1)
+        """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reward that
+        is told remains that of the true class."""
+        max_grad_norm: PositiveFloat | None = None
+        """Bound of the gradient's 2-norm; null does not clip."""
+
+        @model_validator(mode="after")
+        def _check(self) -> "Supervised.Settings":
+            if self.momentum and self.optimizer != "sgd":
+                raise InputError(f"momentum: is a setting of sgd, the optimizer is {self.optimizer}")
+            if not self.bias_correction and self.optimizer == "sgd":
+                raise InputError("bias_correction: is a setting of adam and adamw, the optimizer is sgd")
+            return self
+
+    settings: Settings
+    differentiable = True
+    horizon = 1
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        space = env.single_action_space
+        if not (isinstance(space, Box) and space.shape):
+            raise InputError(
+                f"no gradient goes through the action space {space}; served: Box, e.g. env.action=logits. For a bare "
+                "right or wrong: agent.name=reinforce or agent.name=ppo"
+            )
+        if s.label_smoothing and not isinstance(space, Logits):
+            raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
+        self.max_grad_norm = s.max_grad_norm
+        self.answer_shape = space.shape
+        self.network = s.network.build(observation_shape(env.single_observation_space), math.prod(space.shape))
+        if s.optimizer == "sgd":
+            self.optimizer = SGD(self.parameters(), s.learning_rate, s.momentum, s.weight_decay)
+        else:
+            self.optimizer = Adam(
+                self.parameters(),
+                s.learning_rate,
+                weight_decay=s.weight_decay,
+                decoupled_weight_decay=s.optimizer == "adamw",
+                bias_correction=s.bias_correction,
+            )
+
+    def forward(self, obs: Tree) -> Tensor:
+        """[B, *O] to answers [B, *A]."""
+        outputs = self.network(obs)
+        return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """The answers, with their graph; obs [N, *O]."""
+        return Step(self(obs))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """One step of the optimizer."""
+        s = self.settings
+        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        loss = -rollout.reward.mean()
+        if s.label_smoothing:
+            uniform_loss = -rollout.action.log_softmax(-1).mean()
+            loss = (1 - s.label_smoothing) * loss + s.label_smoothing * uniform_loss
+        return {**self.minimize(loss), "learning_rate": learning_rate}

@@ -1,0 +1,164 @@
+"""What an action on an example means, and what it is paid."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, Space
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlcore.errors import InputError
+from rlcore.spaces import Logits
+from rlcore.supervised.datasets import Dataset
+
+
+class Action(ABC):
+    """One way to answer; made as ``Class(dataset)``."""
+
+    space: Space[Any]
+    """Of one answer."""
+    unit: str
+    """What the reward is called in a report: it is that, or minus that if it is an error."""
+
+    @abstractmethod
+    def encode(self, targets: Tensor) -> Tensor:
+        """Targets [n, ...] as `reward` wants them; done once for the whole data set."""
+
+    @abstractmethod
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """What each answer is paid, [N] float32; differentiable if the action is a `Box`."""
+
+    @abstractmethod
+    def label(self, action: Tensor) -> Tensor:
+        """The class that each answer names, [N] int64; only where the targets are classes."""
+
+    def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
+        """What each answer says of the classes, [N, K]; 1 for that which it names, unless it says more."""
+        return F.one_hot(self.label(action), num_classes).float()
+
+
+class LogitsAction(Action):
+    """The logits [N, K] of a class; paid its log-likelihood, log softmax(a)[y], nats."""
+
+    unit = "log_likelihood"
+
+    def __init__(self, dataset: Dataset):
+        self.space = Logits(len(_classes(dataset, "logits")))
+
+    def encode(self, targets: Tensor) -> Tensor:
+        """[n] int64."""
+        return targets
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N] nats, <= 0."""
+        return -F.cross_entropy(action, target, reduction="none")
+
+    def label(self, action: Tensor) -> Tensor:
+        """The likeliest class."""
+        return action.argmax(1)
+
+    def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
+        """Softmax, [N, K]."""
+        return action.softmax(1)
+
+
+class LabelAction(Action):
+    """A class [N]; paid 1 if it is right, else 0."""
+
+    unit = "accuracy"
+
+    def __init__(self, dataset: Dataset):
+        self.space = Discrete(len(_classes(dataset, "label")))
+
+    def encode(self, targets: Tensor) -> Tensor:
+        """[n] int64."""
+        return targets
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N], 0 or 1."""
+        return (action == target).float()
+
+    def label(self, action: Tensor) -> Tensor:
+        """The action itself."""
+        return action
+
+
+class LogOddsAction(Action):
+    """The log-odds [N, *D] of outcomes in [0, 1], one for two classes; paid their log-likelihood summed over D, nats.
+
+    y log sigmoid(a) + (1 - y) log(1 - sigmoid(a)), Bernoulli where y is 0 or 1
+    """
+
+    unit = "log_likelihood"
+
+    def __init__(self, dataset: Dataset):
+        targets = dataset.train.targets
+        if dataset.classes is not None and len(dataset.classes) != 2:
+            raise InputError(
+                f"env.action: log_odds answer a question of two classes, these are {len(dataset.classes)}; use logits"
+            )
+        if dataset.classes is None and not ((targets >= 0) & (targets <= 1)).all():
+            raise InputError("env.action: log_odds need targets in [0, 1]; for other numbers use values")
+        self.shape = tuple(targets.shape[1:]) or (1,)
+        self.space = _box(self.shape)
+
+    def encode(self, targets: Tensor) -> Tensor:
+        """[n, *D] float32."""
+        return targets.float().view(-1, *self.shape)
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N] nats, <= 0."""
+        return -F.binary_cross_entropy_with_logits(action, target, reduction="none").flatten(1).sum(1)
+
+    def label(self, action: Tensor) -> Tensor:
+        """Class 1 where it is likelier than not."""
+        return (action.squeeze(1) > 0).long()
+
+    def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
+        """Of class 0 and class 1, [N, 2]."""
+        return torch.cat([-action, action], 1).sigmoid()
+
+
+class ValuesAction(Action):
+    """Numbers [N, *D]; paid minus their squared error, summed over D. A class is one number 1 among K - 1 zeros."""
+
+    unit = "squared_error"
+
+    def __init__(self, dataset: Dataset):
+        self.num_classes = None if dataset.classes is None else len(dataset.classes)
+        self.shape = (self.num_classes,) if self.num_classes else tuple(dataset.train.targets.shape[1:]) or (1,)
+        self.space = _box(self.shape)
+
+    def encode(self, targets: Tensor) -> Tensor:
+        """[n, *D] float32."""
+        values = targets if self.num_classes is None else F.one_hot(targets, self.num_classes)
+        return values.float().view(-1, *self.shape)
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N], <= 0."""
+        return -F.mse_loss(action, target, reduction="none").flatten(1).sum(1)
+
+    def label(self, action: Tensor) -> Tensor:
+        """The class of the largest number."""
+        return action.argmax(1)
+
+
+ACTIONS: dict[str, Callable[[Dataset], Action]] = {
+    "logits": LogitsAction,
+    "label": LabelAction,
+    "log_odds": LogOddsAction,
+    "values": ValuesAction,
+}
+
+
+def _classes(dataset: Dataset, action: str) -> tuple[str, ...]:
+    if dataset.classes is None:
+        raise InputError(f"env.action: {action} needs classes, the targets of this data set are numbers; use values")
+    return dataset.classes
+
+
+def _box(shape: tuple[int, ...]) -> Box:
+    return Box(-np.inf, np.inf, shape, np.float32)

@@ -1,0 +1,293 @@
+"""Data sets: shipped ones, and the user's own arrays.
+
+A data set is registered by an entry point in the group ``rlcore.datasets``, or by ``registry.datasets.register(name)``,
+as a function ``(data_dir, seed) -> Dataset``.
+"""
+
+import gzip
+import hashlib
+import logging
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlcore import registry
+from rlcore.errors import InputError
+
+MNIST_FILES = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""Name to the SHA-256 of its decompressed content."""
+
+MNIST_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+DOWNLOAD_TIMEOUT = 20  # seconds
+
+IDX_UINT8 = 8
+"""The third byte of an IDX file of bytes."""
+
+
+class Split(NamedTuple):
+    """Examples and what is to be said of them."""
+
+    inputs: Tensor  # [n, *shape] uint8 (images, 0 to 255) or float32
+    targets: Tensor  # [n] int64 classes; or float32 [n] or [n, *D], numbers
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples to train on, and others to be evaluated on.
+
+    Raises:
+        InputError: a split is empty, or its parts misfit each other or the other split.
+    """
+
+    train: Split
+    test: Split | None
+    """None: it has no test split of its own."""
+    classes: tuple[str, ...] | None
+    """Their names; None: the targets are numbers."""
+
+    def __post_init__(self) -> None:
+        for name, split in (("training", self.train), ("test", self.test)):
+            if split is not None:
+                _check(name, split, self.classes)
+        if self.test is not None and self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
+            shapes = tuple(self.test.inputs.shape[1:]), tuple(self.train.inputs.shape[1:])
+            raise InputError(f"a test input has shape {shapes[0]}, a training input {shapes[1]}; they must be alike")
+
+
+def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Dataset:
+    """A data set by name, or from a file.
+
+    Args:
+        name: a registered name, or the path of an ``.npz`` file with ``inputs`` and ``targets``, and perhaps
+            ``test_inputs`` and ``test_targets``; see `from_arrays`.
+        data_dir: where its files are; None looks in the usual places.
+        seed: of data that are drawn.
+
+    Raises:
+        InputError: it is unknown, missing or damaged.
+    """
+    if not name.endswith(".npz"):
+        dataset: Dataset = registry.datasets[name](None if data_dir is None else Path(data_dir), seed)
+        return dataset
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except FileNotFoundError:
+        raise InputError(f"env.dataset: there is no file {name}") from None
+    except (OSError, ValueError, zlib.error, EOFError, AttributeError) as error:
+        raise InputError(
+            f"env.dataset: {name} is no .npz file of plain arrays: {' '.join(str(error).split())}"
+        ) from None
+    known = ["inputs", "targets", "test_inputs", "test_targets"]
+    if not {"inputs", "targets"} <= arrays.keys() <= set(known) or len(arrays) == 3:
+        raise InputError(f"env.dataset: {name} holds {', '.join(arrays) or 'nothing'}; expected {', '.join(known)}")
+    try:
+        return from_arrays(**arrays)
+    except InputError as error:
+        raise InputError(f"env.dataset: {name}: {error}") from None
+
+
+def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets: Any = None) -> Dataset:
+    """The user's own arrays or tensors as a data set.
+
+    Args:
+        inputs: [n, *shape]; uint8 are kept, other numbers become float32.
+        targets: [n] integers are classes, 0 to K - 1, and K is what training has; floats [n] or [n, *D] are numbers.
+        test_inputs: as ``inputs``; None has no test split.
+        test_targets: as ``targets``.
+
+    Raises:
+        InputError: see `Dataset`.
+    """
+    train = _split(inputs, targets)
+    test = None if test_inputs is None else _split(test_inputs, test_targets)
+    classes = None
+    if train.targets.dtype == torch.int64 and len(train.targets):
+        classes = tuple(str(k) for k in range(int(train.targets.max()) + 1))
+    return Dataset(train, test, classes)
+
+
+def iris(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """150 flowers of 3 kinds, 4 lengths in cm each (Anderson 1935, Fisher 1936), from scikit-learn."""
+    from sklearn.datasets import load_iris
+
+    data = load_iris()
+    split = Split(torch.tensor(data.data, dtype=torch.float32), torch.tensor(data.target, dtype=torch.int64))
+    return Dataset(split, None, tuple(str(name) for name in data.target_names))
+
+
+def digits(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """1,797 handwritten digits of 8 x 8 pixels in [0, 1] (Alpaydin & Kaynak 1998), from scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1)
+    return Dataset(Split(images, torch.tensor(data.target, dtype=torch.int64)), None, tuple("0123456789"))
+
+
+def circles(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """200 points about two circles of radius 1 and 0.6, with normal noise of 0.1; half as many for evaluation."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(num: int) -> Split:
+        targets = torch.arange(num) % 2
+        angle = 2 * math.pi * torch.rand(num, generator=generator)
+        radius = torch.where(targets == 0, 1.0, 0.6)
+        points = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+        return Split(points + 0.1 * torch.randn(num, 2, generator=generator), targets)
+
+    return Dataset(draw(200), draw(100), ("outer", "inner"))
+
+
+def spirals(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """400 points on a noisy spiral and on its mirror image; half as many for evaluation."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(num: int) -> Split:
+        u, noise_x, noise_y = torch.rand(3, num // 2, generator=generator)
+        r = 780 * 2 * math.pi / 360 * u.sqrt()
+        arm = torch.stack([-r.cos() * r + 0.5 * noise_x, r.sin() * r + 0.5 * noise_y], 1) / 10
+        return Split(torch.cat([arm, -arm]), torch.arange(num) // (num // 2))
+
+    return Dataset(draw(400), draw(200), ("spiral", "mirror image"))
+
+
+def mnist(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """60,000 and 10,000 handwritten digits of 28 x 28 bytes (LeCun et al. 1998), from the four IDX files.
+
+    They are looked for in ``data_dir``, else in ``$RLCORE_DATA/mnist``, else in the user's cache folder, into which
+    they are downloaded if need be. Each is compared with its known hash.
+
+    Raises:
+        InputError: a file is missing and cannot be downloaded, or it is damaged or another's.
+    """
+    arrays = {name: _mnist_file(name, data_dir) for name in MNIST_FILES}
+    images, labels, test_images, test_labels = arrays.values()
+    train = Split(images.unsqueeze(1), labels.long())
+    return Dataset(train, Split(test_images.unsqueeze(1), test_labels.long()), tuple("0123456789"))
+
+
+def read_idx(path: Path, sha256: str | None = None) -> Tensor:
+    """The bytes of an IDX file, gzipped or not, as uint8 of the shape that its header tells.
+
+    Args:
+        path: the file.
+        sha256: of its decompressed content, to be compared with; None compares nothing.
+
+    Raises:
+        InputError: it is damaged, no IDX file of bytes, or another one.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {error}; replace the file") from None
+    if len(content) < 4 or content[:3] != bytes([0, 0, IDX_UINT8]):
+        raise InputError(f"{path} is no IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
+    header = 4 + 4 * content[3]
+    shape = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
+    if len(content) != header + math.prod(shape):
+        told = f"{len(content) - header:,} bytes follow a header that tells of {math.prod(shape):,}"
+        raise InputError(f"{path} is cut short or damaged: {told}; replace the file")
+    if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise InputError(
+            f"{path} is not MNIST's: its content has the SHA-256 {found[:12]}..., MNIST's {sha256[:12]}...; "
+            "data of your own go into an .npz file"
+        )
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+
+
+def _mnist_file(name: str, data_dir: Path | None) -> Tensor:
+    given = data_dir is not None
+    if data_dir is None and os.environ.get("RLCORE_DATA"):
+        data_dir = Path(os.environ["RLCORE_DATA"])
+    for folder in () if data_dir is None else (data_dir / "mnist", data_dir):
+        for path in (folder / f"{name}.gz", folder / name):
+            if path.is_file():
+                return read_idx(path, MNIST_FILES[name])
+    if given:
+        raise InputError(f"env.data_dir: {data_dir} has no file {name}.gz or {name}")
+    return _download(name)
+
+
+def _download(name: str) -> Tensor:
+    """From the user's cache, or into it from the first mirror that has the right file."""
+    import pooch
+
+    pooch.get_logger().setLevel(logging.CRITICAL)
+    folder = Path(pooch.os_cache("rlcore")) / "mnist"
+    path = folder / f"{name}.gz"
+    if path.is_file():
+        return read_idx(path, MNIST_FILES[name])
+    downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT)
+    for mirror in MNIST_MIRRORS:
+        try:
+            pooch.retrieve(f"{mirror}{name}.gz", None, path.name, folder, downloader=downloader)
+            return read_idx(path, MNIST_FILES[name])
+        except (OSError, ValueError):  # no network, or a foreign file: the next mirror
+            path.unlink(missing_ok=True)
+    files = ", ".join(f"{name}.gz" for name in MNIST_FILES)
+    raise InputError(
+        f"MNIST cannot be downloaded; put its four files ({files}) into a folder and give it as env.data_dir=FOLDER, "
+        "or as $RLCORE_DATA/mnist; env.dataset=digits needs no download"
+    )
+
+
+def _split(inputs: Any, targets: Any) -> Split:
+    x, y = (array if isinstance(array, Tensor) else torch.from_numpy(_numeric(array)) for array in (inputs, targets))
+    if x.dtype != torch.uint8:
+        x = x.float()
+    return Split(x, y.float() if y.dtype.is_floating_point else y.long())
+
+
+def _numeric(array: Any) -> Any:
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"inputs and targets must be numbers, got an array of {array.dtype}")
+    return array
+
+
+def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
+    inputs, targets = split
+    if len(inputs) != len(targets):
+        raise InputError(
+            f"the {name} split has {len(inputs):,} inputs and {len(targets):,} targets; they must be as many"
+        )
+    if len(inputs) == 0:
+        raise InputError(f"the {name} split is empty")
+    if inputs.ndim < 2:
+        raise InputError(f"inputs must be [n, *shape], got {tuple(inputs.shape)}; one number each is [n, 1]")
+    for kind, tensor in (("inputs", inputs), ("targets", targets)):
+        bad = (~tensor.reshape(len(tensor), -1).isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise InputError(f"{len(bad):,} of the {name} {kind} are NaN or infinite, the first in row {bad[0]}")
+    if classes is None:
+        if targets.dtype != torch.float32:
+            raise InputError("integer targets are classes: they need names")
+        return
+    if targets.dtype != torch.int64 or targets.ndim != 1:
+        raise InputError(f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}")
+    if len(classes) < 2:
+        raise InputError("all targets are class 0; there must be two classes at least")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= len(classes):
+        wrong = low if low < 0 else high
+        raise InputError(
+            f"a {name} label is {wrong}; with {len(classes)} classes they run from 0 to {len(classes) - 1}"
+        )

@@ -1,0 +1,270 @@
+"""SupervisedEnv: a data set is an environment, an example an episode of one step."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from torch import Tensor
+
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.environment import Environment, StepResult
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.supervised.actions import ACTIONS
+from rlcore.supervised.datasets import Dataset, Split, load
+
+EVALUATION_BATCH = 1000
+"""Examples that a twin for evaluation shows at once, at least."""
+
+
+class SupervisedEnv(Environment):
+    """Shows N examples, and pays for each answer at once; every step ends N episodes.
+
+    What an answer is, and what it is paid, is the setting ``action``:
+
+    ========  ==========  ==================================================  ===================
+    logits    [N, K]      log-likelihood of the class, nats                   carries a gradient
+    label     [N] int64   1 if it is right, else 0                            none
+    log_odds  [N, *D]     log-likelihood of outcomes in [0, 1], nats          carries a gradient
+    values    [N, *D]     minus the squared error                             carries a gradient
+    ========  ==========  ==================================================  ===================
+
+    The data live on the device and are indexed. They are shown in permutation after permutation, so that each example
+    is seen exactly once an epoch; a batch may straddle two epochs. The twin for evaluation shows the test split.
+
+    Args:
+        settings: see `Settings`.
+        device: of the data.
+        dataset: in place of ``settings.dataset``: `rlcore.supervised.datasets.from_arrays(inputs, targets)`.
+        split: which examples are shown.
+    """
+
+    class Settings(Environment.Settings):
+        """Settings of a data set."""
+
+        num_envs: PositiveInt = 128
+        """N, the batch size."""
+        dataset: str | None = None
+        """The name of a data set (``rlcore list datasets``), or the path of an ``.npz`` file that holds ``inputs`` and
+        ``targets``, and, if they have a test split, ``test_inputs`` and ``test_targets``."""
+        data_dir: str | None = None
+        """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
+        data_seed: NonNegativeInt = 1
+        """Of data that are drawn, and of a test split that is."""
+        action: Literal["logits", "label", "log_odds", "values"] = "logits"
+        """What an answer is, and what it is paid."""
+        scaling: Literal["unit", "raw", "standard"] = "unit"
+        """``unit``: bytes are divided by 255, other numbers left as they are; ``raw``: all are left as they are;
+        ``standard``: to mean 0 and standard deviation 1 over the training split, by feature, or by channel."""
+        test_fraction: float = Field(0.2, ge=0, lt=1)
+        """The share of examples, drawn by class, that a data set without a test split keeps for evaluation. 0: all are
+        trained on, and evaluated on."""
+        shuffle: bool = True
+        """Show them in random order; without it, in that of the data set."""
+
+        @field_validator("dataset")
+        @classmethod
+        def _absolute(cls, dataset: str | None) -> str | None:
+            """A file is found again by a resumed run that starts elsewhere."""
+            return str(Path(dataset).resolve()) if dataset and dataset.endswith(".npz") else dataset
+
+    settings: Settings
+    select_best = False
+    num_examples: int
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device | str = "cpu",
+        dataset: Dataset | None = None,
+        split: Literal["train", "test"] = "train",
+    ):
+        self.settings = settings
+        if (dataset is None) == (settings.dataset is None):
+            raise InputError("env.dataset: missing; a name (rlcore list datasets) or the path of an .npz file")
+        if dataset is None:
+            dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
+        self.dataset = dataset if dataset.test is not None else _with_test(dataset, settings)
+        self.action = ACTIONS[settings.action](self.dataset)
+        shown = self.dataset.train if split == "train" else self.dataset.test
+        assert shown is not None
+        num_examples = len(shown.targets)
+        if settings.num_envs > num_examples:
+            raise InputError(
+                f"env.num_envs: a batch of {settings.num_envs:,} is larger than the {num_examples:,} examples of the "
+                f"{split} split; at most {num_examples:,}"
+            )
+        space = Box(-np.inf, np.inf, tuple(shown.inputs.shape[1:]), np.float32)
+        super().__init__(settings.num_envs, space, self.action.space, device)
+        self.num_examples = num_examples
+        self.criterion = "accuracy" if self.dataset.classes is not None else self.action.unit
+        self._shift, self._scale = self._scaling()
+        inputs = shown.inputs.to(self.device)
+        self._inputs = inputs if inputs.dtype == torch.uint8 else self.scaled(inputs)
+        self.targets = shown.targets.to(self.device)
+        """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
+        self._encoded = self.action.encode(self.targets)
+        self._generator = torch.Generator(self.device)
+        self._terminated = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        self._action_dtype = torch.int64 if settings.action == "label" else torch.float32
+        self._action_shape = torch.Size((self.num_envs, *(self.action.space.shape or ())))
+        self._begin_epoch()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Shows the next N examples; with a seed, the first N of a new permutation."""
+        if seed is not None:
+            self._generator.manual_seed(seed)
+            self._begin_epoch()
+        return self._show(), {}
+
+    def step(self, actions: Tensor) -> StepResult:
+        """Pays for the answers and shows the next N examples.
+
+        Args:
+            actions: as the setting ``action`` says.
+
+        Raises:
+            InputError: they have another shape or dtype.
+        """
+        if actions.shape != self._action_shape or actions.dtype != self._action_dtype:
+            raise InputError(
+                f"an action ({self.settings.action}) must be {self._action_dtype} of shape "
+                f"{tuple(self._action_shape)}, got {actions.dtype} of shape {tuple(actions.shape)}"
+            )
+        reward = self.action.reward(actions, self._target)
+        return self._show(), reward, self._terminated, self._truncated, {}
+
+    def evaluation(self, num_envs: int) -> "SupervisedEnv":
+        """A twin that shows the test split in its own order, in batches of a size that matters to nobody."""
+        assert self.dataset.test is not None
+        batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
+        settings = self.settings.model_copy(update={"num_envs": batch, "shuffle": False, "dataset": None})
+        return type(self)(settings, self.device, self.dataset, "test")
+
+    def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
+        """Shows every example exactly once, whatever ``num_episodes``; the last batch may be short.
+
+        Returns:
+            The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``); for classes also
+            ``accuracy`` and ``recall_<class>``, as text the confusion matrix, and the columns ``target``, ``answer``
+            and ``reward`` of each example.
+        """
+        with evaluating(agent):
+            seed_everything(seed)
+            batches = torch.arange(self.num_examples, device=self.device).split(self.num_envs)
+            actions = torch.cat([agent.predict(self.inputs(rows)).action for rows in batches])
+            reward = self.action.reward(actions, self._encoded)
+        mean = reward.double().mean().item()
+        scalars = {self.action.unit: -mean if self.action.unit == "squared_error" else mean}
+        columns = {"reward": reward.tolist()}
+        if self.dataset.classes is None:
+            return Report(scalars, columns=columns)
+        answer, target = self.action.label(actions), self.targets
+        matrix = confusion_matrix(target, answer, len(self.dataset.classes))
+        recall = (matrix.diagonal() / matrix.sum(1)).tolist()
+        scalars["accuracy"] = (answer == target).double().mean().item()
+        scalars |= {f"recall_{name}": value for name, value in zip(self.dataset.classes, recall, strict=True)}
+        columns |= {"target": target.tolist(), "answer": answer.tolist()}
+        return Report(scalars, _matrix_text(matrix, self.dataset.classes), columns=columns)
+
+    def inputs(self, rows: Tensor | slice) -> Tensor:
+        """Examples as an agent sees them, float32 [B, *shape]."""
+        inputs = self._inputs[rows]
+        return self.scaled(inputs) if inputs.dtype == torch.uint8 else inputs
+
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """Inputs as the data set has them, [B, *shape], to what an agent sees, float32."""
+        inputs = inputs.to(torch.float32, copy=True)
+        if self._shift is not None:
+            inputs -= self._shift
+        return inputs if self._scale is None else inputs.div_(self._scale)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The targets that are asked for, and the place in the present permutation."""
+        return {"target": self._target, "cursor": self._cursor, "generator": self._epoch_began_with}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        self._generator.set_state(saved["generator"].cpu())
+        self._begin_epoch()
+        self._cursor = saved["cursor"]
+        self._target = saved["target"].to(self.device)
+
+    def _show(self) -> Tensor:
+        rows = self._next_rows()
+        self._target = self._encoded[rows]
+        return self.inputs(rows)
+
+    def _next_rows(self) -> Tensor:
+        start, self._cursor = self._cursor, self._cursor + self.num_envs
+        if self._cursor <= self.num_examples:
+            return self._order[start : self._cursor]
+        rest = self._order[start:]
+        self._begin_epoch()
+        self._cursor = self.num_envs - len(rest)
+        return torch.cat([rest, self._order[: self._cursor]])
+
+    def _begin_epoch(self) -> None:
+        self._epoch_began_with = self._generator.get_state()
+        self._cursor = 0
+        if self.settings.shuffle:
+            self._order = torch.randperm(self.num_examples, generator=self._generator, device=self.device)
+        else:
+            self._order = torch.arange(self.num_examples, device=self.device)
+
+    def _scaling(self) -> tuple[Tensor | None, Tensor | float | None]:
+        """What is subtracted from the inputs, and what they are divided by then; of the training split."""
+        inputs = self.dataset.train.inputs
+        if self.settings.scaling == "standard":
+            examples = (0, *range(2, inputs.ndim))
+            std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
+            std = torch.where(std > 0, std, 1.0)
+            return mean[0].float().to(self.device), std[0].float().to(self.device)
+        is_bytes = inputs.dtype == torch.uint8
+        return None, 255.0 if is_bytes and self.settings.scaling == "unit" else None
+
+
+def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor:
+    """How often class i was answered by class j, float64 [K, K].
+
+    Args:
+        target: [n] int64, i.
+        answer: [n] int64, j.
+        num_classes: K.
+    """
+    counts = torch.bincount(target * num_classes + answer, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes).double()
+
+
+def _matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:
+    width = max(8, *(len(name) + 2 for name in classes))
+    rows = [["truth", *classes, "recall"]]
+    for name, row in zip(classes, matrix, strict=True):
+        index = len(rows) - 1
+        rows.append([name, *(f"{int(count)}" for count in row.tolist()), f"{row[index] / row.sum():.1%}"])
+    return "\n".join("".join(cell.rjust(width) for cell in row) for row in rows)
+
+
+def _with_test(dataset: Dataset, settings: SupervisedEnv.Settings) -> Dataset:
+    """Keeps a share of the examples for evaluation, the same of each class."""
+    inputs, targets = dataset.train
+    if settings.test_fraction == 0:
+        return replace(dataset, test=dataset.train)
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(settings.data_seed))
+    if dataset.classes is not None:
+        order = order[targets[order].argsort(stable=True)]
+    share = torch.arange(len(targets) + 1, dtype=torch.float64) * settings.test_fraction
+    kept = share.floor().diff() > 0  # every (1 / fraction)-th
+    if not kept.any():
+        raise InputError(
+            f"env.test_fraction: {settings.test_fraction:g} of {len(targets)} examples is none; take a larger share, "
+            "or 0 to evaluate on what is trained on"
+        )
+    train, test = order[~kept], order[kept]
+    return replace(dataset, train=Split(inputs[train], targets[train]), test=Split(inputs[test], targets[test]))

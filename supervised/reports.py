@@ -1,0 +1,214 @@
+"""What one looks at in a data set's evaluation: confusion, examples, first-layer filters, decision boundaries."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROWS_OF_TWO = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+"""Upper and lower pixel of a character."""
+
+
+class ConfusionReport:
+    """How often each class was answered by each: a figure of the confusion matrix."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`."""
+        _, classes = _classified("confusion", env)
+        target, answer = (torch.tensor(evaluation.columns[name], dtype=torch.int64) for name in ("target", "answer"))
+        matrix = confusion_matrix(target, answer, len(classes))
+        figure, (axes,) = _figure(1, 6, 5.5)
+        axes.imshow((matrix / matrix.sum(1, keepdim=True)).numpy(), cmap="Blues", vmin=0, vmax=1)
+        for i, row in enumerate(matrix.int().tolist()):
+            for j, count in enumerate(row):
+                dark = count > matrix[i].sum() / 2
+                axes.text(j, i, count, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        axes.set(xlabel="answer", ylabel="truth", xticks=range(len(classes)), yticks=range(len(classes)))
+        axes.set_xticklabels(classes)
+        axes.set_yticklabels(classes)
+        return Report({}, evaluation.text, {"confusion": figure})
+
+
+class ExamplesReport:
+    """Examples with the agent's answer and the truth, images drawn in the terminal; or those it is most wrong about."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        num: PositiveInt = 10
+        """How many."""
+        wrong: bool = False
+        """The wrong answers that were paid least, in place of the first of the split."""
+        width: PositiveInt = 120
+        """Characters in a line."""
+        threshold: float = Field(0.4, gt=0, lt=1)
+        """Share of the range of the pixels above which one is drawn."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`."""
+        env, classes = _classified("examples", env)
+        target, answer = evaluation.columns["target"], evaluation.columns["answer"]
+        indices = list(range(len(target)))
+        if self.settings.wrong:
+            indices = [i for i in indices if target[i] != answer[i]]
+            indices.sort(key=evaluation.columns["reward"].__getitem__)
+        indices = indices[: self.settings.num]
+        told = [f"#{i}: {classes[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
+        inputs = env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device)).cpu()
+        name = "wrong" if self.settings.wrong else "examples"
+        if inputs.ndim != 4 or not indices:
+            rows = zip(told, inputs.flatten(1).tolist(), strict=True)
+            lines = [f"{text}   {'  '.join(f'{x:.4g}' for x in row)}" for text, row in rows]
+            return Report({}, "\n".join(lines) or "no answer is wrong")
+        images = inputs.mean(1)  # colours to grey
+        images = (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)
+        figure, panels = _figure(len(indices), 1.5, 1.7)
+        for axes, image, text in zip(panels, images, told, strict=True):
+            axes.imshow(image.numpy(), cmap="gray_r")
+            axes.set_title(text.replace(", ", "\n"), fontsize=7)
+            axes.set_axis_off()
+        return Report({}, self._draw(images > self.settings.threshold, told), {name: figure})
+
+    def _draw(self, images: Tensor, told: list[str]) -> str:
+        """Images [B, H, W] bool side by side, two rows of pixels in a line of text."""
+        blocks = [[text, *_lines(image)] for image, text in zip(images, told, strict=True)]
+        width = max(len(line) for block in blocks for line in block) + 2
+        abreast = max(1, self.settings.width // width)
+        drawn = []
+        for first in range(0, len(blocks), abreast):
+            for row in zip(*blocks[first : first + abreast], strict=True):
+                drawn.append("".join(line.ljust(width) for line in row).rstrip())
+            drawn.append("")
+        return "\n".join(drawn)
+
+
+class FiltersReport:
+    """The weights of the first layer as images: what each unit looks for."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        num: PositiveInt = 64
+        """How many, at most."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`."""
+        shape = env.single_observation_space.shape or ()
+        weights = (p for p in agent.parameters() if p.ndim == 4 or (p.ndim == 2 and p.shape[1] == math.prod(shape)))
+        first = next(weights, None)
+        if first is None or len(shape) != 3:
+            raise InputError(f"report filters: needs a network that reads images, this one reads {shape}")
+        filters = first.detach().cpu()
+        filters = filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, shape).mean(1)
+        filters = filters[: self.settings.num]
+        figure, panels = _figure(len(filters), 1, 1)
+        for axes, image in zip(panels, filters, strict=True):
+            bound = float(image.abs().max())
+            axes.imshow(image.numpy(), cmap="RdBu", vmin=-bound, vmax=bound)
+            axes.set_axis_off()
+        return Report({}, f"{len(first)} filters of {tuple(filters.shape[1:])}", {"filters": figure})
+
+
+class BoundaryReport:
+    """Of two inputs: the answer everywhere in the plane, and the training examples."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        resolution: PositiveInt = 150
+        """Points along each axis."""
+        margin: NonNegativeFloat = 0.2
+        """Around the examples, as a share of their range."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`."""
+        figure, (axes,) = _figure(1, 4, 4)
+        self.draw(axes, agent, env)
+        if "accuracy" in evaluation.scalars:
+            axes.set_title(f"accuracy {evaluation.scalars['accuracy']:.1%}", fontsize=9)
+        return Report({}, figures={"boundary": figure})
+
+    def draw(self, axes: Any, agent: Agent, env: Environment) -> None:
+        """Draws it into given matplotlib axes.
+
+        Raises:
+            InputError: the environment is no data set of two inputs and classes.
+        """
+        env, classes = _classified("boundary", env)
+        inputs, targets = env.dataset.train
+        shape = tuple(inputs.shape[1:])
+        if shape != (2,):
+            raise InputError(f"report boundary: needs examples of 2 numbers, these have shape {shape}")
+        margin = self.settings.margin * (inputs.amax(0) - inputs.amin(0))
+        ends = torch.stack([inputs.amin(0) - margin, inputs.amax(0) + margin], 1).tolist()
+        x, y = (torch.linspace(low, high, self.settings.resolution) for low, high in ends)
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        with evaluating(agent):
+            answers = agent.predict(env.scaled(grid.view(-1, 2).to(env.device))).action
+            probabilities = env.action.probabilities(answers, len(classes)).cpu()
+        level = probabilities @ torch.linspace(0, 1, len(classes))  # two classes: P of the second
+        extent = [*ends[0], *ends[1]]
+        shades = level.view(len(y), len(x)).numpy()
+        axes.imshow(shades, extent=extent, origin="lower", aspect="auto", cmap="RdBu", vmin=-0.3, vmax=1.3)
+        axes.scatter(*inputs.T.numpy(), c=targets.numpy(), cmap="RdBu", s=6, edgecolors="k", linewidths=0.3)
+        axes.set(xticks=[], yticks=[])
+
+
+def _classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str, ...]]:
+    """The environment as a data set of classes, and these.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(env, SupervisedEnv) or env.dataset.classes is None:
+        raise InputError(f"report {report}: needs a data set of classes (env.name=supervised)")
+    return env, env.dataset.classes
+
+
+def _figure(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":
+    """A figure of panels in a grid, at most ten abreast; each of that many inches."""
+    from matplotlib.figure import Figure
+
+    columns = min(num_panels, 10)
+    rows = math.ceil(num_panels / columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for unused in panels[num_panels:]:
+        unused.set_axis_off()
+    return figure, panels[:num_panels]
+
+
+def _lines(image: Tensor) -> list[str]:
+    """An image [H, W] bool as ceil(H / 2) lines of W characters."""
+    rows = image.tolist()
+    if len(rows) % 2:
+        rows.append([False] * len(rows[0]))
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    return ["".join(ROWS_OF_TWO[pair] for pair in zip(a, b, strict=True)) for a, b in pairs]

@@ -1,0 +1,152 @@
+import gzip
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rlcore import InputError
+from rlcore.supervised import datasets
+from rlcore.supervised.datasets import from_arrays, load, read_idx
+
+
+def refused(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def idx(array, kind=8):
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, kind, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "num", "num_test", "num_classes"),
+    [("iris", (4,), 150, None, 3), ("digits", (1, 8, 8), 1797, None, 10), ("circles", (2,), 200, 100, 2),
+     ("spirals", (2,), 400, 200, 2)],
+)  # fmt: skip
+def test_shipped_data(name, shape, num, num_test, num_classes):
+    data = load(name)
+    assert data.train.inputs.shape == (num, *shape)
+    assert data.train.inputs.dtype == torch.float32
+    assert (data.test is None) if num_test is None else len(data.test.targets) == num_test
+    assert data.train.targets.unique().tolist() == list(range(num_classes)) == list(range(len(data.classes)))
+
+
+def test_circles_have_their_radii_and_spirals_their_mirror_image():
+    points, targets = load("circles").train
+    radius = points.norm(dim=1)
+    assert torch.bincount(targets).tolist() == [100, 100]
+    assert float(radius[targets == 0].mean()) == pytest.approx(1.0, abs=0.03)
+    assert float(radius[targets == 1].mean()) == pytest.approx(0.6, abs=0.03)
+    points, targets = load("spirals").train
+    assert torch.equal(points[targets == 0], -points[targets == 1])
+    assert float(points.norm(dim=1).max()) < 780 * 2 * np.pi / 360 / 10 + 0.1
+
+
+@pytest.mark.parametrize("name", ["circles", "spirals"])
+def test_drawn_data_depend_on_their_seed_alone(name):
+    first, again, other = load(name, seed=3), load(name, seed=3), load(name, seed=4)
+    assert torch.equal(first.train.inputs, again.train.inputs)
+    assert not torch.equal(first.train.inputs, other.train.inputs)
+    assert not torch.equal(first.train.inputs[: len(first.test.inputs)], first.test.inputs)
+
+
+@pytest.mark.skipif(not (Path(os.environ.get("RLCORE_DATA", "")) / "mnist").is_dir(), reason="needs RLCORE_DATA")
+def test_mnist_is_the_canonical_one():
+    data = load("mnist")
+    assert data.train.inputs.shape == (60_000, 1, 28, 28)
+    assert data.train.inputs.dtype == torch.uint8
+    assert torch.bincount(data.train.targets).tolist()[:3] == [5923, 6742, 5958]
+    assert torch.bincount(data.test.targets).tolist()[:3] == [980, 1135, 1032]
+
+
+def test_idx_files_gzipped_or_not(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    (tmp_path / "plain").write_bytes(idx(array))
+    (tmp_path / "zipped.gz").write_bytes(gzip.compress(idx(array)))
+    for name in ("plain", "zipped.gz"):
+        assert read_idx(tmp_path / name).tolist() == array.tolist()
+
+
+def test_damaged_idx_files_are_refused_by_name(tmp_path):
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    for content, expected in {
+        idx(array)[:-3]: "21 bytes follow a header that tells of 24",
+        idx(array) + b"x": "25 bytes",
+        idx(array)[:9]: "cut short",
+        idx(array, kind=9): "no IDX file of bytes",
+        b"": "no IDX file of bytes: it begins with nothing",
+        b"<html>": "no IDX file of bytes",
+    }.items():
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        message = refused(read_idx, path)
+        assert str(path) in message
+        assert expected in message
+    for content in (b"no gzip at all", gzip.compress(idx(array))[:-9]):
+        (tmp_path / "file.gz").write_bytes(content)
+        assert "cannot be read" in refused(read_idx, tmp_path / "file.gz")
+
+
+def test_mnist_refuses_other_data_and_missing_files(tmp_path):
+    assert "has no file train-images-idx3-ubyte.gz" in refused(load, "mnist", tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((5, 28, 28), np.uint8)))
+    assert "is not MNIST's" in refused(load, "mnist", tmp_path)
+
+
+def test_without_network_one_line_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.delenv("RLCORE_DATA", raising=False)
+    monkeypatch.setattr(datasets, "MNIST_MIRRORS", ("http://127.0.0.1:9/",))
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
+    message = refused(load, "mnist")
+    assert "env.data_dir=FOLDER" in message
+    assert "env.dataset=digits needs no download" in message
+    assert not list((tmp_path / "mnist").glob("*"))
+
+
+def test_a_file_in_the_cache_is_used_and_a_foreign_one_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv("RLCORE_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
+    (tmp_path / "mnist").mkdir()
+    file = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+    file.write_bytes(gzip.compress(idx(np.zeros((5, 28, 28), np.uint8))))
+    assert str(file) in refused(load, "mnist")
+
+
+def test_npz_files_and_their_mistakes(tmp_path):
+    x, y = np.ones((6, 3)), np.arange(6) % 2
+    path = tmp_path / "mine.npz"
+    np.savez(path, inputs=x, targets=y, test_inputs=x[:2], test_targets=y[:2])
+    data = load(str(path))
+    assert data.classes == ("0", "1")
+    assert len(data.test.targets) == 2
+    np.savez(path, x=x, y=y)
+    assert "holds x, y; expected inputs, targets" in refused(load, str(path))
+    np.savez(path, inputs=x, targets=y, test_inputs=x)
+    assert "expected inputs, targets, test_inputs, test_targets" in refused(load, str(path))
+    np.savez(path, inputs=np.array([{}]), targets=y)
+    assert "is no .npz file of plain arrays" in refused(load, str(path))
+    path.write_bytes(b"junk")
+    assert "is no .npz file of plain arrays" in refused(load, str(path))
+    assert "there is no file" in refused(load, str(tmp_path / "none.npz"))
+    assert "did you mean 'circles'" in refused(load, "circle")
+
+
+def test_bad_arrays_are_one_line():
+    x, y = np.ones((6, 3)), np.arange(6) % 2
+    assert "6 inputs and 5 targets; they must be as many" in refused(from_arrays, x, y[:5])
+    assert "the test split is empty" in refused(from_arrays, x, y, x[:0], y[:0])
+    assert "a training label is -1" in refused(from_arrays, x, y - 1 + np.array([0, 0, 0, 1, 1, 1]))
+    assert "a test label is 2; with 2 classes they run from 0 to 1" in refused(from_arrays, x, y, x, y + 1)
+    assert "a test input has shape (2,), a training input (3,)" in refused(from_arrays, x, y, x[:, :2], y)
+    assert "two classes at least" in refused(from_arrays, x, y * 0)
+    assert "must be numbers" in refused(from_arrays, x.astype(str), y)
+    assert "[n, 1]" in refused(from_arrays, x[:, 0], y)
+    bad = x.copy()
+    bad[4, 1] = np.nan
+    assert "1 of the training inputs are NaN or infinite, the first in row 4" in refused(from_arrays, bad, y)
+    assert "1 of the training targets are NaN" in refused(from_arrays, x, np.array([0, 1, 2, 3, np.inf, 5]))

@@ -1,0 +1,485 @@
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compare import same
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import rlcore
+from rlcore import InputError, Trainer, check_agent, check_environment
+from rlcore.agents.ppo import PPO
+from rlcore.agents.random_search import RandomSearch
+from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.supervised import Supervised
+from rlcore.envs.probes import Product
+from rlcore.networks import NetworkChoice
+from rlcore.supervised.datasets import from_arrays
+from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
+from rlcore.trainer import TRAINING, derive_seed
+
+
+def toy(n=50, shape=(3,), num_classes=4, num_test=7, dtype=np.float32, seed=0):
+    """Example i carries i in its first number."""
+    rng = np.random.default_rng(seed)
+
+    def split(count):
+        inputs = (rng.normal(size=(count, *shape)) * 50 + 100).clip(0, 255).astype(dtype)
+        inputs.reshape(count, -1)[:, 0] = np.arange(count)
+        targets = rng.integers(num_classes, size=count)
+        targets[:num_classes] = np.arange(num_classes)
+        return inputs, targets
+
+    return from_arrays(*split(n), *split(num_test))
+
+
+def make(dataset=None, **settings):
+    return SupervisedEnv(SupervisedEnv.Settings(**{"num_envs": 8, **settings}), dataset=dataset or toy())
+
+
+def network(**settings):
+    return NetworkChoice.model_validate({"name": "mlp", "hidden": [16], "activation": "relu", "init": "he", **settings})
+
+
+# The stream
+
+
+@pytest.mark.parametrize("num_envs", [8, 50, 1, 7])
+def test_each_example_is_seen_exactly_once_an_epoch_though_batches_straddle(num_envs):
+    env = make(num_envs=num_envs)
+    obs, _ = env.reset(seed=3)
+    seen = []
+    while len(seen) < 3 * 50:
+        seen += obs[:, 0].tolist()
+        obs, *_ = env.step(torch.zeros(num_envs, 4))
+    for epoch in range(3):
+        assert sorted(seen[epoch * 50 : (epoch + 1) * 50]) == list(range(50))
+    assert seen[:50] != seen[50:100]
+
+
+def test_unshuffled_examples_come_in_the_order_of_the_data():
+    env = make(shuffle=False)
+    obs, _ = env.reset(seed=3)
+    assert obs[:, 0].tolist() == list(range(8))
+    for _ in range(6):
+        obs, *_ = env.step(torch.zeros(8, 4))
+    assert obs[:, 0].tolist() == [48, 49, 0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("action", ["logits", "label", "values"])
+def test_the_contract_of_environments_is_kept(action):
+    check_environment(make(action=action))
+
+
+def test_every_step_ends_an_episode():
+    env = make()
+    env.reset(seed=1)
+    _, reward, terminated, truncated, _ = env.step(torch.zeros(8, 4))
+    assert terminated.all()
+    assert not truncated.any()
+    assert reward.shape == (8,)
+
+
+def test_a_checkpoint_goes_on_in_mid_epoch_and_across_it():
+    env, other = make(), make()
+    env.reset(seed=5)
+    for _ in range(9):  # the second epoch
+        env.step(torch.zeros(8, 4))
+    other.reset(seed=77)
+    other.restore(env.checkpoint())
+    for _ in range(20):
+        answers = torch.randn(8, 4)
+        ours, theirs = env.step(answers), other.step(answers)
+        same(ours[:4], theirs[:4])
+
+
+def test_the_twin_shows_the_test_split_and_its_last_short_batch_once():
+    seen = []
+
+    class Witness(Supervised):
+        def predict(self, obs, state=None):
+            seen.append(obs[:, 0].tolist())
+            return super().predict(obs)
+
+    env = make(dataset=toy(num_test=2345))
+    twin = env.evaluation(20)
+    report = twin.score(Witness(env), num_episodes=20, seed=1)
+    assert [len(batch) for batch in seen] == [1000, 1000, 345]
+    assert [index for batch in seen for index in batch] == list(range(2345))
+    assert len(report.columns["reward"]) == 2345
+
+
+def test_reinforce_sees_every_example_too():
+    """Its whole episodes end together; a reset behind them would throw a batch away unseen."""
+    env = make(action="label", num_envs=10)
+    trainer = Trainer(Reinforce(env), env, total_steps=1000)
+    seen = []
+    for _ in range(5):
+        trainer.update()
+    obs = trainer.obs
+    for _ in range(5):
+        seen += obs[:, 0].tolist()
+        trainer.update()
+        obs = trainer.obs
+    assert sorted(seen) == list(range(50))
+
+
+# Rewards
+
+
+def test_rewards_in_closed_form():
+    target = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    dataset = from_arrays(np.zeros((8, 2), np.float32), target.numpy(), np.zeros((4, 2), np.float32), np.arange(4))
+    logits = torch.randn(8, 4)
+
+    def reward(action, answers):
+        env = make(dataset=dataset, action=action, shuffle=False)
+        env.reset(seed=1)
+        return env.step(answers)[1]
+
+    torch.testing.assert_close(reward("logits", logits), logits.log_softmax(1)[torch.arange(8), target])
+    assert reward("label", torch.tensor([0, 0, 2, 2, 0, 0, 2, 2])).tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+    torch.testing.assert_close(reward("values", logits), -((logits - torch.eye(4)[target]) ** 2).sum(1))
+
+
+def test_log_odds_pay_the_bernoulli_log_likelihood():
+    target = np.array([0, 1, 0, 1, 1, 1, 0, 0])
+    env = make(
+        dataset=from_arrays(np.zeros((8, 2)), target, np.zeros((2, 2)), np.arange(2)), action="log_odds", shuffle=False
+    )
+    env.reset(seed=1)
+    a = torch.randn(8, 1)
+    p = a.sigmoid().squeeze(1)
+    y = torch.from_numpy(target)
+    torch.testing.assert_close(env.step(a)[1], torch.where(y == 1, p, 1 - p).log())
+    assert env.action.label(a).tolist() == (p > 0.5).long().tolist()
+
+
+def test_regression_has_numbers_for_targets():
+    x = np.linspace(0, 1, 40, dtype=np.float32)[:, None]
+    env = make(dataset=from_arrays(x, 3 * x[:, 0] - 1), action="values", num_envs=32)
+    agent = Supervised(env, Supervised.Settings(network=network(hidden=[]), learning_rate=0.05))
+    report = Trainer(agent, env, Trainer.Settings(epochs=200)).fit()
+    assert report.scalars["squared_error"] < 1e-3
+    assert set(report.scalars) == {"squared_error"}
+
+
+def test_scaling_reads_the_training_split_alone():
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 4, 4)).astype(np.uint8)
+    dataset = from_arrays(images, np.arange(40) % 3, images[:10] // 2, np.arange(10) % 3)
+    x = torch.from_numpy(images).float()
+    for scaling, expected in {"raw": x, "unit": x / 255, "standard": (x - x.mean()) / x.std(correction=0)}.items():
+        env = make(dataset=dataset, scaling=scaling, shuffle=False, num_envs=40)
+        torch.testing.assert_close(env.reset(seed=1)[0], expected)
+        if scaling == "standard":
+            twin = env.evaluation(1)
+            test = (x[:10] // 2 - x.mean()) / x.std(correction=0)
+            torch.testing.assert_close(twin.inputs(torch.arange(10)), test)
+
+
+def test_a_test_split_is_drawn_by_class_and_shares_nothing_with_training():
+    inputs = np.arange(90, dtype=np.float32)[:, None]
+    env = make(dataset=from_arrays(inputs, np.arange(90) % 3), test_fraction=0.2)
+    train, test = env.dataset.train, env.dataset.test
+    assert sorted([*train.inputs.flatten().tolist(), *test.inputs.flatten().tolist()]) == list(range(90))
+    assert torch.bincount(test.targets).tolist() == [6, 6, 6]
+    whole = make(dataset=from_arrays(inputs, np.arange(90) % 3), test_fraction=0)
+    assert len(whole.dataset.test.targets) == whole.num_examples == 90
+
+
+def test_report_gives_accuracy_recall_and_confusion():
+    assert confusion_matrix(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2).tolist() == [[1, 1], [0, 1]]
+
+    class AlwaysTwo(Supervised):
+        def predict(self, obs, state=None):
+            return rlcore.Step(F.one_hot(torch.full((len(obs),), 2), 4).float() * 5)
+
+    env = make(dataset=toy(num_test=40))
+    report = env.evaluation(1).score(AlwaysTwo(env), 1, 1)
+    share = float((env.dataset.test.targets == 2).float().mean())
+    assert report.scalars["accuracy"] == pytest.approx(share)
+    assert [report.scalars[f"recall_{k}"] for k in range(4)] == [0, 0, 1, 0]
+    right, wrong = 5 - math.log(math.exp(5) + 3), -math.log(math.exp(5) + 3)
+    assert report.scalars["log_likelihood"] == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
+    assert report.text.splitlines()[3].split()[-1] == "100.0%"
+
+
+# Learning
+
+
+def hand_loop(dataset, num_batches, batch, lr, momentum):
+    """What anyone would write: a permutation, slices, cross-entropy, SGD."""
+    generator = torch.Generator().manual_seed(derive_seed(1, TRAINING))
+    torch.manual_seed(7)
+    net = network().build((3,), 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum, fused=True)
+    inputs, targets = dataset.train
+    stream = torch.cat([torch.randperm(len(targets), generator=generator) for _ in range(20)])
+    for rows in stream[: num_batches * batch].split(batch):
+        loss = F.cross_entropy(net(inputs[rows] / 255), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_trainer_ends_with_the_bits_of_a_hand_written_loop(momentum):
+    dataset = toy(dtype=np.uint8)
+    env = make(dataset=dataset)
+    torch.manual_seed(7)
+    settings = Supervised.Settings(network=network(), optimizer="sgd", learning_rate=0.1, momentum=momentum)
+    agent = Supervised(env, settings)
+    Trainer(agent, env, Trainer.Settings(epochs=10), seed=1).fit()
+    expected = hand_loop(dataset, math.ceil(10 * 50 / 8), 8, 0.1, momentum)
+    same(agent.network.state_dict(), expected.state_dict())
+
+
+def test_epochs_are_batches_rounded_up():
+    env = make()
+    trainer = Trainer(Supervised(env), env, Trainer.Settings(epochs=3))
+    assert trainer.total_steps == math.ceil(3 * 50 / 8) * 8
+    probe = rlcore.registry.envs["probe_constant_reward"]()
+    with pytest.raises(InputError, match=r"ConstantReward has no epochs; set trainer\.total_steps"):
+        Trainer(PPO(probe), probe, Trainer.Settings(epochs=3))
+
+
+def test_label_smoothing_is_torchs_and_the_reward_stays_that_of_the_true_class():
+    env = make()
+    agent = Supervised(env, Supervised.Settings(network=network(), optimizer="sgd", label_smoothing=0.2))
+    obs, _ = env.reset(seed=1)
+    target = env._target
+    rollout = rlcore.collect(agent, env, obs, 1)
+    expected = F.cross_entropy(rollout.action[0], target, label_smoothing=0.2)
+    torch.testing.assert_close(agent.learn(rollout)["loss"], expected.detach())
+    torch.testing.assert_close(-rollout.reward.mean(), F.cross_entropy(rollout.action[0], target))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"max_grad_norm": 0.5},
+        {"bias_correction": False},
+        {"learning_rate_schedule": "cosine"},
+    ],
+)
+def test_every_setting_learns(settings):
+    env = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", num_envs=30, scaling="standard"))
+    torch.manual_seed(1)
+    agent = Supervised(env, Supervised.Settings(network=network(), learning_rate=0.01, **settings))
+    assert Trainer(agent, env, Trainer.Settings(epochs=40)).fit().scalars["accuracy"] > 0.85
+    check_agent(agent, env)
+
+
+@pytest.mark.parametrize("kind", [Reinforce, PPO])
+def test_iris_is_learned_from_right_or_wrong_alone(kind):
+    env = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", num_envs=32, scaling="standard", action="label"))
+    settings = {"learning_rate": 3e-3} | ({"horizon": 4, "minibatch_size": 64} if kind is PPO else {})
+    torch.manual_seed(1)
+    trainer = Trainer(kind(env, kind.Settings(**settings)), env, total_steps=20_000)
+    assert trainer.fit().scalars["accuracy"] > 0.85
+
+
+def test_dropout_and_batch_norm_learn_in_one_mode_and_answer_in_the_other():
+    env = make()
+    agent = Supervised(env, Supervised.Settings(network=network(batch_norm=True, dropout=0.5)))
+    trainer = Trainer(agent, env, total_steps=400)
+    trainer.update()
+    twin = env.evaluation(1)
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+    first, second = (twin.score(agent, 1, seed).columns["reward"] for seed in (1, 2))
+    assert first == second
+    same(before, agent.state_dict())
+    assert agent.training
+    obs, _ = env.reset(seed=1)
+    assert not torch.equal(agent.act(obs).action, agent.act(obs).action)
+
+
+@pytest.mark.parametrize("kind", [PPO, Reinforce])
+def test_a_policy_with_batch_norm_acts_and_learns_by_the_same_statistics(kind):
+    env = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", num_envs=30, action="label"))
+    torch.manual_seed(1)
+    settings = {"horizon": 1, "minibatch_size": 30, "num_epochs": 1} if kind is PPO else {}
+    agent = kind(env, kind.Settings(network=network(batch_norm=True), **settings))
+    check_agent(agent, env)
+    trainer = Trainer(agent, env, total_steps=30_000)
+    before = agent.body.after[0][0].running_mean.clone()
+    metrics = trainer.update()
+    assert not torch.equal(before, agent.body.after[0][0].running_mean)
+    if kind is PPO:  # the first minibatch's ratio is 1
+        assert float(metrics["approx_kl"]) == pytest.approx(0, abs=1e-6)
+    assert trainer.fit().scalars["accuracy"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("kind", "action", "settings"),
+    [
+        (Supervised, "logits", {"network": network(batch_norm=True, dropout=0.2)}),
+        (Reinforce, "label", {"baseline": True}),
+        (PPO, "label", {"horizon": 2, "minibatch_size": 8}),
+        (RandomSearch, "label", {}),
+    ],
+)
+def test_a_run_resumed_in_mid_epoch_ends_in_the_same_bits(kind, action, settings):
+    def trainer():
+        env = make(action=action)
+        torch.manual_seed(3)
+        return Trainer(kind(env, kind.Settings(**settings)), env, total_steps=800, seed=2)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.fit()
+    while first.steps < 320:  # in the seventh epoch of 50
+        first.update()
+    saved = first.checkpoint()
+    torch.manual_seed(999)
+    assert second.restore(saved) == []
+    second.fit()
+    same(whole.checkpoint()["agent"], second.checkpoint()["agent"])
+    same(whole.checkpoint()["env"], second.checkpoint()["env"])
+
+
+def test_random_search_keeps_what_scores_no_worse():
+    env = Product(Product.Settings(num_envs=1))
+    agent = RandomSearch(env, RandomSearch.Settings(std=0.05, network=network(hidden=[], init="zeros", bias=False)))
+    trainer = Trainer(agent, env, total_steps=400)
+    best = []
+    while not trainer.finished:
+        best.append(float(trainer.update()["best_score"]))
+    assert best == sorted(best)
+    assert best[0] < -5 < 0 < best[-1]
+    obs = torch.ones(1, 1)
+    _, reward, *_ = env.step(agent.predict(obs).action)
+    assert float(reward[0]) == pytest.approx(best[-1], rel=1e-5)
+
+
+def test_the_gradient_learns_the_product_in_fewer_steps_than_random_search():
+    """Day 3: x y from (-2, 3); the gradient at the start is (3, -2)."""
+
+    def steps_to_zero(agent, env):
+        trainer = Trainer(agent, env, total_steps=10_000)
+        while env.pay(agent.predict(torch.ones(1, 1)).action).item() < 0:
+            trainer.update()
+        return trainer.steps
+
+    linear = network(hidden=[], init="zeros", bias=False)
+    env = Product(Product.Settings(num_envs=1))
+    gradient = Supervised(env, Supervised.Settings(network=linear, optimizer="sgd", learning_rate=0.01))
+    trainer = Trainer(gradient, env, total_steps=10)
+    trainer.update()
+    torch.testing.assert_close(gradient.network.output.weight.flatten(), torch.tensor([0.03, -0.02]))
+    search = RandomSearch(env, RandomSearch.Settings(std=0.01 * 13**0.5 / 2**0.5, network=linear))
+    assert steps_to_zero(gradient, env) < steps_to_zero(search, env)
+
+
+# Cost, counted
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.__name__.startswith(("_local_scalar_dense", "nonzero", "is_nonzero", "equal"))
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_waits_for_no_device(monkeypatch):
+    """As on a GPU, where reading a number waits; the CPU has no such wait, and looks for NaN at once."""
+    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
+    env = make()
+    trainer = Trainer(Supervised(env, Supervised.Settings(network=network())), env, total_steps=10_000)
+    trainer.update()
+    with Syncs() as syncs:
+        for _ in range(20):
+            trainer.update()
+    assert syncs.count == 0
+    with Syncs() as syncs:
+        trainer._log(trainer.update())
+    assert syncs.count > 0
+
+
+def test_an_update_makes_few_python_calls():
+    env = make()
+    trainer = Trainer(Supervised(env, Supervised.Settings(network=network())), env, total_steps=10_000)
+    for _ in range(3):
+        trainer.update()
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        for _ in range(10):
+            trainer.update()
+    finally:
+        sys.setprofile(None)
+    assert calls / 10 < 100
+
+
+# Bad input
+
+
+def test_bad_settings_are_one_line(tmp_path):
+    def line(function):
+        with pytest.raises(InputError) as caught:
+            function()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "a batch of 51 is larger than the 50 examples of the train split; at most 50" in line(
+        lambda: make(num_envs=51)
+    )
+    assert "env.dataset: missing" in line(lambda: SupervisedEnv(SupervisedEnv.Settings()))
+    assert "two classes, these are 4; use logits" in line(lambda: make(action="log_odds"))
+    numbers = from_arrays(np.zeros((9, 2)), np.linspace(0, 2, 9))
+    assert "logits needs classes" in line(lambda: make(dataset=numbers, num_envs=2))
+    assert "targets in [0, 1]" in line(lambda: make(dataset=numbers, num_envs=2, action="log_odds"))
+    assert "0.01 of 9 examples is none" in line(
+        lambda: make(dataset=numbers, num_envs=2, action="values", test_fraction=0.01)
+    )
+    assert "env.action=logits" in line(lambda: Supervised(make(action="label")))
+    assert "label_smoothing" in line(
+        lambda: Supervised(make(action="values"), Supervised.Settings(label_smoothing=0.1))
+    )
+    lenet = NetworkChoice.model_validate({"name": "lenet"})
+    assert "(3,)" in line(lambda: Supervised(make(), Supervised.Settings(network=lenet)))
+
+
+@pytest.mark.parametrize(
+    "action", [torch.zeros(8, 4, dtype=torch.float64), torch.zeros(8, 3), torch.zeros(8, dtype=torch.int64)]
+)
+def test_an_action_of_another_shape_or_dtype_is_refused(action):
+    env = make()
+    env.reset(seed=1)
+    with pytest.raises(InputError, match=r"must be torch.float32 of shape \(8, 4\), got"):
+        env.step(action)
+    labels = make(action="label")
+    labels.reset(seed=1)
+    with pytest.raises(InputError, match=r"must be torch\.int64"):
+        labels.step(torch.zeros(8))
+
+
+def test_a_file_of_arrays_works_from_yaml(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", inputs=x, targets=(x.sum(1) > 0).astype(np.int64))
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "env: {name: supervised, dataset: mine.npz, num_envs: 20}\n"
+        "agent: {name: supervised, learning_rate: 1e-2}\n"
+        "trainer: {epochs: 20, reports: [{name: confusion}, {name: boundary}]}\n"
+    )
+    assert rlcore.commands.train("mine.yaml", [], "run", None, 1) == 0
+    assert {path.name for path in Path("run/figures").iterdir()} == {"confusion.png", "boundary.png"}
+    monkeypatch.chdir("/")
+    agent = rlcore.load(tmp_path / "run", "last")
+    answers = agent.predict(torch.tensor([[2.0, 2.0], [-2.0, -2.0]])).action
+    assert answers.argmax(1).tolist() == [1, 0]
