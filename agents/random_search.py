@@ -30,6 +30,9 @@ class RandomSearch(Agent):
 
         std: PositiveFloat = 0.1
         """Standard deviation of a perturbation."""
+        max_std: PositiveFloat | None = None
+        """If set, the standard deviation doubles with each failure, up to this, and halves with each success, down to
+        ``std``: a search that is stuck looks further away."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [], "init": "zeros"})
         """From an observation to the action, or to a score for each of them."""
 
@@ -48,6 +51,8 @@ class RandomSearch(Agent):
         self.requires_grad_(False)
         self.register_buffer("score", torch.tensor(-math.inf))
         self.score: Tensor
+        self.register_buffer("std", torch.tensor(self.settings.std))
+        self.std: Tensor
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """What the perturbed network answers; obs [N, *O]."""
@@ -62,10 +67,12 @@ class RandomSearch(Agent):
         score = (rollout.reward * rollout.valid).sum() / rollout.reward.shape[1]
         better = score >= self.score
         self.score = torch.maximum(score, self.score)
+        if self.settings.max_std is not None:
+            self.std = torch.where(better, self.std / 2, self.std * 2).clamp(self.settings.std, self.settings.max_std)
         for kept, tried in zip(self.kept.parameters(), self.tried.parameters(), strict=True):
             kept.copy_(torch.where(better, tried, kept))
-            tried.copy_(kept + self.settings.std * torch.randn_like(kept))
-        return {"score": score, "best_score": self.score, "kept": better.float()}
+            tried.copy_(kept + self.std * torch.randn_like(kept))
+        return {"score": score, "best_score": self.score, "kept": better.float(), "std": self.std}
 
     def _answer(self, network: nn.Module, obs: Tree) -> Tensor:
         outputs: Tensor = network(obs)

@@ -1,4 +1,4 @@
-"""What one looks at in a data set's evaluation: confusion, examples, first-layer filters, decision boundaries."""
+"""What one looks at in a data set's evaluation: confusion, examples, filters, decision boundaries, packed bits."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
+from rlcore.networks.binarized import BinarizedMLP, PackedMLP
 from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
 
 if TYPE_CHECKING:
@@ -131,6 +132,38 @@ class FiltersReport:
             axes.imshow(image.numpy(), cmap="RdBu", vmin=-bound, vmax=bound)
             axes.set_axis_off()
         return Report({}, f"{len(first)} filters of {tuple(filters.shape[1:])}", {"filters": figure})
+
+
+class PackedReport:
+    """A binarized network on bytes and bits: whether it answers as it did on floats, and its size."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`."""
+        env, _ = _classified("packed", env)
+        network, split = getattr(agent, "network", None), env.dataset.test
+        assert split is not None
+        if not isinstance(network, BinarizedMLP) or split.inputs.dtype != torch.uint8 or env.settings.scaling != "raw":
+            raise InputError(
+                "report packed: needs the agent supervised with the network binarized_mlp, trained on bytes as they "
+                "are (env.scaling=raw)"
+            )
+        packed = PackedMLP(network)
+        answers = torch.cat([torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(1000)])
+        same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
+        accuracy = (answers == split.targets.cpu()).double().mean().item()
+        floats = 4 * sum(parameter.numel() for parameter in network.parameters())
+        text = (
+            f"on bits: accuracy {accuracy:.2%}; {same:.2%} of {len(answers):,} answers are those on floats\n"
+            f"{packed.num_bytes:,} bytes, {8 * packed.num_bytes / packed.num_weights:.2f} bits a weight all told; "
+            f"as float32 {floats:,} bytes, {floats / packed.num_bytes:.1f} times that"
+        )
+        return Report({"packed_accuracy": accuracy, "packed_same_answers": same}, text)
 
 
 class BoundaryReport:

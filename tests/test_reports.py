@@ -1,0 +1,95 @@
+"""What is drawn and told of a data set's evaluation."""
+
+import pytest
+import torch
+
+from rlcore.agents.supervised import Supervised
+from rlcore.envs.probes import Identity
+from rlcore.errors import InputError
+from rlcore.evaluation import ReportChoice
+from rlcore.supervised.datasets import from_arrays
+from rlcore.supervised.environment import SupervisedEnv
+
+
+def make(network, inputs, targets, **settings):
+    env = SupervisedEnv(
+        SupervisedEnv.Settings(num_envs=4, test_fraction=0, **settings), dataset=from_arrays(inputs, targets)
+    )
+    return Supervised(env, Supervised.Settings(network=network)), env.evaluation(1)
+
+
+def report(name, agent, env, **settings):
+    return ReportChoice.model_validate({"name": name, **settings}).make()(agent, env, env.score(agent, 1, 1))
+
+
+@pytest.fixture
+def digits():
+    """Zeros are dark above, ones are dark below; 4 x 6 bytes."""
+    images = torch.zeros(8, 1, 4, 6, dtype=torch.uint8)
+    images[::2, :, :2], images[1::2, :, 2:] = 255, 255
+    return make({"name": "mlp", "hidden": [5]}, images, torch.arange(8) % 2)
+
+
+def test_examples_are_drawn_with_answer_and_truth(digits):
+    agent, env = digits
+    answers = env.score(agent, 1, 1).columns["answer"]
+    drawn = report("examples", agent, env, num=2, width=80)
+    titles, upper, lower, *_ = drawn.text.splitlines()
+    assert titles.split("  ")[0] == f"#0: {answers[0]}, truth 0"
+    assert f"#1: {answers[1]}, truth 1" in titles
+    assert upper == "██████"
+    assert lower == " " * titles.index("#1") + "██████"
+
+
+def test_the_most_wrong_come_first_and_only_they(digits):
+    agent, env = digits
+    evaluation = env.score(agent, 1, 1)
+    wrong = [i for i in range(8) if evaluation.columns["answer"][i] != evaluation.columns["target"][i]]
+    wrong.sort(key=lambda i: evaluation.columns["reward"][i])
+    text = report("examples", agent, env, num=8, wrong=True, width=500).text
+    assert [int(word[1:-1]) for word in text.split() if word.startswith("#")] == wrong
+
+
+def test_figures_hold_what_they_are_named_for(digits):
+    agent, env = digits
+    confusion = report("confusion", agent, env).figures["confusion"]
+    counts = [int(text.get_text()) for text in confusion.axes[0].texts]
+    assert sum(counts) == 8
+    filters = report("filters", agent, env, num=3).figures["filters"]
+    assert len(filters.axes) == 3
+    assert filters.axes[0].images[0].get_array().shape == (4, 6)
+
+
+def test_the_boundary_is_the_agents_answer_in_the_plane():
+    agent, env = make({"name": "mlp", "hidden": []}, torch.randn(20, 2), torch.arange(20) % 2)
+    with torch.no_grad():
+        agent.network.output.weight.copy_(torch.tensor([[-100.0, 0.0], [100.0, 0.0]]))  # class 1 where x > 0
+        agent.network.output.bias.zero_()
+    (axes,) = report("boundary", agent, env, resolution=21).figures["boundary"].axes
+    shades, (left, right, *_) = axes.images[0].get_array(), axes.images[0].get_extent()
+    x = torch.linspace(left, right, 21)
+    assert (torch.tensor(shades)[:, x > 0.01] > 0.5).all()
+    assert (torch.tensor(shades)[:, x < -0.01] < 0.5).all()
+
+
+def test_packed_bits_answer_as_the_network_does():
+    images = torch.randint(0, 256, (40, 1, 5, 5), dtype=torch.uint8)
+    agent, env = make({"name": "binarized_mlp", "hidden": [9]}, images, torch.arange(40) % 3, scaling="raw")
+    told = report("packed", agent, env)
+    assert told.scalars["packed_same_answers"] == 1
+    assert told.scalars["packed_accuracy"] == env.score(agent, 1, 1).scalars["accuracy"]
+
+
+@pytest.mark.parametrize("name", ["boundary", "filters", "packed"])
+def test_a_report_refuses_what_it_cannot_show(name):
+    agent, env = make({"name": "mlp"}, torch.randn(12, 3), torch.arange(12) % 2)
+    with pytest.raises(InputError, match=rf"^report {name}: needs .*[^\n]$"):
+        report(name, agent, env)
+
+
+def test_reports_of_data_sets_refuse_other_environments():
+    env = Identity(Identity.Settings(num_envs=2))
+    for name in ("boundary", "confusion", "examples", "packed"):
+        maker = ReportChoice.model_validate({"name": name}).make()
+        with pytest.raises(InputError, match=f"report {name}: needs a data set"):
+            maker(None, env, None)
