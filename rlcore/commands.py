@@ -24,7 +24,7 @@ from rlcore import config as configs
 from rlcore import registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
-from rlcore.evaluation import ReportChoice, ReportMaker
+from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.run import RUNS_FOLDER, Run
 from rlcore.settings import mistakes
 from rlcore.tracking import Tracker, make_console
@@ -172,7 +172,11 @@ def show(source: str, overrides: Sequence[str]) -> int:
         console.print(note, highlight=False)
     console.print(str(trainer.agent), highlight=False, markup=False)
     size = sum(param.numel() for param in trainer.agent.parameters())
-    console.print(f"{size:,} parameters; a rollout is {_rollout_size(trainer)}", highlight=False)
+    console.print(
+        f"{size:,} parameters; {_multiply_adds(trainer):,} multiply-adds an answer; a rollout is "
+        f"{_rollout_size(trainer)}",
+        highlight=False,
+    )
     trainer.close()
     return 0
 
@@ -278,6 +282,17 @@ def _figures(title: str, figures: dict[str, float]) -> Table:
     for name, value in figures.items():
         table.add_row(name, f"{value:,.6g}")
     return table
+
+
+def _multiply_adds(trainer: Trainer) -> int:
+    """Of matrix products and convolutions, for the answer to one observation."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    num_envs, agent = trainer.env.num_envs, trainer.agent
+    obs, _ = trainer.env.reset(seed=trainer.seed)
+    with evaluating(agent), FlopCounterMode(display=False) as counter:
+        agent.predict(obs, agent.initial_state(num_envs))
+    return int(counter.get_total_flops()) // (2 * num_envs)
 
 
 def _rollout_size(trainer: Trainer) -> str:

@@ -145,7 +145,7 @@ def test_list_and_show(rlcore_):
     assert re.search(r"agent.gamma +│ 0.9 +│ command line", out)
     assert re.search(r"agent.horizon +│ 32 +│ quick.yaml", out)
     assert re.search(r"agent.clip_range +│ 0.2 +│ default", out)
-    assert "107 parameters" in out  # two bodies of 4-8, heads of 2 and 1
+    assert "107 parameters; 48 multiply-adds an answer" in out  # two bodies of 4-8, heads of 2 and 1; V is not asked
 
 
 @pytest.mark.parametrize(
