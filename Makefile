@@ -28,7 +28,7 @@ lint: .venv/installed-dev
 	else echo "mypy does not see agents/"; exit 1; fi
 
 bench: .venv/installed-bench
-	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py solve.py; do \
+	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py supervised.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
 verify: .venv/installed

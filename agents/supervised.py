@@ -96,8 +96,9 @@ class Supervised(Agent):
         s = self.settings
         learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        loss = -rollout.reward.mean()
+        row = rollout[0]  # not stacked: that would be one more node in the graph
+        loss = -row.reward.mean()
         if s.label_smoothing:
-            uniform_loss = -rollout.action.log_softmax(-1).mean()
+            uniform_loss = -row.action.log_softmax(-1).mean()
             loss = (1 - s.label_smoothing) * loss + s.label_smoothing * uniform_loss
         return {**self.minimize(loss), "learning_rate": learning_rate}

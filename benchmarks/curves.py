@@ -1,10 +1,11 @@
-"""The learning curves of the README: python benchmarks/curves.py RUNS-OF-A [RUNS-OF-B ...]
+"""Learning curves: python benchmarks/curves.py [OPTIONS] RUNS-OF-A [RUNS-OF-B ...]
 
 Each argument is a folder of runs of one config, as ``rlcore train CONFIG --seeds 5 --run-dir FOLDER`` leaves it. Draws
-the mean of ``rollout/return`` over the seeds and their range against environment steps: docs/images/cartpole.png.
+the mean over the seeds and their range against environment steps. The README's: docs/images/cartpole.png, by default.
+That of docs/ten_days.md: --tag eval/accuracy --label accuracy --title MNIST --out docs/images/bandit.png --from 0.8
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,35 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--tag", default="rollout/return")
+    parser.add_argument("--label", default="return of the last 100 episodes, as played")
+    parser.add_argument("--title", default="CartPole-v1")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "images" / "cartpole.png")
+    parser.add_argument("--from", dest="bottom", type=float, help="where the axis begins")
+    given = parser.parse_args()
+
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    for folder in map(Path, sys.argv[1:]):
+    for folder in given.folders:
         runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
         curves = []
         for run in runs:
-            events = EventAccumulator(str(run)).Reload().Scalars("rollout/return")
+            events = EventAccumulator(str(run)).Reload().Scalars(given.tag)
             curves.append(([event.step for event in events], [event.value for event in events]))
-        steps = np.linspace(0, max(curve[0][-1] for curve in curves), 200)[1:]
+        first, last = max(curve[0][0] for curve in curves), max(curve[0][-1] for curve in curves)
+        steps = np.linspace(first, last, 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
         name = yaml.safe_load((runs[0] / "config.yaml").read_text())["agent"]["name"]
         axes.plot(steps, values.mean(0), label=f"{name}, {len(runs)} seeds")
         axes.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
-    axes.axhline(500, color="grey", linewidth=0.8, linestyle=":")
-    axes.set(xlabel="environment steps", ylabel="return of the last 100 episodes, as played", title="CartPole-v1")
+    if given.tag == "rollout/return":
+        axes.axhline(500, color="grey", linewidth=0.8, linestyle=":")
+    axes.set(xlabel="environment steps", ylabel=given.label, title=given.title)
+    axes.set_ylim(bottom=given.bottom)
     axes.legend()
-    figure.savefig(Path(__file__).parent.parent / "docs" / "images" / "cartpole.png", dpi=110)
+    figure.savefig(given.out, dpi=110)
 
 
 if __name__ == "__main__":

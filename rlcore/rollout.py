@@ -31,6 +31,17 @@ class Step(NamedTuple):
     """Recurrent agents only: what ``act`` is given with the next observation; fields [N, ...]."""
 
 
+class Row(NamedTuple):
+    """One step of N environments as it came; see the properties of `Rollout`."""
+
+    obs: Tree
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    memory: Tree
+
+
 class Rollout:
     """What was seen: T steps of N environments. Each field is stacked when first read.
 
@@ -48,7 +59,7 @@ class Rollout:
         self.last_obs: Tree = None
         """[N, *O], what is seen after row T - 1."""
         self.last_state: Tree = None
-        self._steps: list[tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]] = []
+        self._rows: list[Row] = []
         self._final_obs: list[Tree] = []
         self._valid: list[Tensor] = []
 
@@ -87,16 +98,21 @@ class Rollout:
         """[T, N] bool: terminated or truncated; the trace of returns is cut here."""
         return self.terminated | self.truncated
 
+    @property
+    def ragged(self) -> bool:
+        """Whether it is a rollout of whole episodes, some of whose rows may not be valid."""
+        return bool(self._valid)
+
     @cached_property
     def valid(self) -> Tensor:
         """[T, N] bool: False behind the end in a rollout of whole episodes; such rows are neither data nor steps."""
-        return torch.stack(self._valid) if self._valid else torch.ones_like(self.terminated)
+        return torch.stack(self._valid) if self.ragged else torch.ones_like(self.terminated)
 
     @cached_property
     def cut(self) -> Tensor:
         """[T, N] bool: valid rows, truncated and not terminated; the value of their successor still counts."""
         cut = self.truncated & ~self.terminated
-        return cut & self.valid if self._valid else cut
+        return cut & self.valid if self.ragged else cut
 
     @cached_property
     def final_obs(self) -> Tree:
@@ -109,15 +125,19 @@ class Rollout:
     @cached_property
     def num_steps(self) -> int:
         """Environment steps, summed over environments."""
-        return int(self.valid.sum()) if self._valid else self.terminated.numel()
+        return int(self.valid.sum()) if self.ragged else len(self) * self._rows[0].reward.numel()
 
     def __len__(self) -> int:
         """T."""
-        return len(self._steps)
+        return len(self._rows)
+
+    def __getitem__(self, t: int) -> Row:
+        """Row t, not stacked: fields [N, ...]."""
+        return self._rows[t]
 
     def rows(self, field: Tree) -> Tree:
         """A field [T, N, ...] as the valid rows [B, ...], B = `num_steps`."""
-        if self._valid:
+        if self.ragged:
             return tree_map(lambda x: x[self.valid], field)
         return tree_map(lambda x: x.flatten(0, 1), field)
 
@@ -142,13 +162,13 @@ class Rollout:
             final_obs: [N, *O], the true successors; None if nothing was truncated.
             valid: [N] bool, which of them count; None in every row if all do.
         """
-        self._steps.append((obs, step.action, reward, terminated, truncated, step.memory))
+        self._rows.append(Row(obs, step.action, reward, terminated, truncated, step.memory))
         self._final_obs.append(final_obs)
         if valid is not None:
             self._valid.append(valid)
 
     def _column(self, index: int) -> Tree:
-        return stack([step[index] for step in self._steps])
+        return stack([row[index] for row in self._rows])
 
 
 def collect(

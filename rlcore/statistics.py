@@ -24,11 +24,13 @@ class EpisodeStatistics:
         self._num_episodes = 0
         self._running = torch.zeros(2, num_envs, dtype=torch.float64, device=device)  # return and length so far
         self._latest = torch.zeros(2, 0, dtype=torch.float64)
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._pending: list[tuple[Any, ...]] = []  # reward, terminated, truncated and valid of each rollout
 
     def add(self, rollout: Rollout) -> None:
         """Takes note of a rollout."""
-        self._pending.append((rollout.reward.detach(), rollout.done, rollout.valid))
+        rows = rollout if rollout.ragged or len(rollout) > 1 else rollout[0]  # one row needs no stacking
+        valid = rollout.valid if rollout.ragged else None
+        self._pending.append((rows.reward.detach(), rows.terminated, rows.truncated, valid))
 
     def count(self) -> int:
         """Episodes that have ended."""
@@ -45,9 +47,11 @@ class EpisodeStatistics:
 
     def _flush(self) -> None:
         if self._pending:
-            reward, done, valid = (torch.cat(column) for column in zip(*self._pending, strict=True))
+            *columns, valids = zip(*self._pending, strict=True)
             self._pending.clear()
-            self._add_up(reward.double() * valid, done & valid, valid)
+            reward, terminated, truncated = (torch.cat(column).view(-1, self._running.shape[1]) for column in columns)
+            valid = torch.ones_like(terminated) if valids[0] is None else torch.cat(valids)
+            self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid)
 
     def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
         """Sums between ends, as differences of cumulative sums; all arguments [T, N]."""

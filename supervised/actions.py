@@ -16,7 +16,7 @@ from rlcore.supervised.datasets import Dataset
 
 
 class Action(ABC):
-    """One way to answer; made as ``Class(dataset)``."""
+    """One way to answer; made as ``Class(dataset, device)``."""
 
     space: Space[Any]
     """Of one answer."""
@@ -45,8 +45,10 @@ class LogitsAction(Action):
 
     unit = "log_likelihood"
 
-    def __init__(self, dataset: Dataset):
-        self.space = Logits(len(_classes(dataset, "logits")))
+    def __init__(self, dataset: Dataset, device: torch.device):
+        num_classes = len(_classes(dataset, "logits"))
+        self.space = Logits(num_classes)
+        self._minus_one = torch.full((num_classes,), -1.0, device=device)
 
     def encode(self, targets: Tensor) -> Tensor:
         """[n] int64."""
@@ -54,7 +56,8 @@ class LogitsAction(Action):
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """[N] nats, <= 0."""
-        return -F.cross_entropy(action, target, reduction="none")
+        # Weights of -1 turn the sign within the kernel, bit for bit: no further node in the graph.
+        return F.cross_entropy(action, target, weight=self._minus_one, reduction="none")
 
     def label(self, action: Tensor) -> Tensor:
         """The likeliest class."""
@@ -70,7 +73,7 @@ class LabelAction(Action):
 
     unit = "accuracy"
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, device: torch.device):
         self.space = Discrete(len(_classes(dataset, "label")))
 
     def encode(self, targets: Tensor) -> Tensor:
@@ -94,7 +97,7 @@ class LogOddsAction(Action):
 
     unit = "log_likelihood"
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, device: torch.device):
         targets = dataset.train.targets
         if dataset.classes is not None and len(dataset.classes) != 2:
             raise InputError(
@@ -127,7 +130,7 @@ class ValuesAction(Action):
 
     unit = "squared_error"
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, device: torch.device):
         self.num_classes = None if dataset.classes is None else len(dataset.classes)
         self.shape = (self.num_classes,) if self.num_classes else tuple(dataset.train.targets.shape[1:]) or (1,)
         self.space = _box(self.shape)
@@ -146,7 +149,7 @@ class ValuesAction(Action):
         return action.argmax(1)
 
 
-ACTIONS: dict[str, Callable[[Dataset], Action]] = {
+ACTIONS: dict[str, Callable[[Dataset, torch.device], Action]] = {
     "logits": LogitsAction,
     "label": LabelAction,
     "log_odds": LogOddsAction,

@@ -90,7 +90,7 @@ class SupervisedEnv(Environment):
         if dataset is None:
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
         self.dataset = dataset if dataset.test is not None else _with_test(dataset, settings)
-        self.action = ACTIONS[settings.action](self.dataset)
+        self.action = ACTIONS[settings.action](self.dataset, torch.device(device))
         shown = self.dataset.train if split == "train" else self.dataset.test
         assert shown is not None
         num_examples = len(shown.targets)

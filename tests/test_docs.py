@@ -47,6 +47,14 @@ def test_the_readmes_python_runs(workdir, monkeypatch):
     pytest.fail("README.md shows no Trainer")
 
 
+def test_the_yaml_and_the_python_of_supervised_learning_are_true():
+    lenet, _ = blocks("docs/supervised.md", "yaml")
+    assert (ROOT / "configs/mnist_lenet.yaml").read_text().startswith(lenet)
+    given = {"inputs": torch.randn(50, 3), "targets": torch.randint(0, 2, (50,))}
+    exec(blocks("docs/supervised.md", "python")[0], given)
+    assert given["env"].single_observation_space.shape == (3,)
+
+
 @pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\[[^\]\"]+\]\(([^)#]+)\)", (ROOT / path).read_text()):

@@ -483,3 +483,44 @@ def test_a_file_of_arrays_works_from_yaml(tmp_path, monkeypatch):
     agent = rlcore.load(tmp_path / "run", "last")
     answers = agent.predict(torch.tensor([[2.0, 2.0], [-2.0, -2.0]])).action
     assert answers.argmax(1).tolist() == [1, 0]
+
+
+OUTSIDE = '''
+import torch
+
+import rlcore
+from rlcore.supervised.datasets import Dataset, Split
+from rlcore.supervised.environment import SupervisedEnv
+
+
+@rlcore.registry.datasets.register("stripes")
+def stripes(data_dir, seed):
+    """Images with one bright row, or one bright column."""
+    number = torch.arange(400)
+    inputs = torch.zeros(400, 1, 12, 12, dtype=torch.uint8)
+    for n in number.tolist():
+        inputs[n, 0, n % 12 if n % 2 else slice(None), slice(None) if n % 2 else n % 12] = 255
+    return Dataset(Split(inputs, number % 2), None, ("column", "row"))
+
+
+@rlcore.registry.envs.register("inverted")
+class Inverted(SupervisedEnv):
+    """Dark for bright."""
+
+    def inputs(self, rows):
+        return 1 - super().inputs(rows)
+'''
+
+
+def test_data_and_environment_of_ones_own_and_ppo_on_a_lenet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(OUTSIDE)
+    Path("mine.yaml").write_text(
+        "imports: [mine.py]\n"
+        "env: {name: inverted, dataset: stripes, num_envs: 40, action: label}\n"
+        "agent: {name: ppo, horizon: 2, minibatch_size: 40, learning_rate: 2e-3, shared: true,\n"
+        "        network: {name: lenet, padding: [2, 2]}}\n"
+        "trainer: {total_steps: 8_000}\n"
+    )
+    assert rlcore.commands.train("mine.yaml", [], "run", None, 1) == 0
+    assert rlcore.run.Run(Path("run")).result["figures"]["eval/accuracy"] > 0.95

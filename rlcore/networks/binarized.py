@@ -11,7 +11,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.networks.base import Network
-from rlcore.settings import Settings
 
 NEVER = np.iinfo(np.int64).max
 """A threshold that no sum reaches."""
@@ -57,7 +56,7 @@ class BinarizedMLP(Network):
     The first layer reads real inputs. The latent weights, which learn, stay in [-1, 1].
     """
 
-    class Settings(Settings):
+    class Settings(Network.Settings):
         """Settings of the binarized multi-layer perceptron."""
 
         hidden: list[PositiveInt] = Field([1200, 200], min_length=1)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from rlcore.networks.base import Network
 from rlcore.networks.lenet import image_shape
-from rlcore.settings import Settings
 
 
 class DepthwiseCNN(Network):
@@ -18,7 +17,7 @@ class DepthwiseCNN(Network):
     has 9 m n weights, a block has m (9 + n).
     """
 
-    class Settings(Settings):
+    class Settings(Network.Settings):
         """Settings of the depthwise separable network."""
 
         channels: list[PositiveInt] = Field([16, 32, 64], min_length=1)

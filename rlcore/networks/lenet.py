@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
 from rlcore.networks.mlp import ACTIVATIONS, Activation
-from rlcore.settings import Settings
 
 KERNEL, POOL = 5, 2
 
@@ -19,7 +18,7 @@ class LeNet(Network):
     The convolutions, of 6 and 16 channels, have no bias: 61,684 parameters for 28 x 28 pixels and ten classes.
     """
 
-    class Settings(Settings):
+    class Settings(Network.Settings):
         """Settings of LeNet."""
 
         activation: Activation = "relu"

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
-from rlcore.settings import Settings
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"]
 
@@ -31,7 +30,7 @@ Init = Literal["zeros", "constant", "normal", "lecun", "xavier", "he", "orthogon
 class MLP(Network):
     """Linear layers with an activation after each hidden one; inputs of more than one dimension are flattened."""
 
-    class Settings(Settings):
+    class Settings(Network.Settings):
         """Settings of the multi-layer perceptron."""
 
         hidden: list[PositiveInt] = [64, 64]  # noqa: RUF012 (pydantic copies it)
