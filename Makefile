@@ -1,12 +1,15 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify. Everything is installed into .venv; only make, git and python3 are assumed.
+# make lint | bench | verify | verify-mnist. Everything is installed into .venv; only make, git and python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo_course acrobot_ppo pendulum_ppo
+CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo_course acrobot_ppo pendulum_ppo \
+  iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
+  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search
+MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo
 
-.PHONY: run test lint bench verify clean
+.PHONY: run test lint bench verify verify-mnist clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -33,6 +36,9 @@ bench: .venv/installed-bench
 
 verify: .venv/installed
 	$(BIN)/rlcore verify $(CLAIMS) --seeds 5 --jobs 2
+
+verify-mnist: .venv/installed
+	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
