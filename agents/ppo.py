@@ -12,6 +12,7 @@ from rlcore.distributions import Distribution, policy_head
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
+from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
 from rlcore.rollout import Rollout, Step, Tree, minibatches
@@ -27,6 +28,14 @@ class Rows(NamedTuple):
     value: Tensor  # [B] before the update
     advantage: Tensor  # [B]
     target: Tensor  # [B] of the value
+    masks: tuple[Tensor, ...]  # [B, ...] bool, of dropout when it acted
+
+
+class Memory(NamedTuple):
+    """What PPO remembers of a step of N environments."""
+
+    outputs: Tensor  # [N, K] or [N, prod(A)], of the policy's head
+    masks: tuple[Tensor, ...]  # [N, ...] bool, of dropout
 
 
 class PPO(Agent):
@@ -91,6 +100,8 @@ class PPO(Agent):
         nn.init.zeros_(self.value_head.bias)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
         self.batch_norms = freeze_batch_norm(self)
+        self.policy_dropouts = make_consistent(self.body)
+        self.dropouts = dropouts(self)
 
     def forward(self, obs: Tree) -> tuple[Distribution, Tensor]:
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
@@ -103,9 +114,10 @@ class PPO(Agent):
         return self.value_head(self.value_body(obs)).squeeze(-1)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Draws from the policy; obs [N, *O]. Memory is the policy's outputs, [N, K] or [N, prod(A)]."""
+        """Draws from the policy; obs [N, *O]."""
         outputs = self.policy_head(self.body(obs))
-        return Step(self.policy_head.distribution(outputs).sample(), outputs)
+        memory = Memory(outputs, drawn_masks(self.policy_dropouts))
+        return Step(self.policy_head.distribution(outputs).sample(), memory)
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
@@ -125,7 +137,8 @@ class PPO(Agent):
         for _ in range(s.num_epochs):
             log_ratios = []
             for b in minibatches(rows, s.minibatch_size):
-                pi, V = self(b.obs)
+                with recalled(self.policy_dropouts, b.masks):
+                    pi, V = self(b.obs)
                 log_ratio = pi.log_prob(b.action) - b.log_prob
                 A = b.advantage
                 if s.normalize_advantages:
@@ -166,15 +179,17 @@ class PPO(Agent):
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
         s = self.settings
-        pi = self.policy_head.distribution(rollout.memory.flatten(0, 1))
-        value = self.value(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
-        successor_value = self.value(torch.cat([rollout.last_obs, rollout.final_obs]))
+        memory: Memory = rollout.memory
+        pi = self.policy_head.distribution(memory.outputs.flatten(0, 1))
+        with switched_off(self.dropouts):
+            value = self.value(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
+            successor_value = self.value(torch.cat([rollout.last_obs, rollout.final_obs]))
         log_prob = pi.log_prob(rollout.action.flatten(0, 1)).view_as(value)
         entropy = pi.entropy().view_as(value)
         next_value = torch.cat([value[1:], successor_value[None, : value.shape[1]]])
         next_value[rollout.cut] = successor_value[value.shape[1] :]
         advantage = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
-        columns = rollout.obs, rollout.action, log_prob, value, advantage, advantage + value
+        columns = rollout.obs, rollout.action, log_prob, value, advantage, advantage + value, memory.masks
         return Rows(*map(rollout.rows, columns)), rollout.rows(entropy).mean()
 
 

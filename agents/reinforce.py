@@ -11,6 +11,7 @@ from rlcore.agent import Agent, Metrics, observation_shape
 from rlcore.distributions import Distribution, policy_head
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
+from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
 from rlcore.rollout import Rollout, Step, Tree
@@ -64,14 +65,16 @@ class Reinforce(Agent):
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
         self.batch_norms = freeze_batch_norm(self)
+        self.policy_dropouts = make_consistent(self.body)
+        self.dropouts = dropouts(self)
 
     def policy(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
         return self.policy_head.distribution(self.policy_head(self.body(obs)))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Draws from the policy; obs [N, *O]."""
-        return Step(self.policy(obs).sample())
+        """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
+        return Step(self.policy(obs).sample(), drawn_masks(self.policy_dropouts))
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
@@ -84,14 +87,16 @@ class Reinforce(Agent):
         learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         obs, G = rollout.rows(rollout.obs), rollout.rows(self._returns(rollout))
-        advantage = G if self.baseline is None else G - self.baseline(obs).detach()
+        V = None if self.baseline is None else self._value(obs)
+        advantage = G if V is None else G - V
         if s.normalize:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
-        pi = self.policy(obs)
+        with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
+            pi = self.policy(obs)
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)
-        fitted = {} if self.baseline is None else self._fit_baseline(obs, G)
+        fitted = {} if V is None else self._fit_baseline(obs, G, V)
         for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
             update_batch_norm(network, self.batch_norms, obs)
         return {
@@ -102,14 +107,20 @@ class Reinforce(Agent):
             "learning_rate": learning_rate,
         }
 
-    def _fit_baseline(self, obs: Tree, G: Tensor) -> Metrics:
-        """``value_steps`` steps of V [B] towards the returns [B]."""
+    def _fit_baseline(self, obs: Tree, G: Tensor, V: Tensor) -> Metrics:
+        """``value_steps`` steps of the baseline, V [B] before them, towards the returns [B]."""
         assert self.baseline is not None
-        before = self.baseline(obs).detach()
         for _ in range(self.settings.value_steps):
             value_loss = nn.functional.mse_loss(self.baseline(obs), G)
             self.minimize(value_loss, self.value_optimizer)
-        return {"value_loss": value_loss.detach(), "explained_variance": explained_variance(before, G)}
+        return {"value_loss": value_loss.detach(), "explained_variance": explained_variance(V, G)}
+
+    @torch.no_grad()
+    def _value(self, obs: Tree) -> Tensor:
+        """V(s) [B], nothing dropped."""
+        assert self.baseline is not None
+        with switched_off(self.dropouts):
+            return self.baseline(obs)
 
     @torch.no_grad()
     def _returns(self, rollout: Rollout) -> Tensor:
@@ -117,7 +128,7 @@ class Reinforce(Agent):
         next_value = None
         if self.baseline is not None:
             next_value = torch.zeros_like(rollout.reward)
-            next_value[rollout.cut] = self.baseline(rollout.final_obs)
+            next_value[rollout.cut] = self._value(rollout.final_obs)
         return discounted_returns(
             rollout.reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value
         )

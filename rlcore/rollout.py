@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Tree = Any
 """A tensor, or a dict, NamedTuple, tuple or list of trees."""
 
-Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
 class Step(NamedTuple):
@@ -214,13 +214,14 @@ def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
     """The rows in a new random order, cut into pieces.
 
     Args:
-        rows: a NamedTuple of tensors [B, ...].
+        rows: a NamedTuple of trees [B, ...], the first of them a tensor.
         size: rows in a piece; None is all of them.
     """
     order = torch.randperm(len(rows[0]), device=rows[0].device)
-    columns = [column[order].split(size or len(order)) for column in rows]
-    for piece in zip(*columns, strict=True):
-        yield rows._make(piece)  # type: ignore[attr-defined]
+    shuffled = tree_map(lambda x: x[order], rows)
+    size = size or len(order)
+    for start in range(0, len(order), size):
+        yield tree_map(lambda x: x[start : start + size], shuffled)  # noqa: B023 (called at once)
 
 
 def stack(items: list[Tree]) -> Tree:
