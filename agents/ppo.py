@@ -113,6 +113,10 @@ class PPO(Agent):
         """[B, *O] to V(s) [B]."""
         return self.value_head(self.value_body(obs)).squeeze(-1)
 
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows."""
+        return self.policy_head.distribution(self.policy_head(self.body(obs)))
+
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
         outputs = self.policy_head(self.body(obs))
@@ -122,7 +126,7 @@ class PPO(Agent):
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The likeliest action; obs [N, *O]."""
-        return Step(self.policy_head.distribution(self.policy_head(self.body(obs))).mode)
+        return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """``num_epochs`` passes of minibatch steps."""

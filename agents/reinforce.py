@@ -68,18 +68,18 @@ class Reinforce(Agent):
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
 
-    def policy(self, obs: Tree) -> Distribution:
+    def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
         return self.policy_head.distribution(self.policy_head(self.body(obs)))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
-        return Step(self.policy(obs).sample(), drawn_masks(self.policy_dropouts))
+        return Step(self.distribution(obs).sample(), drawn_masks(self.policy_dropouts))
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The likeliest action; obs [N, *O]."""
-        return Step(self.policy(obs).mode)
+        return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step of the policy on the whole rollout; then the baseline's."""
@@ -92,7 +92,7 @@ class Reinforce(Agent):
         if s.normalize:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
-            pi = self.policy(obs)
+            pi = self.distribution(obs)
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)

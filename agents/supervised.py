@@ -3,18 +3,20 @@
 import math
 from typing import Any, Literal
 
+import torch
 from gymnasium.spaces import Box
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.schedules import SCHEDULES, Schedule
-from rlcore.spaces import Logits
+from rlcore.spaces import Logits, LogOdds
 
 
 class Supervised(Agent):
@@ -86,6 +88,23 @@ class Supervised(Agent):
         """[B, *O] to answers [B, *A]."""
         outputs = self.network(obs)
         return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """What the answers to [B, *O] mean: the reward is its log-likelihood, up to a constant.
+
+        Classes if they are logits, or the log-odds of one outcome; a squared error is that of normals of variance 1/2.
+
+        Raises:
+            InputError: they are the log-odds of several outcomes.
+        """
+        outputs = self(obs)
+        if isinstance(self.action_space, Logits):
+            return Categorical(outputs)
+        if not isinstance(self.action_space, LogOdds):
+            return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, 0.5 * math.log(0.5)))
+        if math.prod(self.answer_shape) > 1:
+            raise InputError(f"no uncertainty is known of {self.action_space}: several outcomes are no classes")
+        return Categorical(torch.cat([torch.zeros_like(outputs), outputs], 1))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""

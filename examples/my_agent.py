@@ -21,17 +21,17 @@ class MyAgent(rlcore.Agent):
         self.head = policy_head(self.body.num_features, env.single_action_space)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=self.settings.learning_rate)
 
-    def policy(self, obs):
+    def distribution(self, obs):
         return self.head.distribution(self.head(self.body(obs)))
 
     def act(self, obs, state=None):
-        return rlcore.Step(self.policy(obs).sample())
+        return rlcore.Step(self.distribution(obs).sample())
 
     def predict(self, obs, state=None):
-        return rlcore.Step(self.policy(obs).mode)
+        return rlcore.Step(self.distribution(obs).mode)
 
     def learn(self, rollout):
         G = discounted_returns(rollout.reward, rollout.terminated, rollout.truncated, self.settings.gamma)
         obs, action, G = map(rollout.rows, (rollout.obs, rollout.action, G))
         advantage = (G - G.mean()) / G.std()
-        return self.minimize(-(self.policy(obs).log_prob(action) * advantage).mean())
+        return self.minimize(-(self.distribution(obs).log_prob(action) * advantage).mean())

@@ -9,10 +9,13 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from torch import Tensor, nn
 
-from rlcore import settings
+from rlcore import registry, settings
+from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step, Tree, tree_map
+from rlcore.settings import Choice
+from rlcore.uncertainty import Answers, answers_of
 
 Metrics = dict[str, Tensor | float]
 """Names to detached 0-d tensors or numbers; they appear in TensorBoard under ``train/``."""
@@ -69,6 +72,18 @@ class Agent(nn.Module, ABC):
             state: as in `act`.
         """
         return self.act(obs, state)
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """Over the answers to observations [B, *O]: what uncertainty is read from; as the modes of the modules are.
+
+        Raises:
+            InputError: this agent has none.
+        """
+        raise InputError(f"the agent {type(self).__name__} has no distribution over its answers (Agent.distribution)")
+
+    def answers(self, obs: Tree) -> Answers:
+        """All the answers there are to observations [B, *O], for `rlcore.uncertainty`; T = 1 unless it has members."""
+        return tree_map(lambda x: x.unsqueeze(0), answers_of(self.distribution(obs)))
 
     def initial_state(self, num_envs: int) -> Tree:
         """Recurrent agents only: the state in which an episode begins, fields [num_envs, ...]."""
@@ -139,6 +154,16 @@ class Agent(nn.Module, ABC):
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """The attributes that are of a kind, with their names."""
         return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
+
+
+class AgentChoice(Choice):
+    """An agent by name, with its settings."""
+
+    registry = registry.agents
+
+    def build(self, env: Any) -> Agent:
+        """A new agent for an environment."""
+        return registry.agents[self.name](env, self.settings)
 
 
 def reading_waits(device: torch.device) -> bool:

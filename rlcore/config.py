@@ -16,7 +16,7 @@ import yaml
 from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from rlcore import registry
-from rlcore.agent import Agent
+from rlcore.agent import Agent, AgentChoice
 from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -35,12 +35,6 @@ class EnvironmentChoice(Choice):
     """An environment by name, with its settings."""
 
     registry = registry.envs
-
-
-class AgentChoice(Choice):
-    """An agent by name, with its settings."""
-
-    registry = registry.agents
 
 
 class Expectation(Settings):
@@ -187,7 +181,7 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
 def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
     env = registry.envs[config.env.name](config.env.settings, device)
     try:
-        return env, registry.agents[config.agent.name](env, config.agent.settings)
+        return env, config.agent.build(env)
     except InputError as error:
         raise InputError(f"agent {config.agent.name} in environment {config.env.name}: {error}") from error
 

@@ -167,6 +167,28 @@ class Rollout:
         if valid is not None:
             self._valid.append(valid)
 
+    def part(self, envs: slice, rows: list[Row]) -> "Rollout":
+        """The rollout of some of the environments.
+
+        Args:
+            envs: which.
+            rows: T of them, of these environments.
+        """
+
+        def cut(tree: Tree) -> Tree:
+            return tree_map(lambda x: x[envs], tree)
+
+        part = Rollout(self.progress, cut(self.initial_state))
+        part.last_obs, part.last_state = cut(self.last_obs), cut(self.last_state)
+        part._rows = rows
+        part._final_obs = [cut(obs) for obs in self._final_obs]
+        part._valid = [valid[envs] for valid in self._valid]
+        return part
+
+    def __iter__(self) -> Iterator[Row]:
+        """The rows, not stacked."""
+        return iter(self._rows)
+
     def _column(self, index: int) -> Tree:
         return stack([row[index] for row in self._rows])
 
@@ -247,6 +269,13 @@ def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
     columns = [tree_map(function, *items) for items in zip(tree, *others, strict=True)]
     return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
+
+
+def first_leaf(tree: Tree) -> Tensor:
+    """The first tensor of a tree: its length is that of all of them."""
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return tree
 
 
 def where(mask: Tensor, chosen: Tree, other: Tree) -> Tree:

@@ -17,3 +17,18 @@ class Logits(Box):
     def __repr__(self) -> str:
         """``Logits(10)``."""
         return f"Logits({self.shape[0]})"
+
+
+class LogOdds(Box):
+    """Log-odds of outcomes that are 0 or 1, any real numbers; float32.
+
+    Args:
+        shape: of the outcomes.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__(-np.inf, np.inf, shape, np.float32)
+
+    def __repr__(self) -> str:
+        """``LogOdds(1,)``."""
+        return f"LogOdds{self.shape}"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rlcore.errors import InputError
-from rlcore.spaces import Logits
+from rlcore.spaces import Logits, LogOdds
 from rlcore.supervised.datasets import Dataset
 
 
@@ -106,7 +106,7 @@ class LogOddsAction(Action):
         if dataset.classes is None and not ((targets >= 0) & (targets <= 1)).all():
             raise InputError("env.action: log_odds need targets in [0, 1]; for other numbers use values")
         self.shape = tuple(targets.shape[1:]) or (1,)
-        self.space = _box(self.shape)
+        self.space = LogOdds(self.shape)
 
     def encode(self, targets: Tensor) -> Tensor:
         """[n, *D] float32."""
@@ -133,7 +133,7 @@ class ValuesAction(Action):
     def __init__(self, dataset: Dataset, device: torch.device):
         self.num_classes = None if dataset.classes is None else len(dataset.classes)
         self.shape = (self.num_classes,) if self.num_classes else tuple(dataset.train.targets.shape[1:]) or (1,)
-        self.space = _box(self.shape)
+        self.space = Box(-np.inf, np.inf, self.shape, np.float32)
 
     def encode(self, targets: Tensor) -> Tensor:
         """[n, *D] float32."""
@@ -161,7 +161,3 @@ def _classes(dataset: Dataset, action: str) -> tuple[str, ...]:
     if dataset.classes is None:
         raise InputError(f"env.action: {action} needs classes, the targets of this data set are numbers; use values")
     return dataset.classes
-
-
-def _box(shape: tuple[int, ...]) -> Box:
-    return Box(-np.inf, np.inf, shape, np.float32)

@@ -1,0 +1,109 @@
+"""An ensemble: agents that learn apart and answer together."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from rlcore import settings
+from rlcore.agent import Agent, AgentChoice, Metrics
+from rlcore.errors import InputError
+from rlcore.rollout import Rollout, Row, Step, Tree, stack, tree_map
+from rlcore.uncertainty import Answers, answers_of, best_answer, uncertainty
+
+
+class Ensemble(Agent):
+    """K agents of one kind, each with its own initial parameters and N / K of the environments.
+
+    Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles". The
+    members learn apart, from what they did themselves; asked (`predict`, `answers`), all of them answer, and the equal
+    mixture of what they say counts. In as many steps each sees a K-th of what a single agent would: K times the steps
+    are K times the cost. To ask costs K forward passes; to batch them with ``torch.func.vmap`` is no faster on a CPU
+    (`benchmarks/uncertainty.py`).
+    """
+
+    class Settings(settings.Settings):
+        """Settings of an ensemble."""
+
+        agent: AgentChoice
+        """What each member is."""
+        members: int = Field(5, ge=2)
+        """K; it divides ``env.num_envs``."""
+
+    settings: Settings
+    members: Any
+    """K agents, an ``nn.ModuleList``."""
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        K = self.settings.members
+        if env.num_envs % K:
+            raise InputError(f"agent.members: {K} members cannot share {env.num_envs} environments; let K divide them")
+        self.share = env.num_envs // K
+        part = SimpleNamespace(
+            num_envs=self.share,
+            single_observation_space=env.single_observation_space,
+            single_action_space=env.single_action_space,
+        )
+        self.members = nn.ModuleList(self.settings.agent.build(part) for _ in range(K))
+        self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Each member answers in its own environments; obs [N, *O]. Memory is the members' steps, K of them."""
+        steps = [member.act(_cut(obs, envs), _cut(state, envs)) for member, envs in self._shares()]
+        # A leaf of the graph: each member goes backward by itself, and what they shared would be gone after the first.
+        action = torch.cat([step.action for step in steps]).detach().requires_grad_(self.differentiable)
+        return Step(action, steps, tree_map(lambda *x: torch.cat(x), *(step.state for step in steps)))
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """What all members say together; obs [N, *O]."""
+        return Step(best_answer(uncertainty(self.answers(obs)), self.action_space))
+
+    def answers(self, obs: Tree) -> Answers:
+        """What each member says of observations [B, *O], fields [K, B, ...]."""
+        return stack([answers_of(member.distribution(obs)) for member in self.members])
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Each member learns from its own environments; metrics are means over the members."""
+        slopes = [
+            torch.autograd.grad(row.reward.sum(), row.action)[0] if self.differentiable else None for row in rollout
+        ]
+        told = []
+        for k, (member, envs) in enumerate(self._shares()):
+            rows = [_share(row, k, envs, slope) for row, slope in zip(rollout, slopes, strict=True)]
+            told.append(member.learn(rollout.part(envs, rows)))
+        flags = [member.nonfinite for member in self.members if member.nonfinite is not None]
+        if flags:
+            self.nonfinite = torch.stack(flags).any()
+        return {name: sum(metrics[name] for metrics in told) / len(told) for name in told[0]}
+
+    def initial_state(self, num_envs: int) -> Tree:
+        """Recurrent members only: the state in which an episode begins, fields [num_envs, ...]."""
+        return self.members[0].initial_state(num_envs)
+
+    def held(self, kind: type) -> list[tuple[str, Any]]:
+        """The members' attributes that are of a kind, with their names."""
+        return [(f"{k}.{name}", thing) for k, member in enumerate(self.members) for name, thing in member.held(kind)]
+
+    def _shares(self) -> list[tuple[Any, slice]]:
+        """Each member and its environments."""
+        return [(member, slice(k * self.share, (k + 1) * self.share)) for k, member in enumerate(self.members)]
+
+
+def _share(row: Row, k: int, envs: slice, slope: Tensor | None) -> Row:
+    """Member k's part of a row, with what it answered itself.
+
+    Given the slope of the reward in the actions [N, *A], the reward gets a graph that leads to this member alone, and is
+    linear in its actions: of the same value and the same gradient.
+    """
+    step: Step = row.memory[k]
+    reward = row.reward[envs]
+    if slope is not None:
+        reward = reward.detach() + ((step.action - step.action.detach()) * slope[envs]).flatten(1).sum(1)
+    return Row(_cut(row.obs, envs), step.action, reward, row.terminated[envs], row.truncated[envs], step.memory)
+
+
+def _cut(tree: Tree, envs: slice) -> Tree:
+    return tree_map(lambda x: x[envs], tree)

@@ -1,0 +1,127 @@
+"""Monte Carlo dropout: any agent whose network has dropout can say how sure it is."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlcore.agent import Agent
+from rlcore.errors import InputError
+from rlcore.evaluation import evaluating
+from rlcore.networks.dropout import dropouts
+from rlcore.rollout import Step, Tree, first_leaf, tree_map
+from rlcore.uncertainty import Answers, ClassUncertainty, NumberUncertainty, answers_of, best_answer, uncertainty
+
+MEBIBYTE = 2**20
+
+
+class MCDropout:
+    """Asks a trained agent T times, each time with other units dropped.
+
+    Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation". The T passes are one pass over a batch of T B rows,
+    and that only from the first dropout on: what comes before is the same for all. Nothing of the agent changes: modes
+    and random generators are put back; batch norm goes by its running statistics.
+
+    Args:
+        agent: a trained one, with `Agent.distribution` and at least one dropout module. Dropout that is no module
+            (``torch.nn.functional.dropout``, the argument of ``nn.LSTM``) stays off.
+        passes: T, at least 2.
+        seed: of the masks; the same observations get the same answers.
+        memory: what the outputs of all layers may take for one batch, MiB; larger batches are cut into pieces, but one
+            observation with its T passes is not.
+
+    Raises:
+        InputError: the network has no dropout module, or there are too few passes.
+    """
+
+    def __init__(self, agent: Agent, passes: int = 20, seed: int = 1, memory: float = 512):
+        if passes < 2:
+            raise InputError(f"passes: a single answer tells nothing of how sure it is; at least 2, got {passes}")
+        if memory <= 0:
+            raise InputError(f"memory: must be above 0 MiB, got {memory}")
+        self.agent, self.passes, self.seed, self.memory = agent, passes, seed, memory
+        self.dropouts = dropouts(agent)
+        if not self.dropouts:
+            raise InputError(
+                f"the network of {type(agent).__name__} has no dropout module, so that all passes would be the same; "
+                "train one that has, e.g. agent.network.dropout=0.1"
+            )
+        self._shares_prefix = True
+        self._batch_size: int | None = None
+
+    def uncertainty(self, obs: Tree) -> ClassUncertainty | NumberUncertainty:
+        """What the passes say together of observations [B, *O]."""
+        return uncertainty(self.answers(obs))
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """Answers by what the passes say together; obs [N, *O]."""
+        return Step(best_answer(self.uncertainty(obs), self.agent.action_space))
+
+    def answers(self, obs: Tree) -> Answers:
+        """What each pass says of observations [B, *O], fields [T, B, ...].
+
+        Raises:
+            InputError: the agent has no distribution over its answers, or none that dropout changes.
+        """
+        with evaluating(self.agent):
+            torch.manual_seed(self.seed)
+            size = self._batch_size = self._batch_size or self._fitting_batch(obs)
+            for module in self.dropouts:
+                module.train()
+            starts = range(0, len(first_leaf(obs)), size)
+            pieces = [self._ask(tree_map(lambda x: x[start : start + size], obs)) for start in starts]  # noqa: B023
+        return pieces[0] if len(pieces) == 1 else tree_map(lambda *x: torch.cat(x, 1), *pieces)
+
+    def _ask(self, obs: Tree) -> Answers:
+        """All passes over one batch."""
+        num_rows, T = len(first_leaf(obs)), self.passes
+        if self._shares_prefix:
+            repeat = _Repeat(num_rows, T)
+            hooks = [module.register_forward_pre_hook(repeat) for module in self.dropouts]
+            try:
+                answers = answers_of(self.agent.distribution(obs))
+                self._shares_prefix = len(answers[0]) == T * num_rows
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # a path around dropout met one through it, and their batches differ
+                self._shares_prefix = False
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if not repeat.was_called:
+                raise InputError(f"the answers of {type(self.agent).__name__} do not pass through its dropout")
+        if not self._shares_prefix:
+            answers = answers_of(self.agent.distribution(tree_map(lambda x: _repeated(x, T), obs)))
+        return tree_map(lambda x: x.unflatten(0, (T, num_rows)), answers)
+
+    def _fitting_batch(self, obs: Tree) -> int:
+        """How many observations, with all their passes, keep within the memory; asks about one of them to see."""
+        outputs = 0
+
+        def add(module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal outputs
+            if isinstance(output, Tensor) and not list(module.children()):
+                outputs += output.numel() * output.element_size()
+
+        hooks = [module.register_forward_hook(add) for module in self.agent.modules()]
+        self.agent.distribution(tree_map(lambda x: x[:1], obs))
+        for hook in hooks:
+            hook.remove()
+        return max(1, int(self.memory * MEBIBYTE / max(1, self.passes * outputs)))
+
+
+class _Repeat:
+    """A hook of the dropouts: the first that a pass comes to gets each row T times."""
+
+    def __init__(self, num_rows: int, passes: int):
+        self.num_rows, self.passes, self.was_called = num_rows, passes, False
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        self.was_called = True
+        (x,) = inputs
+        return (_repeated(x, self.passes),) if len(x) == self.num_rows else inputs
+
+
+def _repeated(x: Tensor, passes: int) -> Tensor:
+    """[B, ...] to [T B, ...], all of the first pass first."""
+    return x.repeat(passes, *[1] * (x.ndim - 1))

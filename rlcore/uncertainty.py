@@ -1,0 +1,268 @@
+"""How sure answers are, and whether that can be relied on.
+
+There are T answers to each of B questions: passes with dropout, members of an ensemble; one, if nothing else is at
+hand. What they say together is their equal mixture; how far they differ among themselves is what is not known about the
+answer for want of data (Gal 2016, "Uncertainty in Deep Learning", section 3.3).
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from gymnasium import Space
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
+from rlcore.errors import InputError
+from rlcore.spaces import Logits, LogOdds
+
+BINS = 15
+"""Of a calibration error; the number of Guo et al. 2017."""
+LARGEST_TEMPERATURE = 100.0
+
+
+class Classes(NamedTuple):
+    """Answers that are classes."""
+
+    p: Tensor
+    """Of each class, [T, B, K]."""
+
+
+class Numbers(NamedTuple):
+    """Answers that are independent normals."""
+
+    mean: Tensor
+    """[T, B, *A]."""
+    std: Tensor
+    """[T, B, *A]."""
+
+
+Answers = Classes | Numbers
+
+
+def answers_of(pi: Distribution) -> Answers:
+    """What a distribution of batch shape [B] says, without the leading T.
+
+    Raises:
+        InputError: it is neither a `Categorical` nor a `DiagonalGaussian`.
+    """
+    if isinstance(pi, Categorical):
+        return Classes(pi.log_probs.exp())
+    if isinstance(pi, DiagonalGaussian):
+        return Numbers(pi.mean, pi.log_std.exp().expand_as(pi.mean))
+    raise InputError(f"no uncertainty is known of a {type(pi).__name__}; served: Categorical, DiagonalGaussian")
+
+
+class ClassUncertainty(NamedTuple):
+    """How sure T answers p_t [K] to each of B questions are; nats."""
+
+    probabilities: Tensor
+    """E p, the mean over the answers, [B, K]."""
+    predictive_entropy: Tensor
+    """H[E p], all the doubt there is, [B], in [0, log K] (Gal 2016, equation 3.9)."""
+    expected_entropy: Tensor
+    """E H[p], the doubt that more data would not take away, [B]."""
+    mutual_information: Tensor
+    """H[E p] - E H[p], the doubt that they would: between answer and parameters, [B], in [0, H[E p]] (Houlsby et al.
+    2011, "Bayesian Active Learning for Classification and Preference Learning", equation 2)."""
+    variation_ratio: Tensor
+    """The share of answers whose likeliest class is not the commonest one, [B], in [0, 1 - 1 / T] (Gal 2016, 3.8)."""
+
+
+class NumberUncertainty(NamedTuple):
+    """How sure T normals are of numbers, for each of B questions; the law of total variance (Kendall & Gal 2017, 9)."""
+
+    mean: Tensor
+    """[B, *A]."""
+    std: Tensor
+    """sqrt(E sigma^2 + Var mu), [B, *A]."""
+    aleatoric_std: Tensor
+    """sqrt(E sigma^2), the noise in the answers, [B, *A]."""
+    epistemic_std: Tensor
+    """sqrt(Var mu), how far they differ, [B, *A]."""
+
+
+def uncertainty(answers: Answers) -> ClassUncertainty | NumberUncertainty:
+    """What T answers to each of B questions say together."""
+    if isinstance(answers, Numbers):
+        aleatoric = answers.std.square().mean(0)
+        epistemic = answers.mean.var(0, correction=0)
+        stds = (aleatoric + epistemic).sqrt(), aleatoric.sqrt(), epistemic.sqrt()
+        return NumberUncertainty(answers.mean.mean(0), *stds)
+    p = answers.p.double()  # the difference of two entropies may be far smaller than either
+    mean = p.mean(0)
+    predictive, expected = _entropy(mean), _entropy(p).mean(0)
+    votes = F.one_hot(p.argmax(-1), p.shape[-1]).sum(0)
+    ratio = 1 - votes.amax(-1).double() / len(p)
+    found = mean, predictive, expected, (predictive - expected).clamp_min(0), ratio
+    return ClassUncertainty(*(x.to(answers.p.dtype) for x in found))
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return torch.special.entr(p).sum(-1)
+
+
+def best_answer(together: ClassUncertainty | NumberUncertainty, space: Space[Any]) -> Tensor:
+    """The action that says it, [B, *A], in the space of the actions."""
+    if isinstance(together, NumberUncertainty):
+        return together.mean
+    log_p = together.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
+    if isinstance(space, Logits):
+        return log_p
+    return log_p[:, 1:] - log_p[:, :1] if isinstance(space, LogOdds) else log_p.argmax(1)
+
+
+def negative_log_likelihood(probabilities: Tensor, target: Tensor) -> float:
+    """Mean of -log p(target), nats.
+
+    Args:
+        probabilities: [n, K].
+        target: [n] int64.
+    """
+    p = probabilities.double().gather(1, target[:, None])
+    return float(-p.clamp_min(torch.finfo(torch.float32).tiny).log().mean())
+
+
+def brier_score(probabilities: Tensor, target: Tensor) -> float:
+    """Mean over examples of the squared distance to the truth, in [0, 2] (Brier 1950).
+
+    Args:
+        probabilities: [n, K].
+        target: [n] int64.
+    """
+    truth = F.one_hot(target, probabilities.shape[1])
+    return float((probabilities.double() - truth).square().sum(1).mean())
+
+
+class Reliability(NamedTuple):
+    """Examples in bins by their confidence; empty bins are left out."""
+
+    confidence: Tensor  # [bins] float64, mean
+    accuracy: Tensor  # [bins] float64
+    num_examples: Tensor  # [bins] int64
+
+
+def reliability(
+    confidence: Tensor, right: Tensor, num_bins: int = BINS, equal: Literal["width", "mass"] = "width"
+) -> Reliability:
+    """How often answers of each confidence are right: a reliability diagram (DeGroot & Fienberg 1983).
+
+    Args:
+        confidence: [n], probability of the answer given.
+        right: [n] bool.
+        num_bins: how many.
+        equal: what the bins have in common: ``width``, or the number of examples, their ``mass``.
+    """
+    confidence = confidence.double()
+    if equal == "width":
+        index = (confidence * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)  # bins (a, b]
+    else:
+        index = torch.empty(len(confidence), dtype=torch.int64)
+        index[confidence.argsort(stable=True)] = torch.arange(len(confidence)) * num_bins // len(confidence)
+    count = torch.bincount(index, minlength=num_bins)
+    sums = [torch.bincount(index, x.double(), num_bins)[count > 0] for x in (confidence, right)]
+    count = count[count > 0]
+    return Reliability(sums[0] / count, sums[1] / count, count)
+
+
+def calibration_error(
+    confidence: Tensor, right: Tensor, num_bins: int = BINS, equal: Literal["width", "mass"] = "width"
+) -> float:
+    """Expected calibration error: the gap between confidence and accuracy, averaged over the bins by their examples.
+
+    In [0, 1] (Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; bins of equal mass: Nguyen &
+    O'Connor 2015). The arguments are those of `reliability`.
+    """
+    bins = reliability(confidence, right, num_bins, equal)
+    return float((bins.num_examples * (bins.accuracy - bins.confidence).abs()).sum() / bins.num_examples.sum())
+
+
+def risk_at_coverage(doubt: Tensor, wrong: Tensor) -> Tensor:
+    """The share of wrong answers among the k least doubtful ones, for k = 1 .. n; float64 [n] (El-Yaniv & Wiener 2010).
+
+    Its mean is the area under the curve of risk against coverage. Examples of the same doubt come in no order: each
+    counts as their mean.
+
+    Args:
+        doubt: [n], any score that orders the examples; the entropy, say.
+        wrong: [n] bool.
+    """
+    _, group, count = doubt.unique(return_inverse=True, return_counts=True)
+    share = torch.bincount(group, wrong.double(), len(count)) / count
+    errors = share[group[doubt.argsort(stable=True)]].cumsum(0)
+    return errors / torch.arange(1, len(doubt) + 1)
+
+
+def accuracy_at_coverage(doubt: Tensor, wrong: Tensor, coverage: float) -> float:
+    """The share of right answers among the ``coverage`` x n, rounded up, that are least doubtful."""
+    covered = max(1, math.ceil(coverage * len(doubt) - 1e-9))
+    return 1 - float(risk_at_coverage(doubt, wrong)[covered - 1])
+
+
+def roc_area(doubt: Tensor, positive: Tensor) -> float:
+    """The chance that a positive example is more doubtful than a negative one; NaN if there are not both.
+
+    Args:
+        doubt: [n].
+        positive: [n] bool: the answer is wrong, or the input from another distribution.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if positive.all() or not positive.any():
+        return math.nan
+    return float(roc_auc_score(positive.numpy(), doubt.double().numpy()))
+
+
+def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
+    """The tau > 0 for which softmax(log p / tau) has the least negative log-likelihood (Guo et al. 2017, section 4.2).
+
+    The mean of several answers is tempered after it was taken, not each of them (Rahaman & Thiery 2021, "Uncertainty
+    Quantification and Deep Ensembles").
+
+    Args:
+        probabilities: [n, K], of examples that neither training nor testing sees.
+        target: [n] int64.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_tau: float) -> float:
+        return negative_log_likelihood(tempered(probabilities, math.exp(log_tau)), target)
+
+    bound = math.log(LARGEST_TEMPERATURE)
+    return math.exp(minimize_scalar(loss, bounds=(-bound, bound), method="bounded").x)
+
+
+def tempered(probabilities: Tensor, tau: float) -> Tensor:
+    """softmax(log p / tau) of probabilities [n, K]."""
+    log_p = probabilities.double().clamp_min(torch.finfo(torch.float32).tiny).log()
+    return (log_p / tau).softmax(1).to(probabilities.dtype)
+
+
+def measures(probabilities: Tensor, target: Tensor, doubt: Tensor) -> dict[str, float]:
+    """Every measure of answers to examples whose truth is known.
+
+    Args:
+        probabilities: [n, K].
+        target: [n] int64.
+        doubt: [n], e.g. the predictive entropy.
+
+    Returns:
+        ``accuracy``, ``negative_log_likelihood`` (nats), ``brier_score``, ``calibration_error`` (bins of equal width),
+        ``calibration_error_mass``, ``risk_coverage_area``, ``accuracy_at_95``, ``accuracy_at_90`` (% of the examples
+        answered), ``error_roc_area`` (of "is this answer wrong").
+    """
+    probabilities, target, doubt = probabilities.cpu(), target.cpu(), doubt.cpu()
+    confidence, answer = probabilities.max(1)
+    right = answer == target
+    return {
+        "accuracy": right.double().mean().item(),
+        "negative_log_likelihood": negative_log_likelihood(probabilities, target),
+        "brier_score": brier_score(probabilities, target),
+        "calibration_error": calibration_error(confidence, right),
+        "calibration_error_mass": calibration_error(confidence, right, equal="mass"),
+        "risk_coverage_area": risk_at_coverage(doubt, ~right).mean().item(),
+        "accuracy_at_95": accuracy_at_coverage(doubt, ~right, 0.95),
+        "accuracy_at_90": accuracy_at_coverage(doubt, ~right, 0.90),
+        "error_roc_area": roc_area(doubt, ~right),
+    }
