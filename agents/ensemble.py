@@ -95,8 +95,8 @@ class Ensemble(Agent):
 def _share(row: Row, k: int, envs: slice, slope: Tensor | None) -> Row:
     """Member k's part of a row, with what it answered itself.
 
-    Given the slope of the reward in the actions [N, *A], the reward gets a graph that leads to this member alone, and is
-    linear in its actions: of the same value and the same gradient.
+    Given the slope of the reward in the actions [N, *A], the reward gets a graph that leads to this member alone, and
+    is linear in its actions: of the same value and the same gradient.
     """
     step: Step = row.memory[k]
     reward = row.reward[envs]

@@ -98,6 +98,9 @@ def evaluate(
     env = trainer.env.evaluation(num_episodes)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
     result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
+    made = None if maker is None else maker(trainer.agent, env, found)
+    if made is not None:
+        result |= {f"{report}/{name}": value for name, value in made.scalars.items()}
     console = make_console()
     if as_json:
         print(json.dumps(result))
@@ -109,8 +112,7 @@ def evaluate(
         run.write_result({**run.result, "evaluation": result})
     except InputError as error:  # the answer is on the screen; a run that cannot be written to may still be evaluated
         print(f"rlcore: {error}", file=sys.stderr)
-    if maker is not None:
-        made = maker(trainer.agent, env, found)
+    if made is not None:
         tracker = Tracker(run.path)
         tracker.report(str(report), made, saved["steps"])
         tracker.close()

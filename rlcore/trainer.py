@@ -320,7 +320,9 @@ class Trainer:
         report = self._evaluation_env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
         self.tracker.report("eval", report, self.steps)
         for choice, make in zip(self.settings.reports, self._reports, strict=True):
-            self.tracker.report(choice.name, make(self.agent, self._evaluation_env, report), self.steps)
+            made = make(self.agent, self._evaluation_env, report)
+            self.tracker.report(choice.name, made, self.steps)
+            self.figures |= {f"{choice.name}/{name}": value for name, value in made.scalars.items()}
         self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
         score = report.scalars[self.env.criterion]
         if self.env.select_best and score >= self.best:

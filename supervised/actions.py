@@ -89,6 +89,30 @@ class LabelAction(Action):
         return action
 
 
+class AskAction(LabelAction):
+    """A class [N], or K to ask a person; paid 1 if it is right, -c if it is wrong, 0 for asking.
+
+    To answer pays on average if the chance to be right is above c / (1 + c) (Chow 1970, "On Optimum Recognition Error
+    and Reject Tradeoff").
+
+    Args:
+        dataset: with classes.
+        device: of the targets.
+        wrong: c.
+    """
+
+    unit = "reward"
+
+    def __init__(self, dataset: Dataset, device: torch.device, wrong: float = 1.0):
+        self.num_classes, self.wrong = len(_classes(dataset, "ask")), wrong
+        self.space = Discrete(self.num_classes + 1)
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N], 1, -c or 0."""
+        paid = (1 + self.wrong) * (action == target).float() - self.wrong
+        return paid * (action < self.num_classes)
+
+
 class LogOddsAction(Action):
     """The log-odds [N, *D] of outcomes in [0, 1], one for two classes; paid their log-likelihood summed over D, nats.
 
@@ -152,6 +176,7 @@ class ValuesAction(Action):
 ACTIONS: dict[str, Callable[[Dataset, torch.device], Action]] = {
     "logits": LogitsAction,
     "label": LabelAction,
+    "ask": AskAction,
     "log_odds": LogOddsAction,
     "values": ValuesAction,
 }

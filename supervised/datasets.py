@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,9 +60,13 @@ class Dataset:
     """None: it has no test split of its own."""
     classes: tuple[str, ...] | None
     """Their names; None: the targets are numbers."""
+    validation: Split | None = None
+    """Examples kept back from training, to set what is not learned; a temperature, say."""
+    foreign: Tensor | None = None
+    """Inputs [n, *shape] of classes that were left out; they have no right answer."""
 
     def __post_init__(self) -> None:
-        for name, split in (("training", self.train), ("test", self.test)):
+        for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
             if split is not None:
                 _check(name, split, self.classes)
         if self.test is not None and self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
@@ -120,6 +125,49 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
     if train.targets.dtype == torch.int64 and len(train.targets):
         classes = tuple(str(k) for k in range(int(train.targets.max()) + 1))
     return Dataset(train, test, classes)
+
+
+def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Split, Split]:
+    """Keeps a share of the examples back, drawn at random; returns the others, and these. One of both may be empty.
+
+    Args:
+        split: the examples.
+        share: of those kept back, [0, 1).
+        by_class: draw the same share of each class.
+        seed: of the draw.
+    """
+    inputs, targets = split
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    if by_class:
+        order = order[targets[order].argsort(stable=True)]
+    kept = (torch.arange(len(targets) + 1, dtype=torch.float64) * share).floor().diff() > 0  # every (1 / share)-th
+    rest, held = order[~kept], order[kept]
+    return Split(inputs[rest], targets[rest]), Split(inputs[held], targets[held])
+
+
+def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The examples of some classes, numbered anew in the order of ``names``; the other test inputs become ``foreign``.
+
+    Raises:
+        InputError: there is no such class, or none is left out.
+    """
+    known = dataset.classes or ()
+    if not set(names) < set(known) or len(set(names)) < max(2, len(names)):
+        raise InputError(
+            f"env.classes: must be two or more of the data set's, each once, and not all; got {', '.join(names)}; its "
+            f"classes: {', '.join(known) or 'none, its targets are numbers'}"
+        )
+    numbers = torch.full((len(known),), -1)
+    numbers[[known.index(name) for name in names]] = torch.arange(len(names))
+
+    def kept(split: Split) -> Split:
+        targets = numbers[split.targets]
+        return Split(split.inputs[targets >= 0], targets[targets >= 0])
+
+    shown = dataset.test or dataset.train
+    foreign = shown.inputs[numbers[shown.targets] < 0]
+    test = None if dataset.test is None else kept(dataset.test)
+    return Dataset(kept(dataset.train), test, tuple(names), foreign=foreign)
 
 
 def iris(data_dir: Path | None = None, seed: int = 1) -> Dataset:

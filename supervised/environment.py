@@ -1,13 +1,14 @@
 """SupervisedEnv: a data set is an environment, an example an episode of one step."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from gymnasium.spaces import Box, Discrete
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
@@ -15,8 +16,8 @@ from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.supervised.actions import ACTIONS
-from rlcore.supervised.datasets import Dataset, Split, load
+from rlcore.supervised.actions import ACTIONS, AskAction
+from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes
 
 EVALUATION_BATCH = 1000
 """Examples that a twin for evaluation shows at once, at least."""
@@ -30,6 +31,8 @@ class SupervisedEnv(Environment):
     ========  ==========  ==================================================  ===================
     logits    [N, K]      log-likelihood of the class, nats                   carries a gradient
     label     [N] int64   1 if it is right, else 0                            none
+    ask       [N] int64   as label, but -c if it is wrong; 0 for class K,     none
+                          which asks a person
     log_odds  [N, *D]     log-likelihood of outcomes in [0, 1], nats          carries a gradient
     values    [N, *D]     minus the squared error                             carries a gradient
     ========  ==========  ==================================================  ===================
@@ -56,7 +59,7 @@ class SupervisedEnv(Environment):
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
         data_seed: NonNegativeInt = 1
         """Of data that are drawn, and of a test split that is."""
-        action: Literal["logits", "label", "log_odds", "values"] = "logits"
+        action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
         """What an answer is, and what it is paid."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
         """``unit``: bytes are divided by 255, other numbers left as they are; ``raw``: all are left as they are;
@@ -64,6 +67,14 @@ class SupervisedEnv(Environment):
         test_fraction: float = Field(0.2, ge=0, lt=1)
         """The share of examples, drawn by class, that a data set without a test split keeps for evaluation. 0: all are
         trained on, and evaluated on."""
+        validation_fraction: float = Field(0, ge=0, lt=1)
+        """The share of the training examples, drawn by class, that is kept back; the report ``uncertainty`` sets a
+        temperature by it."""
+        classes: list[str] | None = None
+        """Train and test on these classes alone; the other test inputs are foreign ones to the report
+        ``uncertainty``."""
+        wrong: NonNegativeFloat = 1.0
+        """c, what a wrong answer costs where ``action`` is ``ask``."""
         shuffle: bool = True
         """Show them in random order; without it, in that of the data set."""
 
@@ -89,8 +100,9 @@ class SupervisedEnv(Environment):
             raise InputError("env.dataset: missing; a name (rlcore list datasets) or the path of an .npz file")
         if dataset is None:
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
-        self.dataset = dataset if dataset.test is not None else _with_test(dataset, settings)
-        self.action = ACTIONS[settings.action](self.dataset, torch.device(device))
+        self.dataset = _prepared(dataset, settings)
+        make_action = partial(AskAction, wrong=settings.wrong) if settings.action == "ask" else ACTIONS[settings.action]
+        self.action = make_action(self.dataset, torch.device(device))
         shown = self.dataset.train if split == "train" else self.dataset.test
         assert shown is not None
         num_examples = len(shown.targets)
@@ -102,7 +114,9 @@ class SupervisedEnv(Environment):
         space = Box(-np.inf, np.inf, tuple(shown.inputs.shape[1:]), np.float32)
         super().__init__(settings.num_envs, space, self.action.space, device)
         self.num_examples = num_examples
-        self.criterion = "accuracy" if self.dataset.classes is not None else self.action.unit
+        self.criterion = self.action.unit
+        if self.dataset.classes is not None and settings.action != "ask":
+            self.criterion = "accuracy"
         self._shift, self._scale = self._scaling()
         inputs = shown.inputs.to(self.device)
         self._inputs = inputs if inputs.dtype == torch.uint8 else self.scaled(inputs)
@@ -112,7 +126,7 @@ class SupervisedEnv(Environment):
         self._generator = torch.Generator(self.device)
         self._terminated = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        self._action_dtype = torch.int64 if settings.action == "label" else torch.float32
+        self._action_dtype = torch.int64 if isinstance(self.action.space, Discrete) else torch.float32
         self._action_shape = torch.Size((self.num_envs, *(self.action.space.shape or ())))
         self._begin_epoch()
 
@@ -144,7 +158,8 @@ class SupervisedEnv(Environment):
         """A twin that shows the test split in its own order, in batches of a size that matters to nobody."""
         assert self.dataset.test is not None
         batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
-        settings = self.settings.model_copy(update={"num_envs": batch, "shuffle": False, "dataset": None})
+        prepared = {"dataset": None, "classes": None, "validation_fraction": 0}
+        settings = self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
         return type(self)(settings, self.device, self.dataset, "test")
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
@@ -153,7 +168,8 @@ class SupervisedEnv(Environment):
         Returns:
             The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``); for classes also
             ``accuracy`` and ``recall_<class>``, as text the confusion matrix, and the columns ``target``, ``answer``
-            and ``reward`` of each example.
+            and ``reward`` of each example. Where one may ask, ``asked`` is the share, the answer K, and all the others
+            are of the examples answered.
         """
         with evaluating(agent):
             seed_everything(seed)
@@ -166,9 +182,12 @@ class SupervisedEnv(Environment):
         if self.dataset.classes is None:
             return Report(scalars, columns=columns)
         answer, target = self.action.label(actions), self.targets
-        matrix = confusion_matrix(target, answer, len(self.dataset.classes))
+        answered = answer < len(self.dataset.classes)
+        matrix = confusion_matrix(target[answered], answer[answered], len(self.dataset.classes))
         recall = (matrix.diagonal() / matrix.sum(1)).tolist()
-        scalars["accuracy"] = (answer == target).double().mean().item()
+        if self.settings.action == "ask":
+            scalars["asked"] = 1 - answered.double().mean().item()
+        scalars["accuracy"] = (answer == target)[answered].double().mean().item()
         scalars |= {f"recall_{name}": value for name, value in zip(self.dataset.classes, recall, strict=True)}
         columns |= {"target": target.tolist(), "answer": answer.tolist()}
         return Report(scalars, _matrix_text(matrix, self.dataset.classes), columns=columns)
@@ -251,20 +270,23 @@ def _matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:
     return "\n".join("".join(cell.rjust(width) for cell in row) for row in rows)
 
 
-def _with_test(dataset: Dataset, settings: SupervisedEnv.Settings) -> Dataset:
-    """Keeps a share of the examples for evaluation, the same of each class."""
-    inputs, targets = dataset.train
-    if settings.test_fraction == 0:
-        return replace(dataset, test=dataset.train)
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(settings.data_seed))
-    if dataset.classes is not None:
-        order = order[targets[order].argsort(stable=True)]
-    share = torch.arange(len(targets) + 1, dtype=torch.float64) * settings.test_fraction
-    kept = share.floor().diff() > 0  # every (1 / fraction)-th
-    if not kept.any():
-        raise InputError(
-            f"env.test_fraction: {settings.test_fraction:g} of {len(targets)} examples is none; take a larger share, "
-            "or 0 to evaluate on what is trained on"
-        )
-    train, test = order[~kept], order[kept]
-    return replace(dataset, train=Split(inputs[train], targets[train]), test=Split(inputs[test], targets[test]))
+def _prepared(dataset: Dataset, settings: SupervisedEnv.Settings) -> Dataset:
+    """The classes that were asked for, and examples kept back for evaluation and validation."""
+    if settings.classes is not None:
+        dataset = only_classes(dataset, settings.classes)
+    if dataset.test is None and settings.test_fraction == 0:
+        dataset = replace(dataset, test=dataset.train)
+    elif dataset.test is None:
+        train, test = _held_out("test_fraction", dataset, settings.test_fraction, settings.data_seed)
+        dataset = replace(dataset, train=train, test=test)
+    if settings.validation_fraction:
+        train, validation = _held_out("validation_fraction", dataset, settings.validation_fraction, settings.data_seed)
+        dataset = replace(dataset, train=train, validation=validation)
+    return dataset
+
+
+def _held_out(setting: str, dataset: Dataset, share: float, seed: int) -> tuple[Split, Split]:
+    rest, held = hold_out(dataset.train, share, dataset.classes is not None, seed)
+    if not len(held.targets):
+        raise InputError(f"env.{setting}: {share:g} of {len(rest.targets)} examples is none; take a larger share, or 0")
+    return rest, held

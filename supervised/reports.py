@@ -33,10 +33,11 @@ class ConfusionReport:
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        _, classes = _classified("confusion", env)
+        _, classes = classified("confusion", env)
         target, answer = (torch.tensor(evaluation.columns[name], dtype=torch.int64) for name in ("target", "answer"))
-        matrix = confusion_matrix(target, answer, len(classes))
-        figure, (axes,) = _figure(1, 6, 5.5)
+        answered = answer < len(classes)
+        matrix = confusion_matrix(target[answered], answer[answered], len(classes))
+        figure, (axes,) = figure_of(1, 6, 5.5)
         axes.imshow((matrix / matrix.sum(1, keepdim=True)).numpy(), cmap="Blues", vmin=0, vmax=1)
         for i, row in enumerate(matrix.int().tolist()):
             for j, count in enumerate(row):
@@ -68,14 +69,15 @@ class ExamplesReport:
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        env, classes = _classified("examples", env)
+        env, classes = classified("examples", env)
         target, answer = evaluation.columns["target"], evaluation.columns["answer"]
         indices = list(range(len(target)))
         if self.settings.wrong:
             indices = [i for i in indices if target[i] != answer[i]]
             indices.sort(key=evaluation.columns["reward"].__getitem__)
         indices = indices[: self.settings.num]
-        told = [f"#{i}: {classes[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
+        names = (*classes, "asks")
+        told = [f"#{i}: {names[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
         inputs = env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device)).cpu()
         name = "wrong" if self.settings.wrong else "examples"
         if inputs.ndim != 4 or not indices:
@@ -84,7 +86,7 @@ class ExamplesReport:
             return Report({}, "\n".join(lines) or "no answer is wrong")
         images = inputs.mean(1)  # colours to grey
         images = (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)
-        figure, panels = _figure(len(indices), 1.5, 1.7)
+        figure, panels = figure_of(len(indices), 1.5, 1.7)
         for axes, image, text in zip(panels, images, told, strict=True):
             axes.imshow(image.numpy(), cmap="gray_r")
             axes.set_title(text.replace(", ", "\n"), fontsize=7)
@@ -93,7 +95,7 @@ class ExamplesReport:
 
     def _draw(self, images: Tensor, told: list[str]) -> str:
         """Images [B, H, W] bool side by side, two rows of pixels in a line of text."""
-        blocks = [[text, *_lines(image)] for image, text in zip(images, told, strict=True)]
+        blocks = [[text, *terminal_lines(image)] for image, text in zip(images, told, strict=True)]
         width = max(len(line) for block in blocks for line in block) + 2
         abreast = max(1, self.settings.width // width)
         drawn = []
@@ -126,7 +128,7 @@ class FiltersReport:
         filters = first.detach().cpu()
         filters = filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, shape).mean(1)
         filters = filters[: self.settings.num]
-        figure, panels = _figure(len(filters), 1, 1)
+        figure, panels = figure_of(len(filters), 1, 1)
         for axes, image in zip(panels, filters, strict=True):
             bound = float(image.abs().max())
             axes.imshow(image.numpy(), cmap="RdBu", vmin=-bound, vmax=bound)
@@ -145,7 +147,7 @@ class PackedReport:
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        env, _ = _classified("packed", env)
+        env, _ = classified("packed", env)
         network, split = getattr(agent, "network", None), env.dataset.test
         assert split is not None
         if not isinstance(network, BinarizedMLP) or split.inputs.dtype != torch.uint8 or env.settings.scaling != "raw":
@@ -182,7 +184,7 @@ class BoundaryReport:
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        figure, (axes,) = _figure(1, 4, 4)
+        figure, (axes,) = figure_of(1, 4, 4)
         self.draw(axes, agent, env)
         if "accuracy" in evaluation.scalars:
             axes.set_title(f"accuracy {evaluation.scalars['accuracy']:.1%}", fontsize=9)
@@ -194,7 +196,7 @@ class BoundaryReport:
         Raises:
             InputError: the environment is no data set of two inputs and classes.
         """
-        env, classes = _classified("boundary", env)
+        env, classes = classified("boundary", env)
         inputs, targets = env.dataset.train
         shape = tuple(inputs.shape[1:])
         if shape != (2,):
@@ -214,7 +216,7 @@ class BoundaryReport:
         axes.set(xticks=[], yticks=[])
 
 
-def _classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str, ...]]:
+def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str, ...]]:
     """The environment as a data set of classes, and these.
 
     Raises:
@@ -225,7 +227,7 @@ def _classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str
     return env, env.dataset.classes
 
 
-def _figure(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":
+def figure_of(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":
     """A figure of panels in a grid, at most ten abreast; each of that many inches."""
     from matplotlib.figure import Figure
 
@@ -238,7 +240,7 @@ def _figure(num_panels: int, width: float, height: float) -> "tuple[Figure, list
     return figure, panels[:num_panels]
 
 
-def _lines(image: Tensor) -> list[str]:
+def terminal_lines(image: Tensor) -> list[str]:
     """An image [H, W] bool as ceil(H / 2) lines of W characters."""
     rows = image.tolist()
     if len(rows) % 2:

@@ -1,0 +1,40 @@
+"""Inputs from another distribution than the one trained on: what an agent should doubt."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from rlcore.supervised.datasets import Dataset, digits
+
+
+def foreign_inputs(dataset: Dataset, num: int = 2000, seed: int = 1) -> dict[str, Tensor]:
+    """Foreign inputs by kind, each [n, *shape] of the data set's dtype and range, n at most ``num``.
+
+    - ``classes``: those left out of the data set, if any (``env.classes``);
+    - for images of at least 16 x 16 pixels: ``rotated`` by 90 degrees; ``shuffled``, the pixels of each image in an
+      order of its own; ``digits``, those of scikit-learn enlarged, if the images have one channel;
+    - ``noise``: normal, with mean and standard deviation of the test inputs, clipped to their range.
+
+    Args:
+        dataset: its test inputs are what the first two are made of.
+        num: how many of each kind, at most.
+        seed: of what is drawn.
+    """
+    assert dataset.test is not None
+    generator = torch.Generator().manual_seed(seed)
+    inputs = dataset.test.inputs[torch.randperm(len(dataset.test.inputs), generator=generator)[:num]].cpu()
+    kinds = {}
+    if dataset.foreign is not None and len(dataset.foreign):
+        order = torch.randperm(len(dataset.foreign), generator=generator)[:num]
+        kinds["classes"] = dataset.foreign[order]
+    if inputs.ndim == 4 and min(inputs.shape[2:]) >= 16:
+        kinds["rotated"] = inputs.rot90(1, (2, 3))
+        order = torch.rand(inputs[:, :1].shape, generator=generator).flatten(2).argsort(-1)
+        kinds["shuffled"] = inputs.flatten(2).gather(2, order.expand(-1, inputs.shape[1], -1)).view_as(inputs)
+        if inputs.shape[1] == 1:
+            enlarged = F.interpolate(digits().train.inputs[:num], inputs.shape[2:], mode="bilinear")
+            kinds["digits"] = (enlarged * inputs.max()).to(inputs.dtype)
+    numbers = inputs.double()
+    noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float64) * numbers.std() + numbers.mean()
+    kinds["noise"] = noise.clamp(numbers.min(), numbers.max()).to(inputs.dtype)
+    return kinds

@@ -1,0 +1,257 @@
+"""The report ``uncertainty``: how sure an agent is of the test examples, and whether that can be relied on."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.agents.ensemble import Ensemble
+from rlcore.agents.mc_dropout import MCDropout
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.networks.dropout import dropouts
+from rlcore.rollout import tree_map
+from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.foreign import foreign_inputs
+from rlcore.supervised.reports import classified, figure_of, terminal_lines
+from rlcore.uncertainty import (
+    Answers,
+    Classes,
+    ClassUncertainty,
+    calibration_error,
+    fit_temperature,
+    measures,
+    negative_log_likelihood,
+    reliability,
+    risk_at_coverage,
+    roc_area,
+    tempered,
+    uncertainty,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BATCH = 1000
+BAR = 30
+"""Characters of a probability of 1."""
+THRESHOLD = 0.4
+"""Share of the range of the pixels above which one is drawn."""
+
+Ask = Callable[[Tensor], Answers]
+"""Observations [B, *O] to all the answers there are, [T, B]."""
+
+
+class UncertaintyReport:
+    """How sure the agent is: calibration, risk and coverage, foreign inputs; and the examples that it doubts.
+
+    Side by side: ``softmax``, one answer with nothing dropped, and ``mc_dropout``, if the network has dropout, or
+    ``ensemble``, if the agent is one. Examples and figures are of the latter.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        passes: int = Field(20, ge=2)
+        """T, of Monte Carlo dropout."""
+        above: PositiveFloat = 0.9
+        """Show the examples whose predictive entropy is above this, nats."""
+        num: PositiveInt = 10
+        """How many of them, at most."""
+        index: NonNegativeInt | None = None
+        """Show this test example alone, with the bars of every pass."""
+        seed: NonNegativeInt = 1
+        """Of the masks and of foreign inputs."""
+        memory: PositiveFloat = 512
+        """What a batch with all its passes may take, MiB."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Raises:
+            InputError: the environment is no data set of classes, the agent gives no probabilities of them or one
+                answer alone, or ``index`` is none of the test examples.
+        """
+        env, _ = classified("uncertainty", env)
+        askers = self._askers(agent)
+        with evaluating(agent):
+            if self.settings.index is not None:
+                return Report({}, _passes(env, askers.popitem()[1], self.settings.index))
+            found = {name: measured(env, ask, self.settings.seed) for name, ask in askers.items()}
+        scalars = {f"{name}_{key}": value for name, one in found.items() for key, value in one.scalars.items()}
+        best = list(found.values())[-1]
+        text = f"{_table(found)}\n\n{self._doubted(env, best.test)}"
+        return Report(scalars, text, _figures(found, env.targets.cpu()))
+
+    def _askers(self, agent: Agent) -> dict[str, Ask]:
+        """The ways to ask, the best one last."""
+        s = self.settings
+        if isinstance(agent, Ensemble):
+            return {"softmax": agent.members[0].answers, "ensemble": agent.answers}
+        if dropouts(agent):
+            return {"softmax": agent.answers, "mc_dropout": MCDropout(agent, s.passes, s.seed, s.memory).answers}
+        raise InputError(
+            "report uncertainty: this agent has one answer alone; train one with dropout (agent.network.dropout=0.1), "
+            "or an ensemble (agent.name=ensemble)"
+        )
+
+    def _doubted(self, env: SupervisedEnv, test: ClassUncertainty) -> str:
+        """The examples of the largest doubt, as they come."""
+        above = self.settings.above
+        indices = (test.predictive_entropy > above).nonzero().flatten().tolist()
+        lines = [f"{len(indices):,} of {len(env.targets):,} examples have a predictive entropy above {above:g} nats"]
+        for i in indices[: self.settings.num]:
+            doubt = f"entropy {test.predictive_entropy[i]:.3f}, mutual information {test.mutual_information[i]:.3f}"
+            lines += ["", *_example(env, i, test.probabilities[i], doubt)]
+        return "\n".join(lines)
+
+
+class Measured(NamedTuple):
+    """What an agent says of the test examples and of foreign inputs, and the measures of it."""
+
+    test: ClassUncertainty
+    foreign: dict[str, ClassUncertainty]
+    scalars: dict[str, float]
+
+
+def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
+    """Asks about the test examples and foreign inputs.
+
+    Args:
+        env: the data set's twin for evaluation.
+        ask: observations to all the answers there are; the agent is in evaluation.
+        seed: of the foreign inputs.
+
+    Returns:
+        The answers, and `rlcore.uncertainty.measures` of them; if the data set has validation examples, the
+        ``temperature`` set by these and what it mends; for each kind of foreign inputs, ``<kind>_roc_area`` of the
+        predictive entropy and ``<kind>_mutual_information_roc_area``.
+
+    Raises:
+        InputError: the answers are no probabilities of the data set's classes.
+    """
+    dataset, target = env.dataset, env.targets.cpu()
+    test = _asked(ask, [env.inputs(rows) for rows in torch.arange(env.num_examples, device=env.device).split(BATCH)])
+    num_classes = len(dataset.classes or ())
+    if test.probabilities.shape[1] < num_classes:
+        raise InputError(f"the agent knows {test.probabilities.shape[1]} classes, the data set has {num_classes}")
+    scalars = measures(test.probabilities, target, test.predictive_entropy)
+    if dataset.validation is not None:
+        shown = _asked(ask, [env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(BATCH)])
+        tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
+        p = tempered(test.probabilities, tau)
+        scalars["temperature"] = tau
+        scalars["tempered_negative_log_likelihood"] = negative_log_likelihood(p, target)
+        scalars["tempered_calibration_error"] = calibration_error(p.amax(1), p.argmax(1) == target)
+    foreign = {}
+    for kind, inputs in foreign_inputs(dataset, seed=seed).items():
+        foreign[kind] = found = _asked(ask, [env.scaled(x.to(env.device)) for x in inputs.split(BATCH)])
+        is_foreign = torch.arange(len(target) + len(inputs)) >= len(target)
+        scalars[f"{kind}_roc_area"] = roc_area(
+            torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign
+        )
+        if test.mutual_information.any():  # there is none in one answer
+            scalars[f"{kind}_mutual_information_roc_area"] = roc_area(
+                torch.cat([test.mutual_information, found.mutual_information]), is_foreign
+            )
+    return Measured(test, foreign, scalars)
+
+
+def _asked(ask: Ask, batches: list[Tensor]) -> ClassUncertainty:
+    """What the answers to all batches say, on the CPU."""
+    pieces = []
+    for obs in batches:
+        answers = ask(obs)
+        if not isinstance(answers, Classes):
+            raise InputError(
+                "the agent answers with numbers; calibration needs probabilities (env.action=logits or label)"
+            )
+        pieces.append(uncertainty(answers))
+    return tree_map(lambda *x: torch.cat(x).cpu(), *pieces)
+
+
+def _passes(env: SupervisedEnv, ask: Ask, index: int) -> str:
+    """One example, with the bars of every answer."""
+    if index >= env.num_examples:
+        raise InputError(f"report uncertainty: index must be below the {env.num_examples:,} test examples, got {index}")
+    answers = ask(env.inputs(slice(index, index + 1)))
+    found = _asked(lambda obs: answers, [env.targets])
+    doubt = f"entropy {found.predictive_entropy[0]:.3f}, mutual information {found.mutual_information[0]:.3f}"
+    lines = _example(env, index, found.probabilities[0], doubt)
+    for t, p in enumerate(answers[0][:, 0].tolist()):
+        bars = [
+            f"{name} {_bar(chance)} {chance:.2f}" for name, chance in zip(_names(env), p, strict=False) if chance > 0.05
+        ]
+        lines.append(f"{t + 1:4d}  {'   '.join(bars)}")
+    return "\n".join(lines)
+
+
+def _example(env: SupervisedEnv, index: int, p: Tensor, doubt: str) -> list[str]:
+    """An image, or numbers, beside a bar for each class."""
+    names = _names(env)
+    head = f"#{index}: {doubt}; {names[int(p.argmax())]}, truth {names[int(env.targets[index])]}"
+    x = env.inputs(slice(index, index + 1))[0].cpu()
+    picture = [f"{value:.4g}" for value in x.flatten().tolist()]
+    if x.ndim == 3:
+        grey = x.mean(0)
+        picture = terminal_lines((grey - grey.min()) > THRESHOLD * (grey.max() - grey.min()))
+    width = max(map(len, picture)) + 4
+    bars = [f"{name:>8} {_bar(chance)} {chance:.3f}" for name, chance in zip(names, p.tolist(), strict=False)]
+    height = max(len(picture), len(bars))
+    rows = zip(picture + [""] * (height - len(picture)), bars + [""] * (height - len(bars)), strict=True)
+    return [head, *(f"{left:<{width}}{right}".rstrip() for left, right in rows)]
+
+
+def _names(env: SupervisedEnv) -> tuple[str, ...]:
+    return (*(env.dataset.classes or ()), "asks")
+
+
+def _bar(chance: float) -> str:
+    return "█" * round(BAR * chance)
+
+
+def _table(found: dict[str, Measured]) -> str:
+    keys = list(list(found.values())[-1].scalars)
+    width = max(map(len, keys))
+    rows = [" " * width + "".join(f"{name:>14}" for name in found)]
+    for key in keys:
+        cells = (f"{one.scalars[key]:.4f}" if key in one.scalars else "-" for one in found.values())
+        rows.append(f"{key:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(rows)
+
+
+def _figures(found: dict[str, Measured], target: Tensor) -> "dict[str, Figure]":
+    """Reliability, risk against coverage, and histograms of the entropy."""
+    calibration, (axes,) = figure_of(1, 4.5, 4)
+    coverage, (risks,) = figure_of(1, 5, 3.5)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    for name, one in found.items():
+        confidence, answer = one.test.probabilities.max(1)
+        bins = reliability(confidence, answer == target)
+        axes.plot(bins.confidence, bins.accuracy, marker="o", markersize=3, label=name)
+        risk = risk_at_coverage(one.test.predictive_entropy, answer != target)
+        risks.plot(torch.arange(1, len(risk) + 1) / len(risk), risk, label=name)
+    axes.set(xlabel="confidence", ylabel="accuracy", title="reliability")
+    risks.set(xlabel="share of the examples answered", ylabel="share of wrong answers", title="risk and coverage")
+    axes.legend()
+    risks.legend()
+    best = list(found.values())[-1]
+    right = best.test.probabilities.argmax(1) == target
+    entropy = best.test.predictive_entropy
+    doubts = {"right": entropy[right], "wrong": entropy[~right]}
+    doubts |= {kind: of_kind.predictive_entropy for kind, of_kind in best.foreign.items()}
+    largest = torch.cat(list(doubts.values())).max().item()
+    histogram, rows = figure_of(len(doubts), 2.2, 2.2)
+    for axes, (name, values) in zip(rows, doubts.items(), strict=True):
+        axes.hist(values.numpy(), bins=25, range=(0, largest))
+        axes.set_title(f"{name} ({len(values):,})", fontsize=9)
+        axes.set_yscale("log")
+    return {"reliability": calibration, "risk_coverage": coverage, "entropy": histogram}
