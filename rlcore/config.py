@@ -120,8 +120,10 @@ def check(tree: dict[str, Any], file: str, origin: dict[str, str] | None = None)
         return Config(**tree)
     except ValidationError as error:
         found = mistakes(error, Config)
-        key, text = ".".join(found[0][0]), found[0][1]
-        where = COMMAND_LINE if (origin or {}).get(key) == COMMAND_LINE else file
+        path, text = found[0]
+        key = ".".join(path)
+        whole = (".".join(path[: end + 1]) for end in range(len(path)))  # a list on the command line has no leaves
+        where = COMMAND_LINE if any((origin or {}).get(part) == COMMAND_LINE for part in whole) else file
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"{where}: {key}: {text}{more}") from None
 

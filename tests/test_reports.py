@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.probes import Identity
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.uncertainty_report import UncertaintyReport
 
 
 def make(network, inputs, targets, **settings):
@@ -93,3 +95,69 @@ def test_reports_of_data_sets_refuse_other_environments():
         maker = ReportChoice.model_validate({"name": name}).make()
         with pytest.raises(InputError, match=f"report {name}: needs a data set"):
             maker(None, env, None)
+
+
+def doubting(**network):
+    """Two Gaussians that touch, 60 points, learned a little."""
+    torch.manual_seed(1)
+    targets = torch.arange(120) % 2
+    inputs = torch.randn(120, 2) + 3 * targets[:, None]
+    agent, env = make({"name": "mlp", "hidden": [16], **network}, inputs, targets, validation_fraction=0.5)
+    agent.optimizer.param_groups[0]["lr"] = 1e-2
+    train = env.dataset.train
+    for _ in range(100):
+        agent.minimize(torch.nn.functional.cross_entropy(agent(train.inputs), train.targets))
+    return agent, env
+
+
+def test_uncertainty_sets_methods_side_by_side_and_shows_what_is_doubted():
+    agent, env = doubting(dropout=0.3)
+    found = report("uncertainty", agent, env, above=0.3, num=2, passes=8)
+    assert found.scalars["mc_dropout_accuracy"] > 0.9
+    assert found.scalars["softmax_accuracy"] == env.score(agent, 1, 1).scalars["accuracy"]
+    assert found.scalars["mc_dropout_noise_roc_area"] > 0
+    assert found.scalars["softmax_temperature"] > 0
+    assert "softmax_noise_mutual_information_roc_area" not in found.scalars  # one answer has none
+    assert found.figures.keys() == {"reliability", "risk_coverage", "entropy"}
+    head, _, *_ = found.text.splitlines()
+    assert head.split() == ["softmax", "mc_dropout"]
+    assert found.text.count("#") == 2
+    assert "examples have a predictive entropy above 0.3 nats" in found.text
+    assert found.scalars == report("uncertainty", agent, env, above=0.3, num=2, passes=8).scalars
+
+
+def test_the_bars_of_every_pass_are_shown_for_one_example():
+    agent, env = doubting(dropout=0.5)
+    found = report("uncertainty", agent, env, index=3, passes=5)
+    assert found.text.startswith("#3: entropy")
+    assert [line.split()[0] for line in found.text.splitlines()[-5:]] == list("12345")
+    assert found.scalars == {}
+
+
+def test_an_ensemble_is_asked_by_its_members():
+    torch.manual_seed(1)
+    env = SupervisedEnv(SupervisedEnv.Settings(num_envs=30, dataset="iris"))
+    member = {"name": "supervised", "network": {"name": "mlp", "hidden": [8]}}
+    agent = Ensemble(env, Ensemble.Settings.model_validate({"agent": member, "members": 3}))
+    found = report("uncertainty", agent, env.evaluation(1), index=0)
+    assert [line.split()[0] for line in found.text.splitlines()[-3:]] == list("123")
+    assert report("uncertainty", agent, env.evaluation(1)).scalars["ensemble_accuracy"] >= 0
+
+
+def test_what_has_no_uncertainty_is_refused():
+    agent, env = doubting()
+    with pytest.raises(InputError, match="one answer alone"):
+        report("uncertainty", agent, env)
+    agent, env = doubting(dropout=0.3)
+    with pytest.raises(InputError, match="index must be below the 120 test examples, got 120"):
+        report("uncertainty", agent, env, index=120)
+    iris = SupervisedEnv(SupervisedEnv.Settings(num_envs=30, dataset="iris")).evaluation(1)
+    two = Supervised(env, Supervised.Settings(network={"name": "mlp", "dropout": 0.1}))
+    iris._inputs = iris._inputs[:, :2]
+    with pytest.raises(InputError, match="knows 2 classes, the data set has 3"):
+        UncertaintyReport(UncertaintyReport.Settings())(two, iris, None)
+    values, env = make({"name": "mlp", "dropout": 0.1}, torch.randn(8, 2), torch.arange(8) % 2, action="values")
+    with pytest.raises(InputError, match="answers with numbers"):
+        report("uncertainty", values, env)
+    with pytest.raises(InputError, match="report uncertainty: needs a data set of classes"):
+        UncertaintyReport(UncertaintyReport.Settings())(agent, Identity(Identity.Settings()), None)

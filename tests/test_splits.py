@@ -1,0 +1,113 @@
+"""Classes left out, examples kept back, and the choice to ask a person."""
+
+import numpy as np
+import pytest
+import torch
+
+from rlcore import Agent, InputError, Step, Trainer
+from rlcore.agents.reinforce import Reinforce
+from rlcore.networks import NetworkChoice
+from rlcore.supervised.datasets import from_arrays, load
+from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.foreign import foreign_inputs
+
+
+def make(**settings):
+    return SupervisedEnv(SupervisedEnv.Settings(**{"num_envs": 8, "dataset": "iris", **settings}))
+
+
+def test_asking_a_person_in_closed_form():
+    env = make(action="ask", wrong=3.0, num_envs=4)
+    target = torch.tensor([0, 1, 2, 2])
+    assert env.action.reward(torch.tensor([0, 2, 3, 2]), target).tolist() == [1, -3, 0, 1]
+    assert env.single_action_space.n == 4
+    assert env.criterion == "reward"
+
+
+class Asks(Agent):
+    """Says class 0, or asks where the first feature is above its mean."""
+
+    def act(self, obs, state=None):
+        return Step(torch.where(obs[:, 0] > 5.84, 3, 0))
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_an_evaluation_tells_what_was_asked_and_how_good_the_answers_were():
+    env = make(action="ask", wrong=1.0).evaluation(1)
+    report = env.score(Asks(env), 1, 1)
+    asked = env.inputs(slice(None))[:, 0] > 5.84
+    right = (env.targets == 0) & ~asked
+    assert report.scalars["asked"] == pytest.approx(asked.float().mean().item())
+    assert report.scalars["accuracy"] == pytest.approx((right.sum() / (~asked).sum()).item())
+    assert report.scalars["reward"] == pytest.approx(((2 * right.sum() - (~asked).sum()) / len(asked)).item())
+
+
+@pytest.mark.parametrize("wrong", [0.0, 99.0])
+def test_reinforce_asks_if_a_mistake_is_dear_and_only_then(wrong):
+    rng = np.random.default_rng(1)
+    inputs = rng.normal(size=(300, 2)).astype(np.float32)
+    data = from_arrays(inputs, rng.integers(0, 2, 300))  # there is nothing to be known
+    env = SupervisedEnv(SupervisedEnv.Settings(num_envs=60, action="ask", wrong=wrong), dataset=data)
+    torch.manual_seed(1)
+    agent = Reinforce(
+        env,
+        Reinforce.Settings(
+            network=NetworkChoice.model_validate({"name": "mlp", "hidden": [16]}), learning_rate=1e-2, normalize=False
+        ),
+    )
+    scalars = Trainer(agent, env, total_steps=18_000).fit().scalars
+    assert scalars["asked"] > 0.95 if wrong else scalars["asked"] < 0.05
+
+
+def test_examples_kept_back_are_neither_trained_nor_tested_on():
+    env = make(validation_fraction=0.25)
+    data = env.dataset
+    assert (len(data.train.targets), len(data.validation.targets), len(data.test.targets)) == (90, 30, 30)
+    assert data.validation.targets.bincount().tolist() == [10, 10, 10]
+    rows = [tuple(row) for split in (data.train, data.validation, data.test) for row in split.inputs.tolist()]
+    whole = load("iris").train.inputs
+    assert sorted(rows) == sorted(map(tuple, whole.tolist()))
+    assert env.num_examples == 90
+    twin = env.evaluation(1)
+    assert torch.equal(twin.dataset.validation.inputs, data.validation.inputs)
+    assert torch.equal(twin.targets, data.test.targets)
+
+
+def test_classes_left_out_are_foreign_and_the_others_numbered_anew():
+    env = make(classes=["virginica", "setosa"], num_envs=10)
+    data = env.dataset
+    assert data.classes == ("virginica", "setosa")
+    assert len(data.train.targets) == 80
+    whole = load("iris").train
+    assert sorted(data.foreign.tolist()) == sorted(whole.inputs[whole.targets == 1].tolist())
+    virginica = {tuple(row) for row in whole.inputs[whole.targets == 2].tolist()}
+    assert {tuple(row) for row in data.train.inputs[data.train.targets == 0].tolist()} <= virginica
+    assert env.evaluation(1).dataset.classes == data.classes
+    for wrong in (["setosa"], ["setosa", "setosa"], ["rose", "setosa"], ["setosa", "versicolor", "virginica"]):
+        with pytest.raises(InputError, match=r"env\.classes: must be two or more"):
+            make(classes=wrong)
+
+
+def test_foreign_images_are_what_their_names_say():
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 200, (30, 1, 20, 20)).astype(np.uint8)
+    env = SupervisedEnv(
+        SupervisedEnv.Settings(num_envs=4, classes=["0", "2"], test_fraction=0.5),
+        dataset=from_arrays(images, np.arange(30) % 3),
+    )
+    kinds = foreign_inputs(env.dataset, num=6)
+    assert list(kinds) == ["classes", "rotated", "shuffled", "digits", "noise"]
+    assert all(x.shape == (6, 1, 20, 20) and x.dtype == torch.uint8 for x in kinds.values())
+    shown = {tuple(image.flatten().tolist()) for image in env.dataset.test.inputs}
+    assert {tuple(image.rot90(-1, (1, 2)).flatten().tolist()) for image in kinds["rotated"]} <= shown
+    assert not {tuple(image.flatten().tolist()) for image in kinds["shuffled"]} & shown
+    assert {tuple(sorted(image.flatten().tolist())) for image in kinds["shuffled"]} <= {tuple(sorted(x)) for x in shown}
+    left_out = {tuple(image.flatten().tolist()) for image in images[1::3]}
+    assert {tuple(image.flatten().tolist()) for image in kinds["classes"]} <= left_out
+    assert kinds["digits"].float().std() > 30
+    assert len(kinds["noise"].unique()) > 50
+    again = foreign_inputs(env.dataset, num=6)
+    assert all(torch.equal(kinds[name], again[name]) for name in kinds)
+    assert list(foreign_inputs(make().dataset)) == ["noise"]
