@@ -75,6 +75,9 @@ class SupervisedEnv(Environment):
         ``uncertainty``."""
         wrong: NonNegativeFloat = 1.0
         """c, what a wrong answer costs where ``action`` is ``ask``."""
+        wrong_warmup: NonNegativeInt = 0
+        """Examples over which that rises from 0 to c while training: an agent that knows nothing yet, and for which
+        a mistake is dear, learns but to ask."""
         shuffle: bool = True
         """Show them in random order; without it, in that of the data set."""
 
@@ -128,6 +131,7 @@ class SupervisedEnv(Environment):
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._action_dtype = torch.int64 if isinstance(self.action.space, Discrete) else torch.float32
         self._action_shape = torch.Size((self.num_envs, *(self.action.space.shape or ())))
+        self._num_answered = 0
         self._begin_epoch()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -151,6 +155,9 @@ class SupervisedEnv(Environment):
                 f"an action ({self.settings.action}) must be {self._action_dtype} of shape "
                 f"{tuple(self._action_shape)}, got {actions.dtype} of shape {tuple(actions.shape)}"
             )
+        if isinstance(self.action, AskAction) and self.settings.wrong_warmup:
+            self.action.wrong = self.settings.wrong * min(1.0, self._num_answered / self.settings.wrong_warmup)
+            self._num_answered += self.num_envs
         reward = self.action.reward(actions, self._target)
         return self._show(), reward, self._terminated, self._truncated, {}
 
@@ -158,7 +165,7 @@ class SupervisedEnv(Environment):
         """A twin that shows the test split in its own order, in batches of a size that matters to nobody."""
         assert self.dataset.test is not None
         batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
-        prepared = {"dataset": None, "classes": None, "validation_fraction": 0}
+        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
         settings = self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
         return type(self)(settings, self.device, self.dataset, "test")
 
@@ -206,13 +213,18 @@ class SupervisedEnv(Environment):
 
     def checkpoint(self) -> dict[str, Any]:
         """The targets that are asked for, and the place in the present permutation."""
-        return {"target": self._target, "cursor": self._cursor, "generator": self._epoch_began_with}
+        return {
+            "target": self._target,
+            "cursor": self._cursor,
+            "generator": self._epoch_began_with,
+            "num_answered": self._num_answered,
+        }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
         self._generator.set_state(saved["generator"].cpu())
         self._begin_epoch()
-        self._cursor = saved["cursor"]
+        self._cursor, self._num_answered = saved["cursor"], saved["num_answered"]
         self._target = saved["target"].to(self.device)
 
     def _show(self) -> Tensor:

@@ -24,6 +24,21 @@ def test_asking_a_person_in_closed_form():
     assert env.criterion == "reward"
 
 
+def test_the_cost_of_a_mistake_rises_and_goes_on_rising_from_a_checkpoint():
+    env = make(action="ask", wrong=9.0, wrong_warmup=32)
+    wrong_class = torch.full((8,), 99) % 3  # class 0, wherever that is wrong
+    env.reset(seed=1)
+    paid = []
+    for _ in range(3):
+        paid.append(env.step(wrong_class)[1].min().item())
+    other = make(action="ask", wrong=9.0, wrong_warmup=32)
+    other.reset()
+    other.restore(env.checkpoint())
+    paid += [other.step(wrong_class)[1].min().item() for _ in range(3)]
+    assert paid == [0, -2.25, -4.5, -6.75, -9, -9]
+    assert env.evaluation(1).action.wrong == 9
+
+
 class Asks(Agent):
     """Says class 0, or asks where the first feature is above its mean."""
 
