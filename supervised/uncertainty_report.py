@@ -253,6 +253,7 @@ def _figures(found: dict[str, Measured], target: Tensor) -> "dict[str, Figure]":
     for axes, (name, values) in zip(rows, doubts.items(), strict=True):
         axes.hist(values.numpy(), bins=25, range=(0, largest))
         axes.set_title(f"{name} ({len(values):,})", fontsize=9)
+        axes.set_xlabel("entropy, nats", fontsize=8)
         if len(values):
             axes.set_yscale("log")
     return {"reliability": calibration, "risk_coverage": coverage, "entropy": histogram}
