@@ -64,7 +64,7 @@ class MCDropout:
             InputError: the agent has no distribution over its answers, or none that dropout changes.
         """
         with evaluating(self.agent):
-            torch.manual_seed(self.seed)
+            self._seed()
             size = self._batch_size = self._batch_size or self._fitting_batch(obs)
             for module in self.dropouts:
                 module.train()
@@ -93,6 +93,15 @@ class MCDropout:
         if not self._shares_prefix:
             answers = answers_of(self.agent.distribution(tree_map(lambda x: _repeated(x, T), obs)))
         return tree_map(lambda x: x.unflatten(0, (T, num_rows)), answers)
+
+    def _seed(self) -> None:
+        """Seeds the generators that dropout draws from; ``evaluating`` puts them back.
+
+        ``torch.manual_seed`` would note with a traceback what to do should CUDA be initialized later, at every call.
+        """
+        torch.default_generator.manual_seed(self.seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(self.seed)
 
     def _fitting_batch(self, obs: Tree) -> int:
         """How many observations, with all their passes, keep within the memory; asks about one of them to see."""
