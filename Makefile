@@ -1,15 +1,16 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | verify-mnist. Everything is installed into .venv; only make, git and python3 are assumed.
+# make lint | bench | verify | verify-mnist | uncertainty. Everything is installed into .venv; only make, git and python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo_course acrobot_ppo pendulum_ppo \
+  cartpole_ppo_dropout \
   iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
   spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search
 MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo
 
-.PHONY: run test lint bench verify verify-mnist clean
+.PHONY: run test lint bench verify verify-mnist uncertainty clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -31,7 +32,7 @@ lint: .venv/installed-dev
 	else echo "mypy does not see agents/"; exit 1; fi
 
 bench: .venv/installed-bench
-	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py supervised.py solve.py; do \
+	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py supervised.py uncertainty.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
 verify: .venv/installed
@@ -39,6 +40,24 @@ verify: .venv/installed
 
 verify-mnist: .venv/installed
 	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
+
+# The tables of docs/uncertainty.md; some three hours on two cores.
+UNCERTAIN := runs/uncertainty
+uncertainty: .venv/installed
+	@set -e; train="$(BIN)/rlcore train"; \
+	for config in mnist_lenet_dropout mnist_lenet_ensemble; do \
+	  $$train $$config threads=1 --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/$$config; \
+	  $$train $$config threads=1 --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/$$config-8 \
+	    "env.classes=['0','1','2','3','4','5','6','7']"; \
+	done; \
+	$$train mnist_ask_threshold threads=1 --seeds 3 --jobs 2 --run-dir $(UNCERTAIN)/threshold; \
+	for cost in 1 9 99; do for agent in reinforce ppo; do \
+	  $$train mnist_ask_$$agent env.wrong=$$cost threads=1 --seeds 3 --jobs 2 --run-dir $(UNCERTAIN)/$$agent-$$cost; \
+	done; done; \
+	$$train cartpole_ppo_dropout --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/cartpole; \
+	$(BIN)/python benchmarks/doubt.py $(UNCERTAIN); \
+	$(BIN)/python benchmarks/asking.py $(UNCERTAIN); \
+	$(BIN)/python examples/uncertain_policy.py $(UNCERTAIN)/cartpole/*-seed*
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
