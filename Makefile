@@ -45,10 +45,12 @@ verify-mnist: .venv/installed
 UNCERTAIN := runs/uncertainty
 uncertainty: .venv/installed
 	@set -e; train="$(BIN)/rlcore train"; \
-	for config in mnist_lenet_dropout mnist_lenet_ensemble; do \
-	  $$train $$config threads=1 --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/$$config; \
-	  $$train $$config threads=1 --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/$$config-8 \
-	    "env.classes=['0','1','2','3','4','5','6','7']"; \
+	for classes in null "['0','1','2','3','4','5','6','7']"; do \
+	  of=$$([ "$$classes" = null ] || echo -8); \
+	  $$train mnist_lenet_dropout agent.network.batch_norm=false threads=1 --seeds 5 --jobs 2 "env.classes=$$classes" \
+	    --run-dir $(UNCERTAIN)/mnist_lenet_dropout$$of; \
+	  $$train mnist_lenet_ensemble threads=1 --seeds 5 --jobs 2 "env.classes=$$classes" \
+	    --run-dir $(UNCERTAIN)/mnist_lenet_ensemble$$of; \
 	done; \
 	$$train mnist_ask_threshold threads=1 --seeds 3 --jobs 2 --run-dir $(UNCERTAIN)/threshold; \
 	for cost in 1 9 99; do for agent in reinforce ppo; do \
