@@ -90,8 +90,7 @@ def evaluate(
     if settings and report is None:
         raise InputError(f"{settings[0]!r} is a setting of a report; name it: --report NAME")
     run = Run(path)
-    if which is None:
-        which = "best" if (run.path / "checkpoints" / "best.pt").is_file() else "last"
+    which = which or run.default_checkpoint
     trainer, saved = run.trainer(which)
     maker = None if report is None else _report(report, settings)
     num_episodes = episodes or trainer.settings.eval_episodes

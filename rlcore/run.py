@@ -60,7 +60,12 @@ class Run:
         """Its settings."""
         return config.load(self.path / CONFIG_FILE, overrides)
 
-    def checkpoint_path(self, which: str = "best") -> Path:
+    @property
+    def default_checkpoint(self) -> str:
+        """``best`` where there is one; a data set's evaluation picks none, and there it is ``last``."""
+        return "best" if (self.path / CHECKPOINTS_FOLDER / "best.pt").is_file() else "last"
+
+    def checkpoint_path(self, which: str) -> Path:
         """The path of ``best``, ``last``, or of a file.
 
         Raises:
@@ -71,7 +76,7 @@ class Run:
             raise InputError(f"there is no checkpoint {path}")
         return path
 
-    def trainer(self, which: str = "best", overrides: tuple[str, ...] = ()) -> tuple[Trainer, dict[str, Any]]:
+    def trainer(self, which: str, overrides: tuple[str, ...] = ()) -> tuple[Trainer, dict[str, Any]]:
         """A trainer that neither writes nor speaks, its agent restored; and the checkpoint."""
         loaded = self.load(overrides)
         path = self.checkpoint_path(which)
@@ -117,17 +122,18 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def load(run: str | Path, checkpoint: str = "best") -> Agent:
+def load(run: str | Path, checkpoint: str | None = None) -> Agent:
     """The agent of a run, ready to `predict`.
 
     Args:
         run: the run's folder.
-        checkpoint: ``best``, ``last``, or a path.
+        checkpoint: ``best``, ``last``, or a path; None is ``best`` where there is one, else ``last``.
 
     Raises:
         InputError: no run, no checkpoint, or one that does not fit.
     """
     with torch.random.fork_rng():
-        trainer, _ = Run(run).trainer(checkpoint)
+        folder = Run(run)
+        trainer, _ = folder.trainer(checkpoint or folder.default_checkpoint)
     trainer.close()
     return trainer.agent.eval()

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
+from rlcore.distributions import Categorical
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Target
 from rlcore.errors import InputError
@@ -336,6 +338,46 @@ def test_what_cannot_be_asked_is_refused_in_one_line():
     agent, env = classifier(agent=RandomSearch, action="label")
     with pytest.raises(InputError, match="RandomSearch has no distribution over its answers"):
         MCDropout(agent).answers(obs)
+
+
+class Outside(rlcore.Agent):
+    """An agent as a user writes it: a network of its own, and a distribution."""
+
+    def __init__(self, env, settings=None):
+        super().__init__(env, settings)
+        self.network = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+
+    def distribution(self, obs):
+        return Categorical(self.network(obs))
+
+    def act(self, obs, state=None):
+        return rlcore.Step(self.distribution(obs).sample())
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_an_agent_from_outside_is_asked_alone_and_as_members():
+    torch.manual_seed(1)
+    env = CartPole(CartPole.Settings(num_envs=6))
+    obs, _ = env.reset(seed=1)
+    assert MCDropout(Outside(env)).uncertainty(obs).mutual_information.min() > 0
+    rlcore.registry.agents.register("outside")(Outside)
+    choice = Ensemble.Settings.model_validate({"agent": {"name": "outside"}, "members": 2})
+    agent = Ensemble(env, choice)
+    rlcore.check_agent(agent, env)
+    assert uncertainty(agent.answers(obs)).mutual_information.shape == (6,)
+
+
+def test_a_loaded_run_is_asked(tmp_path):
+    overrides = ["trainer.epochs=1", "agent.network.dropout=0.2", "threads=1"]
+    assert rlcore.commands.train("digits_lenet", overrides, str(tmp_path / "run"), None, 1) == 0
+    agent = rlcore.load(tmp_path / "run")
+    assert MCDropout(agent).uncertainty(torch.rand(3, 1, 8, 8)).probabilities.shape == (3, 10)
+    settings = ["passes=3", "above=0.5"]
+    assert rlcore.commands.evaluate(str(tmp_path / "run"), None, None, False, "uncertainty", settings) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["evaluation"]["uncertainty/mc_dropout_accuracy"] > 0.1
 
 
 # Dropout in policies.
