@@ -8,7 +8,8 @@ CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo
   cartpole_ppo_dropout \
   iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
   spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search
-MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo
+MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
+  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble
 
 .PHONY: run test lint bench verify verify-mnist uncertainty clean
 

@@ -1,6 +1,7 @@
 """The report ``uncertainty``: how sure an agent is of the test examples, and whether that can be relied on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 BAR = 30
 """Characters of a probability of 1."""
+LIKELY = 0.05
+"""Chance of a class above which a single pass shows its bar."""
 THRESHOLD = 0.4
 """Share of the range of the pixels above which one is drawn."""
 
@@ -139,13 +142,14 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         InputError: the answers are no probabilities of the data set's classes.
     """
     dataset, target = env.dataset, env.targets.cpu()
-    test = _asked(ask, [env.inputs(rows) for rows in torch.arange(env.num_examples, device=env.device).split(BATCH)])
-    num_classes = len(dataset.classes or ())
-    if test.probabilities.shape[1] < num_classes:
-        raise InputError(f"the agent knows {test.probabilities.shape[1]} classes, the data set has {num_classes}")
+    all_rows = torch.arange(env.num_examples, device=env.device)
+    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(BATCH)))
+    known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
+    if known != num_classes + (env.settings.action == "ask"):
+        raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
-        shown = _asked(ask, [env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(BATCH)])
+        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(BATCH)))
         tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
         p = tempered(test.probabilities, tau)
         scalars["temperature"] = tau
@@ -153,7 +157,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         scalars["tempered_calibration_error"] = calibration_error(p.amax(1), p.argmax(1) == target)
     foreign = {}
     for kind, inputs in foreign_inputs(dataset, seed=seed).items():
-        foreign[kind] = found = _asked(ask, [env.scaled(x.to(env.device)) for x in inputs.split(BATCH)])
+        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(BATCH)))
         is_foreign = torch.arange(len(target) + len(inputs)) >= len(target)
         scalars[f"{kind}_roc_area"] = roc_area(
             torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign
@@ -165,7 +169,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
     return Measured(test, foreign, scalars)
 
 
-def _asked(ask: Ask, batches: list[Tensor]) -> ClassUncertainty:
+def _asked(ask: Ask, batches: Iterable[Tensor]) -> ClassUncertainty:
     """What the answers to all batches say, on the CPU."""
     pieces = []
     for obs in batches:
@@ -187,9 +191,8 @@ def _passes(env: SupervisedEnv, ask: Ask, index: int) -> str:
     doubt = f"entropy {found.predictive_entropy[0]:.3f}, mutual information {found.mutual_information[0]:.3f}"
     lines = _example(env, index, found.probabilities[0], doubt)
     for t, p in enumerate(answers[0][:, 0].tolist()):
-        bars = [
-            f"{name} {_bar(chance)} {chance:.2f}" for name, chance in zip(_names(env), p, strict=False) if chance > 0.05
-        ]
+        likely = [(name, chance) for name, chance in zip(_names(env), p, strict=False) if chance > LIKELY]
+        bars = [f"{name} {_bar(chance)} {chance:.2f}" for name, chance in likely]
         lines.append(f"{t + 1:4d}  {'   '.join(bars)}")
     return "\n".join(lines)
 
@@ -205,8 +208,7 @@ def _example(env: SupervisedEnv, index: int, p: Tensor, doubt: str) -> list[str]
         picture = terminal_lines((grey - grey.min()) > THRESHOLD * (grey.max() - grey.min()))
     width = max(map(len, picture)) + 4
     bars = [f"{name:>8} {_bar(chance)} {chance:.3f}" for name, chance in zip(names, p.tolist(), strict=False)]
-    height = max(len(picture), len(bars))
-    rows = zip(picture + [""] * (height - len(picture)), bars + [""] * (height - len(bars)), strict=True)
+    rows = zip_longest(picture, bars, fillvalue="")
     return [head, *(f"{left:<{width}}{right}".rstrip() for left, right in rows)]
 
 
@@ -223,7 +225,7 @@ def _table(found: dict[str, Measured]) -> str:
     width = max(map(len, keys))
     rows = [" " * width + "".join(f"{name:>14}" for name in found)]
     for key in keys:
-        cells = (f"{one.scalars[key]:.4f}" if key in one.scalars else "-" for one in found.values())
+        cells = (f"{one.scalars[key]:.4g}" if key in one.scalars else "-" for one in found.values())
         rows.append(f"{key:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
     return "\n".join(rows)
 
