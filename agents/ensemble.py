@@ -20,8 +20,8 @@ class Ensemble(Agent):
     Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles". The
     members learn apart, from what they did themselves; asked (`predict`, `answers`), all of them answer, and the equal
     mixture of what they say counts. In as many steps each sees a K-th of what a single agent would: K times the steps
-    are K times the cost. To ask costs K forward passes; to batch them with ``torch.func.vmap`` is no faster on a CPU
-    (`benchmarks/uncertainty.py`).
+    are K times the cost. To ask costs K forward passes, one after another: with ``torch.func.vmap`` they are slower on
+    a CPU, but for a single image and convolutions (`benchmarks/uncertainty.py`).
     """
 
     class Settings(settings.Settings):

@@ -9,7 +9,7 @@ from rlcore.agent import Agent
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.networks.dropout import dropouts
-from rlcore.rollout import Step, Tree, first_leaf, tree_map
+from rlcore.rollout import Step, Tree, leaves, tree_map
 from rlcore.uncertainty import Answers, ClassUncertainty, NumberUncertainty, answers_of, best_answer, uncertainty
 
 MEBIBYTE = 2**20
@@ -68,13 +68,13 @@ class MCDropout:
             size = self._batch_size = self._batch_size or self._fitting_batch(obs)
             for module in self.dropouts:
                 module.train()
-            starts = range(0, len(first_leaf(obs)), size)
+            starts = range(0, len(next(leaves(obs))), size)
             pieces = [self._ask(tree_map(lambda x: x[start : start + size], obs)) for start in starts]  # noqa: B023
         return pieces[0] if len(pieces) == 1 else tree_map(lambda *x: torch.cat(x, 1), *pieces)
 
     def _ask(self, obs: Tree) -> Answers:
         """All passes over one batch."""
-        num_rows, T = len(first_leaf(obs)), self.passes
+        num_rows, T = len(next(leaves(obs))), self.passes
         if self._shares_prefix:
             repeat = _Repeat(num_rows, T)
             hooks = [module.register_forward_pre_hook(repeat) for module in self.dropouts]

@@ -240,10 +240,10 @@ def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
         size: rows in a piece; None is all of them.
     """
     order = torch.randperm(len(rows[0]), device=rows[0].device)
-    shuffled = tree_map(lambda x: x[order], rows)
     size = size or len(order)
-    for start in range(0, len(order), size):
-        yield tree_map(lambda x: x[start : start + size], shuffled)  # noqa: B023 (called at once)
+    for piece in zip(*(leaf[order].split(size) for leaf in leaves(rows)), strict=True):
+        remaining = iter(piece)
+        yield tree_map(lambda _: next(remaining), rows)  # noqa: B023 (called at once)
 
 
 def stack(items: list[Tree]) -> Tree:
@@ -271,11 +271,13 @@ def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
     return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
 
 
-def first_leaf(tree: Tree) -> Tensor:
-    """The first tensor of a tree: its length is that of all of them."""
-    while not isinstance(tree, Tensor):
-        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
-    return tree
+def leaves(tree: Tree) -> Iterator[Tensor]:
+    """The tensors of a tree, in the order of `tree_map`; all of a batch have the same length."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif tree is not None:
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(branch)
 
 
 def where(mask: Tensor, chosen: Tree, other: Tree) -> Tree:
