@@ -1,5 +1,6 @@
 """What an action on an example means, and what it is paid."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from gymnasium.spaces import Box, Discrete, Space
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlcore.distributions import HALF_LOG_2PI
 from rlcore.errors import InputError
 from rlcore.spaces import Logits, LogOdds
 from rlcore.supervised.datasets import Dataset
@@ -128,7 +130,10 @@ class LogOddsAction(Action):
                 f"env.action: log_odds answer a question of two classes, these are {len(dataset.classes)}; use logits"
             )
         if dataset.classes is None and not ((targets >= 0) & (targets <= 1)).all():
-            raise InputError("env.action: log_odds need targets in [0, 1]; for other numbers use values")
+            seen = f"{float(targets.min()):g} to {float(targets.max()):g}"
+            raise InputError(
+                f"env.action: log_odds need targets in [0, 1], these go from {seen}; for other numbers use values"
+            )
         self.shape = tuple(targets.shape[1:]) or (1,)
         self.space = LogOdds(self.shape)
 
@@ -171,6 +176,27 @@ class ValuesAction(Action):
     def label(self, action: Tensor) -> Tensor:
         """The class of the largest number."""
         return action.argmax(1)
+
+
+class GaussianAction(ValuesAction):
+    """Means [N, *D] of normals; paid the log-likelihood of numbers, summed over D, nats.
+
+    Args:
+        dataset: with numbers for targets.
+        device: of the targets.
+        std: their standard deviation.
+    """
+
+    unit = "log_likelihood"
+
+    def __init__(self, dataset: Dataset, device: torch.device, std: float = 1.0):
+        super().__init__(dataset, device)
+        self.std = std
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N] nats."""
+        constant = math.prod(self.shape) * (math.log(self.std) + HALF_LOG_2PI)
+        return super().reward(action, target) / (2 * self.std**2) - constant
 
 
 ACTIONS: dict[str, Callable[[Dataset, torch.device], Action]] = {

@@ -1,7 +1,6 @@
 """SupervisedEnv: a data set is an environment, an example an episode of one step."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.supervised.actions import ACTIONS, AskAction
+from rlcore.supervised.actions import ACTIONS, Action, AskAction
 from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes
 
 EVALUATION_BATCH = 1000
@@ -104,8 +103,8 @@ class SupervisedEnv(Environment):
         if dataset is None:
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
         self.dataset = _prepared(dataset, settings)
-        make_action = partial(AskAction, wrong=settings.wrong) if settings.action == "ask" else ACTIONS[settings.action]
-        self.action = make_action(self.dataset, torch.device(device))
+        self._shift, self._scale = self._scaling(torch.device(device))
+        self.action = self._make_action(torch.device(device))
         shown = self.dataset.train if split == "train" else self.dataset.test
         assert shown is not None
         num_examples = len(shown.targets)
@@ -120,12 +119,11 @@ class SupervisedEnv(Environment):
         self.criterion = self.action.unit
         if self.dataset.classes is not None and settings.action != "ask":
             self.criterion = "accuracy"
-        self._shift, self._scale = self._scaling()
         inputs = shown.inputs.to(self.device)
         self._inputs = inputs if inputs.dtype == torch.uint8 else self.scaled(inputs)
         self.targets = shown.targets.to(self.device)
         """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
-        self._encoded = self.action.encode(self.targets)
+        self._encoded = self._encode()
         self._generator = torch.Generator(self.device)
         self._terminated = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -163,11 +161,14 @@ class SupervisedEnv(Environment):
 
     def evaluation(self, num_envs: int) -> "SupervisedEnv":
         """A twin that shows the test split in its own order, in batches of a size that matters to nobody."""
+        return type(self)(self.twin_settings(), self.device, self.dataset, "test")
+
+    def twin_settings(self) -> Any:
+        """The settings of the twin for evaluation, which is given the data set as it was prepared here."""
         assert self.dataset.test is not None
         batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
         prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
-        settings = self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
-        return type(self)(settings, self.device, self.dataset, "test")
+        return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Shows every example exactly once, whatever ``num_episodes``; the last batch may be short.
@@ -227,10 +228,25 @@ class SupervisedEnv(Environment):
         self._cursor, self._num_answered = saved["cursor"], saved["num_answered"]
         self._target = saved["target"].to(self.device)
 
+    def _make_action(self, device: torch.device) -> Action:
+        """What an answer is."""
+        if self.settings.action == "ask":
+            return AskAction(self.dataset, device, self.settings.wrong)
+        return ACTIONS[self.settings.action](self.dataset, device)
+
+    def _encode(self) -> Tensor:
+        """What is wanted of every example shown, [n, ...]."""
+        return self.action.encode(self.targets)
+
+    def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """What is wanted of some, which are shown as ``inputs``."""
+        return self._encoded[rows]
+
     def _show(self) -> Tensor:
         rows = self._next_rows()
-        self._target = self._encoded[rows]
-        return self.inputs(rows)
+        inputs = self.inputs(rows)
+        self._target = self._wanted(rows, inputs)
+        return inputs
 
     def _next_rows(self) -> Tensor:
         start, self._cursor = self._cursor, self._cursor + self.num_envs
@@ -249,14 +265,14 @@ class SupervisedEnv(Environment):
         else:
             self._order = torch.arange(self.num_examples, device=self.device)
 
-    def _scaling(self) -> tuple[Tensor | None, Tensor | float | None]:
+    def _scaling(self, device: torch.device) -> tuple[Tensor | None, Tensor | float | None]:
         """What is subtracted from the inputs, and what they are divided by then; of the training split."""
         inputs = self.dataset.train.inputs
         if self.settings.scaling == "standard":
             examples = (0, *range(2, inputs.ndim))
             std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
             std = torch.where(std > 0, std, 1.0)
-            return mean[0].float().to(self.device), std[0].float().to(self.device)
+            return mean[0].float().to(device), std[0].float().to(device)
         is_bytes = inputs.dtype == torch.uint8
         return None, 255.0 if is_bytes and self.settings.scaling == "unit" else None
 

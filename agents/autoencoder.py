@@ -1,0 +1,103 @@
+"""Autoencoders: what is shown is encoded, and given back; the code has its price."""
+
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.optimizers import Adam
+from rlcore.rollout import Rollout, Step, Tree
+from rlcore.schedules import SCHEDULES, Schedule
+
+
+class AutoencoderAgent(Agent):
+    """Reconstructs what it is shown from a code; plain, or variational if the network's code is a normal.
+
+    maximise  E[log p(x | z)] - beta KL(q(z | x) || N(0, 1)),  z ~ q(z | x)
+
+    The evidence lower bound for beta = 1 (Kingma & Welling 2014, equation 3; beta: Higgins et al. 2017). The first term
+    is what the environment pays, summed over pixels; the second is summed over the code; both are averaged over the
+    batch. The gradient goes through the draw z = mean + std * noise.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of an autoencoder."""
+
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "vae"})
+        """One with ``encode`` and ``decode``: autoencoder, vae, conv_vae."""
+        learning_rate: PositiveFloat = 1e-3
+        learning_rate_schedule: Schedule = "constant"
+        beta: NonNegativeFloat = 1.0
+        """Weight of the KL divergence."""
+        kl_warmup: float = Field(0.0, ge=0, le=1)
+        """Share of the run over which that weight rises from 0 (Bowman et al. 2016)."""
+        free_bits: NonNegativeFloat = 0.0
+        """Nats of each coordinate's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""
+        max_grad_norm: PositiveFloat | None = None
+        """Bound of the gradient's 2-norm; null does not clip."""
+
+    settings: Settings
+    differentiable = True
+    horizon = 1
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        shape = observation_shape(env.single_observation_space)
+        if env.single_action_space.shape != shape:
+            raise InputError(
+                f"an autoencoder gives back what it is shown, {shape}; the answers here are {env.single_action_space}: "
+                "use env.name=reconstruction"
+            )
+        self.network: Any = s.network.build(shape)
+        if not (hasattr(self.network, "encode") and hasattr(self.network, "decode")):
+            raise InputError(
+                f"agent.network: {s.network.name} has no encode and decode; autoencoder, vae and conv_vae have them"
+            )
+        self.max_grad_norm = s.max_grad_norm
+        self.optimizer = Adam(self.parameters(), s.learning_rate)
+
+    def encode(self, obs: Tree) -> Code:
+        """[B, *O] to the code."""
+        return self.network.encode(obs)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """[B, L] to answers [B, *O]."""
+        return self.network.decode(z)
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Gives back, from a draw of the code; obs [N, *O]. Memory is the code."""
+        code = self.encode(obs)
+        return Step(self.decode(draw(code)), code)
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """Gives back, from the mean of the code; obs [N, *O]."""
+        return Step(self.decode(self.encode(obs).mean))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """One step of the optimizer."""
+        s = self.settings
+        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        beta = s.beta * min(1.0, rollout.progress / s.kl_warmup) if s.kl_warmup else s.beta
+        row = rollout[0]
+        log_likelihood = row.reward.mean()
+        if row.memory.log_var is None:
+            return {**self.minimize(-log_likelihood), "learning_rate": learning_rate}
+        kl = kl_from_standard_normal(row.memory).mean(0)
+        cost = kl.clamp_min(s.free_bits) if s.free_bits else kl
+        step = self.minimize(beta * cost.sum() - log_likelihood)
+        return {**step, "kl": kl.detach().sum(), "beta": beta, "learning_rate": learning_rate}
+
+
+def draw(code: Code) -> Tensor:
+    """One z ~ q(z | x) a row, [B, L], with its gradient; from torch's global generator of the device."""
+    if code.log_var is None:
+        return code.mean
+    return code.mean + (0.5 * code.log_var).exp() * torch.randn_like(code.mean)

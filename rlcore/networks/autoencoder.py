@@ -1,0 +1,145 @@
+"""Autoencoders: networks that have a code, and lead back from it."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from rlcore.errors import InputError
+from rlcore.networks.base import Network
+from rlcore.networks.mlp import ACTIVATIONS, Activation
+
+
+class Code(NamedTuple):
+    """What an input is encoded as: a point, or a normal with independent coordinates."""
+
+    mean: Tensor
+    """[B, L]."""
+    log_var: Tensor | None = None
+    """[B, L], log of the variances; None: a point."""
+
+
+class Autoencoder(Network):
+    """Encoder of hidden layers, a code of L numbers, and a decoder that mirrors it: 784-400-L-400-784.
+
+    As a body it answers with the code (its mean); ``encoder`` and ``decoder`` are parts that can be taken out.
+    """
+
+    class Settings(Network.Settings):
+        """Settings of the autoencoder."""
+
+        latent: PositiveInt = 2
+        """L, numbers in the code."""
+        hidden: list[PositiveInt] = Field([400], min_length=1)
+        """Sizes of the encoder's hidden layers; the decoder has them in reverse."""
+        activation: Activation = "relu"
+        """After each hidden layer."""
+        code_activation: Activation = "identity"
+        """Of the code; tanh bounds it."""
+
+    is_variational = False
+
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
+        super().__init__()
+        self.latent, self.in_shape = settings.latent, in_shape
+        self.encoder, num_features = self._encoder(settings)
+        self.code = nn.Linear(num_features, (2 if self.is_variational else 1) * settings.latent)
+        self.code_activation = ACTIVATIONS[settings.code_activation]
+        self.decoder = self._decoder(settings)
+        self.output = nn.Identity() if out_features is None else nn.Linear(settings.latent, out_features)
+        self.num_features = out_features or settings.latent
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *in_shape] to [B, num_features], of the code's mean."""
+        return self.output(self.encode(x).mean)
+
+    def encode(self, x: Tensor) -> Code:
+        """[B, *in_shape] to the code."""
+        outputs = self.code(self.encoder(x))
+        if not self.is_variational:
+            return Code(self.code_activation(outputs))
+        mean, log_var = outputs.chunk(2, 1)
+        return Code(self.code_activation(mean), log_var)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """[B, L] to [B, *in_shape]: log-odds, or means, without bounds."""
+        return self.decoder(code)
+
+    def _encoder(self, settings: Settings) -> tuple[nn.Module, int]:
+        """From inputs to features, and their number."""
+        layers = _layers([math.prod(self.in_shape), *settings.hidden], settings.activation)
+        return nn.Sequential(nn.Flatten(), *layers), settings.hidden[-1]
+
+    def _decoder(self, settings: Settings) -> nn.Module:
+        """From the code to inputs."""
+        layers = _layers([settings.latent, *reversed(settings.hidden)], settings.activation)
+        last = nn.Linear(settings.hidden[0], math.prod(self.in_shape))
+        return nn.Sequential(*layers, last, nn.Unflatten(1, self.in_shape))
+
+
+class VAE(Autoencoder):
+    """The variational autoencoder's network: the code is a normal, mean and log-variance from two heads.
+
+    Kingma & Welling 2014, "Auto-Encoding Variational Bayes". The heads are the halves of one layer.
+    """
+
+    is_variational = True
+
+
+class ConvVAE(VAE):
+    """Convolutions: 1-32 4x4, 32-64 4x4, 64-128 3x3, stride 2; linear to 1,024; back by 256 4x4, 128 6x6, 1 6x6.
+
+    For images of 28 x 28 pixels, of any number of channels.
+    """
+
+    class Settings(VAE.Settings):
+        """Settings of the convolutional one; it has no other hidden layers."""
+
+        hidden: list[PositiveInt] = Field([], max_length=0)
+
+    def _encoder(self, settings: Autoencoder.Settings) -> tuple[nn.Module, int]:
+        if len(self.in_shape) != 3 or self.in_shape[1:] != (28, 28):
+            raise InputError(f"conv_vae: needs images of 28 x 28 pixels, got inputs of shape {self.in_shape}")
+        activation = _Activation(settings.activation)
+        sizes = (self.in_shape[0], 32, 4), (32, 64, 4), (64, 128, 3)
+        layers = [part for m, n, kernel in sizes for part in (nn.Conv2d(m, n, kernel, stride=2), activation)]
+        return nn.Sequential(*layers, nn.Flatten()), 512
+
+    def _decoder(self, settings: Autoencoder.Settings) -> nn.Module:
+        activation = _Activation(settings.activation)
+        return nn.Sequential(
+            nn.Linear(settings.latent, 1024),
+            nn.Unflatten(1, (1024, 1, 1)),
+            nn.ConvTranspose2d(1024, 256, 4),
+            activation,
+            nn.ConvTranspose2d(256, 128, 6, stride=2),
+            activation,
+            nn.ConvTranspose2d(128, self.in_shape[0], 6, stride=2),
+        )
+
+
+class _Activation(nn.Module):
+    def __init__(self, name: Activation):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ACTIVATIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+def _layers(sizes: list[int], activation: Activation) -> list[nn.Module]:
+    """Linear layers, an activation after each."""
+    return [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), _Activation(activation))]
+
+
+def kl_from_standard_normal(code: Code) -> Tensor:
+    """KL(q || N(0, 1)) of each coordinate, [B, L] nats; 0 for a point (Kingma & Welling 2014, appendix B)."""
+    if code.log_var is None:
+        return torch.zeros_like(code.mean)
+    return 0.5 * (code.mean.square() + code.log_var.exp() - 1 - code.log_var)

@@ -1,0 +1,129 @@
+"""ReconstructionEnv: shows examples, and asks for them back."""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, ValuesAction
+from rlcore.supervised.datasets import Dataset, Split
+from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
+
+
+class ReconstructionEnv(SupervisedEnv):
+    """Shows N examples, and pays for what they are reconstructed as; every step ends N episodes.
+
+    ========  ========  ============================================================  ==================
+    log_odds  [N, *O]   Bernoulli log-likelihood of the example, summed over O, nats   carries a gradient
+    gaussian  [N, *O]   log-likelihood under normals of these means and of ``std``     carries a gradient
+    values    [N, *O]   minus the squared error, summed over O                         carries a gradient
+    ========  ========  ============================================================  ==================
+
+    For grey pixels the first is a cross-entropy and no likelihood of data: never compare it with that of binary ones.
+    """
+
+    class Settings(SupervisedEnv.Settings):
+        """Settings of reconstruction."""
+
+        action: Literal["log_odds", "gaussian", "values"] = "log_odds"  # type: ignore[assignment]
+        """What an answer is, and what it is paid."""
+        binarize: Literal["none", "static", "dynamic"] = "none"
+        """Draw each pixel, 1 with a chance of its value: ``static`` once, by ``data_seed``; ``dynamic`` anew whenever
+        it is shown (Salakhutdinov & Murray 2008; Burda et al. 2016). Evaluation draws once."""
+        std: PositiveFloat = 1.0
+        """Of ``gaussian``."""
+
+    settings: Settings
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: torch.device | str = "cpu",
+        dataset: Dataset | None = None,
+        split: Literal["train", "test"] = "train",
+    ):
+        super().__init__(settings, device, dataset, split)
+        self.criterion = self.action.unit
+        self._noise = torch.Generator(self.device).manual_seed(settings.data_seed)
+        if settings.binarize == "static":
+            drawn = torch.cat([self._drawn(self.inputs(rows)).bool() for rows in self._rows()])
+            self._inputs = drawn.to(torch.uint8) * 255 if self._inputs.dtype == torch.uint8 else drawn.float()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
+        """Shows the next N examples; with a seed, the first N of a new permutation."""
+        if seed is not None:
+            self._noise.manual_seed(seed)
+        return super().reset(seed=seed, options=options)
+
+    def inputs(self, rows: Tensor | slice) -> Tensor:
+        """Examples as an agent sees them, float32 [B, *O]."""
+        inputs = super().inputs(rows)
+        return self._drawn(inputs) if self.settings.binarize == "dynamic" else inputs
+
+    def evaluation(self, num_envs: int) -> "ReconstructionEnv":
+        """A twin that shows the test split in its own order."""
+        once = "none" if self.settings.binarize == "none" else "static"
+        settings = self.twin_settings().model_copy(update={"binarize": once})
+        return type(self)(settings, self.device, self.dataset, "test")
+
+    def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
+        """Shows every example exactly once, whatever ``num_episodes``.
+
+        Returns:
+            The mean of the reward by its name, ``log_likelihood`` in nats or ``squared_error``; a column of each.
+        """
+        with evaluating(agent):
+            seed_everything(seed)
+            reward = torch.cat([self.action.reward(agent.predict(obs).action, obs) for obs in self.batches()])
+        mean = reward.double().mean().item()
+        scalars = {self.action.unit: -mean if self.action.unit == "squared_error" else mean}
+        return Report(scalars, f"pixels: {self.told}", columns={"reward": reward.tolist()})
+
+    def batches(self) -> Iterator[Tensor]:
+        """Every example once, in order, [B, *O]."""
+        return map(self.inputs, self._rows())
+
+    @property
+    def told(self) -> str:
+        """What the figures are of, to be said with them."""
+        if self.settings.binarize != "none":
+            return f"binary ({self.settings.binarize})"
+        return "as they are, not binary: comparable only with figures of the same kind"
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What is asked for, the place in the present permutation, and the generator of the pixels."""
+        return {**super().checkpoint(), "noise": self._noise.get_state()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        super().restore(saved)
+        self._noise.set_state(saved["noise"].cpu())
+
+    def _make_action(self, device: torch.device) -> Action:
+        inputs = self.dataset.train.inputs
+        ends = self.scaled(torch.stack([inputs.amin(0), inputs.amax(0)]).to(device))
+        if self.settings.binarize != "none" and not ((ends >= 0) & (ends <= 1)).all():
+            seen = f"{float(ends.min()):g} to {float(ends.max()):g}"
+            raise InputError(f"env.binarize: inputs must be chances in [0, 1], these go from {seen}; see env.scaling")
+        numbers = Dataset(Split(ends, ends), None, None)
+        if self.settings.action == "gaussian":
+            return GaussianAction(numbers, device, self.settings.std)
+        return (LogOddsAction if self.settings.action == "log_odds" else ValuesAction)(numbers, device)
+
+    def _encode(self) -> Tensor:
+        return self.targets  # what is wanted is what is shown
+
+    def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        return inputs
+
+    def _drawn(self, chances: Tensor) -> Tensor:
+        return torch.bernoulli(chances, generator=self._noise)
+
+    def _rows(self) -> tuple[Tensor, ...]:
+        return torch.arange(self.num_examples, device=self.device).split(EVALUATION_BATCH)
