@@ -242,11 +242,11 @@ def _train_seeds(
 
 
 def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
-    """Mean and standard deviation over the seeds, of the figures of the evaluation."""
+    """Mean and standard deviation over the seeds, of the figures of the evaluation and of reports."""
     done = [path for path, status in runs if status == 0]
     table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path in done))
-    names = [name for name in Run(done[0]).result["figures"] if name.startswith("eval/")] if done else []
-    for name in [*names, "time/steps_per_second"] if done else []:
+    figures = Run(done[0]).result["figures"] if done else {}
+    for name in (name for name in figures if not name.startswith(("train/", "rollout/"))):
         values = torch.tensor([_figure(path, name) for path in done], dtype=torch.float64)
         std = values.std().item() if len(values) > 1 else 0.0
         table.add_row(name, f"{values.mean():,.6g}", f"{std:,.4g}", *(f"{value:,.6g}" for value in values.tolist()))

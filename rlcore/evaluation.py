@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from pydantic import PositiveInt
+from torch import Tensor
 
 from rlcore import registry, settings
 from rlcore.agent import Agent
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rlcore.environment import Environment
+
+
+class Embedding(NamedTuple):
+    """Points for TensorBoard's projector."""
+
+    vectors: Tensor
+    """[n, D] float32, on the CPU."""
+    labels: list[str]
+    """n of them."""
+    images: Tensor | None = None
+    """[n, C, H, W] in [0, 1], on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class Report:
     """For TensorBoard and the run's ``figures/``."""
     columns: dict[str, list[float]] = field(default_factory=dict)
     """One number an episode, or an example."""
+    embedding: Embedding | None = None
+    """For TensorBoard's projector."""
 
 
 class ReportMaker(Protocol):

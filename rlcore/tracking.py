@@ -74,6 +74,9 @@ class Tracker:
                 figure.savefig(folder / f"{name}.png", dpi=120)
             if self.writer is not None:
                 self.writer.add_figure(f"{prefix}/{name}", figure, step)
+        if report.embedding is not None and self.writer is not None:
+            vectors, labels, images = report.embedding
+            self.writer.add_embedding(vectors, labels, images, step, prefix)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes text, shown as it stands."""

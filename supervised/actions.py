@@ -16,6 +16,9 @@ from rlcore.errors import InputError
 from rlcore.spaces import Logits, LogOdds
 from rlcore.supervised.datasets import Dataset
 
+ERRORS = ("squared_error", "cross_entropy")
+"""Units of which less is better."""
+
 
 class Action(ABC):
     """One way to answer; made as ``Class(dataset, device)``."""
@@ -40,6 +43,11 @@ class Action(ABC):
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
         """What each answer says of the classes, [N, K]; 1 for that which it names, unless it says more."""
         return F.one_hot(self.label(action), num_classes).float()
+
+    def told(self, reward: Tensor) -> dict[str, float]:
+        """The mean of rewards [n] by its name; an error is minus what is paid."""
+        mean = reward.double().mean().item()
+        return {self.unit: -mean if self.unit in ERRORS else mean}
 
 
 class LogitsAction(Action):
@@ -195,7 +203,7 @@ class GaussianAction(ValuesAction):
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """[N] nats."""
-        constant = math.prod(self.shape) * (math.log(self.std) + HALF_LOG_2PI)
+        constant = action[0].numel() * (math.log(self.std) + HALF_LOG_2PI)
         return super().reward(action, target) / (2 * self.std**2) - constant
 
 

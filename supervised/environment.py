@@ -184,8 +184,7 @@ class SupervisedEnv(Environment):
             batches = torch.arange(self.num_examples, device=self.device).split(self.num_envs)
             actions = torch.cat([agent.predict(self.inputs(rows)).action for rows in batches])
             reward = self.action.reward(actions, self._encoded)
-        mean = reward.double().mean().item()
-        scalars = {self.action.unit: -mean if self.action.unit == "squared_error" else mean}
+        scalars = self.action.told(reward)
         columns = {"reward": reward.tolist()}
         if self.dataset.classes is None:
             return Report(scalars, columns=columns)

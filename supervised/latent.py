@@ -1,28 +1,52 @@
-"""What one asks of a latent code."""
+"""What a latent code looks like: what comes out of it, and where."""
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
-from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
-from rlcore.networks.autoencoder import kl_from_standard_normal
+from rlcore.evaluation import Embedding, Report, evaluating
+from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.rollout import tree_map
+from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv
+from rlcore.supervised.reports import figure_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ACTIVE = 0.01
+"""Variance of a coordinate's mean over the data above which it is in use (Burda et al. 2016, section 5.2)."""
+INCHES = 0.45
+"""Side of an image in a figure."""
+GREY = 0.5
+"""Of the lines between images."""
 
 
-class ELBOReport:
-    """The evidence lower bound on the test split, nats an example: reconstruction from a draw of the code, and KL."""
+class LatentReport:
+    """What the code looks like: reconstructions, samples, ways from one image to another, and what each number does.
+
+    Of a code of two numbers also where the test split lies in it, and the images all over it.
+    """
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        seed: int = 1
-        """Of the draws."""
+        num: PositiveInt = 10
+        """Images in a row, taken evenly from the test split."""
+        extent: PositiveFloat = 3.0
+        """How far from 0 the images of the code go."""
+        step: PositiveFloat = 0.3
+        """Between two images of the manifold."""
+        seed: NonNegativeInt = 1
+        """Of the samples."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -31,31 +55,211 @@ class ELBOReport:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``reconstruction`` (minus the log-likelihood of what was shown), ``kl`` and their sum ``negative_elbo``.
+            ``active_units``, how many coordinates are in use, and ``kl_<i>`` of each, nats.
+
+        Raises:
+            InputError: the agent is no autoencoder, or what it reads are no images.
+        """
+        env, agent = autoencoding("report latent", agent, env, images=True)
+        s = self.settings
+        with evaluating(agent):
+            seed_everything(s.seed)
+            codes = encoded(agent, env)
+            kl = kl_from_standard_normal(codes).mean(0)
+            rows = torch.linspace(0, env.num_examples - 1, s.num, device=env.device).round().long()
+            means = codes.mean[rows]
+            figures = {
+                "reconstructions": _grid(
+                    [*env.inputs(rows), *_drawn(agent, env, means)], s.num, ["shown", "given back"]
+                ),
+                "interpolation": _grid(_drawn(agent, env, _ways(means)), s.num),
+            }
+            if codes.log_var is not None:
+                figures["samples"] = _grid(list(sampled(agent, env, s.num**2)), s.num)
+            if means.shape[1] == 2:
+                figures["scatter"] = _scatter(codes.mean, env)
+                figures["manifold"] = self._manifold(agent, env)
+            figures["traversal"] = self._traversal(agent, env, means[0], kl)
+        scalars = {"active_units": float((codes.mean.var(0) > ACTIVE).sum())}
+        scalars |= {f"kl_{i}": value for i, value in enumerate(kl.tolist())}
+        return Report(scalars, f"{scalars['active_units']:g} of {len(kl)} coordinates in use", figures)
+
+    def _manifold(self, agent: AutoencoderAgent, env: ReconstructionEnv) -> "Figure":
+        """The images all over a code of two numbers, the second upwards."""
+        count = round(2 * self.settings.extent / self.settings.step) + 1
+        ends = torch.linspace(-self.settings.extent, self.settings.extent, count, device=env.device)
+        z = torch.cartesian_prod(ends.flip(0), ends).flip(1)
+        return _grid(_drawn(agent, env, z), count)
+
+    def _traversal(self, agent: AutoencoderAgent, env: ReconstructionEnv, mean: Tensor, kl: Tensor) -> "Figure":
+        """Each coordinate of an image's code from end to end, a row each, the dearest first."""
+        s = self.settings
+        order = kl.argsort(descending=True)
+        z = mean.repeat(len(kl), s.num, 1)  # [L, num, L]
+        z[torch.arange(len(kl)), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=env.device)
+        told = [f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
+        return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, told)
+
+
+class InpaintingReport:
+    """Completes images whose lower half is hidden, by gradient ascent in the code.
+
+    maximise  log p(x_seen | z) + log N(z; 0, 1)  over z: the likeliest code, given what is seen; of several starts the
+    one that gets highest.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        num: PositiveInt = 10
+        """Images, taken evenly from the test split."""
+        starts: PositiveInt = 16
+        """Of the ascent, drawn from the prior, for each image."""
+        steps: PositiveInt = 300
+        """Of Adam."""
+        learning_rate: PositiveFloat = 0.05
+        """Of Adam, in units of the code."""
+        seed: NonNegativeInt = 1
+        """Of the starts."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            What the hidden halves are paid: as they were ``completed``, as they are ``reconstructed`` from the whole
+            image, and for the ``mean_image`` of the training split, which knows nothing of the upper half.
+
+        Raises:
+            InputError: the agent is no variational autoencoder of images.
+        """
+        env, agent = autoencoding("report inpainting", agent, env, variational=True, images=True)
+        s = self.settings
+        with evaluating(agent):
+            seed_everything(s.seed)
+            rows = torch.linspace(0, env.num_examples - 1, s.num, device=env.device).round().long()
+            obs = env.inputs(rows)
+            half = obs.shape[2] // 2
+            completed = agent.decode(self._completed(agent, env, obs, half))
+            answers = {
+                "completed": completed,
+                "reconstructed": agent.decode(agent.encode(obs).mean),
+                "mean_image": env.answers(env.mean_input().expand_as(obs)),
+            }
+            paid = {
+                name: env.action.reward(answer[:, :, half:], obs[:, :, half:]).mean().item()
+                for name, answer in answers.items()
+            }
+            seen = torch.cat([obs[:, :, :half], torch.full_like(obs[:, :, half:], GREY)], 2)
+            joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
+            figure = _grid([*obs, *seen, *joined], s.num, ["whole", "seen", "completed"])
+        lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
+        return Report(paid, "the hidden half is paid: " + ", ".join(lines), {"inpainting": figure})
+
+    def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
+        """The code of each image, [B, L], by its upper half."""
+        s = self.settings
+        shape = agent.encode(obs[:1]).mean.shape[1:]
+        z = torch.randn(s.starts * len(obs), *shape, device=env.device).requires_grad_()
+        seen = obs[:, :, :half].repeat(s.starts, 1, 1, 1)
+        optimizer = torch.optim.Adam([z], s.learning_rate)
+        for _ in range(s.steps):
+            with torch.enable_grad():
+                paid = env.action.reward(agent.decode(z)[:, :, :half], seen) - 0.5 * z.square().flatten(1).sum(1)
+                (z.grad,) = torch.autograd.grad(-paid.sum(), z)
+            optimizer.step()
+        best = paid.view(s.starts, len(obs)).argmax(0)
+        return z.detach().unflatten(0, (s.starts, len(obs)))[best, torch.arange(len(obs), device=env.device)]
+
+
+class ProjectorReport:
+    """The codes of test examples, with labels and images, for TensorBoard's projector."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        num: PositiveInt = 2500
+        """Examples, the first ones. Their images become one picture, which browsers bound to 8,192 pixels a side."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
 
         Raises:
             InputError: the agent is no autoencoder.
         """
-        env, agent = autoencoding("elbo", agent, env)
-        reconstruction, kl = [], []
+        env, agent = autoencoding("report projector", agent, env)
+        num = min(self.settings.num, env.num_examples)
         with evaluating(agent):
-            seed_everything(self.settings.seed)
-            for obs in env.batches():
-                step = agent.act(obs)
-                reconstruction.append(-env.action.reward(step.action, obs))
-                kl.append(kl_from_standard_normal(step.memory).sum(1))
-        means = [torch.cat(x).double().mean().item() for x in (reconstruction, kl)]
-        scalars = {"reconstruction": means[0], "kl": means[1], "negative_elbo": sum(means)}
-        told = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
-        return Report(scalars, f"nats an example: {told}; pixels: {env.told}")
+            codes = encoded(agent, env).mean[:num]
+            obs = env.inputs(slice(0, num))
+        labels = [env.dataset.classes[k] if env.dataset.classes else str(k) for k in env.targets[:num].tolist()]
+        images = obs.clamp(0, 1).cpu() if obs.ndim == 4 else None
+        embedding = Embedding(codes.flatten(1).cpu(), labels, images)
+        return Report({}, f"{num:,} codes for TensorBoard's projector", embedding=embedding)
 
 
-def autoencoding(report: str, agent: Any, env: Environment) -> tuple[ReconstructionEnv, AutoencoderAgent]:
-    """Both, if they are.
+def encoded(agent: AutoencoderAgent, env: ReconstructionEnv) -> Code:
+    """The code of every example, [n, L]."""
+    code: Code = tree_map(lambda *x: torch.cat(x), *map(agent.encode, env.batches()))
+    return code
 
-    Raises:
-        InputError: they are not.
-    """
-    if not isinstance(env, ReconstructionEnv) or not isinstance(agent, AutoencoderAgent):
-        raise InputError(f"{report}: needs an autoencoder (agent.name=autoencoder, env.name=reconstruction)")
-    return env, agent
+
+def sampled(agent: AutoencoderAgent, env: ReconstructionEnv, num: int) -> Tensor:
+    """Images of codes drawn from N(0, 1), [num, *O], from torch's global generator of the device."""
+    code = agent.encode(next(env.batches())[:1])
+    return env.pixels(agent.decode(torch.randn(num, *code.mean.shape[1:], device=env.device)))
+
+
+def tiled(images: list[Tensor], columns: int) -> Tensor:
+    """Images [C, H, W] side by side, grey lines between: [rows * (H + 1) + 1, columns * (W + 1) + 1, C] in [0, 1]."""
+    rows = math.ceil(len(images) / columns)
+    blank = torch.zeros_like(images[0])
+    full = torch.stack([*images, *[blank] * (rows * columns - len(images))]).cpu().clamp(0, 1)
+    framed = nn.functional.pad(full, (1, 0, 1, 0), value=GREY).unflatten(0, (rows, columns))  # [rows, columns, C, H, W]
+    picture = framed.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+    return nn.functional.pad(picture, (0, 1, 0, 1), value=GREY).permute(1, 2, 0)
+
+
+def _drawn(agent: AutoencoderAgent, env: ReconstructionEnv, z: Tensor) -> list[Tensor]:
+    """The images of codes [B, L]."""
+    return list(env.pixels(agent.decode(z)))
+
+
+def _ways(codes: Tensor) -> Tensor:
+    """From each code [n, L] to the next in n equal steps, [n * n, L]."""
+    share = torch.linspace(0, 1, len(codes), device=codes.device)[:, None]
+    return torch.lerp(codes[:, None], codes.roll(-1, 0)[:, None], share).flatten(0, 1)
+
+
+def _grid(images: list[Tensor], columns: int, told: list[str] | None = None) -> "Figure":
+    """A figure of images, and a word beside each row."""
+    picture = tiled(images, columns)
+    rows = math.ceil(len(images) / columns)
+    height, width = images[0].shape[1:]
+    figure, (axes,) = figure_of(1, INCHES * columns, INCHES * rows * height / width)
+    axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    if told:
+        axes.set_yticks([(height + 1) * (row + 0.5) for row in range(rows)], told, fontsize=7)
+    return figure
+
+
+def _scatter(means: Tensor, env: ReconstructionEnv) -> "Figure":
+    figure, (axes,) = figure_of(1, 6, 5.5)
+    scatter(axes, means, env)
+    return figure
+
+
+def scatter(axes: Any, means: Tensor, env: ReconstructionEnv) -> None:
+    """Draws where codes of two numbers [n, 2] lie, by class."""
+    classes = env.dataset.classes
+    colours = env.targets.cpu().numpy() if classes else None
+    points = axes.scatter(*means.T.cpu().numpy(), c=colours, cmap="tab10", s=2)
+    if classes:
+        axes.legend(points.legend_elements(num=None)[0], classes, fontsize=8, loc="upper right")
+    axes.set(xlabel="z0", ylabel="z1", aspect="equal")

@@ -25,7 +25,7 @@ class ReconstructionEnv(SupervisedEnv):
     values    [N, *O]   minus the squared error, summed over O                         carries a gradient
     ========  ========  ============================================================  ==================
 
-    For grey pixels the first is a cross-entropy and no likelihood of data: never compare it with that of binary ones.
+    Of grey pixels the first is no likelihood, and told as ``cross_entropy``: compare it with no figure of binary ones.
     """
 
     class Settings(SupervisedEnv.Settings):
@@ -76,25 +76,46 @@ class ReconstructionEnv(SupervisedEnv):
         """Shows every example exactly once, whatever ``num_episodes``.
 
         Returns:
-            The mean of the reward by its name, ``log_likelihood`` in nats or ``squared_error``; a column of each.
+            The mean of the reward by its name, ``log_likelihood`` or ``cross_entropy`` in nats, or ``squared_error``; a
+            column of each.
         """
         with evaluating(agent):
             seed_everything(seed)
             reward = torch.cat([self.action.reward(agent.predict(obs).action, obs) for obs in self.batches()])
-        mean = reward.double().mean().item()
-        scalars = {self.action.unit: -mean if self.action.unit == "squared_error" else mean}
-        return Report(scalars, f"pixels: {self.told}", columns={"reward": reward.tolist()})
+        return Report(self.action.told(reward), f"pixels: {self.told}", columns={"reward": reward.tolist()})
 
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, [B, *O]."""
         return map(self.inputs, self._rows())
 
+    def pixels(self, answers: Tensor) -> Tensor:
+        """What answers [B, *O] look like: chances for log-odds, else themselves."""
+        return answers.sigmoid() if self.settings.action == "log_odds" else answers
+
+    def answers(self, pixels: Tensor) -> Tensor:
+        """The answers [B, *O] that look like pixels, in (0, 1) if they are chances."""
+        return pixels.logit() if self.settings.action == "log_odds" else pixels
+
+    def mean_input(self) -> Tensor:
+        """The mean of the training split, [*O], as an agent sees it.
+
+        Chances never are 0 or 1: as if there had been one example more of each (Laplace's rule of succession).
+        """
+        inputs = self.dataset.train.inputs
+        mean = self.scaled(inputs.float().mean(0).to(self.device))
+        return (mean * len(inputs) + 1) / (len(inputs) + 2) if self.settings.action == "log_odds" else mean
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether the reward is the log-likelihood of what is shown."""
+        return self.action.unit == "log_likelihood"
+
     @property
     def told(self) -> str:
         """What the figures are of, to be said with them."""
-        if self.settings.binarize != "none":
-            return f"binary ({self.settings.binarize})"
-        return "as they are, not binary: comparable only with figures of the same kind"
+        if self.is_binary:
+            return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"
+        return "grey: comparable with no figure of binary ones"
 
     def checkpoint(self) -> dict[str, Any]:
         """What is asked for, the place in the present permutation, and the generator of the pixels."""
@@ -108,13 +129,21 @@ class ReconstructionEnv(SupervisedEnv):
     def _make_action(self, device: torch.device) -> Action:
         inputs = self.dataset.train.inputs
         ends = self.scaled(torch.stack([inputs.amin(0), inputs.amax(0)]).to(device))
-        if self.settings.binarize != "none" and not ((ends >= 0) & (ends <= 1)).all():
-            seen = f"{float(ends.min()):g} to {float(ends.max()):g}"
+        low, high = ends.aminmax()
+        if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
+            seen = f"{float(low):g} to {float(high):g}"
             raise InputError(f"env.binarize: inputs must be chances in [0, 1], these go from {seen}; see env.scaling")
+        at_ends = (inputs == inputs.amin()) | (inputs == inputs.amax())
+        self.is_binary = self.settings.binarize != "none" or bool(at_ends.all() and low == 0 and high == 1)
         numbers = Dataset(Split(ends, ends), None, None)
         if self.settings.action == "gaussian":
             return GaussianAction(numbers, device, self.settings.std)
-        return (LogOddsAction if self.settings.action == "log_odds" else ValuesAction)(numbers, device)
+        if self.settings.action == "values":
+            return ValuesAction(numbers, device)
+        action = LogOddsAction(numbers, device)
+        if not self.is_binary:
+            action.unit = "cross_entropy"
+        return action
 
     def _encode(self) -> Tensor:
         return self.targets  # what is wanted is what is shown

@@ -1,0 +1,83 @@
+"""EncoderOf: what an autoencoder has learned to see, as a body for other agents."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from rlcore import checkpoint, registry
+from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.errors import InputError
+from rlcore.networks import Network, NetworkChoice
+from rlcore.run import Run
+
+PREFIX = "network."
+"""Of the parameters of `AutoencoderAgent.network` in a checkpoint."""
+
+
+class EncoderOf(Network):
+    """The encoder of a run: an agent that has it sees the code, its mean, in place of the input.
+
+    The parameters are read from the run's checkpoint when the network is made; from then on they are the agent's.
+    """
+
+    class Settings(Network.Settings):
+        """Settings of a trained encoder."""
+
+        run: str
+        """Folder of the run of an autoencoder."""
+        frozen: bool = True
+        """Keep its parameters as they are, and it in evaluation mode."""
+        body: NetworkChoice | None = None
+        """A network that reads the code; null: what comes next reads it directly."""
+
+        @field_validator("run")
+        @classmethod
+        def _absolute(cls, run: str) -> str:
+            """It is found again by a resumed run that starts elsewhere."""
+            return str(Path(run).resolve())
+
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
+        super().__init__()
+        self.autoencoder, num_codes = _trained(settings.run, in_shape)
+        self.frozen = settings.frozen
+        self.autoencoder.requires_grad_(not settings.frozen)
+        self.body: nn.Module
+        if settings.body is not None:
+            self.body = settings.body.build((num_codes,), out_features)
+            self.num_features = self.body.num_features
+        else:
+            self.body = nn.Identity() if out_features is None else nn.Linear(num_codes, out_features)
+            self.num_features = out_features or num_codes
+        self.train()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *in_shape] to [B, num_features]."""
+        return self.body(self.autoencoder.encode(x).mean)
+
+    def train(self, mode: bool = True) -> "EncoderOf":
+        """As of every module, but that a frozen encoder stays in evaluation."""
+        super().train(mode)
+        self.autoencoder.train(mode and not self.frozen)
+        return self
+
+
+def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
+    """The network of an autoencoder's run, and the length of its code."""
+    folder = Run(run)
+    choice = folder.load().config.agent
+    if not issubclass(registry.agents[choice.name], AutoencoderAgent):
+        raise InputError(f"encoder_of: {run} is a run of the agent {choice.name}, not of an autoencoder")
+    saved = checkpoint.load(folder.checkpoint_path(folder.default_checkpoint))
+    network: Any = choice.settings.network.build(in_shape)  # type: ignore[attr-defined]
+    parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
+    try:
+        network.load_state_dict({name.removeprefix(PREFIX): value for name, value in parameters.items()})
+    except RuntimeError:
+        raise InputError(
+            f"encoder_of: inputs here have shape {in_shape}; {run} encodes what it saw in {saved['fits']}"
+        ) from None
+    with torch.no_grad():
+        return network, network.eval().encode(torch.zeros(1, *in_shape)).mean.shape[1]

@@ -1,0 +1,97 @@
+"""Whether each number of a code stands for one thing that can be seen: the mutual information gap."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.environment import Environment
+from rlcore.evaluation import Report, evaluating
+from rlcore.supervised.latent import encoded
+from rlcore.supervised.likelihood import autoencoding
+
+
+class DisentanglementReport:
+    """The mutual information gap between the code and what can be seen: the class, and the shape of the stroke.
+
+    For each factor v, the two coordinates z that tell most of it: (I(z1; v) - I(z2; v)) / H(v), in [0, 1]; 1 where one
+    coordinate tells all and no other anything (Chen et al. 2018, "Isolating Sources of Disentanglement in Variational
+    Autoencoders", equation 6). Of the coordinates' means, in bins. The factors of an image are measured from it; see
+    `image_factors`.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        bins: int = Field(20, ge=2)
+        """Of each coordinate, and of each factor that is a number."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            ``gap`` of each factor, ``information`` (the best coordinate's, in shares of H(v)), and ``mean_gap``.
+
+        Raises:
+            InputError: the agent is no autoencoder of images.
+        """
+        env, agent = autoencoding("report disentanglement", agent, env, images=True)
+        with evaluating(agent):
+            codes = encoded(agent, env).mean.flatten(1)
+            obs = torch.cat(list(env.batches()))
+        bins = self.settings.bins
+        factors = {name: quantiles(values, bins) for name, values in image_factors(obs).items()}
+        if env.dataset.classes is not None:
+            factors = {"class": env.targets, **factors}
+        binned = [quantiles(z, bins) for z in codes.T]
+        scalars: dict[str, float] = {}
+        lines = ["factor       best  second  gap"]
+        for name, v in factors.items():
+            shares = torch.stack([mutual_information(z, v) for z in binned]) / mutual_information(v, v)
+            first, second = torch.cat([shares, shares.new_zeros(1)]).topk(2).values.tolist()
+            scalars |= {f"{name}_information": first, f"{name}_gap": first - second}
+            lines.append(f"{name:10s}  z{int(shares.argmax()):<3d} {first:.2f}  {second:.2f}  {first - second:.3f}")
+        scalars["mean_gap"] = sum(scalars[f"{name}_gap"] for name in factors) / len(factors)
+        return Report(scalars, "\n".join([*lines, f"mean gap {scalars['mean_gap']:.3f}"]))
+
+
+def image_factors(images: Tensor) -> dict[str, Tensor]:
+    """What moments tell of strokes on a dark ground, [n] each.
+
+    ``mass``: the sum of the pixels; ``slant``: the shear that would set the stroke upright, cov(x, y) / var(y);
+    ``width`` and ``height``: standard deviations of x, upright, and of y; in pixels.
+
+    Args:
+        images: [n, C, H, W], >= 0.
+    """
+    grey = images.double().mean(1)
+    mass = grey.sum((1, 2))
+    weight = grey / mass.clamp_min(1e-9)[:, None, None]
+    y, x = (torch.arange(side, dtype=torch.float64, device=images.device) for side in grey.shape[1:])
+
+    def mean(values: Tensor) -> Tensor:
+        return (weight * values).sum((1, 2))
+
+    x, y = x - mean(x[None, None])[:, None, None], y[:, None] - mean(y[None, :, None])[:, None, None]
+    var_x, var_y, cov = mean(x.square()), mean(y.square()), mean(x * y)
+    slant = cov / var_y.clamp_min(1e-9)
+    width = (var_x - slant * cov).clamp_min(0).sqrt()
+    return {"mass": mass, "slant": slant, "width": width, "height": var_y.sqrt()}
+
+
+def quantiles(values: Tensor, bins: int) -> Tensor:
+    """Numbers [n] as the bins of equal mass that they fall into, [n] int64 from 0 to bins - 1; equals share a bin."""
+    edges = values.double().quantile(torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=values.device)[1:-1])
+    return torch.bucketize(values.double(), edges)
+
+
+def mutual_information(a: Tensor, b: Tensor) -> Tensor:
+    """I(a; b) of two columns of labels [n] int64, from their joint frequencies, 0-d, nats; I(a; a) is the entropy."""
+    size = int(b.max()) + 1
+    joint = torch.bincount(a * size + b, minlength=(int(a.max()) + 1) * size).view(-1, size).double() / len(a)
+    independent = joint.sum(1, keepdim=True) * joint.sum(0)
+    return torch.special.xlogy(joint, joint / independent.clamp_min(1e-300)).sum().clamp_min(0)

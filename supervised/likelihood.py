@@ -1,0 +1,160 @@
+"""How well an autoencoder explains the test split: its evidence lower bound, and a tighter one."""
+
+import math
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.checkpoint import seed_everything
+from rlcore.distributions import HALF_LOG_2PI
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.supervised.reconstruction import ReconstructionEnv
+
+TENSORS_A_DRAW = 8
+"""Of the size of an example, alive at once while one draw is weighed; found by watching the memory."""
+
+
+class ELBOReport:
+    """The evidence lower bound on the test split, nats an example: reconstruction from a draw of the code, and KL."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        seed: NonNegativeInt = 1
+        """Of the draws."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            ``reconstruction`` (minus what it was paid), ``kl`` and their sum: ``negative_elbo`` where the reward is a
+            likelihood, else ``loss``.
+
+        Raises:
+            InputError: the agent is no autoencoder.
+        """
+        env, agent = autoencoding("report elbo", agent, env)
+        reconstruction, kl = [], []
+        with evaluating(agent):
+            seed_everything(self.settings.seed)
+            for obs in env.batches():
+                step = agent.act(obs)
+                reconstruction.append(-env.action.reward(step.action, obs))
+                kl.append(kl_from_standard_normal(step.memory).sum(1))
+        means = [torch.cat(x).double().mean().item() for x in (reconstruction, kl)]
+        total = "negative_elbo" if env.is_likelihood else "loss"
+        scalars = {"reconstruction": means[0], "kl": means[1], total: sum(means)}
+        told = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
+        return Report(scalars, f"nats an example: {told}; pixels: {env.told}")
+
+
+class BoundReport:
+    """The importance-weighted bound on the log-likelihood of the test split, nats an example.
+
+    L_k = E log 1/k sum_i p(x, z_i) / q(z_i | x),  z_i ~ q(z | x)
+
+    The ELBO for k = 1, towards log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders", equation 8).
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        k: list[PositiveInt] = Field([1, 50, 5000], min_length=1)
+        """Draws a bound is made of."""
+        num: PositiveInt | None = None
+        """Examples, the first ones; null is all of them."""
+        seed: NonNegativeInt = 1
+        """Of the draws."""
+        memory: PositiveFloat = 128
+        """What the reconstructions of one batch may take, MiB."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            ``negative_bound_<k>``, nats an example.
+
+        Raises:
+            InputError: the agent is no variational autoencoder, or the reward is no likelihood.
+        """
+        env, agent = autoencoding("report bound", agent, env, variational=True)
+        if not env.is_likelihood:
+            raise InputError("report bound: what is paid here is no likelihood; train with env.binarize=dynamic")
+        with evaluating(agent):
+            seed_everything(self.settings.seed)
+            obs = torch.cat(list(env.batches()))[: self.settings.num]
+            scalars = {f"negative_bound_{k}": -self._bound(agent, env, obs, k) for k in self.settings.k}
+        lines = [f"k = {k:5,d}: {value:.2f} nats" for k, value in zip(self.settings.k, scalars.values(), strict=True)]
+        return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.told}", *lines]))
+
+    def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, k: int) -> float:
+        """L_k, the k draws of a batch of examples cut into as many pieces as the memory wants."""
+        fits = max(1, int(self.settings.memory * 2**20 / (TENSORS_A_DRAW * 4 * obs[0].numel())))
+        draws, batch = min(k, fits), max(1, fits // k)
+        bounds = []
+        for x in obs.split(batch):
+            code = agent.encode(x)
+            log_sum = x.new_full((len(x),), -math.inf)
+            for first in range(0, k, draws):
+                weights = log_weights(agent, env, x, code, min(draws, k - first))
+                log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
+            bounds.append(log_sum - math.log(k))
+        return torch.cat(bounds).double().mean().item()
+
+
+def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, code: Code, k: int) -> Tensor:
+    """Log p(x, z) / q(z | x) of k draws z ~ q(z | x) for each example, [k, B], nats.
+
+    Args:
+        agent: variational.
+        env: that pays log p(x | z).
+        obs: x, [B, *O].
+        code: q(z | x).
+        k: how many draws.
+    """
+    assert code.log_var is not None
+    noise = torch.randn(k, *code.mean.shape, device=obs.device)
+    z = code.mean + (0.5 * code.log_var).exp() * noise
+    log_prior = (-0.5 * z.square() - HALF_LOG_2PI).sum(-1)
+    log_posterior = (-0.5 * noise.square() - 0.5 * code.log_var - HALF_LOG_2PI).sum(-1)
+    shown = obs.expand(k, *obs.shape).flatten(0, 1)
+    log_likelihood = env.action.reward(agent.decode(z.flatten(0, 1)), shown).view(k, len(obs))
+    return log_likelihood + log_prior - log_posterior
+
+
+def autoencoding(
+    what: str, agent: Agent, env: Environment, variational: bool = False, images: bool = False
+) -> tuple[ReconstructionEnv, AutoencoderAgent]:
+    """Both, if they are what is needed.
+
+    Args:
+        what: the name of what needs them, for the message.
+        agent: an autoencoder?
+        env: one that asks for what it shows?
+        variational: whether the code must be a distribution.
+        images: whether examples must be images.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not isinstance(env, ReconstructionEnv) or not isinstance(agent, AutoencoderAgent):
+        raise InputError(f"{what}: needs an autoencoder (agent.name=autoencoder, env.name=reconstruction)")
+    shape = env.single_observation_space.shape or ()
+    if variational and agent.encode(torch.zeros(1, *shape, device=env.device)).log_var is None:
+        raise InputError(f"{what}: a plain autoencoder is no generative model; agent.network.name=vae makes one")
+    if images and len(shape) != 3:
+        raise InputError(f"{what}: needs images (channels, height, width), the examples here have shape {shape}")
+    return env, agent
