@@ -280,6 +280,12 @@ def test_the_networks_have_the_courses_sizes(name, parameters):
     assert build(name, (1, 28, 28), 7)(torch.rand(3, 1, 28, 28)).shape == (3, 7)
 
 
+def test_the_transposed_convolution_of_one_pixel_is_one():
+    layer = build("conv_vae", (1, 28, 28)).decoder[2]
+    x = torch.randn(3, 1024, 1, 1)
+    torch.testing.assert_close(layer(x), nn.ConvTranspose2d.forward(layer, x))
+
+
 def test_tanh_bounds_the_code_and_not_its_variance():
     network = build("vae", (1, 28, 28), code_activation="tanh")
     nn.init.constant_(network.code.bias, 50.0)

