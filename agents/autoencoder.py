@@ -60,6 +60,11 @@ class AutoencoderAgent(Agent):
             raise InputError(
                 f"agent.network: {s.network.name} has no encode and decode; autoencoder, vae and conv_vae have them"
             )
+        if not getattr(self.network, "is_variational", True) and (s.beta, s.kl_warmup, s.free_bits) != (1, 0, 0):
+            raise InputError(
+                f"agent.beta, kl_warmup, free_bits: are of a code that is a distribution; {s.network.name}'s is none, "
+                "agent.network.name=vae has one"
+            )
         self.max_grad_norm = s.max_grad_norm
         self.optimizer = Adam(self.parameters(), s.learning_rate)
 

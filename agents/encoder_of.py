@@ -71,13 +71,11 @@ def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
     if not issubclass(registry.agents[choice.name], AutoencoderAgent):
         raise InputError(f"encoder_of: {run} is a run of the agent {choice.name}, not of an autoencoder")
     saved = checkpoint.load(folder.checkpoint_path(folder.default_checkpoint))
+    if saved["observation_shape"] != in_shape:
+        seen = saved["observation_shape"]
+        raise InputError(f"encoder_of: inputs here have shape {in_shape}, those that {run} encodes have shape {seen}")
     network: Any = choice.settings.network.build(in_shape)  # type: ignore[attr-defined]
     parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
-    try:
-        network.load_state_dict({name.removeprefix(PREFIX): value for name, value in parameters.items()})
-    except RuntimeError:
-        raise InputError(
-            f"encoder_of: inputs here have shape {in_shape}; {run} encodes what it saw in {saved['fits']}"
-        ) from None
+    network.load_state_dict({name.removeprefix(PREFIX): value for name, value in parameters.items()})
     with torch.no_grad():
         return network, network.eval().encode(torch.zeros(1, *in_shape)).mean.shape[1]

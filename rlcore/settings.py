@@ -1,13 +1,16 @@
 """Settings: typed, checked, frozen, declared beside what they set; and their mistakes in one line each."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from rlcore.errors import InputError
 from rlcore.registry import Registry, did_you_mean
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of a random generator."""
 
 Mistake = tuple[tuple[str, ...], str]
 """Path of keys and what is wrong there."""

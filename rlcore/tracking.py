@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -76,6 +77,9 @@ class Tracker:
                 self.writer.add_figure(f"{prefix}/{name}", figure, step)
         if report.embedding is not None and self.writer is not None:
             vectors, labels, images = report.embedding
+            shutil.rmtree(
+                Path(self.writer.log_dir) / f"{step:05d}" / prefix, ignore_errors=True
+            )  # of an earlier report
             self.writer.add_embedding(vectors, labels, images, step, prefix)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:

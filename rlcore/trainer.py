@@ -197,6 +197,7 @@ class Trainer:
         content = {
             "name": self.name,
             "fits": self._fits(),
+            "observation_shape": self.env.single_observation_space.shape,
             "agent": self.agent.checkpoint(),
             "env": self.env.checkpoint(),
             "obs": self.obs,

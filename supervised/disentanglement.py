@@ -7,6 +7,7 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
+from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.supervised.latent import encoded
 from rlcore.supervised.likelihood import autoencoding
@@ -24,8 +25,9 @@ class DisentanglementReport:
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        bins: int = Field(20, ge=2)
-        """Of each coordinate, and of each factor that is a number."""
+        bins: int = Field(20, ge=2, le=1000)
+        """Of each coordinate, and of each factor that is a number. Counted frequencies tell some (bins - 1)^2 / 2n nats
+        too many, n being the number of examples."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -37,16 +39,19 @@ class DisentanglementReport:
             ``gap`` of each factor, ``information`` (the best coordinate's, in shares of H(v)), and ``mean_gap``.
 
         Raises:
-            InputError: the agent is no autoencoder of images.
+            InputError: the agent is no autoencoder of images, or pixels are below 0.
         """
         env, agent = autoencoding("report disentanglement", agent, env, images=True)
         with evaluating(agent):
             codes = encoded(agent, env).mean.flatten(1)
             obs = torch.cat(list(env.batches()))
+        if obs.min() < 0:
+            raise InputError(f"report disentanglement: pixels must be 0 or more, the least is {float(obs.min()):g}")
         bins = self.settings.bins
         factors = {name: quantiles(values, bins) for name, values in image_factors(obs).items()}
         if env.dataset.classes is not None:
             factors = {"class": env.targets, **factors}
+        factors = {name: v for name, v in factors.items() if v.min() < v.max()}  # nothing can be told of a constant
         binned = [quantiles(z, bins) for z in codes.T]
         scalars: dict[str, float] = {}
         lines = ["factor       best  second  gap"]

@@ -15,6 +15,7 @@ from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
+from rlcore.settings import Seed
 from rlcore.supervised.actions import ACTIONS, Action, AskAction
 from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes
 
@@ -56,7 +57,7 @@ class SupervisedEnv(Environment):
         ``targets``, and, if they have a test split, ``test_inputs`` and ``test_targets``."""
         data_dir: str | None = None
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
-        data_seed: NonNegativeInt = 1
+        data_seed: Seed = 1
         """Of data that are drawn, and of a test split that is."""
         action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
         """What an answer is, and what it is paid."""
@@ -89,6 +90,8 @@ class SupervisedEnv(Environment):
     settings: Settings
     select_best = False
     num_examples: int
+    names_classes = True
+    """Whether an answer names a class, where there are classes."""
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore import settings
@@ -15,6 +15,7 @@ from rlcore.environment import Environment
 from rlcore.evaluation import Embedding, Report, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.rollout import tree_map
+from rlcore.settings import Seed
 from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports import figure_of
@@ -39,13 +40,13 @@ class LatentReport:
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: PositiveInt = 10
+        num: int = Field(10, ge=2, le=100)
         """Images in a row, taken evenly from the test split."""
         extent: PositiveFloat = 3.0
         """How far from 0 the images of the code go."""
-        step: PositiveFloat = 0.3
-        """Between two images of the manifold."""
-        seed: NonNegativeInt = 1
+        side: int = Field(21, ge=2, le=100)
+        """Images on each side of the manifold: steps of 0.3 from -3 to 3."""
+        seed: Seed = 1
         """Of the samples."""
 
     def __init__(self, settings: Settings):
@@ -55,7 +56,7 @@ class LatentReport:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``active_units``, how many coordinates are in use, and ``kl_<i>`` of each, nats.
+            ``active_units``, how many coordinates are in use; if the code is a distribution, ``kl_<i>`` of each, nats.
 
         Raises:
             InputError: the agent is no autoencoder, or what it reads are no images.
@@ -65,7 +66,7 @@ class LatentReport:
         with evaluating(agent):
             seed_everything(s.seed)
             codes = encoded(agent, env)
-            kl = kl_from_standard_normal(codes).mean(0)
+            kl = None if codes.log_var is None else kl_from_standard_normal(codes).mean(0)
             rows = torch.linspace(0, env.num_examples - 1, s.num, device=env.device).round().long()
             means = codes.mean[rows]
             figures = {
@@ -81,23 +82,24 @@ class LatentReport:
                 figures["manifold"] = self._manifold(agent, env)
             figures["traversal"] = self._traversal(agent, env, means[0], kl)
         scalars = {"active_units": float((codes.mean.var(0) > ACTIVE).sum())}
-        scalars |= {f"kl_{i}": value for i, value in enumerate(kl.tolist())}
-        return Report(scalars, f"{scalars['active_units']:g} of {len(kl)} coordinates in use", figures)
+        if kl is not None:
+            scalars |= {f"kl_{i}": value for i, value in enumerate(kl.tolist())}
+        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]} coordinates in use", figures)
 
     def _manifold(self, agent: AutoencoderAgent, env: ReconstructionEnv) -> "Figure":
         """The images all over a code of two numbers, the second upwards."""
-        count = round(2 * self.settings.extent / self.settings.step) + 1
-        ends = torch.linspace(-self.settings.extent, self.settings.extent, count, device=env.device)
-        z = torch.cartesian_prod(ends.flip(0), ends).flip(1)
-        return _grid(_drawn(agent, env, z), count)
-
-    def _traversal(self, agent: AutoencoderAgent, env: ReconstructionEnv, mean: Tensor, kl: Tensor) -> "Figure":
-        """Each coordinate of an image's code from end to end, a row each, the dearest first."""
         s = self.settings
-        order = kl.argsort(descending=True)
-        z = mean.repeat(len(kl), s.num, 1)  # [L, num, L]
-        z[torch.arange(len(kl)), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=env.device)
-        told = [f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
+        ends = torch.linspace(-s.extent, s.extent, s.side, device=env.device)
+        z = torch.cartesian_prod(ends.flip(0), ends).flip(1)
+        return _grid(_drawn(agent, env, z), s.side)
+
+    def _traversal(self, agent: AutoencoderAgent, env: ReconstructionEnv, mean: Tensor, kl: Tensor | None) -> "Figure":
+        """Each coordinate of an image's code from end to end, a row each; the dearest first, if they have a price."""
+        s, L = self.settings, len(mean)
+        order = torch.arange(L, device=env.device) if kl is None else kl.argsort(descending=True)
+        z = mean.repeat(L, s.num, 1)  # [L, num, L]
+        z[torch.arange(L), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=env.device)
+        told = [f"z{i}" if kl is None else f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
         return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, told)
 
 
@@ -119,7 +121,7 @@ class InpaintingReport:
         """Of Adam."""
         learning_rate: PositiveFloat = 0.05
         """Of Adam, in units of the code."""
-        seed: NonNegativeInt = 1
+        seed: Seed = 1
         """Of the starts."""
 
     def __init__(self, settings: Settings):
@@ -156,7 +158,8 @@ class InpaintingReport:
             joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
             figure = _grid([*obs, *seen, *joined], s.num, ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
-        return Report(paid, "the hidden half is paid: " + ", ".join(lines), {"inpainting": figure})
+        text = f"the hidden half is paid: {', '.join(lines)}; pixels: {env.told}"
+        return Report(paid, text, {"inpainting": figure})
 
     def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
         """The code of each image, [B, L], by its upper half."""
@@ -165,12 +168,16 @@ class InpaintingReport:
         z = torch.randn(s.starts * len(obs), *shape, device=env.device).requires_grad_()
         seen = obs[:, :, :half].repeat(s.starts, 1, 1, 1)
         optimizer = torch.optim.Adam([z], s.learning_rate)
+
+        def height() -> Tensor:
+            """Log p(x_seen | z) + log N(z; 0, 1), up to a constant, [starts * B]."""
+            return env.action.reward(agent.decode(z)[:, :, :half], seen) - 0.5 * z.square().flatten(1).sum(1)
+
         for _ in range(s.steps):
             with torch.enable_grad():
-                paid = env.action.reward(agent.decode(z)[:, :, :half], seen) - 0.5 * z.square().flatten(1).sum(1)
-                (z.grad,) = torch.autograd.grad(-paid.sum(), z)
+                (z.grad,) = torch.autograd.grad(-height().sum(), z)
             optimizer.step()
-        best = paid.view(s.starts, len(obs)).argmax(0)
+        best = height().view(s.starts, len(obs)).argmax(0)
         return z.detach().unflatten(0, (s.starts, len(obs)))[best, torch.arange(len(obs), device=env.device)]
 
 
@@ -211,7 +218,7 @@ def encoded(agent: AutoencoderAgent, env: ReconstructionEnv) -> Code:
 
 def sampled(agent: AutoencoderAgent, env: ReconstructionEnv, num: int) -> Tensor:
     """Images of codes drawn from N(0, 1), [num, *O], from torch's global generator of the device."""
-    code = agent.encode(next(env.batches())[:1])
+    code = agent.encode(env.inputs(slice(0, 1)))
     return env.pixels(agent.decode(torch.randn(num, *code.mean.shape[1:], device=env.device)))
 
 
@@ -257,9 +264,10 @@ def _scatter(means: Tensor, env: ReconstructionEnv) -> "Figure":
 
 def scatter(axes: Any, means: Tensor, env: ReconstructionEnv) -> None:
     """Draws where codes of two numbers [n, 2] lie, by class."""
-    classes = env.dataset.classes
-    colours = env.targets.cpu().numpy() if classes else None
-    points = axes.scatter(*means.T.cpu().numpy(), c=colours, cmap="tab10", s=2)
-    if classes:
-        axes.legend(points.legend_elements(num=None)[0], classes, fontsize=8, loc="upper right")
+    classes = env.dataset.classes or ("",)
+    which = env.targets.cpu() if env.dataset.classes else torch.zeros(len(means))
+    for k, name in enumerate(classes):
+        axes.scatter(*means.cpu()[which == k].T.numpy(), s=2, label=name)
+    if env.dataset.classes:
+        axes.legend(fontsize=8, loc="upper right", markerscale=4)
     axes.set(xlabel="z0", ylabel="z1", aspect="equal")

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from rlcore import settings
@@ -15,19 +15,17 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.settings import Seed
 from rlcore.supervised.reconstruction import ReconstructionEnv
-
-TENSORS_A_DRAW = 8
-"""Of the size of an example, alive at once while one draw is weighed; found by watching the memory."""
 
 
 class ELBOReport:
-    """The evidence lower bound on the test split, nats an example: reconstruction from a draw of the code, and KL."""
+    """The evidence lower bound on the test split, an example: reconstruction from a draw of the code, and KL, nats."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        seed: NonNegativeInt = 1
+        seed: Seed = 1
         """Of the draws."""
 
     def __init__(self, settings: Settings):
@@ -55,7 +53,7 @@ class ELBOReport:
         total = "negative_elbo" if env.is_likelihood else "loss"
         scalars = {"reconstruction": means[0], "kl": means[1], total: sum(means)}
         told = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
-        return Report(scalars, f"nats an example: {told}; pixels: {env.told}")
+        return Report(scalars, f"an example: {told}; pixels: {env.told}")
 
 
 class BoundReport:
@@ -73,10 +71,10 @@ class BoundReport:
         """Draws a bound is made of."""
         num: PositiveInt | None = None
         """Examples, the first ones; null is all of them."""
-        seed: NonNegativeInt = 1
+        seed: Seed = 1
         """Of the draws."""
-        memory: PositiveFloat = 128
-        """What the reconstructions of one batch may take, MiB."""
+        batch: PositiveInt = 5000
+        """Codes that are decoded at once, which is what takes the memory."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -92,18 +90,20 @@ class BoundReport:
         """
         env, agent = autoencoding("report bound", agent, env, variational=True)
         if not env.is_likelihood:
-            raise InputError("report bound: what is paid here is no likelihood; train with env.binarize=dynamic")
+            raise InputError(
+                "report bound: what is paid here is no likelihood; train with env.binarize=dynamic and "
+                "env.action=log_odds, or with env.action=gaussian"
+            )
         with evaluating(agent):
             seed_everything(self.settings.seed)
             obs = torch.cat(list(env.batches()))[: self.settings.num]
             scalars = {f"negative_bound_{k}": -self._bound(agent, env, obs, k) for k in self.settings.k}
-        lines = [f"k = {k:5,d}: {value:.2f} nats" for k, value in zip(self.settings.k, scalars.values(), strict=True)]
+        lines = [f"{name}: {value:.2f} nats" for name, value in scalars.items()]
         return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.told}", *lines]))
 
     def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, k: int) -> float:
-        """L_k, the k draws of a batch of examples cut into as many pieces as the memory wants."""
-        fits = max(1, int(self.settings.memory * 2**20 / (TENSORS_A_DRAW * 4 * obs[0].numel())))
-        draws, batch = min(k, fits), max(1, fits // k)
+        """L_k; of a k above the batch, in pieces."""
+        draws, batch = min(k, self.settings.batch), max(1, self.settings.batch // k)
         bounds = []
         for x in obs.split(batch):
             code = agent.encode(x)
@@ -153,8 +153,10 @@ def autoencoding(
     if not isinstance(env, ReconstructionEnv) or not isinstance(agent, AutoencoderAgent):
         raise InputError(f"{what}: needs an autoencoder (agent.name=autoencoder, env.name=reconstruction)")
     shape = env.single_observation_space.shape or ()
-    if variational and agent.encode(torch.zeros(1, *shape, device=env.device)).log_var is None:
+    with evaluating(agent):
+        code = agent.encode(torch.zeros(1, *shape, device=env.device))
+    if variational and code.log_var is None:
         raise InputError(f"{what}: a plain autoencoder is no generative model; agent.network.name=vae makes one")
-    if images and len(shape) != 3:
-        raise InputError(f"{what}: needs images (channels, height, width), the examples here have shape {shape}")
+    if images and (len(shape) != 3 or shape[0] not in (1, 3)):
+        raise InputError(f"{what}: needs images (1 or 3 channels, height, width), the examples here have shape {shape}")
     return env, agent

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
@@ -39,7 +39,14 @@ class ReconstructionEnv(SupervisedEnv):
         std: PositiveFloat = 1.0
         """Of ``gaussian``."""
 
+        @model_validator(mode="after")
+        def _check(self) -> "ReconstructionEnv.Settings":
+            if self.std != 1.0 and self.action != "gaussian":
+                raise InputError(f"std: is a setting of the action gaussian, the action is {self.action}")
+            return self
+
     settings: Settings
+    names_classes = False
 
     def __init__(
         self,
@@ -50,10 +57,11 @@ class ReconstructionEnv(SupervisedEnv):
     ):
         super().__init__(settings, device, dataset, split)
         self.criterion = self.action.unit
-        self._noise = torch.Generator(self.device).manual_seed(settings.data_seed)
+        self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
+        self._bits: Tensor | None = None
         if settings.binarize == "static":
-            drawn = torch.cat([self._drawn(self.inputs(rows)).bool() for rows in self._rows()])
-            self._inputs = drawn.to(torch.uint8) * 255 if self._inputs.dtype == torch.uint8 else drawn.float()
+            chances = map(super().inputs, self._rows())
+            self._bits = torch.cat([self._drawn(x).bool() for x in chances])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
@@ -63,6 +71,8 @@ class ReconstructionEnv(SupervisedEnv):
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as an agent sees them, float32 [B, *O]."""
+        if self._bits is not None:
+            return self._bits[rows].float()
         inputs = super().inputs(rows)
         return self._drawn(inputs) if self.settings.binarize == "dynamic" else inputs
 
@@ -115,7 +125,7 @@ class ReconstructionEnv(SupervisedEnv):
         """What the figures are of, to be said with them."""
         if self.is_binary:
             return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"
-        return "grey: comparable with no figure of binary ones"
+        return "not binary: comparable with no figure of binary ones"
 
     def checkpoint(self) -> dict[str, Any]:
         """What is asked for, the place in the present permutation, and the generator of the pixels."""
@@ -127,14 +137,15 @@ class ReconstructionEnv(SupervisedEnv):
         self._noise.set_state(saved["noise"].cpu())
 
     def _make_action(self, device: torch.device) -> Action:
-        inputs = self.dataset.train.inputs
-        ends = self.scaled(torch.stack([inputs.amin(0), inputs.amax(0)]).to(device))
+        splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]
+        ends = self.scaled(torch.stack([end for x in splits for end in (x.amin(0), x.amax(0))]).to(device))
         low, high = ends.aminmax()
         if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
             seen = f"{float(low):g} to {float(high):g}"
             raise InputError(f"env.binarize: inputs must be chances in [0, 1], these go from {seen}; see env.scaling")
-        at_ends = (inputs == inputs.amin()) | (inputs == inputs.amax())
-        self.is_binary = self.settings.binarize != "none" or bool(at_ends.all() and low == 0 and high == 1)
+        least, most = min(x.amin() for x in splits), max(x.amax() for x in splits)
+        has_two = all(bool(((x == least) | (x == most)).all()) for x in splits)
+        self.is_binary = self.settings.binarize != "none" or bool(has_two and low == 0 and high == 1)
         numbers = Dataset(Split(ends, ends), None, None)
         if self.settings.action == "gaussian":
             return GaussianAction(numbers, device, self.settings.std)

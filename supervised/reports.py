@@ -222,7 +222,7 @@ def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str,
     Raises:
         InputError: it is none.
     """
-    if not isinstance(env, SupervisedEnv) or env.dataset.classes is None:
+    if not isinstance(env, SupervisedEnv) or env.dataset.classes is None or not env.names_classes:
         raise InputError(f"report {report}: needs a data set of classes (env.name=supervised)")
     return env, env.dataset.classes
 

@@ -18,7 +18,7 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
     num: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: samples.png in the run.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the codes.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the codes.")] = 1,
 ) -> None:
     """Draw images from a variational autoencoder."""
     folder = Run(run)
@@ -32,6 +32,9 @@ def sample(
         images = list(sampled(agent, env, num))
     picture = tiled(images, round(num**0.5) or 1)
     grey = picture.squeeze(-1).numpy()
-    matplotlib.image.imsave(target, grey, cmap="gray" if grey.ndim == 2 else None, vmin=0, vmax=1)
+    try:
+        matplotlib.image.imsave(target, grey, cmap="gray" if grey.ndim == 2 else None, vmin=0, vmax=1)
+    except OSError as error:
+        raise InputError(f"sample: cannot write {target}: {error}") from None
     print(target)
     trainer.close()

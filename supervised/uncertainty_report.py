@@ -17,6 +17,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.rollout import tree_map
+from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.foreign import foreign_inputs
 from rlcore.supervised.reports import classified, figure_of, terminal_lines
@@ -68,7 +69,7 @@ class UncertaintyReport:
         """How many of them, at most."""
         index: NonNegativeInt | None = None
         """Show this test example alone, with the bars of every pass."""
-        seed: NonNegativeInt = 1
+        seed: Seed = 1
         """Of the masks and of foreign inputs."""
         memory: PositiveFloat = 512
         """What a batch with all its passes may take, MiB."""

@@ -1,6 +1,17 @@
-"""Comparing checkpoints."""
+"""Comparing checkpoints, and counting waits."""
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.__name__.startswith(("_local_scalar_dense", "nonzero", "is_nonzero", "equal"))
+        return func(*args, **(kwargs or {}))
 
 
 def same(a, b, path=""):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from compare import same
+from compare import Syncs, same
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional as F
@@ -177,11 +177,17 @@ def test_free_bits_cost_nothing_and_beta_warms_up():
         env.reset(seed=1)
         metrics = agent.learn(rlcore.collect(agent, env, obs, 1, progress=progress))
         assert metrics["beta"] == beta
-    agent = vae(env, free_bits=100.0)
+    agent = vae(env, free_bits=0.5, beta=3.0)
+    with torch.no_grad():  # KL of the coordinates: one below, one above what is free; the one below above for some rows
+        agent.network.code.bias[:2] = torch.tensor([0.0, 2.0])
+        agent.network.code.weight[0] *= 14
     env.reset(seed=1)
     rollout = rlcore.collect(agent, env, obs, 1)
+    kl = kl_from_standard_normal(rollout[0].memory).detach()
+    assert kl.mean(0)[0] < 0.5 < kl[:, 0].max()
+    assert kl.mean(0)[1] > 0.5
     loss = agent.learn(rollout)["loss"]
-    torch.testing.assert_close(loss, 2 * 100.0 - rollout.reward.detach().mean())
+    torch.testing.assert_close(loss, 3 * (0.5 + kl.mean(0)[1]) - rollout.reward.detach().mean())
 
 
 def linear_gaussian(std=0.5, dims=5, latent=2, n=400):
@@ -245,7 +251,7 @@ def test_at_the_true_posterior_each_draw_weighs_the_marginal_likelihood():
     with torch.no_grad():
         weights = log_weights(agent, env, obs, agent.encode(obs), k=3)
     torch.testing.assert_close(weights.double(), expected.expand(3, -1), atol=2e-3, rtol=0)
-    scalars = told(BoundReport, env, agent, k=[1, 7], memory=0.01).scalars
+    scalars = told(BoundReport, env, agent, k=[1, 7], batch=3).scalars
     for k in (1, 7):
         assert scalars[f"negative_bound_{k}"] == pytest.approx(-expected.mean().item(), abs=1e-3)
 
@@ -257,6 +263,9 @@ def test_more_draws_tighten_the_bound_and_the_first_is_the_elbo():
     scalars = told(BoundReport, env, agent, k=[1, 50, 2000]).scalars
     first, second, third = scalars.values()
     assert third < second < first
+    pieces = told(BoundReport, env, agent, k=[50, 2000], batch=7).scalars
+    assert pieces["negative_bound_50"] == pytest.approx(second, abs=0.15)
+    assert pieces["negative_bound_2000"] == pytest.approx(third, abs=0.05)
     code = agent.encode(torch.cat(list(env.evaluation(1).batches())))
     with torch.no_grad():
         weights = log_weights(agent, env, torch.cat(list(env.evaluation(1).batches())), code, 4000)
@@ -313,6 +322,18 @@ def test_an_interrupted_run_ends_in_the_same_bits_noise_included(binarize):
     while second.steps < 400:
         second.update()
     same(second.checkpoint(), whole.checkpoint())
+
+
+def test_an_update_waits_for_no_device(monkeypatch):
+    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
+    env = make(binarize="dynamic")
+    trainer = Trainer(vae(env, kl_warmup=0.5, free_bits=0.1), env, total_steps=10_000)
+    trainer.update()
+    with Syncs() as syncs:
+        for _ in range(20):
+            trainer.update()
+    assert syncs.count == 0
 
 
 def test_evaluation_and_reports_change_no_bit_of_the_training():
@@ -394,7 +415,7 @@ def test_mistakes_are_one_line(digits_run, workdir):
         vae(rlcore.registry.envs["cartpole"](rlcore.registry.envs["cartpole"].Settings()))
     env = make()
     with pytest.raises(
-        InputError, match=r"bound: what is paid here is no likelihood; train with env\.binarize=dynamic"
+        InputError, match=r"bound: what is paid here is no likelihood; train with env\.binarize=dynamic and env\.action"
     ):
         told(BoundReport, env, vae(env))
     plain = vae(env, name="autoencoder", network={"name": "autoencoder"})
@@ -412,11 +433,62 @@ def test_mistakes_are_one_line(digits_run, workdir):
         run_cli("sample", "plain")
     for run, shape, words in (
         ("ppo", (1, 8, 8), "ppo is a run of the agent ppo, not of an autoencoder"),
-        ("run", (1, 9, 9), r"inputs here have shape \(1, 9, 9\); .*run encodes what it saw in 32 environments of Box"),
+        ("run", (1, 9, 9), r"inputs here have shape \(1, 9, 9\), those that .*run encodes have shape \(1, 8, 8\)"),
+        ("run", (64,), r"inputs here have shape \(64,\)"),
         ("nothing", (1, 8, 8), "nothing is no run"),
     ):
         with pytest.raises(InputError, match=words):
             build("encoder_of", shape, run=run)
+
+
+@pytest.mark.parametrize("report", ["confusion", "examples"])
+def test_a_report_of_classes_is_none_of_reconstructions(report):
+    env = make()
+    with pytest.raises(InputError, match="needs a data set of classes"):
+        told(rlcore.registry.reports[report], env, vae(env))
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(InputError, match="free_bits: are of a code that is a distribution; autoencoder's is none"):
+        vae(make(), network={"name": "autoencoder"}, beta=2.0)
+    with pytest.raises(ValueError, match="std: is a setting of the action gaussian"):
+        make(std=2.0)
+
+
+def test_both_splits_decide_what_pixels_are():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (40, 1, 4, 4)).astype(np.float32)
+    classes = np.arange(40) % 2
+    assert make(from_arrays(bits, classes, bits, classes)).is_binary
+    assert not make(from_arrays(bits, classes, bits * 0.7, classes)).is_binary
+    with pytest.raises(InputError, match=r"these go from 0 to 1\.5"):
+        make(from_arrays(bits, classes, bits * 1.5, classes))
+    raw = make(from_arrays(bits.astype(np.uint8), classes), binarize="static", scaling="raw")
+    assert raw.inputs(slice(0, 5)).unique().tolist() == [0, 1]
+    assert raw.evaluation(1).inputs(slice(0, 5)).unique().tolist() == [0, 1]
+
+
+def test_what_the_pixels_are_is_told_with_the_figures():
+    for settings, words in (({}, "not binary"), ({"binarize": "dynamic"}, r"binary (static)")):
+        env = make(**settings)
+        agent = vae(env)
+        assert f"pixels: {words}" in env.evaluation(1).score(agent, 1, seed=1).text
+        assert f"pixels: {words}" in told(ELBOReport, env, agent).text
+
+
+def test_the_figures_numbers_are_those_of_the_code():
+    env = make()
+    agent = vae(env)
+    with torch.no_grad():
+        agent.network.code.weight[1] = 0  # the second number says nothing
+        agent.network.code.weight[0] *= 10
+    scalars = told(rlcore.registry.reports["latent"], env, agent).scalars
+    codes = agent.encode(torch.cat(list(env.evaluation(1).batches())))
+    kl = kl_from_standard_normal(codes).mean(0)
+    assert scalars["active_units"] == 1
+    assert [scalars["kl_0"], scalars["kl_1"]] == pytest.approx(kl.tolist())
+    plain = vae(env, network={"name": "autoencoder"})
+    assert list(told(rlcore.registry.reports["latent"], env, plain).scalars) == ["active_units"]
 
 
 # Other agents
@@ -468,9 +540,10 @@ def test_an_autoencoder_from_outside_takes_part(workdir):
             super().__init__()
             self.shape, self.num_features = in_shape, 3
             self.down, self.up = nn.Linear(math.prod(in_shape), 6), nn.Linear(3, math.prod(in_shape))
+            self.dropout = nn.Dropout(0.01)
 
         def encode(self, x):
-            return Code(*self.down(x.flatten(1)).chunk(2, 1))
+            return Code(*self.down(self.dropout(x.flatten(1))).chunk(2, 1))
 
         def decode(self, z):
             return self.up(z).unflatten(1, self.shape)
@@ -486,8 +559,12 @@ def test_an_autoencoder_from_outside_takes_part(workdir):
     before = told(ELBOReport, env, agent).scalars["negative_elbo"]
     Trainer(agent, env, total_steps=8000).fit()
     assert told(ELBOReport, env, agent).scalars["negative_elbo"] < before - 0.5
+    agent.train()
+    before = torch.get_rng_state()
     for report in ("latent", "inpainting", "disentanglement"):
         told(rlcore.registry.reports[report], env, agent)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert agent.network.dropout.training
 
 
 def test_a_vae_learns_digits_in_seconds(workdir):
@@ -570,3 +647,5 @@ def test_a_code_that_is_the_factors_has_a_gap_of_one_and_a_doubled_one_none():
         scalars = told(DisentanglementReport, env, agent, bins=4).scalars
         assert scalars["class_information"] == pytest.approx(1)
         assert scalars["class_gap"] == pytest.approx(gap, abs=1e-9)
+        gaps = [value for name, value in scalars.items() if name.endswith("_gap") and name != "mean_gap"]
+        assert scalars["mean_gap"] == pytest.approx(sum(gaps) / len(gaps))

@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compare import same
+from compare import Syncs, same
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, check_environment
@@ -376,16 +375,6 @@ def test_the_gradient_learns_the_product_in_fewer_steps_than_random_search():
 
 
 # Cost, counted
-
-
-class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.__name__.startswith(("_local_scalar_dense", "nonzero", "is_nonzero", "equal"))
-        return func(*args, **(kwargs or {}))
 
 
 def test_an_update_waits_for_no_device(monkeypatch):

@@ -41,10 +41,11 @@ class Autoencoder(Network):
         """Of the code; tanh bounds it."""
 
     is_variational = False
+    """Whether the code is a distribution."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
-        self.latent, self.in_shape = settings.latent, in_shape
+        self.in_shape = in_shape
         self.encoder, num_features = self._encoder(settings)
         self.code = nn.Linear(num_features, (2 if self.is_variational else 1) * settings.latent)
         self.code_activation = ACTIVATIONS[settings.code_activation]
