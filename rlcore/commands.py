@@ -35,6 +35,8 @@ KINDS = {
     "envs": registry.envs,
     "networks": registry.networks,
     "datasets": registry.datasets,
+    "games": registry.games,
+    "players": registry.players,
     "reports": registry.reports,
 }
 

@@ -99,6 +99,10 @@ class Environment(VectorEnv, ABC):
             actions: [N, *A].
         """
 
+    def random_actions(self) -> Tensor:
+        """Actions that are allowed now, drawn at random, [N, *A]. The default draws from the action space."""
+        return torch.as_tensor(self.action_space.sample(), device=self.device)
+
     def evaluation(self, num_envs: int) -> "Environment":
         """A twin for evaluation. The default is a new one of the same settings with that many environments."""
         return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]

@@ -77,6 +77,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 agents = Registry("rlcore.agents", "agent")
 envs = Registry("rlcore.envs", "environment")
+games = Registry("rlcore.games", "game")
+players = Registry("rlcore.players", "player")
 networks = Registry("rlcore.networks", "network")
 reports = Registry("rlcore.reports", "report")
 datasets = Registry("rlcore.datasets", "dataset")

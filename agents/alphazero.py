@@ -1,0 +1,266 @@
+"""AlphaZero: a player that learns from games against itself."""
+
+import copy
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics
+from rlcore.agents.replay import Replay
+from rlcore.agents.search import Found, dirichlet, gumbels, puct, search, search_gumbel
+from rlcore.distributions import Categorical
+from rlcore.errors import InputError
+from rlcore.game import DISCOUNT, Game, Player, mirrored_contest, openings, points
+from rlcore.networks import NetworkChoice
+from rlcore.optimizers import Adam
+from rlcore.returns import discounted_returns
+from rlcore.rollout import Rollout, Step, Tree
+from rlcore.schedules import SCHEDULES, Schedule
+
+ILLEGAL = -1e9
+"""Logit of a move that cannot be made."""
+
+
+class Memory(NamedTuple):
+    """What AlphaZero remembers of a move in N games."""
+
+    policy: Tensor  # [N, A], the search's
+
+
+class Position(NamedTuple):
+    """What a row of the replay holds."""
+
+    state: Tensor  # [B, S] int64
+    policy: Tensor  # [B, A], the search's
+    outcome: Tensor  # [B] in [-1, 1], z, for the mover
+
+
+class Waiting(NamedTuple):
+    """Positions of games that have not ended, W rows of N games."""
+
+    state: Tensor  # [W, N, S] int64
+    policy: Tensor  # [W, N, A]
+    valid: Tensor  # [W, N] bool; the others have been learned from
+
+
+class AlphaZero(Agent):
+    """Searches with a network, and teaches the network what the search found and how the game ended.
+
+    minimise  -sum pi log p + c_v (z - v)^2 + weight decay,  (p, v) the network's, pi the search's, z the outcome
+
+    Silver et al. 2017 and 2018 ("A general reinforcement learning algorithm that masters chess, shogi, and Go through
+    self-play"); with ``search: gumbel`` Danihelka et al. 2022. z is the return of the rest of the game with a discount
+    of -1; positions wait until their game has ended. Weight decay is decoupled from the gradient (AdamW). With a gate,
+    as in AlphaGo Zero, games are played by the best network so far, which the one that learns replaces by winning.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of AlphaZero."""
+
+        horizon: PositiveInt = 16
+        """T, moves in each game between two calls of `learn`."""
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "policy_value"})
+        """From planes to the logits of the moves and the value."""
+        search: Literal["gumbel", "puct"] = "gumbel"
+        """While learning."""
+        simulations: PositiveInt = 16
+        """Of a search while learning."""
+        eval_simulations: PositiveInt = 200
+        """Of a search when playing one's best, by puct and without noise."""
+        exploration: PositiveFloat = 1.25
+        """c of puct."""
+        dirichlet_alpha: PositiveFloat = 1.0
+        """Of puct's noise at the root."""
+        noise_fraction: float = Field(0.25, ge=0, le=1)
+        """Its share."""
+        temperature_moves: NonNegativeInt = 12
+        """So many moves of a game are drawn: from the visits' shares, or by Gumbel noise; then the best are made."""
+        max_considered: PositiveInt = 16
+        """Moves that gumbel tries at the root, at most."""
+        value_scale: PositiveFloat = 1.0
+        """c_scale of gumbel."""
+        replay_size: PositiveInt = 200_000
+        """Positions kept; the oldest go first."""
+        batch_size: PositiveInt = 512
+        passes: PositiveFloat = 4.0
+        """Times that a position is learned from, on average."""
+        learning_rate: PositiveFloat = 1e-3
+        learning_rate_schedule: Schedule = "constant"
+        weight_decay: NonNegativeFloat = 1e-4
+        value_coefficient: NonNegativeFloat = 1.0
+        """c_v."""
+        symmetries: bool = True
+        """Turn each position that is learned from by one of the game's symmetries, drawn at random."""
+        max_grad_norm: PositiveFloat | None = None
+        """Bound of the gradient's 2-norm; null does not clip."""
+        gate_every: PositiveInt | None = None
+        """Calls of `learn` between two matches of the network with the player; null: it plays as it learns."""
+        gate_games: int = Field(400, ge=2)
+        """Games of a match: half as many openings, each from both sides, by the likeliest moves of the networks."""
+        gate_moves: NonNegativeInt = 6
+        """Random moves of such an opening."""
+        gate_threshold: float = Field(0.55, ge=0, le=1)
+        """Wins and half of the draws, as a share, from which on the network becomes the player."""
+
+    settings: Settings
+    symmetric_cells: Tensor  # [K, H * W]
+    symmetric_moves: Tensor  # [K, A]
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        if not isinstance(getattr(env, "game", None), Game):
+            raise InputError("agent.name: alphazero plays games, this environment is none; use env.name=selfplay")
+        self.game: Game = env.game
+        self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)
+        self.player = copy.deepcopy(self.network).requires_grad_(False) if s.gate_every else self.network
+        """Who plays; without a gate the network itself."""
+        self.optimizer = Adam(
+            self.network.parameters(), s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True
+        )
+        self.replay: Replay[Position] = Replay(s.replay_size)
+        self.waiting: Waiting | None = None
+        self.num_rollouts = 0
+        """Calls of `learn`."""
+        cells, moves = self.game.symmetries()
+        self.register_buffer("symmetric_cells", cells, persistent=False)
+        self.register_buffer("symmetric_moves", moves, persistent=False)
+        self.eval()
+
+    def judge(self, state: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+        """Logits [B, A] and value [B] of states [B, S], by the player or another network."""
+        outputs = (network or self.player)(self.game.observe(state))
+        return outputs[:, :-1], outputs[:, -1].tanh()
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Searches with noise; obs [N, S]."""
+        s = self.settings
+        legal = self.game.legal(obs)
+        early = self.game.num_moves(obs) < s.temperature_moves
+        if s.search == "gumbel":
+            noise = gumbels(legal) * early[:, None]
+            found = search_gumbel(
+                self.game, obs, self.judge, s.simulations, noise, s.max_considered, value_scale=s.value_scale
+            )
+            return Step(found.action, Memory(found.policy))
+        noise = dirichlet(legal, s.dirichlet_alpha)
+        found = search(self.game, obs, self.judge, s.simulations, puct(s.exploration), noise, s.noise_fraction)
+        drawn = Categorical(found.policy.log()).sample()
+        return Step(torch.where(early, drawn, found.action), Memory(found.policy))
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The best move that a search without noise finds; obs [N, S]."""
+        return Step(self.search(obs).action)
+
+    @torch.no_grad()
+    def search(self, state: Tensor, simulations: int | None = None) -> Found:
+        """A search without noise from states [N, S], of ``eval_simulations`` or another number."""
+        s = self.settings
+        return search(self.game, state, self.judge, simulations or s.eval_simulations, puct(s.exploration))
+
+    def distribution(self, obs: Tree) -> Categorical:
+        """The network's own policy in states [B, S], without a search."""
+        return self._policy(obs, self.player)
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Remembers the games that have ended; ``passes`` minibatch steps; and now and then the gate."""
+        s = self.settings
+        self.num_rollouts += 1
+        self._remember(rollout)
+        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
+        if len(self.replay) >= s.batch_size:
+            metrics |= self._fit(max(1, round(s.passes * rollout.num_steps / s.batch_size)))
+        if s.gate_every is not None and self.num_rollouts % s.gate_every == 0:
+            metrics |= self._gate()
+        return metrics
+
+    def _fit(self, num_updates: int) -> Metrics:
+        """Minibatch steps on the replay."""
+        s = self.settings
+        sums = torch.zeros(2, device=self.symmetric_cells.device)
+        self.network.train()
+        for _ in range(num_updates):
+            planes, legal, pi, z = self._turned(self.replay.sample(s.batch_size))
+            outputs = self.network(planes)
+            log_p = outputs[:, :-1].masked_fill(~legal, ILLEGAL).log_softmax(1)
+            policy_loss = -(pi * log_p).sum(1).mean()
+            value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), z)
+            step = self.minimize(policy_loss + s.value_coefficient * value_loss)
+            sums += torch.stack([policy_loss.detach(), value_loss.detach()])
+        self.network.eval()
+        policy_loss, value_loss = sums / num_updates
+        return {**step, "policy_loss": policy_loss, "value_loss": value_loss}
+
+    def _turned(self, rows: Position) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Planes [B, C, H, W], legal moves [B, A] bool, policy [B, A] and outcome [B], each row turned at random."""
+        planes, legal = self.game.observe(rows.state), self.game.legal(rows.state)
+        K = len(self.symmetric_cells) if self.settings.symmetries else 1
+        if K == 1:
+            return planes, legal, rows.policy, rows.outcome
+        k = torch.randint(K, (len(planes),), device=planes.device)
+        cells = self.symmetric_cells[k][:, None].expand(-1, planes.shape[1], -1)
+        moves = self.symmetric_moves[k]
+        turned = planes.flatten(2).gather(2, cells).view_as(planes)
+        return turned, legal.gather(1, moves), rows.policy.gather(1, moves), rows.outcome
+
+    def _remember(self, rollout: Rollout) -> None:
+        """Moves the positions of games that have ended into the replay; the others wait."""
+        state, policy = rollout.obs, rollout.memory.policy
+        reward, done, valid = rollout.reward, rollout.done, torch.ones_like(rollout.done)
+        if self.waiting is not None:
+            old = self.waiting
+            state, policy = torch.cat([old.state, state]), torch.cat([old.policy, policy])
+            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # a game pays at its end alone
+            done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
+        outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
+        ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
+        ready = ended & valid
+        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))
+        still = valid & ~ended
+        first = int(still.any(1).float().argmax()) if still.any() else len(still)
+        self.waiting = Waiting(state[first:], policy[first:], still[first:])
+
+    @torch.no_grad()
+    def _gate(self) -> Metrics:
+        """A match of the network with the player, whose place it takes if it wins."""
+        s = self.settings
+        device = self.symmetric_cells.device
+        generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, ())))
+        begin = openings(self.game, s.gate_games // 2, s.gate_moves, generator)
+        result = points(mirrored_contest(self.game, self._mover(self.network), self._mover(self.player), begin))
+        if result >= s.gate_threshold:
+            self.player.load_state_dict(self.network.state_dict())
+        return {"gate_points": result, "gate_passed": float(result >= s.gate_threshold)}
+
+    def _mover(self, network: nn.Module) -> Player:
+        return lambda state: self._policy(state, network).mode
+
+    def _policy(self, state: Tensor, network: nn.Module) -> Categorical:
+        logits, _ = self.judge(state, network)
+        return Categorical(logits.masked_fill(~self.game.legal(state), ILLEGAL))
+
+    def train(self, mode: bool = True) -> "AlphaZero":
+        """Networks normalise by running statistics wherever they play; `learn` alone trains them."""
+        return super().train(False)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Parameters, optimizer, replay, and the positions that wait."""
+        return {
+            **super().checkpoint(),
+            "replay": self.replay.checkpoint(),
+            "waiting": self.waiting and tuple(self.waiting),
+            "num_rollouts": self.num_rollouts,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        super().restore(saved)
+        self.replay.restore(saved["replay"], Position)
+        self.waiting = saved["waiting"] and Waiting(*saved["waiting"])
+        self.num_rollouts = saved["num_rollouts"]

@@ -1,0 +1,67 @@
+"""Replay: the latest examples, to draw from."""
+
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlcore.rollout import leaves, tree_map
+
+Rows = TypeVar("Rows", bound=tuple[Any, ...])
+
+
+class Replay(Generic[Rows]):
+    """Keeps the latest rows of a NamedTuple of trees [B, ...]; they stay on the device that they came on.
+
+    Args:
+        capacity: rows kept.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.num_added = 0
+        """Rows that ever came."""
+        self._rows: Rows | None = None  # [capacity, ...]
+
+    def __len__(self) -> int:
+        """Rows kept."""
+        return min(self.num_added, self.capacity)
+
+    def add(self, rows: Rows) -> None:
+        """Takes rows [B, ...]; where they are too many, the oldest go."""
+        first, *_ = leaves(rows)
+        num = len(first)
+        if self._rows is None:
+            self._rows = tree_map(lambda x: x.new_zeros(self.capacity, *x.shape[1:]), rows)
+        places = torch.arange(self.num_added, self.num_added + num, device=first.device)[-self.capacity :]
+
+        def write(kept: Tensor, new: Tensor) -> None:
+            kept[places % self.capacity] = new[-self.capacity :]
+
+        tree_map(write, self._rows, rows)
+        self.num_added += num
+
+    def sample(self, size: int) -> Rows:
+        """Rows [size, ...], drawn with replacement by torch's global generator of their device."""
+        assert self._rows is not None
+        first, *_ = leaves(self._rows)
+        drawn = torch.randint(len(self), (size,), device=first.device)
+        rows: Rows = tree_map(lambda x: x[drawn], self._rows)
+        return rows
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
+        return {"num_added": self.num_added, "rows": rows and tuple(leaves(rows))}
+
+    def restore(self, saved: dict[str, Any], kind: Any) -> None:
+        """Puts back what `checkpoint` returned.
+
+        Args:
+            saved: that.
+            kind: the NamedTuple, of tensors.
+        """
+        self.num_added, self._rows = 0, None
+        if saved["rows"] is not None:
+            self.add(kind(*saved["rows"]))
+        self.num_added = saved["num_added"]

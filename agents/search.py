@@ -1,0 +1,458 @@
+"""Tree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
+
+A simulation takes a fixed number of tensor operations, whatever the depth of the trees, and waits for nothing. Two
+things make that possible. Every node knows its path from the root, so a backup updates all of it at once. And every
+node knows where a simulation that comes through it will leave the tree (``leaf``): that changes only for the nodes on
+the path of a backup, so it is renewed there and selecting is to look it up at the root.
+
+Legend: N games, M nodes a tree, A moves, S numbers a state, D length of the longest path, W that of a path at present.
+A node is a row of the N * M nodes of all trees, an edge is ``node * A + move``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlcore.agent import reading_waits
+from rlcore.errors import InputError
+from rlcore.game import DISCOUNT, Game
+
+ROOT = 0
+"""The first node of each tree."""
+UNVISITED = -1
+"""In place of a child: no node stands for the state behind this edge."""
+
+Evaluator = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""States [B, S] to logits of the moves [B, A] and the value for the player to move [B], in [-1, 1]."""
+
+
+class Edges(NamedTuple):
+    """What is known of the moves of some nodes, and of the nodes; leading dimensions [...] are theirs."""
+
+    prior: Tensor  # [..., A] chance that the evaluator gives it; -inf is illegal
+    visits: Tensor  # [..., A] float32, simulations that made it
+    total: Tensor  # [..., A] sum of what came of it, for the mover
+    value: Tensor  # [...] the evaluator's value of the node, for the mover
+
+    @property
+    def mean(self) -> Tensor:
+        """Q [..., A], the mean of what came of each move; 0 where it was never made."""
+        return self.total / self.visits.clamp_min(1)
+
+    @property
+    def node_value(self) -> Tensor:
+        """[..., 1] the mean of all that came of the node, its evaluation included."""
+        return (self.value[..., None] + self.total.sum(-1, keepdim=True)) / (1 + self.visits.sum(-1, keepdim=True))
+
+
+Score = Callable[[Edges], Tensor]
+"""Edges [...] to scores [..., A]; the best is tried next. Of illegal moves it is -inf."""
+
+
+class Tree(NamedTuple):
+    """N trees of M nodes, of which some are in use."""
+
+    state: Tensor  # [N, M, S] int64
+    prior: Tensor  # [N, M, A]
+    visits: Tensor  # [N, M, A] float32
+    total: Tensor  # [N, M, A]
+    value: Tensor  # [N, M]
+    child: Tensor  # [N, M, A] int64, node or UNVISITED
+    path: Tensor  # [N, M, D + 1] int64, nodes from the root to this one; anything behind it
+    moves: Tensor  # [N, M, D] int64, the moves between them; anything behind them
+    depth: Tensor  # [N, M] int64, moves from the root
+    leaf: Tensor  # [N, M] int64, the edge by which the next simulation through this node leaves the tree
+
+    def edges(self, node: int) -> Edges:
+        """Those of one node of each tree, [N]."""
+        return Edges(self.prior[:, node], self.visits[:, node], self.total[:, node], self.value[:, node])
+
+    def edges_of(self, nodes: Tensor) -> Edges:
+        """Those of nodes [N, W], each a row of all."""
+        rows = nodes.flatten()
+        columns = self.prior, self.visits, self.total
+        prior, visits, total = (x.flatten(0, 1).index_select(0, rows).view(*nodes.shape, -1) for x in columns)
+        return Edges(prior, visits, total, self.value.flatten()[nodes])
+
+
+def puct(exploration: float = 1.25, first_play: float | None = 0.0) -> Score:
+    """Q + c P sqrt(N) / (1 + n), with N = 1 + the sum of n, where the 1 lets the prior decide the first visit.
+
+    Silver et al. 2017, "Mastering the game of Go without human knowledge", methods.
+
+    Args:
+        exploration: c > 0.
+        first_play: Q of a move never made; None is the mean value of the node.
+    """
+
+    def score(e: Edges) -> Tensor:
+        Q = e.mean
+        if first_play is None:
+            Q = torch.where(e.visits > 0, Q, e.node_value)
+        elif first_play:
+            Q = torch.where(e.visits > 0, Q, first_play)
+        return Q + exploration * e.prior * (1 + e.visits.sum(-1, keepdim=True)).sqrt() / (1 + e.visits)
+
+    return score
+
+
+def uct(exploration: float = 1.4) -> Score:
+    """Q + c sqrt(log N / n), untried moves first (Kocsis & Szepesvari 2006, UCB1 in each node).
+
+    Args:
+        exploration: c > 0.
+    """
+
+    def score(e: Edges) -> Tensor:
+        log_N = (1 + e.visits.sum(-1, keepdim=True)).log()
+        bonus = torch.where(e.visits > 0, exploration * (log_N / e.visits.clamp_min(1)).sqrt(), torch.inf)
+        return torch.where(e.prior >= 0, e.mean + bonus, -torch.inf)
+
+    return score
+
+
+def gumbel(visit_scale: float = 50.0, value_scale: float = 1.0) -> Score:
+    """What the improved policy pi' has more than the visits so far, pi' - n / N (Danihelka et al. 2022, equation 14).
+
+    Args:
+        visit_scale: c_visit.
+        value_scale: c_scale, for values brought from [-1, 1] to [0, 1].
+    """
+
+    def score(e: Edges) -> Tensor:
+        policy = improved_logits(e, visit_scale, value_scale).softmax(-1)
+        return (policy - e.visits / (1 + e.visits.sum(-1, keepdim=True))).where(e.prior >= 0, -torch.inf)
+
+    return score
+
+
+def improved_logits(e: Edges, visit_scale: float, value_scale: float) -> Tensor:
+    """Logits + sigma(completed Q), [..., A] (Danihelka et al. 2022, equations 8, 10 and 33).
+
+    A move never made counts as the mixed value: the evaluator's, and the mean of what was found, by the prior.
+    """
+    visited = e.visits > 0
+    prior = e.prior.clamp_min(0)
+    seen = prior * visited
+    N = e.visits.sum(-1, keepdim=True)
+    found = (seen * e.mean).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_min(1e-12)
+    mixed = (e.value[..., None] + N * found) / (1 + N)
+    Q = 0.5 * (1 + torch.where(visited, e.mean, mixed))
+    return prior.log() + (visit_scale + e.visits.amax(-1, keepdim=True)) * value_scale * Q
+
+
+def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Tree:
+    """Trees of a root each.
+
+    Args:
+        game: the rules.
+        state: [N, S], in none of which the game has ended.
+        evaluate: judges the roots.
+        num_nodes: M.
+
+    Raises:
+        InputError: a game has no legal move.
+    """
+    stuck = (~game.legal(state).any(1)).nonzero().flatten().tolist()  # the one sync of a search
+    if stuck:
+        raise InputError(f"search: game {stuck[0]} has no legal move: its board is full, or the game has ended")
+    (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
+    roots = num_nodes * torch.arange(N, device=device)
+    tree = Tree(
+        state=state.new_zeros(N, num_nodes, S),
+        prior=torch.zeros(N, num_nodes, A, device=device),
+        visits=torch.zeros(N, num_nodes, A, device=device),
+        total=torch.zeros(N, num_nodes, A, device=device),
+        value=torch.zeros(N, num_nodes, device=device),
+        child=torch.full((N, num_nodes, A), UNVISITED, device=device),
+        path=torch.zeros(N, num_nodes, D + 1, dtype=torch.int64, device=device),
+        moves=torch.zeros(N, num_nodes, D, dtype=torch.int64, device=device),
+        depth=torch.zeros(N, num_nodes, dtype=torch.int64, device=device),
+        leaf=torch.zeros(N, num_nodes, dtype=torch.int64, device=device),
+    )
+    logits, value = evaluate(state)
+    tree.state[:, ROOT], tree.value[:, ROOT], tree.path[:, ROOT, 0] = state, value, roots
+    tree.prior[:, ROOT] = masked_prior(logits, game.legal(state))
+    return tree
+
+
+def masked_prior(logits: Tensor, legal: Tensor) -> Tensor:
+    """Chances of the legal moves, -inf for the others, [B, A].
+
+    Args:
+        logits: [B, A].
+        legal: [B, A] bool.
+    """
+    return logits.masked_fill(~legal, -torch.inf).softmax(-1).masked_fill(~legal, -torch.inf)
+
+
+def simulate(
+    tree: Tree, game: Game, evaluate: Evaluator, score: Score, node: int, root_move: Tensor | None = None,
+    expand_after: int = 1,
+) -> None:  # fmt: skip
+    """One simulation in every tree, in place.
+
+    Args:
+        tree: the trees; `renew` has been called for their roots.
+        game: the rules.
+        evaluate: judges the new states.
+        score: by which moves are chosen.
+        node: the place that the new state takes, one that no simulation has used.
+        root_move: [N], made at the root; None chooses that by score too.
+        expand_after: simulations that must have come to a state before a node stands for it.
+    """
+    edge = select(tree, root_move)
+    parent, action = edge // game.num_actions, edge % game.num_actions
+    new, reward, terminated = game.step(tree.state.flatten(0, 1)[parent], action)
+    logits, value = evaluate(new)
+    path, moves, depth = expand(tree, node, parent, action, new, masked_prior(logits, game.legal(new)), value)
+    outcome = torch.where(terminated, reward, reward + DISCOUNT * value)
+    backup(tree, path, moves, depth, outcome)
+    grown = ~terminated
+    if expand_after > 1:
+        grown &= tree.visits.flatten()[edge] >= expand_after
+    tree.child.view(-1)[edge] = torch.where(grown, path[:, -1], UNVISITED)
+    renew(tree, path, score)
+
+
+def select(tree: Tree, root_move: Tensor | None = None) -> Tensor:
+    """The edge by which each tree is left, [N]."""
+    if root_move is None:
+        return tree.leaf[:, ROOT]
+    first = tree.path[:, ROOT, 0] * tree.prior.shape[-1] + root_move
+    child = tree.child.flatten()[first]
+    return torch.where(child == UNVISITED, first, tree.leaf.flatten()[child])
+
+
+def expand(
+    tree: Tree, node: int, parent: Tensor, action: Tensor, state: Tensor, prior: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Writes a new node into each tree.
+
+    Returns:
+        Its path, which it fills to the end, [N, W + 1]; the moves on it [N, W]; and how many they are [N].
+    """
+    N, M = tree.depth.shape
+    depth = tree.depth.flatten()[parent] + 1
+    W = min(node, tree.moves.shape[-1])  # no path is longer
+    if not reading_waits(depth.device):
+        W = int(depth.max())
+    places = torch.arange(W + 1, device=depth.device)
+    row = M * torch.arange(N, device=depth.device) + node
+    path = torch.where(places < depth[:, None], tree.path.flatten(0, 1)[parent, : W + 1], row[:, None])
+    moves = torch.where(places[:-1] == depth[:, None] - 1, action[:, None], tree.moves.flatten(0, 1)[parent, :W])
+    tree.state[:, node], tree.prior[:, node], tree.value[:, node] = state, prior, value
+    tree.depth[:, node] = depth
+    tree.path[:, node, : W + 1], tree.moves[:, node, :W] = path, moves
+    return path, moves, depth
+
+
+def backup(tree: Tree, path: Tensor, moves: Tensor, depth: Tensor, outcome: Tensor) -> None:
+    """Adds an outcome to every edge of a path; each player sees it from their own side.
+
+    Args:
+        tree: the trees.
+        path: [N, W + 1].
+        moves: [N, W].
+        depth: [N], moves on the path.
+        outcome: [N], for the player who made the last move.
+    """
+    before_last = depth[:, None] - 1 - torch.arange(moves.shape[1], device=moves.device)  # moves between this and that
+    counts = (before_last >= 0).float()
+    edge = (path[:, :-1] * tree.prior.shape[-1] + moves).flatten()
+    seen = outcome[:, None] * torch.where(before_last % 2 == 0, counts, DISCOUNT * counts)
+    tree.visits.view(-1).index_add_(0, edge, counts.flatten())
+    tree.total.view(-1).index_add_(0, edge, seen.flatten())
+
+
+def renew(tree: Tree, path: Tensor, score: Score) -> None:
+    """Finds anew where simulations that come through the nodes of a path [N, W + 1] will leave the tree.
+
+    At each node the best move leads out of the tree, or to a child off the path, whose leaf is known, or on to the next
+    node of the path: then the leaf is that of the next one.
+    """
+    W = path.shape[1] - 1
+    best = path * tree.prior.shape[-1] + score(tree.edges_of(path)).argmax(-1)
+    child = tree.child.flatten()[best]
+    own = torch.where(child == UNVISITED, best, tree.leaf.flatten()[child])
+    places = torch.arange(W + 1, device=path.device)
+    goes_on = torch.zeros_like(child, dtype=torch.bool)
+    goes_on[:, :-1] = (child[:, :-1] == path[:, 1:]) & (path[:, :-1] != path[:, 1:])
+    stops_at = torch.where(goes_on, W, places).flip(1).cummin(1).values.flip(1)
+    tree.leaf.view(-1)[path] = own.gather(1, stops_at)
+
+
+class Found(NamedTuple):
+    """What a search of N positions found."""
+
+    action: Tensor
+    """[N] int64, the move to make."""
+    policy: Tensor
+    """[N, A], what the network is to learn: the visits' shares, or the improved policy of `search_gumbel`."""
+    value: Tensor
+    """[N], of the positions, for the mover."""
+    visits: Tensor
+    """[N, A] float32, simulations that began with each move."""
+
+
+def search(
+    game: Game,
+    state: Tensor,
+    evaluate: Evaluator,
+    num_simulations: int,
+    score: Score | None = None,
+    noise: Tensor | None = None,
+    noise_fraction: float = 0.25,
+    expand_after: int = 1,
+) -> Found:
+    """Monte Carlo tree search; with `puct` and a network that of AlphaZero (Silver et al. 2017, 2018).
+
+    Args:
+        game: the rules.
+        state: [N, S].
+        evaluate: judges states; `playouts` makes it UCT together with the score `uct`.
+        num_simulations: of each position.
+        score: by which moves are chosen; None is ``puct()``.
+        noise: [N, A], chances that are mixed into the priors of the roots; see `dirichlet`.
+        noise_fraction: their share.
+        expand_after: simulations that must have come to a state before it joins the tree.
+
+    Raises:
+        InputError: a game has no legal move, or ``num_simulations`` is below 1.
+    """
+    score = score or puct()
+    tree = _planted(game, state, evaluate, num_simulations)
+    if noise is not None:
+        prior = tree.prior[:, ROOT]  # of illegal moves -inf, and that it stays
+        tree.prior[:, ROOT] = (1 - noise_fraction) * prior + noise_fraction * noise
+    renew(tree, tree.path[:, ROOT, :1], score)
+    for node in range(1, num_simulations + 1):
+        simulate(tree, game, evaluate, score, node, expand_after=expand_after)
+    root = tree.edges(ROOT)
+    return Found(root.visits.argmax(-1), root.visits / num_simulations, root.node_value.squeeze(-1), root.visits)
+
+
+def search_gumbel(
+    game: Game,
+    state: Tensor,
+    evaluate: Evaluator,
+    num_simulations: int,
+    noise: Tensor | None = None,
+    max_considered: int = 16,
+    visit_scale: float = 50.0,
+    value_scale: float = 1.0,
+) -> Found:
+    """Gumbel AlphaZero's search, which improves the policy with any number of simulations (Danihelka et al. 2022).
+
+    At the root the moves of the largest logit + noise are tried, and the worse half is left out again and again
+    (sequential halving, algorithm 2); below it moves are chosen by `gumbel`.
+
+    Args:
+        game: the rules.
+        state: [N, S].
+        evaluate: judges states.
+        num_simulations: of each position.
+        noise: [N, A], drawn from Gumbel(0, 1); None is none, to play one's best.
+        max_considered: moves tried at the root, at most.
+        visit_scale: c_visit.
+        value_scale: c_scale.
+
+    Raises:
+        InputError: a game has no legal move, or ``num_simulations`` is below 1.
+    """
+    tree = _planted(game, state, evaluate, num_simulations)
+    score = gumbel(visit_scale, value_scale)
+    noise = torch.zeros_like(tree.prior[:, ROOT]) if noise is None else noise
+    num_considered = game.legal(state).sum(1).clamp_max(max_considered)
+    plan = considered_visits(max_considered, num_simulations).to(state.device)[num_considered]  # [N, simulations]
+
+    def best_of(visits: Tensor) -> Tensor:
+        """The best move at the root of those made so often."""
+        root = tree.edges(ROOT)
+        scores = noise + improved_logits(root, visit_scale, value_scale)
+        return scores.where(root.visits == visits[:, None], -torch.inf).argmax(-1)
+
+    for node in range(1, num_simulations + 1):
+        simulate(tree, game, evaluate, score, node, best_of(plan[:, node - 1]))
+    root = tree.edges(ROOT)
+    policy = improved_logits(root, visit_scale, value_scale).softmax(-1)
+    return Found(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits)
+
+
+def considered_visits(max_considered: int, num_simulations: int) -> Tensor:
+    """Sequential halving as a plan: how often a move must have been made to be tried now, [m + 1, simulations] int64.
+
+    Row m is that of m moves considered (as in DeepMind's mctx). Of those made so often the best is tried.
+    """
+    plan = torch.zeros(max_considered + 1, num_simulations, dtype=torch.int64)
+    for m in range(1, max_considered + 1):
+        sequence: list[int] = []
+        rounds, left, visits = max(1, math.ceil(math.log2(m))), m, 0
+        while len(sequence) < num_simulations:
+            for _ in range(max(1, num_simulations // (rounds * left))):
+                sequence += [visits] * left
+                visits += 1
+            left = max(2, left // 2) if m > 1 else 1
+        plan[m] = torch.tensor(sequence[:num_simulations])
+    return plan
+
+
+def _planted(game: Game, state: Tensor, evaluate: Evaluator, num_simulations: int) -> Tree:
+    if num_simulations < 1:
+        raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
+    return plant(game, state, evaluate, num_simulations + 1)
+
+
+def dirichlet(legal: Tensor, alpha: float) -> Tensor:
+    """Chances drawn from a Dirichlet distribution over the legal moves, 0 for the others, [N, A].
+
+    Args:
+        legal: [N, A] bool.
+        alpha: concentration; AlphaZero's is about 10 / the number of moves.
+    """
+    # of the least noise float32 knows, for gamma draws of a small alpha may all be 0
+    draws = torch._standard_gamma(torch.full_like(legal, alpha, dtype=torch.float32)).clamp_min(1e-30) * legal
+    return draws / draws.sum(-1, keepdim=True)
+
+
+def gumbels(legal: Tensor) -> Tensor:
+    """Draws of Gumbel(0, 1), [N, A]."""
+    return -torch.empty_like(legal, dtype=torch.float32).exponential_().log()
+
+
+def playouts(game: Game) -> Evaluator:
+    """Judges a state by a game of random moves from there, and no move better than another."""
+
+    def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
+        value, sign = torch.zeros(len(state), device=state.device), 1.0
+        running = game.legal(state).any(1)
+        for _ in range(game.max_moves):
+            if not reading_waits(state.device) and not running.any():
+                break
+            draw = gumbels(legal := game.legal(state))
+            state, reward, terminated = game.step(state, draw.where(legal, -torch.inf).argmax(-1))
+            value += sign * reward * running
+            running = running & ~terminated
+            sign *= DISCOUNT
+        return torch.zeros(len(state), game.num_actions, device=state.device), value
+
+    return evaluate
+
+
+def mixed(network: Evaluator, rollouts: Evaluator, value_weight: float) -> Evaluator:
+    """The network's moves, and (1 - w) its value + w that of playouts, as AlphaGo (Silver et al. 2016, methods).
+
+    Args:
+        network: gives priors and values.
+        rollouts: gives values.
+        value_weight: w, [0, 1].
+    """
+
+    def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value = network(state)
+        return logits, (1 - value_weight) * value + value_weight * rollouts(state)[1]
+
+    return evaluate

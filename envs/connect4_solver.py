@@ -1,0 +1,137 @@
+"""What a position of connect four is worth, exactly: alpha-beta search with a table of positions seen.
+
+After Pascal Pons, "Solving Connect 4: how to build a perfect AI" (2015 to 2019): bit boards, moves that do not lose at
+once, the ones that make most threats first, windows of width one, and a table that keeps bounds.
+
+A score is 0 for a draw; for a win 1 and 1 more for each stone that the winner has left then; for a loss minus that. A
+stone's bit is as in `rlcore.envs.games.ConnectFour`.
+"""
+
+WIDTH, HEIGHT = 7, 6
+CELLS = WIDTH * HEIGHT
+COLUMN = (1 << HEIGHT) - 1
+COLUMNS = tuple(COLUMN << 7 * column for column in range(WIDTH))
+BOTTOM = sum(1 << 7 * column for column in range(WIDTH))
+BOARD = BOTTOM * COLUMN
+FROM_THE_CENTRE = tuple(COLUMNS[column] for column in (3, 2, 4, 1, 5, 0, 6))
+TABLE_SIZE = 4_000_000
+"""Positions kept; then the table begins anew."""
+
+
+class Solver:
+    """Solves positions, and remembers what it learned about others on the way."""
+
+    def __init__(self) -> None:
+        self.bounds: dict[int, tuple[int, int]] = {}
+        """Position to the least and the most that it is worth."""
+        self.num_nodes = 0
+        """Positions looked at, over all calls."""
+
+    def scores(self, mine: int, theirs: int) -> list[int | None]:
+        """The score of each column for the player to move, whose stones are ``mine``; None is a full one."""
+        mask = mine | theirs
+        found: list[int | None] = []
+        for column in COLUMNS:
+            move = (mask + (column & BOTTOM)) & column
+            if not move:
+                found.append(None)
+            elif _lines(mine | move):
+                found.append((CELLS + 1 - mask.bit_count()) // 2)
+            else:
+                found.append(-self.score(theirs, mine | move))
+        return found
+
+    def score(self, mine: int, theirs: int) -> int:
+        """The score of a position in which nobody has a line, for the player to move, whose stones are ``mine``."""
+        mask = mine | theirs
+        left = CELLS - mask.bit_count()
+        if not left:
+            return 0
+        if _threats(mine, mask) & (mask + BOTTOM) & BOARD:
+            return (left + 1) // 2
+        low, high = -(left // 2), (left - 1) // 2
+        while low < high:  # is it more than the middle? the middles nearest to 0 first
+            middle = low + (high - low) // 2
+            if middle <= 0 and low // 2 < middle:
+                middle = -(-low // 2)
+            elif middle >= 0 and high // 2 > middle:
+                middle = high // 2
+            found = self._search(mine, mask, middle, middle + 1)
+            if found <= middle:
+                high = found
+            else:
+                low = found
+        return low
+
+    def _search(self, mine: int, mask: int, alpha: int, beta: int) -> int:
+        """The score if it is within (alpha, beta), else a bound of it: of a position that cannot be won at once."""
+        self.num_nodes += 1
+        theirs = mine ^ mask
+        moves = _not_losing(theirs, mask)
+        left = CELLS - mask.bit_count()
+        if not moves:
+            return -(left // 2)
+        if left <= 2:
+            return 0
+        key = mine + mask + BOTTOM
+        low, high = self.bounds.get(key, (-((left - 2) // 2), (left - 1) // 2))
+        if low > alpha:
+            alpha = low
+            if alpha >= beta:
+                return alpha
+        if high < beta:
+            beta = high
+            if alpha >= beta:
+                return beta
+        ordered = []
+        for place, column in enumerate(FROM_THE_CENTRE):
+            move = moves & column
+            if move:
+                ordered.append((-(_threats(mine | move, mask | move)).bit_count(), place, move))
+        ordered.sort()
+        for _, _, move in ordered:
+            found = -self._search(theirs, mask | move, -beta, -alpha)
+            if found >= beta:
+                self._keep(key, max(found, low), high)
+                return found
+            if found > alpha:
+                alpha = found
+        self._keep(key, low, min(alpha, high))
+        return alpha
+
+    def _keep(self, key: int, low: int, high: int) -> None:
+        if len(self.bounds) >= TABLE_SIZE:
+            self.bounds.clear()
+        self.bounds[key] = low, high
+
+
+def _not_losing(theirs: int, mask: int) -> int:
+    """The moves after which the opponent does not win at once, as bits."""
+    possible = (mask + BOTTOM) & BOARD
+    threats = _threats(theirs, mask)
+    forced = possible & threats
+    if forced:
+        if forced & (forced - 1):
+            return 0  # two at once
+        possible = forced
+    return possible & ~(threats >> 1)  # not below one of theirs
+
+
+def _threats(stones: int, mask: int) -> int:
+    """The empty cells that would complete a line of these stones, as bits, whether they can be reached or not."""
+    found = (stones << 1) & (stones << 2) & (stones << 3)
+    for d in (7, 6, 8):
+        pair = (stones << d) & (stones << 2 * d)
+        found |= pair & (stones << 3 * d) | pair & (stones >> d)
+        pair = (stones >> d) & (stones >> 2 * d)
+        found |= pair & (stones << d) | pair & (stones >> 3 * d)
+    return found & (BOARD ^ mask)
+
+
+def _lines(stones: int) -> int:
+    """Not 0 if stones hold a line."""
+    found = 0
+    for d in (1, 7, 6, 8):
+        pair = stones & (stones >> d)
+        found |= pair & (pair >> 2 * d)
+    return found

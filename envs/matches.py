@@ -1,0 +1,80 @@
+"""The report ``matches``: games against other players."""
+
+from typing import Any
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.environment import Environment
+from rlcore.envs.players import PlayerChoice, as_player
+from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.game import mirrored_contest, openings, points
+from rlcore.settings import Seed
+
+
+class MatchesReport:
+    """Games against other players, both sides of each opening."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        opponents: list[PlayerChoice] = Field(min_length=1)
+        """Against whom: ``[{name: uct, simulations: 1000}, {name: minmax, depth: 4}]``."""
+        num: PositiveInt = 50
+        """Openings, each played from both sides."""
+        random_moves: NonNegativeInt = 4
+        """Moves of an opening, drawn at random."""
+        balanced: bool = False
+        """Begin in positions that are worth a draw, of those that the environment knows (``env.positions``), with the
+        fewest moves made, in place of random ones."""
+        seed: Seed = 1
+        """Of openings and players."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            For each opponent ``<name>_points``, wins and half of the draws as a share, and ``<name>_wins``.
+
+        Raises:
+            InputError: the environment is no self-play, or knows no balanced positions.
+        """
+        if not isinstance(env, SelfPlayEnv):
+            raise InputError("report matches: needs a game (env.name=selfplay)")
+        s = self.settings
+        scalars: dict[str, float] = {}
+        lines = []
+        for choice in s.opponents:
+            with evaluating(agent):
+                seed_everything(s.seed)
+                opponent = choice.make(env.game, env.device)
+                begin = self._openings(env)
+                outcome = mirrored_contest(env.game, as_player(agent), opponent, begin)
+            won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
+            scalars |= {f"{choice}_points": points(outcome), f"{choice}_wins": won / len(outcome)}
+            lost = len(outcome) - won - drawn
+            lines.append(f"{choice}: {won} won, {drawn} drawn, {lost} lost of {len(outcome)} from {self._told(begin)}")
+        return Report(scalars, "\n".join(lines))
+
+    def _openings(self, env: SelfPlayEnv) -> torch.Tensor:
+        s = self.settings
+        if not s.balanced:
+            generator = torch.Generator(env.device).manual_seed(s.seed)
+            return openings(env.game, s.num, s.random_moves, generator)
+        if env.truth is None:
+            raise InputError("report matches: balanced openings are taken from env.positions, which is null")
+        drawn = env.truth.state[env.truth.score.amax(1) == 0]
+        if not len(drawn):
+            raise InputError("report matches: no position of env.positions is worth a draw")
+        return drawn[env.game.num_moves(drawn).argsort(stable=True)][: s.num]
+
+    def _told(self, begin: Any) -> str:
+        return f"{len(begin)} {'balanced' if self.settings.balanced else 'random'} openings"

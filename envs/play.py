@@ -1,0 +1,115 @@
+"""The command ``rlcore play``: a game in the terminal against the player of a run."""
+
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from rlcore.agents.alphazero import AlphaZero
+from rlcore.agents.search import Found
+from rlcore.errors import InputError
+from rlcore.run import Run
+
+HELP = "a move, or: hint, undo, new, quit (or Ctrl-D), help"
+
+
+def play(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")],
+    simulations: Annotated[
+        int | None, typer.Option(min=1, help="Strength; default: as in the run's evaluation.")
+    ] = None,
+    first: Annotated[bool, typer.Option("--first/--second", help="Who begins; default: you.")] = True,
+) -> None:
+    """Play a game in the terminal against the player of a run."""
+    folder = Run(run)
+    trainer, _ = folder.trainer(folder.default_checkpoint)
+    if not isinstance(trainer.agent, AlphaZero):
+        raise InputError(f"play: {run} is no player; train one with agent.name=alphazero")
+    Session(trainer.agent, simulations).run(first)
+
+
+class Session:
+    """Games between a person and a player.
+
+    Args:
+        agent: the player.
+        simulations: of its searches; None is as in evaluation.
+    """
+
+    def __init__(self, agent: AlphaZero, simulations: int | None):
+        self.agent, self.game, self.simulations = agent, agent.game, simulations
+        self.history: list[Tensor] = []
+        """States [1, S] from the beginning to the present one."""
+
+    def run(self, person_begins: bool) -> None:
+        """Plays until the person leaves."""
+        try:
+            while True:
+                self._game(person_begins)
+                person_begins = not person_begins
+                print(f"\nAnother game; {'you begin' if person_begins else 'I begin'}.")
+        except (EOFError, KeyboardInterrupt):
+            print("\nGoodbye.")
+
+    def _game(self, person_begins: bool) -> None:
+        self.history = [self.game.initial(1)]
+        persons_turn = person_begins
+        while True:
+            state = self.history[-1]
+            print(f"\n{self.game.render(state[0])}\n")
+            if persons_turn:
+                action = self._ask(state)
+                if action is None:
+                    return
+            else:
+                found = self._search(state)
+                action = int(found.action)
+                print(f"I play {self.game.action_name(action)}. {self._told(found)}")
+            after, reward, terminated = self.game.step(state, torch.tensor([action]))
+            self.history.append(after)
+            if terminated:
+                print(f"\n{self.game.render(after[0])}\n")
+                print("A draw." if reward == 0 else "You win." if (reward > 0) == persons_turn else "I win.")
+                return
+            persons_turn = not persons_turn
+
+    def _ask(self, state: Tensor) -> int | None:
+        """The person's move; None begins a new game."""
+        while True:
+            text = input("your move: ").strip().lower()
+            action = self.game.parse_action(text)
+            if action is not None:
+                if self.game.legal(state)[0, action]:
+                    return action
+                print(f"{text} cannot be played now; legal: {self._legal(state)}")
+            elif text == "hint":
+                found = self._search(state)
+                print(f"I would play {self.game.action_name(int(found.action))}. {self._told(found)}")
+            elif text == "undo":
+                if len(self.history) < 3:
+                    print("there is no move of yours to take back")
+                    continue
+                del self.history[-2:]
+                state = self.history[-1]
+                print(f"\n{self.game.render(state[0])}\n")
+            elif text == "new":
+                return None
+            elif text in ("quit", "exit"):
+                raise EOFError
+            else:
+                if text not in ("", "help"):
+                    print(f"{text!r} is no move")
+                print(f"{HELP}; legal moves: {self._legal(state)}")
+
+    def _search(self, state: Tensor) -> Found:
+        return self.agent.search(state, self.simulations)
+
+    def _legal(self, state: Tensor) -> str:
+        return " ".join(map(self.game.action_name, self.game.legal(state)[0].nonzero().flatten().tolist()))
+
+    def _told(self, found: Found) -> str:
+        """The shares of the visits, and the expected result for the one who is to move."""
+        shares = found.policy[0].tolist()
+        likely = [f"{self.game.action_name(a)} {share:.0%}" for a, share in enumerate(shares) if share >= 0.01]
+        return f"(visits: {', '.join(likely)}; expected {float(found.value):+.2f})"

@@ -1,0 +1,133 @@
+"""Players to play against, by name: they turn positions into moves."""
+
+from pathlib import Path
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, field_validator
+from torch import Tensor
+
+from rlcore import registry, settings
+from rlcore.agent import Agent
+from rlcore.agents.search import playouts, search, uct
+from rlcore.errors import InputError
+from rlcore.game import DISCOUNT, Game, Player
+from rlcore.run import Run
+from rlcore.settings import Choice
+
+SOONER = 1e-3
+"""Of the worth of a win, what a move's delay takes off it: the sooner win is the better one."""
+
+
+class PlayerChoice(Choice):
+    """A player by name, with its settings: ``{name: uct, simulations: 1000}``."""
+
+    registry = registry.players
+
+    def make(self, game: Game, device: torch.device) -> Player:
+        """The player."""
+        made: Player = registry.players[self.name](self.settings, game, device)
+        return made
+
+    def __str__(self) -> str:
+        """``uct_1000``."""
+        return "_".join(str(part) for part in (self.name, *self.settings.model_dump(exclude_defaults=True).values()))
+
+
+class RandomPlayer:
+    """Any legal move, from torch's global generator of the device."""
+
+    class Settings(settings.Settings):
+        """It has none."""
+
+    def __init__(self, settings: Settings, game: Game, device: torch.device):
+        self.game = game
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """States [B, S] to moves [B]."""
+        draws = torch.rand(len(state), self.game.num_actions, device=state.device)
+        return draws.where(self.game.legal(state), -1.0).argmax(1)
+
+
+class MinmaxPlayer:
+    """Looks at all that may come in some moves, and knows nothing of what lies behind; plays a best move.
+
+    To decide among equals it draws from torch's global generator of the device.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of the player."""
+
+        depth: PositiveInt
+        """Moves looked ahead; the positions looked at are the number of moves to that power."""
+
+    def __init__(self, settings: Settings, game: Game, device: torch.device):
+        self.depth, self.game = settings.depth, game
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """States [B, S] to moves [B]."""
+        value = self.worth(state, self.depth)
+        best = value == value.amax(1, keepdim=True)
+        return torch.rand_like(value).where(best, -1.0).argmax(1)
+
+    def worth(self, state: Tensor, depth: int) -> Tensor:
+        """Of each legal move, in (-1, 1]; -inf of the others, [B, A]."""
+        B, A = len(state), self.game.num_actions
+        legal = self.game.legal(state)
+        each = torch.arange(A, device=state.device).repeat(B)
+        after, reward, terminated = self.game.step(state.repeat_interleave(A, 0), each)
+        value = reward.view(B, A).clone()
+        live = (~terminated).view(B, A) & legal
+        if depth > 1 and live.any():
+            value[live] = DISCOUNT * (1 - SOONER) * self.worth(after[live.flatten()], depth - 1).amax(1)
+        return value.masked_fill(~legal, -torch.inf)
+
+
+class UCTPlayer:
+    """Monte Carlo tree search with random playouts (Kocsis & Szepesvari 2006); the move of most visits."""
+
+    class Settings(settings.Settings):
+        """Settings of the player."""
+
+        simulations: PositiveInt = 1000
+        exploration: PositiveFloat = 1.4
+        """c."""
+
+    def __init__(self, settings: Settings, game: Game, device: torch.device):
+        self.settings, self.game = settings, game
+        self.evaluate, self.score = playouts(game), uct(settings.exploration)
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """States [B, S] to moves [B]."""
+        return search(self.game, state, self.evaluate, self.settings.simulations, self.score).action
+
+
+class SavedPlayer:
+    """The agent of a run of the same game, as it plays in evaluation."""
+
+    class Settings(settings.Settings):
+        """Settings of the player."""
+
+        run: str
+        """The run's folder."""
+
+        @field_validator("run")
+        @classmethod
+        def _absolute(cls, run: str) -> str:
+            return str(Path(run).resolve())
+
+    def __init__(self, settings: Settings, game: Game, device: torch.device):
+        folder = Run(settings.run)
+        trainer, _ = folder.trainer(folder.default_checkpoint)
+        self.agent = trainer.agent.to(device)
+        played = type(getattr(trainer.env, "game", None)).__name__
+        if played != type(game).__name__:
+            raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
+
+    def __call__(self, state: Tensor) -> Tensor:
+        """States [B, S] to moves [B]."""
+        return self.agent.predict(state).action
+
+
+def as_player(agent: Agent) -> Player:
+    """An agent, as it plays in evaluation."""
+    return lambda state: agent.predict(state).action

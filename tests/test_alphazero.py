@@ -1,0 +1,300 @@
+import pytest
+import torch
+from compare import Syncs, same
+
+import rlcore
+from rlcore import InputError, Trainer, check_agent, registry
+from rlcore.agents.alphazero import AlphaZero, Position
+from rlcore.agents.replay import Replay
+from rlcore.envs.matches import MatchesReport
+from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.evaluation import Report
+from rlcore.game import DISCOUNT
+from rlcore.networks import build
+
+SMALL = {"network": {"name": "policy_value", "hidden": [32], "head": 16}, "simulations": 4, "batch_size": 32}
+
+
+def make(num_envs=8, game="tictactoe", env=None, **settings):
+    env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=num_envs, game=game, **(env or {})))
+    torch.manual_seed(0)
+    return env, AlphaZero(env, AlphaZero.Settings.model_validate({**SMALL, **settings}))
+
+
+@pytest.mark.parametrize("search", ["gumbel", "puct"])
+@pytest.mark.parametrize("game", ["tictactoe", "connect4"])
+def test_it_keeps_the_contract(search, game):
+    env, agent = make(game=game, search=search)
+    check_agent(agent, env)
+
+
+def test_positions_wait_until_their_game_has_ended_and_learn_who_won():
+    """Every position of every finished game comes once, with the outcome for who was to move there."""
+    env, agent = make(num_envs=5, horizon=3)
+    obs, _ = env.reset(seed=1)
+    games, finished = [[] for _ in range(5)], []
+    rolled = 0
+    for _ in range(20):
+        rollout = rlcore.collect(agent, env, obs, 3)
+        obs = rollout.last_obs
+        agent._remember(rollout)
+        rolled += rollout.num_steps
+        for t in range(3):
+            for n in range(5):
+                games[n].append((rollout.obs[t, n].tolist(), rollout.memory.policy[t, n].tolist()))
+                if rollout.terminated[t, n]:
+                    z = float(rollout.reward[t, n])
+                    for state, policy in reversed(games[n]):
+                        finished.append((state, policy, z))
+                        z *= DISCOUNT
+                    games[n] = []
+    kept = agent.replay._rows
+    num = len(agent.replay)
+    assert num == len(finished)
+    assert num + int(agent.waiting.valid.sum()) == rolled
+    got = sorted(
+        (s, [round(p, 6) for p in pi], z)
+        for s, pi, z in zip(
+            kept.state[:num].tolist(), kept.policy[:num].tolist(), kept.outcome[:num].tolist(), strict=True
+        )
+    )
+    assert got == sorted((s, [round(p, 6) for p in pi], z) for s, pi, z in finished)
+    assert {z for *_, z in finished} >= {1.0, -1.0}
+
+
+def test_the_loss_is_that_of_the_paper():
+    env, agent = make(symmetries=False, passes=1e-6, value_coefficient=2.0)
+    obs, _ = env.reset(seed=1)
+    rollout = rlcore.collect(agent, env, obs, 16)
+    before = {name: value.clone() for name, value in agent.network.state_dict().items()}
+    torch.manual_seed(3)
+    metrics = agent.learn(rollout)
+    torch.manual_seed(3)
+    rows = agent.replay.sample(32)
+    agent.network.load_state_dict(before)
+    logits, value = agent.judge(rows.state)
+    p = logits.masked_fill(~agent.game.legal(rows.state), -torch.inf).softmax(1)
+    cross_entropy = -torch.special.xlogy(rows.policy, p).sum(1).mean()
+    squared = (rows.outcome - value).square().mean()
+    torch.testing.assert_close(metrics["policy_loss"], cross_entropy.detach())
+    torch.testing.assert_close(metrics["value_loss"], squared.detach())
+    torch.testing.assert_close(metrics["loss"], (cross_entropy + 2 * squared).detach())
+
+
+def test_turned_rows_are_what_the_turned_board_would_show():
+    env, agent = make()
+    obs, _ = env.reset(seed=1)
+    rollout = rlcore.collect(agent, env, obs, 3)
+    rows = Position(rollout.last_obs, rollout.memory.policy[-1], torch.arange(8.0))
+    cells, moves = agent.game.symmetries()
+    planes, legal, policy, outcome = agent._turned(rows)
+    assert torch.equal(outcome, rows.outcome)
+    shown, allowed = agent.game.observe(rows.state).flatten(2), agent.game.legal(rows.state)
+    found = set()
+    for n in range(8):
+        fits = [
+            k
+            for k in range(8)
+            if torch.equal(planes[n].flatten(1), shown[n][:, cells[k]])
+            and torch.equal(policy[n], rows.policy[n][moves[k]])
+            and torch.equal(legal[n], allowed[n][moves[k]])
+        ]
+        assert fits
+        found |= set(fits)
+    assert len(found) > 2
+
+
+def test_a_better_network_passes_the_gate_and_an_equal_one_does_not():
+    env, agent = make(gate_every=1, gate_games=400, gate_moves=3)
+    assert not any(p.requires_grad for p in agent.player.parameters())
+    assert agent._gate() == {"gate_points": 0.5, "gate_passed": 0.0}  # mirrored games of one network cancel out
+    Trainer(agent, env, total_steps=8 * 16).fit()
+    tutor, better = make(64, env={"random_openings": 7}, learning_rate=5e-3, batch_size=128)
+    Trainer(better, tutor, total_steps=10_000).fit()
+    agent.network.load_state_dict(better.network.state_dict())
+    passed = agent._gate()
+    assert passed["gate_points"] > 0.6
+    same(dict(agent.player.state_dict()), dict(better.network.state_dict()))
+
+
+def test_without_a_gate_the_network_plays():
+    _, agent = make()
+    assert agent.player is agent.network
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"search": "puct"},
+        {"gate_every": 2, "gate_games": 20},
+        {"network": {"name": "policy_value_resnet", "channels": 8, "blocks": 1}},
+    ],
+)
+def test_an_interrupted_run_ends_in_the_same_bits(settings):
+    def trainer():
+        env, agent = make(env={"random_openings": 3}, horizon=6, **settings)
+        return Trainer(agent, env, total_steps=48 * 8, seed=4)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    while not whole.finished:
+        whole.update()
+    for _ in range(4):
+        first.update()
+    second.restore(first.checkpoint())
+    while not second.finished:
+        second.update()
+    same(second.checkpoint(), whole.checkpoint())
+    assert whole.checkpoint()["agent"]["replay"]["num_added"] > 100
+
+
+def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
+    monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: True)
+    counts = []
+    for simulations in (4, 12):
+        _, agent = make(simulations=simulations, game="connect4")
+        state = agent.game.initial(8)
+        with torch.no_grad(), Syncs() as syncs:
+            agent.act(state)
+            agent.search(state, simulations)
+        counts.append(syncs.count)
+    assert counts[0] == counts[1] <= 4
+    _, agent = make(game="connect4")
+    for settings in ({}, {"search": "puct"}):
+        _, waits = make(game="connect4", **settings)
+        monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: False)
+        torch.manual_seed(1)
+        read = waits.act(waits.game.initial(8))
+        monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: True)
+        torch.manual_seed(1)
+        same(tuple(read), tuple(waits.act(waits.game.initial(8))))
+
+
+def test_tictactoe_is_learned_in_seconds():
+    settings = {"network": {"name": "policy_value", "hidden": [64, 64], "head": 32}, "simulations": 12}
+    env, agent = make(64, env={"random_openings": 7}, learning_rate=5e-3, batch_size=256, horizon=8, **settings)
+    agent.settings.__dict__["eval_simulations"] = 30
+    env.settings.__dict__["positions"] = "all"
+    before = env.evaluation(8).score(agent, 20, seed=1).scalars
+    Trainer(agent, env, total_steps=25_000).fit()
+    after = env.evaluation(8).score(agent, 20, seed=1).scalars
+    assert after["policy_right"] > max(0.9, before["policy_right"] + 0.1)
+    assert after["search_right"] > 0.985
+    assert after["points_random"] > 0.9
+
+
+def test_the_replay_keeps_the_latest():
+    replay = Replay(5)
+
+    def rows(first, last):
+        x = torch.arange(first, last)
+        return Position(x[:, None], x[:, None].float(), x.float())
+
+    for first, last in ((0, 3), (3, 4), (4, 7), (7, 7)):
+        replay.add(rows(first, last))
+    assert sorted(replay._rows.outcome.tolist()) == [2, 3, 4, 5, 6]
+    replay.add(rows(10, 22))
+    assert sorted(replay._rows.outcome.tolist()) == [17, 18, 19, 20, 21]
+    assert len(replay) == 5
+    drawn = replay.sample(2000)
+    assert (drawn.state[:, 0] == drawn.outcome).all()
+    assert drawn.outcome.long().bincount()[17:].min() > 300
+    other = Replay(5)
+    other.restore(replay.checkpoint(), Position)
+    torch.manual_seed(1)
+    mine = replay.sample(20)
+    torch.manual_seed(1)
+    same(tuple(mine), tuple(other.sample(20)))
+    replay.add(rows(30, 32))
+    other.add(rows(30, 32))
+    same(tuple(replay._rows), tuple(other._rows))
+
+
+@pytest.mark.parametrize("name", ["policy_value", "policy_value_resnet"])
+def test_networks_of_players(name):
+    x = torch.rand(3, 2, 6, 7)
+    assert build(name, (2, 6, 7), 8)(x).shape == (3, 8)
+    body = build(name, (2, 6, 7))
+    assert body(x).shape == (3, body.num_features)
+    with pytest.raises(InputError, match="boards of 2 x 2 cells"):
+        build("policy_value_resnet", (2, 1, 7), 8)
+
+
+def test_matches_are_told_by_opponent():
+    env, agent = make(env={"positions": "all"})
+    settings = {"opponents": [{"name": "random"}, {"name": "minmax", "depth": 2}], "num": 10, "random_moves": 2}
+    report = MatchesReport(MatchesReport.Settings.model_validate(settings))(agent, env.evaluation(4), Report({}))
+    assert set(report.scalars) == {"random_points", "random_wins", "minmax_2_points", "minmax_2_wins"}
+    assert "of 20 from 10 random openings" in report.text
+    again = MatchesReport(MatchesReport.Settings.model_validate(settings))(agent, env.evaluation(4), Report({}))
+    assert again.scalars == report.scalars
+    drawn = MatchesReport.Settings.model_validate({**settings, "balanced": True, "num": 3})
+    assert "from 3 balanced openings" in MatchesReport(drawn)(agent, env.evaluation(4), Report({})).text
+
+
+def test_an_agent_from_outside_extends_it():
+    @registry.agents.register("greedy_zero")
+    class Greedy(AlphaZero):
+        """Plays by the network alone."""
+
+        def predict(self, obs, state=None):
+            return rlcore.Step(self.distribution(obs).mode)
+
+    env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=4))
+    agent = Greedy(env, Greedy.Settings.model_validate(SMALL))
+    check_agent(agent, env)
+    Trainer(agent, env, total_steps=200).fit()
+
+
+def test_mistakes_are_one_line():
+    cartpole = registry.envs["cartpole"](registry.envs["cartpole"].Settings())
+    with pytest.raises(InputError, match=r"alphazero plays games, this environment is none; use env\.name=selfplay"):
+        AlphaZero(cartpole)
+    env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=4))
+    with pytest.raises(InputError, match=r"lenet: inputs of shape \(2, 3, 3\) are too small"):
+        AlphaZero(env, AlphaZero.Settings.model_validate({"network": {"name": "lenet"}}))
+    _, agent = make()
+    report = MatchesReport(MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}], "balanced": True}))
+    with pytest.raises(InputError, match=r"taken from env.positions, which is null"):
+        report(agent, env, Report({}))
+    with pytest.raises(ValueError, match="at least 1 item"):
+        MatchesReport.Settings.model_validate({"opponents": []})
+
+
+# Playing
+
+
+def session(monkeypatch, capsys, agent, answers, first=True):
+    from rlcore.envs.play import Session
+
+    left = list(answers)
+
+    def answer(prompt):
+        if not left:
+            raise EOFError
+        return left.pop(0)
+
+    monkeypatch.setattr("builtins.input", answer)
+    Session(agent, 10).run(first)
+    return capsys.readouterr().out
+
+
+def test_a_game_in_the_terminal(monkeypatch, capsys):
+    _, agent = make()
+    out = session(monkeypatch, capsys, agent, ["5", "5", "x", "hint", "undo", "undo", "1", "help"])
+    assert "5 cannot be played now; legal: " in out
+    assert "'x' is no move" in out
+    assert "I would play" in out
+    assert "there is no move of yours to take back" in out
+    assert "expected" in out
+    assert out.rstrip().endswith("Goodbye.")
+    out = session(monkeypatch, capsys, agent, [], first=False)
+    assert "I play" in out
+
+
+def test_a_game_in_the_terminal_ends(monkeypatch, capsys):
+    _, agent = make()
+    every = [str(cell) for cell in range(1, 10)] * 3
+    out = session(monkeypatch, capsys, agent, every)
+    assert any(words in out for words in ("A draw.", "You win.", "I win."))
+    assert "Another game; I begin." in out

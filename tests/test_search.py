@@ -1,0 +1,296 @@
+import math
+
+import pytest
+import torch
+
+from rlcore import InputError
+from rlcore.agents import search as S
+from rlcore.agents.search import ROOT, Edges, considered_visits, dirichlet, gumbels, mixed, playouts, puct, uct
+from rlcore.envs.games import ConnectFour, TicTacToe
+from rlcore.game import DISCOUNT, Game, Transition
+
+TTT, C4 = TicTacToe(), ConnectFour()
+
+
+def states_after(game, *games):
+    """The position after each list of moves, which are played one after the other."""
+    states = []
+    for moves in games:
+        state = game.initial(1)
+        for move in moves:
+            state, _, terminated = game.step(state, torch.tensor([move]))
+            assert not terminated
+        states.append(state)
+    return torch.cat(states)
+
+
+def constant(game, value=0.0):
+    return lambda state: (torch.zeros(len(state), game.num_actions), torch.full((len(state),), value))
+
+
+def hashed(game, seed=0):
+    """Priors and values that depend on the state alone."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(math.prod(game.planes_shape), game.num_actions + 1, generator=generator, dtype=torch.float64)
+
+    def evaluate(state):
+        outputs = torch.sin(3 * game.observe(state).flatten(1).double() @ weights)
+        return outputs[:, :-1].float(), outputs[:, -1].float() * 0.8
+
+    return evaluate
+
+
+class Plain:
+    """Monte Carlo tree search as it is told: one game, a recursion, dictionaries."""
+
+    def __init__(self, game, evaluate, score, expand_after=1):
+        self.game, self.evaluate, self.score, self.expand_after = game, evaluate, score, expand_after
+        self.nodes = {}
+
+    def node(self, state):
+        logits, value = self.evaluate(state)
+        prior = S.masked_prior(logits, self.game.legal(state))[0]
+        return {"state": state, "prior": prior, "value": value[0], "n": torch.zeros(len(prior)),
+                "w": torch.zeros(len(prior)), "children": {}}  # fmt: skip
+
+    def simulate(self, node):
+        edges = Edges(node["prior"], node["n"], node["w"], node["value"])
+        a = int(self.score(edges).argmax())
+        if a in node["children"]:
+            outcome = DISCOUNT * self.simulate(node["children"][a])
+        else:
+            state, reward, terminated = self.game.step(node["state"], torch.tensor([a]))
+            child = self.node(state)
+            outcome = float(reward) if terminated else DISCOUNT * float(child["value"])
+            if not terminated and node["n"][a] + 1 >= self.expand_after:
+                node["children"][a] = child
+        node["n"][a] += 1
+        node["w"][a] += outcome
+        return outcome
+
+    def run(self, state, num_simulations):
+        root = self.node(state)
+        for _ in range(num_simulations):
+            self.simulate(root)
+        return root
+
+
+@pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
+@pytest.mark.parametrize(
+    ("score", "expand_after"),
+    [(puct(), 1), (puct(3.0, None), 1), (puct(1.0, -0.5), 3), (uct(), 1), (S.gumbel(), 1)],
+    ids=["puct", "puct-parent", "puct-late", "uct", "gumbel"],
+)
+def test_it_equals_a_plain_recursive_search(game, score, expand_after):
+    evaluate = hashed(game)
+    state = states_after(game, [], [0], [1, 4, 2], [4, 0, 3, 5], [6, 2, 1, 4, 0])
+    found = S.search(game, state, evaluate, 150, score, expand_after=expand_after)
+    for n in range(len(state)):
+        root = Plain(game, evaluate, score, expand_after).run(state[n : n + 1], 150)
+        assert torch.equal(found.visits[n], root["n"]), n
+        value = (root["value"] + root["w"].sum()) / 151
+        torch.testing.assert_close(found.value[n], value, atol=1e-5, rtol=0)
+
+
+def test_visit_counts_of_a_constant_prior_and_value_are_even():
+    class Endless(TicTacToe):
+        """No line wins."""
+
+        rows = (1 << 20,)
+
+    game = Endless()
+    found = S.search(game, game.initial(3), constant(game), 90, puct())
+    assert (found.visits == 10).all()
+    assert (found.value == 0).all()
+    # equal values: visits are in proportion to the prior, (1 + n) / P being alike for all
+    prior = torch.tensor([0.75, 0.25] + [1e-9] * 7)
+
+    def evaluate(state):
+        return prior.log().expand(len(state), -1), torch.zeros(len(state))
+
+    visits = S.search(game, game.initial(1), evaluate, 200, puct()).visits[0]
+    assert visits[:2].tolist() == [150, 50]
+
+
+def test_the_sign_of_the_other_players_value():
+    """Two moves from the end: what is good for the one who then moves is bad for the one who moves now."""
+
+    class OneMove(Game):
+        """The mover chooses 0 or 1; then the evaluator says what the other thinks of it."""
+
+        num_actions, state_size, planes_shape, max_moves = 2, 1, (1, 1, 1), 30
+
+        def initial(self, num, device="cpu"):
+            return torch.zeros(num, 1, dtype=torch.int64)
+
+        def legal(self, state):
+            return torch.ones(len(state), 2, dtype=torch.bool)
+
+        def step(self, state, action):
+            none = torch.zeros(len(state))
+            return Transition(state * 2 + action[:, None] + 1, none, none.bool())
+
+        def observe(self, state):
+            return state[:, :, None, None].float()
+
+        def num_moves(self, state):
+            return torch.zeros(len(state), dtype=torch.int64)
+
+        def render(self, state):
+            return ""
+
+    game = OneMove()
+    value = {0: 0.0, 1: 0.5, 2: -0.5}
+
+    def evaluate(state):
+        return torch.zeros(len(state), 2), torch.tensor([value.get(int(x), 0.0) for x in state])
+
+    found = S.search(game, game.initial(1), evaluate, 2, puct())
+    assert found.visits.tolist() == [[1, 1]]
+    tree_value = (0.0 - 0.5 + 0.5) / 3
+    assert found.value.item() == pytest.approx(tree_value)
+    assert S.search(game, game.initial(1), evaluate, 20, puct()).action.item() == 1  # the other dislikes it
+
+
+@pytest.mark.parametrize("kind", ["puct", "uct", "gumbel"])
+def test_a_forced_win_and_a_forced_block_are_found(kind):
+    win = [0, 3, 1, 4], 2  # X has 0 and 1
+    block = [0, 3, 8, 4], 5  # O threatens 5; X has no win
+    state = states_after(TTT, win[0], block[0])
+    if kind == "gumbel":
+        found = S.search_gumbel(TTT, state, constant(TTT), 100)
+    else:
+        evaluate = playouts(TTT) if kind == "uct" else constant(TTT)
+        found = S.search(TTT, state, evaluate, 400, uct() if kind == "uct" else puct())
+    assert found.action.tolist() == [win[1], block[1]]
+    state = states_after(C4, [0, 6, 0, 6, 0, 1], [3, 0, 3, 0, 3])  # three on the other; to be met
+    found = S.search(C4, state, constant(C4), 200, puct())
+    assert found.action.tolist() == [0, 3]
+    assert found.value[0] > 0.8
+
+
+def test_each_game_of_a_batch_is_searched_as_if_alone():
+    evaluate = hashed(C4)
+    full_column = [0, 0, 0, 0, 0, 0]
+    state = states_after(C4, [], full_column, [*full_column, 1, 1, 1, 1, 1, 1], [3, 3, 2, 4, 1], [6])
+    noise = dirichlet(C4.legal(state), 0.5)
+    whole = S.search(C4, state, evaluate, 60, noise=noise)
+    halved = S.search_gumbel(C4, state, evaluate, 16, noise)
+    for n in range(len(state)):
+        alone = S.search(C4, state[n : n + 1], evaluate, 60, noise=noise[n : n + 1])
+        assert torch.equal(alone.visits[0], whole.visits[n])
+        alone = S.search_gumbel(C4, state[n : n + 1], evaluate, 16, noise[n : n + 1])
+        assert torch.equal(alone.visits[0], halved.visits[n])
+        torch.testing.assert_close(alone.policy[0], halved.policy[n])
+
+
+def test_policies_sum_to_one_on_legal_moves_at_every_node():
+    state = states_after(C4, [0] * 6, [1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2])
+    for found in (S.search(C4, state, hashed(C4), 100), S.search_gumbel(C4, state, hashed(C4), 30)):
+        torch.testing.assert_close(found.policy.sum(1), torch.ones(2))
+        assert not found.policy[~C4.legal(state)].any()
+        assert not found.visits[~C4.legal(state)].any()
+        assert (found.value.abs() <= 1).all()
+    tree = S.plant(C4, state, hashed(C4), 101)
+    S.renew(tree, tree.path[:, ROOT, :1], puct())
+    for node in range(1, 101):
+        S.simulate(tree, C4, hashed(C4), puct(), node)
+    legal = C4.legal(tree.state.flatten(0, 1)).view_as(tree.prior)
+    assert not tree.visits[~legal].any()
+    inner = tree.visits.sum(-1) > 0
+    torch.testing.assert_close(tree.prior.clamp_min(0).sum(-1)[inner], torch.ones(int(inner.sum())))
+
+
+def test_a_tree_full_of_terminals_holds_their_exact_values():
+    """One empty cell left, or two: every path ends soon, and is taken again and again."""
+    won, drawn = [0, 3, 1, 4, 5, 2, 6, 7], [0, 1, 2, 4, 3, 5, 7, 6]  # X to move at 8
+    state = states_after(TTT, won, drawn)
+    found = S.search(TTT, state, constant(TTT, 0.9), 50)
+    ended = TTT.step(state, found.action)
+    assert ended.terminated.all()
+    assert found.visits.sum(1).tolist() == [50, 50]
+    torch.testing.assert_close(found.value, (0.9 + 50 * ended.reward) / 51)
+
+
+def test_one_simulation_is_the_priors_best_move():
+    found = S.search(C4, C4.initial(4), hashed(C4), 1)
+    best = hashed(C4)(C4.initial(4))[0].argmax(1)
+    assert torch.equal(found.action, best)
+
+
+def test_sequential_halving_keeps_its_plan():
+    assert considered_visits(4, 8)[4].tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    assert considered_visits(4, 8)[1].tolist() == list(range(8))
+    assert considered_visits(2, 5)[2].tolist() == [0, 0, 1, 1, 2]
+    visits = S.search_gumbel(C4, C4.initial(2), hashed(C4), 32, max_considered=4).visits
+    assert visits.sum(1).tolist() == [32, 32]
+    assert sorted(visits[0].tolist())[:3] == [0, 0, 0]
+    assert sorted(visits[0].tolist())[3:5] == [4, 4]  # those left out after the first round
+
+
+def test_a_gumbel_search_of_the_prior_alone_draws_from_it():
+    """One simulation: the move of the largest logit + Gumbel is a draw from the prior."""
+    torch.manual_seed(0)
+    state = C4.initial(20_000)
+    prior = torch.tensor([0.1, 0.2, 0.05, 0.3, 0.15, 0.1, 0.1])
+
+    def evaluate(state):
+        return prior.log().expand(len(state), -1), torch.zeros(len(state))
+
+    found = S.search_gumbel(C4, state, evaluate, 1, gumbels(C4.legal(state)), value_scale=0.0)
+    shares = found.action.bincount(minlength=7) / len(state)
+    torch.testing.assert_close(shares, prior, atol=0.012, rtol=0)
+
+
+def test_the_improved_policy_is_better_by_what_was_found():
+    """Danihelka et al. 2022: E Q under the improved policy is at least that under the prior."""
+    evaluate = hashed(C4)
+    state = states_after(C4, *([a, b] for a in range(7) for b in range(7)))
+    for num_simulations in (2, 4, 8, 16):
+        found = S.search_gumbel(C4, state, evaluate, num_simulations, gumbels(C4.legal(state)))
+        after, reward, terminated = C4.step(state.repeat_interleave(7, 0), torch.arange(7).repeat(len(state)))
+        Q = (reward + DISCOUNT * evaluate(after)[1] * ~terminated).view(-1, 7)
+        prior = evaluate(state)[0].softmax(1)
+        if num_simulations <= 4:  # each move made once at most: Q is the evaluator's
+            visited = found.visits > 0
+            assert ((found.policy * Q * visited).sum(1) / (found.policy * visited).sum(1)
+                    >= (prior * Q * visited).sum(1) / (prior * visited).sum(1) - 1e-5).all()  # fmt: skip
+
+
+def test_noise_is_a_distribution_over_legal_moves():
+    legal = C4.legal(states_after(C4, [0] * 6)).expand(5000, -1)
+    noise = dirichlet(legal, 1.0)
+    torch.testing.assert_close(noise.sum(1), torch.ones(5000))
+    assert not noise[:, 0].any()
+    torch.testing.assert_close(noise.mean(0)[1:], torch.full((6,), 1 / 6), atol=0.01, rtol=0)
+    assert dirichlet(legal, 1e-4).isfinite().all()
+    assert gumbels(legal).mean().item() == pytest.approx(0.5772, abs=0.03)
+
+
+def expected_of_random_play(state):
+    legal = TTT.legal(state)[0].nonzero().flatten()
+    after, reward, terminated = TTT.step(state.expand(len(legal), -1), legal)
+    rest = [0.0 if end else expected_of_random_play(s[None]) for s, end in zip(after, terminated, strict=True)]
+    return float((reward + DISCOUNT * torch.tensor(rest)).mean())
+
+
+def test_playouts_judge_by_random_play():
+    state = states_after(TTT, [0, 3, 1, 4], [0, 1, 3, 4], [0, 4, 8, 2])
+    values = torch.stack([playouts(TTT)(state)[1] for _ in range(4000)])
+    assert set(values.unique().tolist()) <= {-1.0, 0.0, 1.0}
+    expected = torch.tensor([expected_of_random_play(s[None]) for s in state])
+    torch.testing.assert_close(values.mean(0), expected, atol=0.05, rtol=0)
+    last = states_after(TTT, [0, 1, 2, 4, 3, 5, 7, 6])
+    assert playouts(TTT)(last)[1].item() == 0.0
+    network = hashed(TTT)
+    logits, value = mixed(network, constant(TTT, 1.0), 0.25)(state)
+    torch.testing.assert_close(value, 0.75 * network(state)[1] + 0.25)
+    torch.testing.assert_close(logits, network(state)[0])
+
+
+def test_mistakes_are_one_line():
+    with pytest.raises(InputError, match="simulations must be 1 or more, got 0"):
+        S.search(TTT, TTT.initial(1), constant(TTT), 0)
+    full = torch.tensor([[0b101_011_010, 0b010_100_101]])
+    with pytest.raises(InputError, match="game 1 has no legal move: its board is full"):
+        S.search_gumbel(TTT, torch.cat([TTT.initial(1), full]), constant(TTT), 4)
