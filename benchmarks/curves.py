@@ -2,6 +2,7 @@
 
 Each argument is a folder of runs of one config, as ``rlcore train CONFIG --seeds 5 --run-dir FOLDER`` leaves it. Draws
 the mean over the seeds and their range against environment steps. The README's: docs/images/cartpole.png, by default.
+That of docs/latent.md: --tag eval/accuracy --names pixels "code, beta 1" ... --out docs/images/codes.png --from 0.8
 That of docs/ten_days.md: --tag eval/accuracy --label accuracy --title MNIST --out docs/images/bandit.png --from 0.8
 """
 
@@ -21,12 +22,13 @@ def main() -> None:
     parser.add_argument("--label", default="return of the last 100 episodes, as played")
     parser.add_argument("--title", default="CartPole-v1")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "images" / "cartpole.png")
+    parser.add_argument("--names", nargs="+", help="of the folders; default: their agents'")
     parser.add_argument("--from", dest="bottom", type=float, help="where the axis begins")
     given = parser.parse_args()
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     axes = figure.subplots()
-    for folder in given.folders:
+    for number, folder in enumerate(given.folders):
         runs = sorted(path.parent for path in folder.glob("*/config.yaml"))
         curves = []
         for run in runs:
@@ -35,7 +37,8 @@ def main() -> None:
         first, last = max(curve[0][0] for curve in curves), max(curve[0][-1] for curve in curves)
         steps = np.linspace(first, last, 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
-        name = yaml.safe_load((runs[0] / "config.yaml").read_text())["agent"]["name"]
+        agent = yaml.safe_load((runs[0] / "config.yaml").read_text())["agent"]["name"]
+        name = given.names[number] if given.names else agent
         axes.plot(steps, values.mean(0), label=f"{name}, {len(runs)} seeds")
         axes.fill_between(steps, values.min(0), values.max(0), alpha=0.2)
     if given.tag == "rollout/return":
