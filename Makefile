@@ -1,5 +1,5 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | verify-mnist | uncertainty. Everything is installed into .venv; only make, git and python3 are assumed.
+# make lint | bench | verify | verify-mnist | uncertainty | latent. Everything is installed into .venv; only make, git and python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,11 +7,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo_course acrobot_ppo pendulum_ppo \
   cartpole_ppo_dropout \
   iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
-  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search
+  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search digits_vae tictactoe_alphazero
 MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
-  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble
+  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble mnist_vae mnist_vae_2d mnist_autoencoder mnist_vae_binarized
 
-.PHONY: run test lint bench verify verify-mnist uncertainty clean
+.PHONY: run test lint bench verify verify-mnist uncertainty latent clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -33,7 +33,8 @@ lint: .venv/installed-dev
 	else echo "mypy does not see agents/"; exit 1; fi
 
 bench: .venv/installed-bench
-	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py supervised.py uncertainty.py solve.py; do \
+	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" envs.py scaling.py events.py supervised.py uncertainty.py autoencoder.py \
+	  "search.py 1" "search.py 2" solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
 verify: .venv/installed
@@ -61,6 +62,22 @@ uncertainty: .venv/installed
 	$(BIN)/python benchmarks/doubt.py $(UNCERTAIN); \
 	$(BIN)/python benchmarks/asking.py $(UNCERTAIN); \
 	$(BIN)/python examples/uncertain_policy.py $(UNCERTAIN)/cartpole/*-seed*
+
+# The tables and figures of docs/latent.md; some two hours on two cores.
+LATENT := runs/latent
+latent: .venv/installed
+	@set -e; train="$(BIN)/rlcore train"; \
+	for name in mnist_vae mnist_vae_2d mnist_conv_vae mnist_beta_vae mnist_autoencoder mnist_vae_binarized; do \
+	  $$train $$name threads=1 --seeds 5 --jobs 2 --run-dir $(LATENT)/$$name; done; \
+	$$train mnist_beta_vae agent.beta=1 threads=1 --seeds 5 --jobs 2 --run-dir $(LATENT)/mnist_beta1_vae; \
+	for beta in 0 4; do $$train mnist_vae_2d agent.beta=$$beta --run-dir $(LATENT)/mnist_vae_2d_beta$$beta; done; \
+	for seed in 1 2 3 4 5; do for name in mnist_beta1_vae mnist_beta_vae; do \
+	  $$train mnist_reinforce seed=$$seed trainer.eval_every=100_000 --run-dir $(LATENT)/codes/$$name/seed$$seed \
+	    "agent.network={name: encoder_of, run: $$(ls -d $(LATENT)/$$name/*-seed$$seed), body: {name: mlp, hidden: [256, 128], activation: relu}}"; \
+	done; $$train mnist_reinforce seed=$$seed trainer.eval_every=100_000 --run-dir $(LATENT)/codes/pixels/seed$$seed; done; \
+	$(BIN)/python benchmarks/curves.py $(LATENT)/codes/pixels $(LATENT)/codes/mnist_beta1_vae $(LATENT)/codes/mnist_beta_vae \
+	  --names "784 pixels" "10-D code, beta 1" "10-D code, beta 4" --tag eval/accuracy --label accuracy \
+	  --title "REINFORCE on MNIST" --out docs/images/codes.png --from 0.8
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -98,7 +98,7 @@ class AlphaZero(Agent):
         """Bound of the gradient's 2-norm; null does not clip."""
         gate_every: PositiveInt | None = None
         """Calls of `learn` between two matches of the network with the player; null: it plays as it learns."""
-        gate_games: int = Field(400, ge=2)
+        gate_games: int = Field(400, ge=2, multiple_of=2)
         """Games of a match: half as many openings, each from both sides, by the likeliest moves of the networks."""
         gate_moves: NonNegativeInt = 6
         """Random moves of such an opening."""
@@ -133,7 +133,8 @@ class AlphaZero(Agent):
 
     def judge(self, state: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Logits [B, A] and value [B] of states [B, S], by the player or another network."""
-        outputs = (network or self.player)(self.game.observe(state))
+        network = self.player if network is None else network
+        outputs = network(self.game.observe(state))
         return outputs[:, :-1], outputs[:, -1].tanh()
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
@@ -156,11 +157,11 @@ class AlphaZero(Agent):
         """The best move that a search without noise finds; obs [N, S]."""
         return Step(self.search(obs).action)
 
-    @torch.no_grad()
     def search(self, state: Tensor, simulations: int | None = None) -> Found:
         """A search without noise from states [N, S], of ``eval_simulations`` or another number."""
         s = self.settings
-        return search(self.game, state, self.judge, simulations or s.eval_simulations, puct(s.exploration))
+        num_simulations = s.eval_simulations if simulations is None else simulations
+        return search(self.game, state, self.judge, num_simulations, puct(s.exploration))
 
     def distribution(self, obs: Tree) -> Categorical:
         """The network's own policy in states [B, S], without a search."""
@@ -221,7 +222,7 @@ class AlphaZero(Agent):
         outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
         ready = ended & valid
-        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))
+        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))  # a sync or two a rollout
         still = valid & ~ended
         first = int(still.any(1).float().argmax()) if still.any() else len(still)
         self.waiting = Waiting(state[first:], policy[first:], still[first:])
@@ -232,7 +233,8 @@ class AlphaZero(Agent):
         s = self.settings
         device = self.symmetric_cells.device
         generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, ())))
-        begin = openings(self.game, s.gate_games // 2, s.gate_moves, generator)
+        num_moves = torch.full((s.gate_games // 2,), s.gate_moves, device=device)
+        begin = openings(self.game, num_moves, s.gate_moves, generator)
         result = points(mirrored_contest(self.game, self._mover(self.network), self._mover(self.player), begin))
         if result >= s.gate_threshold:
             self.player.load_state_dict(self.network.state_dict())

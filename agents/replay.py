@@ -52,16 +52,22 @@ class Replay(Generic[Rows]):
     def checkpoint(self) -> dict[str, Any]:
         """What `restore` needs."""
         rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
-        return {"num_added": self.num_added, "rows": rows and tuple(leaves(rows))}
+        return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(leaves(rows))}
 
     def restore(self, saved: dict[str, Any], kind: Any) -> None:
-        """Puts back what `checkpoint` returned.
+        """Puts back what `checkpoint` returned; into another capacity, the latest rows.
 
         Args:
             saved: that.
             kind: the NamedTuple, of tensors.
         """
         self.num_added, self._rows = 0, None
-        if saved["rows"] is not None:
-            self.add(kind(*saved["rows"]))
-        self.num_added = saved["num_added"]
+        if saved["rows"] is None:
+            return
+        rows, was_full = kind(*saved["rows"]), saved["num_added"] > saved["capacity"]
+        if saved["capacity"] == self.capacity:
+            self.add(rows)
+            self.num_added = saved["num_added"]
+        else:
+            oldest = saved["num_added"] % saved["capacity"] if was_full else 0
+            self.add(tree_map(lambda x: x.roll(-oldest, 0), rows))

@@ -11,6 +11,7 @@ A node is a row of the N * M nodes of all trees, an edge is ``node * A + move``.
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from rlcore.agent import reading_waits
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game
+from rlcore.game import DISCOUNT, Game, random_moves
 
 ROOT = 0
 """The first node of each tree."""
@@ -317,6 +318,7 @@ class Found(NamedTuple):
     """[N, A] float32, simulations that began with each move."""
 
 
+@torch.no_grad()
 def search(
     game: Game,
     state: Tensor,
@@ -345,8 +347,8 @@ def search(
     score = score or puct()
     tree = _planted(game, state, evaluate, num_simulations)
     if noise is not None:
-        prior = tree.prior[:, ROOT]  # of illegal moves -inf, and that it stays
-        tree.prior[:, ROOT] = (1 - noise_fraction) * prior + noise_fraction * noise
+        prior = tree.prior[:, ROOT]
+        tree.prior[:, ROOT] = torch.where(prior >= 0, torch.lerp(prior, noise, noise_fraction), prior)
     renew(tree, tree.path[:, ROOT, :1], score)
     for node in range(1, num_simulations + 1):
         simulate(tree, game, evaluate, score, node, expand_after=expand_after)
@@ -354,6 +356,7 @@ def search(
     return Found(root.visits.argmax(-1), root.visits / num_simulations, root.node_value.squeeze(-1), root.visits)
 
 
+@torch.no_grad()
 def search_gumbel(
     game: Game,
     state: Tensor,
@@ -386,7 +389,7 @@ def search_gumbel(
     score = gumbel(visit_scale, value_scale)
     noise = torch.zeros_like(tree.prior[:, ROOT]) if noise is None else noise
     num_considered = game.legal(state).sum(1).clamp_max(max_considered)
-    plan = considered_visits(max_considered, num_simulations).to(state.device)[num_considered]  # [N, simulations]
+    plan = considered_visits(max_considered, num_simulations, state.device)[num_considered]  # [N, simulations]
 
     def best_of(visits: Tensor) -> Tensor:
         """The best move at the root of those made so often."""
@@ -401,7 +404,8 @@ def search_gumbel(
     return Found(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits)
 
 
-def considered_visits(max_considered: int, num_simulations: int) -> Tensor:
+@cache
+def considered_visits(max_considered: int, num_simulations: int, device: torch.device | str = "cpu") -> Tensor:
     """Sequential halving as a plan: how often a move must have been made to be tried now, [m + 1, simulations] int64.
 
     Row m is that of m moves considered (as in DeepMind's mctx). Of those made so often the best is tried.
@@ -416,7 +420,7 @@ def considered_visits(max_considered: int, num_simulations: int) -> Tensor:
                 visits += 1
             left = max(2, left // 2) if m > 1 else 1
         plan[m] = torch.tensor(sequence[:num_simulations])
-    return plan
+    return plan.to(device)
 
 
 def _planted(game: Game, state: Tensor, evaluate: Evaluator, num_simulations: int) -> Tree:
@@ -451,8 +455,7 @@ def playouts(game: Game) -> Evaluator:
         for _ in range(game.max_moves):
             if not reading_waits(state.device) and not running.any():
                 break
-            draw = gumbels(legal := game.legal(state))
-            state, reward, terminated = game.step(state, draw.where(legal, -torch.inf).argmax(-1))
+            state, reward, terminated = game.step(state, random_moves(game.legal(state)))
             value += sign * reward * running
             running = running & ~terminated
             sign *= DISCOUNT

@@ -50,13 +50,13 @@ class MatchesReport:
         if not isinstance(env, SelfPlayEnv):
             raise InputError("report matches: needs a game (env.name=selfplay)")
         s = self.settings
+        begin = self._openings(env)
         scalars: dict[str, float] = {}
         lines = []
         for choice in s.opponents:
+            opponent = choice.make(env.game, env.device)
             with evaluating(agent):
                 seed_everything(s.seed)
-                opponent = choice.make(env.game, env.device)
-                begin = self._openings(env)
                 outcome = mirrored_contest(env.game, as_player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
             scalars |= {f"{choice}_points": points(outcome), f"{choice}_wins": won / len(outcome)}
@@ -68,7 +68,8 @@ class MatchesReport:
         s = self.settings
         if not s.balanced:
             generator = torch.Generator(env.device).manual_seed(s.seed)
-            return openings(env.game, s.num, s.random_moves, generator)
+            num_moves = torch.full((s.num,), s.random_moves, device=env.device)
+            return openings(env.game, num_moves, s.random_moves, generator)
         if env.truth is None:
             raise InputError("report matches: balanced openings are taken from env.positions, which is null")
         drawn = env.truth.state[env.truth.score.amax(1) == 0]

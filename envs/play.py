@@ -23,7 +23,7 @@ def play(
 ) -> None:
     """Play a game in the terminal against the player of a run."""
     folder = Run(run)
-    trainer, _ = folder.trainer(folder.default_checkpoint)
+    trainer, _ = folder.trainer(folder.default_checkpoint, ("device=cpu",))  # for one game it is the fastest
     if not isinstance(trainer.agent, AlphaZero):
         raise InputError(f"play: {run} is no player; train one with agent.name=alphazero")
     Session(trainer.agent, simulations).run(first)
@@ -77,7 +77,7 @@ class Session:
     def _ask(self, state: Tensor) -> int | None:
         """The person's move; None begins a new game."""
         while True:
-            text = input("your move: ").strip().lower()
+            text = input("your move: ").strip()
             action = self.game.parse_action(text)
             if action is not None:
                 if self.game.legal(state)[0, action]:

@@ -10,8 +10,8 @@ from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.agents.search import playouts, search, uct
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game, Player
-from rlcore.run import Run
+from rlcore.game import DISCOUNT, Game, Player, random_moves
+from rlcore.run import load
 from rlcore.settings import Choice
 
 SOONER = 1e-3
@@ -29,8 +29,9 @@ class PlayerChoice(Choice):
         return made
 
     def __str__(self) -> str:
-        """``uct_1000``."""
-        return "_".join(str(part) for part in (self.name, *self.settings.model_dump(exclude_defaults=True).values()))
+        """``uct_1000``; of a path the last part."""
+        changed = self.settings.model_dump(exclude_defaults=True).values()
+        return "_".join([self.name, *(Path(str(value)).name for value in changed)])
 
 
 class RandomPlayer:
@@ -44,8 +45,7 @@ class RandomPlayer:
 
     def __call__(self, state: Tensor) -> Tensor:
         """States [B, S] to moves [B]."""
-        draws = torch.rand(len(state), self.game.num_actions, device=state.device)
-        return draws.where(self.game.legal(state), -1.0).argmax(1)
+        return random_moves(self.game.legal(state))
 
 
 class MinmaxPlayer:
@@ -116,10 +116,8 @@ class SavedPlayer:
             return str(Path(run).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
-        folder = Run(settings.run)
-        trainer, _ = folder.trainer(folder.default_checkpoint)
-        self.agent = trainer.agent.to(device)
-        played = type(getattr(trainer.env, "game", None)).__name__
+        self.agent = load(settings.run).to(device)
+        played = type(getattr(self.agent, "game", None)).__name__
         if played != type(game).__name__:
             raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlcore.config import SHIPPED
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game
 
@@ -24,13 +25,13 @@ class Truth(NamedTuple):
     score: Tensor  # [P, A] float32; -inf is illegal
 
     def judge(self, action: Tensor) -> dict[str, float]:
-        """The share of moves [P] that are right, and perfect; where moves differ in sign, and ``_all``."""
+        """The share of moves [P] that are right, and perfect; where moves differ in sign, if any do, and ``_all``."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         best = self.score.amax(1)
         right, perfect = chosen.sign() == best.sign(), chosen == best
         differ = self.differ
         told = {"right": right[differ], "right_all": right, "perfect": perfect[differ], "perfect_all": perfect}
-        return {name: which.double().mean().item() for name, which in told.items()}
+        return {name: which.double().mean().item() for name, which in told.items() if len(which)}
 
     @property
     def differ(self) -> Tensor:
@@ -57,8 +58,13 @@ def truth_of(game: Game, positions: str, device: torch.device | str = "cpu") -> 
     Raises:
         InputError: the game is not small, or the file is not as `read` wants it.
     """
-    found = enumerate_positions(game) if positions == "all" else read(game, Path(positions))
+    found = enumerate_positions(game) if positions == "all" else read(game, positions_file(positions))
     return Truth(*(tensor.to(device) for tensor in found))
+
+
+def positions_file(name: str) -> Path:
+    """The path of a file, or of one beside the shipped configs."""
+    return SHIPPED / name if not Path(name).is_file() and (SHIPPED / name).is_file() else Path(name)
 
 
 def enumerate_positions(game: Game) -> Truth:
@@ -91,45 +97,62 @@ def enumerate_positions(game: Game) -> Truth:
 
 
 def read(game: Game, path: Path) -> Truth:
-    """Positions from a CSV file: ``moves``, the moves made, as characters; then a score for each move.
+    """Positions from a CSV file: a header, then a row each, of the moves made, as characters, and a score a move.
 
     Raises:
         InputError: there is no such file, or a row is wrong; its line is named.
     """
-    states, scores = [], []
+    where, games, scores = [], [], []
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
-            next(rows, None)
+            if next(rows, [""])[0] != "moves":
+                raise InputError(f"env.positions: {path} has no header: moves, and a name for each of the scores")
             for row in rows:
-                state, score = _position(game, row, f"env.positions: {path}, line {rows.line_num}")
-                states.append(state)
-                scores.append(score)
+                where.append(f"env.positions: {path}, line {rows.line_num}")
+                if len(row) != 1 + game.num_actions:
+                    told = f"{len(row)} fields; expected the moves and {game.num_actions} scores"
+                    raise InputError(f"{where[-1]}: {told}")
+                games.append(row[0])
+                scores.append([_number(text, where[-1]) for text in row[1:]])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"env.positions: {path} cannot be read: {error}") from None
-    if not states:
+    if not games:
         raise InputError(f"env.positions: {path} has no positions: a header, then a row each")
-    return Truth(torch.cat(states), torch.tensor(scores))
+    state, score = _played(game, games, where), torch.tensor(scores)
+    wrong = (game.legal(state) == (score == FULL_COLUMN)).nonzero().tolist()
+    if wrong:
+        row, move = wrong[0]
+        told = "illegal" if score[row, move] != FULL_COLUMN else "legal"
+        raise InputError(
+            f"{where[row]}: the move {game.action_name(move)} is {told} there, and its score is {score[row, move]:g}"
+        )
+    return Truth(state, score.masked_fill(score == FULL_COLUMN, -torch.inf))
 
 
-def _position(game: Game, row: list[str], where: str) -> tuple[Tensor, list[float]]:
-    if len(row) != 1 + game.num_actions:
-        raise InputError(f"{where}: {len(row)} fields; expected the moves and {game.num_actions} scores")
-    state = game.initial(1)
-    for number, name in enumerate(row[0], 1):
-        move = game.parse_action(name)
-        if move is None or not game.legal(state)[0, move]:
-            raise InputError(f"{where}: move {number} of {row[0]}, {name!r}, is no legal move")
-        state, _, terminated = game.step(state, torch.tensor([move]))
-        if terminated:
-            raise InputError(f"{where}: the game ends with move {number} of {row[0]}")
+def _played(game: Game, games: list[str], where: list[str]) -> Tensor:
+    """The positions [P, S] after games of moves told as characters, all played at once."""
+    state = game.initial(len(games))
+    for ply in range(max(map(len, games))):
+        rows = [row for row, moves in enumerate(games) if len(moves) > ply]
+        actions = [game.parse_action(games[row][ply]) for row in rows]
+        legal = game.legal(state[rows]).tolist()
+        for row, action, allowed in zip(rows, actions, legal, strict=True):
+            if action is None or not allowed[action]:
+                told = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is no legal move"
+                raise InputError(f"{where[row]}: {told}")
+        state[rows], _, terminated = game.step(state[rows], torch.tensor(actions))
+        if terminated.any():
+            row = rows[int(terminated.float().argmax())]
+            raise InputError(f"{where[row]}: the game ends with move {ply + 1} of {games[row]}")
+    return state
+
+
+def _number(text: str, where: str) -> float:
     try:
-        numbers = [float(text) for text in row[1:]]
-    except ValueError as error:
-        raise InputError(f"{where}: a score is no number: {error}") from None
-    for index, legal in enumerate(game.legal(state)[0].tolist()):
-        if legal == (numbers[index] == FULL_COLUMN):
-            told = "legal" if legal else "illegal"
-            name = game.action_name(index)
-            raise InputError(f"{where}: the move {name} is {told} there, and its score is {row[1 + index]}")
-    return state, [-math.inf if number == FULL_COLUMN else number for number in numbers]
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: a score is no number: {text!r}")
+    return number

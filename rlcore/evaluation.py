@@ -14,6 +14,7 @@ from torch import Tensor
 from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.checkpoint import restore_rng_state, rng_state, seed_everything
+from rlcore.errors import InputError
 from rlcore.rollout import where
 from rlcore.settings import Choice
 
@@ -159,6 +160,8 @@ class EpisodesReport:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
+        if "length" not in evaluation.columns:
+            raise InputError("report episodes: this environment's evaluation tells of no episodes")
         axes: Any = figure.subplots()
         axes.hist(evaluation.columns["return"], bins=self.settings.bins)
         axes.set(xlabel="return of an episode", ylabel="episodes")

@@ -132,21 +132,24 @@ def points(outcome: Tensor) -> float:
     return (0.5 + 0.5 * outcome.double().mean()).item()
 
 
-def openings(game: Game, num: int, num_moves: Tensor | int, generator: torch.Generator) -> Tensor:
-    """Positions after random moves from the beginning, in none of which the game has ended, [num, S].
+def random_moves(legal: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """One of the legal moves of each position, [B, A] bool to [B]; all are as likely."""
+    draws = torch.rand(legal.shape, generator=generator, device=legal.device)
+    return ((draws + 1) * legal).argmax(1)  # of an illegal move 0, of the others 1 or more
+
+
+def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Positions after random moves from the beginning, in none of which the game has ended, [B, S].
 
     Args:
         game: the rules.
-        num: how many.
-        num_moves: in each, or in all; a move that would end the game is not made, nor any after it.
-        generator: of the moves; the positions are on its device.
+        num_moves: [B] int64, in each; a move that would end the game is not made, nor any after it.
+        most: the largest of them.
+        generator: of the moves, on the device of ``num_moves``.
     """
-    device = generator.device
-    state = game.initial(num, device)
-    left = torch.as_tensor(num_moves, device=device).expand(num)
-    for _ in range(int(left.max()) if num else 0):
-        draws = torch.rand(num, game.num_actions, generator=generator, device=device)
-        after, _, terminated = game.step(state, draws.where(game.legal(state), -1.0).argmax(1))
+    state, left = game.initial(len(num_moves), num_moves.device), num_moves
+    for _ in range(most):
+        after, _, terminated = game.step(state, random_moves(game.legal(state), generator))
         left = torch.where(terminated, 0, left)
         state = torch.where((left > 0)[:, None], after, state)
         left = left - 1

@@ -10,6 +10,7 @@ import torch
 
 from rlcore import checkpoint, config
 from rlcore.agent import Agent
+from rlcore.checkpoint import restore_rng_state, rng_state
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
@@ -132,8 +133,12 @@ def load(run: str | Path, checkpoint: str | None = None) -> Agent:
     Raises:
         InputError: no run, no checkpoint, or one that does not fit.
     """
-    with torch.random.fork_rng():
+    rng, threads = rng_state(), torch.get_num_threads()
+    try:
         folder = Run(run)
         trainer, _ = folder.trainer(checkpoint or folder.default_checkpoint)
+    finally:
+        restore_rng_state(rng)
+        torch.set_num_threads(threads)
     trainer.close()
     return trainer.agent.eval()

@@ -105,16 +105,17 @@ def test_turned_rows_are_what_the_turned_board_would_show():
 
 
 def test_a_better_network_passes_the_gate_and_an_equal_one_does_not():
-    env, agent = make(gate_every=1, gate_games=400, gate_moves=3)
+    _, agent = make(gate_every=1, gate_games=400, gate_moves=3)
     assert not any(p.requires_grad for p in agent.player.parameters())
     assert agent._gate() == {"gate_points": 0.5, "gate_passed": 0.0}  # mirrored games of one network cancel out
-    Trainer(agent, env, total_steps=8 * 16).fit()
-    tutor, better = make(64, env={"random_openings": 7}, learning_rate=5e-3, batch_size=128)
-    Trainer(better, tutor, total_steps=10_000).fit()
-    agent.network.load_state_dict(better.network.state_dict())
+    with torch.no_grad():  # by hand: the centre, then the corners
+        last = agent.network.heads.policy[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([4.0, 1, 3.5, 0.5, 9, 0, 3, 0.2, 2.5]))
     passed = agent._gate()
     assert passed["gate_points"] > 0.6
-    same(dict(agent.player.state_dict()), dict(better.network.state_dict()))
+    assert passed["gate_passed"] == 1
+    same(dict(agent.player.state_dict()), dict(agent.network.state_dict()))
 
 
 def test_without_a_gate_the_network_plays():
@@ -159,7 +160,6 @@ def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
             agent.search(state, simulations)
         counts.append(syncs.count)
     assert counts[0] == counts[1] <= 4
-    _, agent = make(game="connect4")
     for settings in ({}, {"search": "puct"}):
         _, waits = make(game="connect4", **settings)
         monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: False)
@@ -208,6 +208,11 @@ def test_the_replay_keeps_the_latest():
     replay.add(rows(30, 32))
     other.add(rows(30, 32))
     same(tuple(replay._rows), tuple(other._rows))
+    for capacity, kept in ((3, [21, 30, 31]), (8, [19, 20, 21, 30, 31])):
+        resized = Replay(capacity)
+        resized.restore(replay.checkpoint(), Position)
+        assert len(resized) == len(kept)
+        assert sorted(resized.sample(200).outcome.unique().tolist()) == kept
 
 
 @pytest.mark.parametrize("name", ["policy_value", "policy_value_resnet"])
@@ -230,6 +235,28 @@ def test_matches_are_told_by_opponent():
     assert again.scalars == report.scalars
     drawn = MatchesReport.Settings.model_validate({**settings, "balanced": True, "num": 3})
     assert "from 3 balanced openings" in MatchesReport(drawn)(agent, env.evaluation(4), Report({})).text
+
+
+def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
+    from rlcore import commands
+
+    commands.train("tictactoe_alphazero", ["trainer.total_steps=2048", "threads=1"], "saved", None, 1)
+    env, agent = make()
+    torch.set_num_threads(2)
+    before, numbers = torch.get_num_threads(), torch.get_rng_state()
+    opponents = {"opponents": [{"name": "run", "run": "saved"}], "num": 3}
+    report = MatchesReport(MatchesReport.Settings.model_validate(opponents))
+    found = [report(agent, env.evaluation(4), Report({})).scalars for _ in range(2)]
+    assert found[0] == found[1]
+    assert set(found[0]) == {"run_saved_points", "run_saved_wins"}
+    assert torch.get_num_threads() == before
+    assert torch.equal(torch.get_rng_state(), numbers)
+    torch.set_num_threads(1)
+    other = SelfPlayEnv(SelfPlayEnv.Settings(game="connect4", num_envs=2))
+    with pytest.raises(InputError, match="saved plays TicTacToe, the game here is ConnectFour"):
+        report(agent, other, Report({}))
+    with pytest.raises(InputError, match="tells of no episodes"):
+        commands.evaluate("saved", 4, None, False, "episodes", [])
 
 
 def test_an_agent_from_outside_extends_it():

@@ -38,6 +38,20 @@ def test_the_network_of_the_docs_serves_every_agent(agent):
     assert rlcore.networks.build("residual", (4,), 2)(torch.zeros(3, 4)).shape == (3, 2)
 
 
+def test_the_game_of_the_docs_is_played_and_learned():
+    exec(blocks("docs/selfplay.md", "python")[0], {})
+    envs, agents = registry.envs, registry.agents
+    env = envs["selfplay"](envs["selfplay"].Settings(game="nim", num_envs=32, positions="all", random_openings=2))
+    rlcore.check_environment(env, num_steps=30)
+    truth = env.truth
+    nim_sum = truth.state[:, 0] ^ truth.state[:, 1] ^ truth.state[:, 2]
+    assert torch.equal(truth.score.amax(1) > 0, nim_sum != 0)  # Bouton 1901
+    network = {"name": "policy_value", "hidden": [32], "head": 16}
+    settings = {"network": network, "simulations": 8, "eval_simulations": 30, "learning_rate": 1e-2, "batch_size": 64}
+    agent = agents["alphazero"](env, agents["alphazero"].Settings.model_validate(settings))
+    assert Trainer(agent, env, total_steps=6000).fit().scalars["search_right"] > 0.95
+
+
 def test_the_readmes_python_runs(workdir, monkeypatch):
     for code in blocks("README.md", "python"):
         if "Trainer(" in code:

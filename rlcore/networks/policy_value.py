@@ -68,12 +68,13 @@ class PolicyValueResNet(Network):
         self.blocks = nn.ModuleList(
             nn.Sequential(*_convolved(C, C, 3), nn.ReLU(), *_convolved(C, C, 3)) for _ in range(settings.blocks)
         )
-        self.policy_cells, self.value_cells = (
-            nn.Sequential(*_convolved(C, settings.head_channels, 1), nn.ReLU(), nn.Flatten()) for _ in range(2)
-        )
-        size = settings.head_channels * cells
-        self.heads = None if out_features is None else _Heads(size, size, settings.head, out_features)
-        self.num_features = out_features or C * cells
+        self.heads, self.num_features = None, C * cells
+        if out_features is not None:
+            self.policy_cells, self.value_cells = (
+                nn.Sequential(*_convolved(C, settings.head_channels, 1), nn.ReLU(), nn.Flatten()) for _ in range(2)
+            )
+            size = settings.head_channels * cells
+            self.heads, self.num_features = _Heads(size, size, settings.head, out_features), out_features
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""
