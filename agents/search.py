@@ -70,7 +70,7 @@ class Tree(NamedTuple):
     value: Tensor  # [N, M]
     child: Tensor  # [N, M, A] int64, node or UNVISITED
     path: Tensor  # [N, M, D + 1] int64, nodes from the root to this one; anything behind it
-    moves: Tensor  # [N, M, D] int64, the moves between them; anything behind them
+    moves: Tensor  # [N, M, D] int64, the moves between them; some move or other behind them
     depth: Tensor  # [N, M] int64, moves from the root
     leaf: Tensor  # [N, M] int64, the edge by which the next simulation through this node leaves the tree
 
