@@ -29,14 +29,15 @@ def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> 
 
 def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
     N = env.num_envs
-    torch.manual_seed(seed)
     env.action_space.seed(seed)
     obs, info = env.reset(seed=seed)
     assert isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}"
     _check_obs(env, obs)
     seen, copies = [], []
-    for _ in range(num_steps):
-        actions = env.random_actions()
+    for t in range(num_steps):
+        with torch.random.fork_rng():  # the same actions in each run, and what the environment draws by itself not
+            torch.manual_seed(seed + t)
+            actions = env.random_actions()
         obs, reward, terminated, truncated, info = env.step(actions)
         _check_obs(env, obs)
         for name, value, dtype in (
