@@ -11,6 +11,7 @@ from rlcore import checkpoint, registry
 from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
+from rlcore.networks.dropout import dropouts
 from rlcore.run import Run
 
 PREFIX = "network."
@@ -44,6 +45,9 @@ class EncoderOf(Network):
         self.autoencoder, num_codes = _trained(settings.run, in_shape)
         self.frozen = settings.frozen
         self.autoencoder.requires_grad_(not settings.frozen)
+        if settings.frozen:
+            for module in dropouts(self.autoencoder):
+                module.p = 0.0  # else a policy would put its own dropout in the place, and switch it on
         self.body: nn.Module
         if settings.body is not None:
             self.body = settings.body.build((num_codes,), out_features)

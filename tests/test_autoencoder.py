@@ -517,6 +517,26 @@ def test_a_policy_learns_on_a_trained_encoder_which_keeps_or_changes_its_paramet
     check_agent(agent, env)
 
 
+@pytest.mark.parametrize("agent", ["ppo", "reinforce"])
+def test_a_frozen_encoder_keeps_its_statistics_and_drops_nothing(workdir, agent):
+    @rlcore.registry.networks.register("noisy_vae")
+    class Noisy(VAE):
+        def __init__(self, in_shape, out_features, settings):
+            super().__init__(in_shape, out_features, settings)
+            self.encoder.append(nn.BatchNorm1d(settings.hidden[-1]))
+            self.encoder.append(nn.Dropout(0.5))
+
+    run_cli("train", "digits_vae", "agent.network.name=noisy_vae", "trainer.epochs=1", "--run-dir", "noisy")
+    env, agent = on_codes("noisy", agent)
+    norm = agent.body.autoencoder.encoder[-2]
+    before = norm.running_mean.clone()
+    obs, _ = env.reset(seed=1)
+    agent.train()
+    assert torch.equal(agent.body(obs), agent.body(obs))
+    Trainer(agent, env, total_steps=32 * 130).fit()
+    assert torch.equal(norm.running_mean, before)
+
+
 def test_the_encoder_is_found_from_elsewhere_and_answers_with_the_mean_of_the_code(digits_run, workdir, monkeypatch):
     network = build("encoder_of", (1, 8, 8), run="run")
     trained = Run(digits_run).trainer("last")[0].agent

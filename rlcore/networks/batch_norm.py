@@ -12,11 +12,14 @@ from rlcore.rollout import Tree
 
 
 def freeze_batch_norm(network: nn.Module) -> list[_BatchNorm]:
-    """Lets every batch norm of a network normalise by its running statistics; returns them all."""
+    """Lets every batch norm of a network normalise by its running statistics; returns those that are to move them.
+
+    One whose parameters are frozen keeps its statistics too.
+    """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.eval()
-    return norms
+    return [norm for norm in norms if norm.weight is None or norm.weight.requires_grad]
 
 
 @torch.no_grad()

@@ -55,7 +55,7 @@ def dropouts(network: nn.Module) -> list[_DropoutNd]:
 
 
 def make_consistent(network: nn.Module) -> list[ConsistentDropout]:
-    """Puts a `ConsistentDropout` in the place of every dropout within a network; returns them, in order.
+    """Puts a `ConsistentDropout` in the place of every dropout within a network that drops; returns them, in order.
 
     Raises:
         InputError: one is of a kind that has no such mask, alpha dropout.
@@ -63,7 +63,7 @@ def make_consistent(network: nn.Module) -> list[ConsistentDropout]:
     found = []
     for parent in list(network.modules()):
         for name, module in parent.named_children():
-            if isinstance(module, _DropoutNd) and not isinstance(module, ConsistentDropout):
+            if isinstance(module, _DropoutNd) and module.p > 0 and not isinstance(module, ConsistentDropout):
                 if not isinstance(module, (*BY_UNIT, *BY_CHANNEL)):
                     raise InputError(f"{type(module).__name__} keeps no mask for a policy to learn by; use nn.Dropout")
                 setattr(parent, name, ConsistentDropout(module.p, isinstance(module, BY_CHANNEL)))
