@@ -9,41 +9,22 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
-from rlcore.agents.replay import Replay
+from rlcore.agents.game_replay import GameReplay
 from rlcore.agents.search import Found, dirichlet, gumbels, puct, search, search_gumbel
-from rlcore.distributions import Categorical
+from rlcore.agents.search import Tree as SearchTree
+from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game, Player, mirrored_contest, openings, points
+from rlcore.game import Game, Player, mirrored_contest, openings, points
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
-from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.schedules import SCHEDULES, Schedule
-
-ILLEGAL = -1e9
-"""Logit of a move that cannot be made."""
 
 
 class Memory(NamedTuple):
     """What AlphaZero remembers of a move in N games."""
 
     policy: Tensor  # [N, A], the search's
-
-
-class Position(NamedTuple):
-    """What a row of the replay holds."""
-
-    state: Tensor  # [B, S] int64
-    policy: Tensor  # [B, A], the search's
-    outcome: Tensor  # [B] in [-1, 1], z, for the mover
-
-
-class Waiting(NamedTuple):
-    """Positions of games that have not ended, W rows of N games."""
-
-    state: Tensor  # [W, N, S] int64
-    policy: Tensor  # [W, N, A]
-    valid: Tensor  # [W, N] bool; the others have been learned from
 
 
 class AlphaZero(Agent):
@@ -76,6 +57,8 @@ class AlphaZero(Agent):
         """Of puct's noise at the root."""
         noise_fraction: float = Field(0.25, ge=0, le=1)
         """Its share."""
+        reuse_tree: bool = False
+        """With puct while learning: go on from the tree of the last move, of which more visits come."""
         temperature_moves: NonNegativeInt = 12
         """So many moves of a game are drawn: from the visits' shares, or by Gumbel noise; then the best are made."""
         max_considered: PositiveInt = 16
@@ -106,8 +89,6 @@ class AlphaZero(Agent):
         """Wins and half of the draws, as a share, from which on the network becomes the player."""
 
     settings: Settings
-    symmetric_cells: Tensor  # [K, H * W]
-    symmetric_moves: Tensor  # [K, A]
 
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -122,13 +103,11 @@ class AlphaZero(Agent):
         self.optimizer = Adam(
             self.network.parameters(), s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True
         )
-        self.replay: Replay[Position] = Replay(s.replay_size)
-        self.waiting: Waiting | None = None
+        self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
+        self.earlier: tuple[SearchTree, Tensor] | None = None
+        """The last search's trees, and the moves made."""
         self.num_rollouts = 0
         """Calls of `learn`."""
-        cells, moves = self.game.symmetries()
-        self.register_buffer("symmetric_cells", cells, persistent=False)
-        self.register_buffer("symmetric_moves", moves, persistent=False)
         self.eval()
 
     def judge(self, state: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
@@ -149,9 +128,14 @@ class AlphaZero(Agent):
             )
             return Step(found.action, Memory(found.policy))
         noise = dirichlet(legal, s.dirichlet_alpha)
-        found = search(self.game, obs, self.judge, s.simulations, puct(s.exploration), noise, s.noise_fraction)
-        drawn = Categorical(found.policy.log()).sample()
-        return Step(torch.where(early, drawn, found.action), Memory(found.policy))
+        found = search(
+            self.game, obs, self.judge, s.simulations, puct(s.exploration), noise, s.noise_fraction,
+            earlier=self.earlier,
+        )  # fmt: skip
+        action = torch.where(early, Categorical(found.policy.log()).sample(), found.action)
+        if s.reuse_tree:
+            self.earlier = found.tree, action
+        return Step(action, Memory(found.policy))
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The best move that a search without noise finds; obs [N, S]."""
@@ -171,7 +155,8 @@ class AlphaZero(Agent):
         """Remembers the games that have ended; ``passes`` minibatch steps; and now and then the gate."""
         s = self.settings
         self.num_rollouts += 1
-        self._remember(rollout)
+        self.replay.add(rollout, rollout.memory.policy)
+        self.earlier = None  # its values are those of the network before this update
         learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
@@ -184,12 +169,12 @@ class AlphaZero(Agent):
     def _fit(self, num_updates: int) -> Metrics:
         """Minibatch steps on the replay."""
         s = self.settings
-        sums = torch.zeros(2, device=self.symmetric_cells.device)
+        sums = torch.zeros(2, device=self.replay.cells.device)
         self.network.train()
         for _ in range(num_updates):
-            planes, legal, pi, z = self._turned(self.replay.sample(s.batch_size))
+            planes, legal, pi, z = self.replay.sample(s.batch_size)
             outputs = self.network(planes)
-            log_p = outputs[:, :-1].masked_fill(~legal, ILLEGAL).log_softmax(1)
+            log_p = outputs[:, :-1].masked_fill(~legal, FORBIDDEN).log_softmax(1)
             policy_loss = -(pi * log_p).sum(1).mean()
             value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), z)
             step = self.minimize(policy_loss + s.value_coefficient * value_loss)
@@ -198,40 +183,11 @@ class AlphaZero(Agent):
         policy_loss, value_loss = sums / num_updates
         return {**step, "policy_loss": policy_loss, "value_loss": value_loss}
 
-    def _turned(self, rows: Position) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Planes [B, C, H, W], legal moves [B, A] bool, policy [B, A] and outcome [B], each row turned at random."""
-        planes, legal = self.game.observe(rows.state), self.game.legal(rows.state)
-        K = len(self.symmetric_cells) if self.settings.symmetries else 1
-        if K == 1:
-            return planes, legal, rows.policy, rows.outcome
-        k = torch.randint(K, (len(planes),), device=planes.device)
-        cells = self.symmetric_cells[k][:, None].expand(-1, planes.shape[1], -1)
-        moves = self.symmetric_moves[k]
-        turned = planes.flatten(2).gather(2, cells).view_as(planes)
-        return turned, legal.gather(1, moves), rows.policy.gather(1, moves), rows.outcome
-
-    def _remember(self, rollout: Rollout) -> None:
-        """Moves the positions of games that have ended into the replay; the others wait."""
-        state, policy = rollout.obs, rollout.memory.policy
-        reward, done, valid = rollout.reward, rollout.done, torch.ones_like(rollout.done)
-        if self.waiting is not None:
-            old = self.waiting
-            state, policy = torch.cat([old.state, state]), torch.cat([old.policy, policy])
-            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # a game pays at its end alone
-            done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
-        outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
-        ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
-        ready = ended & valid
-        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))  # a sync or two a rollout
-        still = valid & ~ended
-        first = int(still.any(1).float().argmax()) if still.any() else len(still)
-        self.waiting = Waiting(state[first:], policy[first:], still[first:])
-
     @torch.no_grad()
     def _gate(self) -> Metrics:
         """A match of the network with the player, whose place it takes if it wins."""
         s = self.settings
-        device = self.symmetric_cells.device
+        device = self.replay.cells.device
         generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, ())))
         num_moves = torch.full((s.gate_games // 2,), s.gate_moves, device=device)
         begin = openings(self.game, num_moves, s.gate_moves, generator)
@@ -245,7 +201,7 @@ class AlphaZero(Agent):
 
     def _policy(self, state: Tensor, network: nn.Module) -> Categorical:
         logits, _ = self.judge(state, network)
-        return Categorical(logits.masked_fill(~self.game.legal(state), ILLEGAL))
+        return Categorical(logits.masked_fill(~self.game.legal(state), FORBIDDEN))
 
     def train(self, mode: bool = True) -> "AlphaZero":
         """Networks normalise by running statistics wherever they play; `learn` alone trains them."""
@@ -255,14 +211,12 @@ class AlphaZero(Agent):
         """Parameters, optimizer, replay, and the positions that wait."""
         return {
             **super().checkpoint(),
-            "replay": self.replay.checkpoint(),
-            "waiting": self.waiting and tuple(self.waiting),
+            **self.replay.checkpoint(),
             "num_rollouts": self.num_rollouts,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
         super().restore(saved)
-        self.replay.restore(saved["replay"], Position)
-        self.waiting = saved["waiting"] and Waiting(*saved["waiting"])
+        self.replay.restore(saved)
         self.num_rollouts = saved["num_rollouts"]

@@ -7,10 +7,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from rlcore import settings
-from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.agent import Agent, Metrics
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.schedules import SCHEDULES, Schedule

@@ -7,12 +7,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore import settings
-from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Distribution, policy_head
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
+from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
 from rlcore.rollout import Rollout, Step, Tree, minibatches

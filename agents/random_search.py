@@ -10,9 +10,10 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from rlcore import settings
-from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.agent import Agent, Metrics
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.observations import observation_shape
 from rlcore.rollout import Rollout, Step, Tree
 
 

@@ -7,11 +7,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore import settings
-from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Distribution, policy_head
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
+from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
 from rlcore.rollout import Rollout, Step, Tree
@@ -55,12 +56,11 @@ class Reinforce(Agent):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
-        shape = observation_shape(env.single_observation_space)
-        self.body = s.network.build(shape)
+        self.body = build_body(s.network, env.single_observation_space)
         self.policy_head = policy_head(self.body.num_features, env.single_action_space)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
-            value_body = s.network.build(shape)
+            value_body = build_body(s.network, env.single_observation_space)
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
@@ -70,7 +70,7 @@ class Reinforce(Agent):
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
-        return self.policy_head.distribution(self.policy_head(self.body(obs)))
+        return self.policy_head.distribution(self.policy_head(self.body(obs)), action_mask(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""

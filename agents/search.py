@@ -12,7 +12,7 @@ A node is a row of the N * M nodes of all trees, an edge is ``node * A + move``.
 import math
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class Tree(NamedTuple):
     child: Tensor  # [N, M, A] int64, node or UNVISITED
     path: Tensor  # [N, M, D + 1] int64, nodes from the root to this one; anything behind it
     moves: Tensor  # [N, M, D] int64, the moves between them; some move or other behind them
-    depth: Tensor  # [N, M] int64, moves from the root
+    depth: Tensor  # [N, M] int64, moves from the root; 0 of a node not in use
     leaf: Tensor  # [N, M] int64, the edge by which the next simulation through this node leaves the tree
 
     def edges(self, node: int) -> Edges:
@@ -178,7 +178,7 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Tre
         child=torch.full((N, num_nodes, A), UNVISITED, device=device),
         path=torch.empty(N, num_nodes, D + 1, dtype=torch.int64, device=device),
         moves=torch.zeros(N, num_nodes, D, dtype=torch.int64, device=device),
-        depth=torch.empty(N, num_nodes, dtype=torch.int64, device=device),
+        depth=torch.zeros(N, num_nodes, dtype=torch.int64, device=device),
         leaf=torch.empty(N, num_nodes, dtype=torch.int64, device=device),
     )
     logits, value = evaluate(state)
@@ -305,6 +305,16 @@ def renew(tree: Tree, path: Tensor, score: Score) -> None:
     tree.leaf.view(-1)[path] = own.gather(1, stops_at)
 
 
+@runtime_checkable
+class Searcher(Protocol):
+    """An agent that can be asked what it thinks of positions."""
+
+    game: Game
+
+    def search(self, state: Tensor, simulations: int | None = None) -> "Found":
+        """A search without noise from states [N, S], of as many simulations as in evaluation or another number."""
+
+
 class Found(NamedTuple):
     """What a search of N positions found."""
 
@@ -316,6 +326,8 @@ class Found(NamedTuple):
     """[N], of the positions, for the mover."""
     visits: Tensor
     """[N, A] float32, simulations that began with each move."""
+    tree: Tree
+    """All of it; see ``earlier`` of `search`."""
 
 
 @torch.no_grad()
@@ -328,6 +340,7 @@ def search(
     noise: Tensor | None = None,
     noise_fraction: float = 0.25,
     expand_after: int = 1,
+    earlier: tuple[Tree, Tensor] | None = None,
 ) -> Found:
     """Monte Carlo tree search; with `puct` and a network that of AlphaZero (Silver et al. 2017, 2018).
 
@@ -340,20 +353,23 @@ def search(
         noise: [N, A], chances that are mixed into the priors of the roots; see `dirichlet`.
         noise_fraction: their share.
         expand_after: simulations that must have come to a state before it joins the tree.
+        earlier: the trees of a search one move ago, and the moves made then [N]. Where they lead to ``state``, what is
+            known of it is kept, and counts among the visits.
 
     Raises:
         InputError: a game has no legal move, or ``num_simulations`` is below 1.
     """
     score = score or puct()
-    tree = _planted(game, state, evaluate, num_simulations)
+    tree, num_used = _planted(game, state, evaluate, num_simulations, earlier)
     if noise is not None:
         prior = tree.prior[:, ROOT]
         tree.prior[:, ROOT] = torch.where(prior >= 0, torch.lerp(prior, noise, noise_fraction), prior)
     renew(tree, tree.path[:, ROOT, :1], score)
-    for node in range(1, num_simulations + 1):
+    for node in range(num_used, num_used + num_simulations):
         simulate(tree, game, evaluate, score, node, expand_after=expand_after)
     root = tree.edges(ROOT)
-    return Found(root.visits.argmax(-1), root.visits / num_simulations, root.node_value.squeeze(-1), root.visits)
+    policy = root.visits / root.visits.sum(-1, keepdim=True)
+    return Found(root.visits.argmax(-1), policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @torch.no_grad()
@@ -385,7 +401,7 @@ def search_gumbel(
     Raises:
         InputError: a game has no legal move, or ``num_simulations`` is below 1.
     """
-    tree = _planted(game, state, evaluate, num_simulations)
+    tree, num_used = _planted(game, state, evaluate, num_simulations)
     score = gumbel(visit_scale, value_scale)
     noise = torch.zeros_like(tree.prior[:, ROOT]) if noise is None else noise
     num_considered = game.legal(state).sum(1).clamp_max(max_considered)
@@ -397,11 +413,11 @@ def search_gumbel(
         scores = noise + improved_logits(root, visit_scale, value_scale)
         return scores.where(root.visits == visits[:, None], -torch.inf).argmax(-1)
 
-    for node in range(1, num_simulations + 1):
-        simulate(tree, game, evaluate, score, node, best_of(plan[:, node - 1]))
+    for node in range(num_used, num_used + num_simulations):
+        simulate(tree, game, evaluate, score, node, best_of(plan[:, node - num_used]))
     root = tree.edges(ROOT)
     policy = softmax(improved_logits(root, visit_scale, value_scale))
-    return Found(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits)
+    return Found(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @cache
@@ -423,10 +439,58 @@ def considered_visits(max_considered: int, num_simulations: int, device: torch.d
     return plan.to(device)
 
 
-def _planted(game: Game, state: Tensor, evaluate: Evaluator, num_simulations: int) -> Tree:
+def _planted(
+    game: Game,
+    state: Tensor,
+    evaluate: Evaluator,
+    num_simulations: int,
+    earlier: tuple[Tree, Tensor] | None = None,
+) -> tuple[Tree, int]:
+    """Trees with room for the simulations, and how many of their nodes are in use."""
     if num_simulations < 1:
         raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
-    return plant(game, state, evaluate, num_simulations + 1)
+    if earlier is None:
+        return plant(game, state, evaluate, 1 + num_simulations), 1
+    kept = below(*earlier, state)
+    num_used = max(1, int(kept.sum(1).max()))  # a sync a search
+    tree = plant(game, state, evaluate, num_used + num_simulations)
+    transplant(earlier[0], kept, tree)
+    return tree, num_used
+
+
+def below(tree: Tree, action: Tensor, state: Tensor) -> Tensor:
+    """The nodes at and below the child of the root by a move, [N, M] bool; none where it stands for another state.
+
+    Args:
+        tree: the trees.
+        action: [N].
+        state: [N, S].
+    """
+    child = tree.child[:, ROOT].gather(1, action[:, None])
+    stands = tree.state.flatten(0, 1)[child.squeeze(1).clamp_min(0)] == state
+    there = (child != UNVISITED) & stands.all(1, keepdim=True)
+    return there & (tree.depth > 0) & (tree.path[:, :, 1] == child)
+
+
+def transplant(tree: Tree, kept: Tensor, into: Tree) -> None:
+    """Copies the nodes that are kept, [N, M] bool, into the first places of other trees; the uppermost is the root."""
+    N, A = len(kept), tree.prior.shape[-1]
+    old = kept.flatten().nonzero().squeeze(1)
+    places = into.depth.shape[1] * torch.arange(N, device=old.device)[:, None] + kept.cumsum(1) - 1
+    place = torch.where(kept, places, UNVISITED).flatten()  # of each old node
+    new = place[old]
+    for source, target in zip(tree, into, strict=True):
+        if source is not tree.path and source is not tree.moves:
+            target.flatten(0, 1)[new] = source.flatten(0, 1)[old]
+    into.depth.view(-1)[new] -= 1
+    into.leaf.view(-1)[new] = place[into.leaf.view(-1)[new] // A] * A + into.leaf.view(-1)[new] % A
+    child = into.child.flatten(0, 1)
+    child[new] = torch.where(child[new] == UNVISITED, UNVISITED, place[child[new].clamp_min(0)])
+    D = tree.moves.shape[-1]
+    into.moves.flatten(0, 1)[new, : D - 1] = tree.moves.flatten(0, 1)[old, 1:]
+    on_path = torch.arange(D, device=old.device) <= into.depth.view(-1)[new, None]
+    path = torch.where(on_path, tree.path.flatten(0, 1)[old, 1:], 0)
+    into.path.flatten(0, 1)[new, :D] = torch.where(on_path, place[path], new[:, None])
 
 
 def dirichlet(legal: Tensor, alpha: float) -> Tensor:

@@ -9,10 +9,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore import settings
-from rlcore.agent import Agent, Metrics, observation_shape
+from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.schedules import SCHEDULES, Schedule

@@ -9,8 +9,8 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
-from rlcore.envs.players import PlayerChoice, as_player
-from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.envs.game_env import GameEnv
+from rlcore.envs.players import PlayerChoice
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import mirrored_contest, openings, points
@@ -45,9 +45,9 @@ class MatchesReport:
             For each opponent ``<name>_points``, wins and half of the draws as a share, and ``<name>_wins``.
 
         Raises:
-            InputError: the environment is no self-play, or knows no balanced positions.
+            InputError: the environment is no game, or knows no balanced positions.
         """
-        if not isinstance(env, SelfPlayEnv):
+        if not isinstance(env, GameEnv):
             raise InputError("report matches: needs a game (env.name=selfplay)")
         s = self.settings
         begin = self._openings(env)
@@ -57,14 +57,14 @@ class MatchesReport:
             opponent = choice.make(env.game, env.device)
             with evaluating(agent):
                 seed_everything(s.seed)
-                outcome = mirrored_contest(env.game, as_player(agent), opponent, begin)
+                outcome = mirrored_contest(env.game, env.player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
             scalars |= {f"{choice}_points": points(outcome), f"{choice}_wins": won / len(outcome)}
             lost = len(outcome) - won - drawn
             lines.append(f"{choice}: {won} won, {drawn} drawn, {lost} lost of {len(outcome)} from {self._told(begin)}")
         return Report(scalars, "\n".join(lines))
 
-    def _openings(self, env: SelfPlayEnv) -> torch.Tensor:
+    def _openings(self, env: GameEnv) -> torch.Tensor:
         s = self.settings
         if not s.balanced:
             generator = torch.Generator(env.device).manual_seed(s.seed)

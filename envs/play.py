@@ -6,8 +6,7 @@ import torch
 import typer
 from torch import Tensor
 
-from rlcore.agents.alphazero import AlphaZero
-from rlcore.agents.search import Found
+from rlcore.agents.search import Found, Searcher
 from rlcore.errors import InputError
 from rlcore.run import Run
 
@@ -24,8 +23,8 @@ def play(
     """Play a game in the terminal against the player of a run."""
     folder = Run(run)
     trainer, _ = folder.trainer(folder.default_checkpoint, ("device=cpu",))  # for one game it is the fastest
-    if not isinstance(trainer.agent, AlphaZero):
-        raise InputError(f"play: {run} is no player; train one with agent.name=alphazero")
+    if not isinstance(trainer.agent, Searcher):
+        raise InputError(f"play: {run} has no search to play by; train agent.name=alphazero")
     Session(trainer.agent, simulations).run(first)
 
 
@@ -37,7 +36,7 @@ class Session:
         simulations: of its searches; None is as in evaluation.
     """
 
-    def __init__(self, agent: AlphaZero, simulations: int | None):
+    def __init__(self, agent: Searcher, simulations: int | None):
         self.agent, self.game, self.simulations = agent, agent.game, simulations
         self.history: list[Tensor] = []
         """States [1, S] from the beginning to the present one."""

@@ -7,11 +7,10 @@ from pydantic import PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore import registry, settings
-from rlcore.agent import Agent
 from rlcore.agents.search import playouts, search, uct
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, random_moves
-from rlcore.run import load
+from rlcore.run import load_trainer
 from rlcore.settings import Choice
 
 SOONER = 1e-3
@@ -109,6 +108,8 @@ class SavedPlayer:
 
         run: str
         """The run's folder."""
+        checkpoint: str | None = None
+        """``best``, ``last``, or a path; null is ``best`` where there is one, else ``last``."""
 
         @field_validator("run")
         @classmethod
@@ -116,16 +117,13 @@ class SavedPlayer:
             return str(Path(run).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
-        self.agent = load(settings.run).to(device)
-        played = type(getattr(self.agent, "game", None)).__name__
+        trainer = load_trainer(settings.run, settings.checkpoint)
+        played = type(getattr(trainer.env, "game", None)).__name__
         if played != type(game).__name__:
             raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
+        assert hasattr(trainer.env, "player")
+        self.play: Player = trainer.env.player(trainer.agent.to(device))
 
     def __call__(self, state: Tensor) -> Tensor:
         """States [B, S] to moves [B]."""
-        return self.agent.predict(state).action
-
-
-def as_player(agent: Agent) -> Player:
-    """An agent, as it plays in evaluation."""
-    return lambda state: agent.predict(state).action
+        return self.play(state)

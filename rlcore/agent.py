@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box
 from torch import Tensor, nn
 
 from rlcore import registry, settings
@@ -169,15 +168,3 @@ class AgentChoice(Choice):
 def reading_waits(device: torch.device) -> bool:
     """Whether to look at a number on this device is to wait until it has done all its work."""
     return device.type != "cpu"
-
-
-def observation_shape(space: Space[Any]) -> tuple[int, ...]:
-    """The shape that a network is built for.
-
-    Raises:
-        InputError: the observations are not one array of floats.
-    """
-    if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
-        served = "Box of floats with at least one dimension"
-        raise InputError(f"no network reads the observation space {space}; served: {served}")
-    return tuple(space.shape)

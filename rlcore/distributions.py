@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+FORBIDDEN = -1e9
+"""Logit of an action that is not allowed: its chance is 0 and, unlike with -inf, what it adds to an entropy is 0."""
 
 
 class Distribution(Protocol):
@@ -118,9 +120,9 @@ class DiagonalGaussian:
 class CategoricalHead(nn.Linear):
     """Features [B, F] to logits [B, K], and these to a `Categorical`."""
 
-    def distribution(self, outputs: Tensor) -> Categorical:
-        """What outputs [B, K] mean."""
-        return Categorical(outputs)
+    def distribution(self, outputs: Tensor, mask: Tensor | None = None) -> Categorical:
+        """What outputs [B, K] mean, of the actions that a mask [B, K] bool allows."""
+        return Categorical(outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN))
 
 
 class GaussianHead(nn.Linear):
@@ -131,8 +133,14 @@ class GaussianHead(nn.Linear):
         self.shape = shape
         self.log_std = nn.Parameter(torch.full(shape, log_std))
 
-    def distribution(self, outputs: Tensor) -> DiagonalGaussian:
-        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+    def distribution(self, outputs: Tensor, mask: Tensor | None = None) -> DiagonalGaussian:
+        """What outputs [B, prod(shape)] mean; actions are [B, *shape].
+
+        Raises:
+            InputError: there is a mask.
+        """
+        if mask is not None:
+            raise InputError("an action mask says which of several actions are allowed; this action is a Box")
         return DiagonalGaussian(outputs.unflatten(-1, self.shape), self.log_std)
 
 

@@ -111,6 +111,12 @@ class Environment(VectorEnv, ABC):
         """Evaluates an agent here, in a twin made by `evaluation`. The default plays; see `rlcore.evaluation.play`."""
         return play(agent, self, num_episodes, seed)
 
+    def watch(self, agent: Agent) -> None:
+        """Called once by the trainer with the agent that will learn here, for an environment that depends on it."""
+
+    def learned(self) -> None:
+        """Called by the trainer after each update of that agent."""
+
     def checkpoint(self) -> dict[str, Any] | None:
         """The state, as tensors and plain containers; None if it cannot be saved, so that a resumed run resets it."""
         return None

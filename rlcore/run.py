@@ -133,6 +133,11 @@ def load(run: str | Path, checkpoint: str | None = None) -> Agent:
     Raises:
         InputError: no run, no checkpoint, or one that does not fit.
     """
+    return load_trainer(run, checkpoint).agent
+
+
+def load_trainer(run: str | Path, checkpoint: str | None = None) -> Trainer:
+    """A trainer that neither writes nor speaks, closed, for its agent and what its environment says; see `load`."""
     rng, threads = rng_state(), torch.get_num_threads()
     try:
         folder = Run(run)
@@ -141,4 +146,5 @@ def load(run: str | Path, checkpoint: str | None = None) -> Agent:
         restore_rng_state(rng)
         torch.set_num_threads(threads)
     trainer.close()
-    return trainer.agent.eval()
+    trainer.agent.eval()
+    return trainer

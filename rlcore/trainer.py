@@ -96,6 +96,7 @@ class Trainer:
             raise InputError("Trainer needs either settings or total_steps")
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed, self.run_dir = agent.to(env.device), env, seed, run_dir
+        env.watch(self.agent)
         self.tracker = tracker or Tracker(run_dir, tensorboard=self.settings.tensorboard)
         self.name = name or type(agent).__name__
         self.total_steps = total = _total_steps(self.settings, env)
@@ -180,6 +181,7 @@ class Trainer:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._dump(self._diagnose(rollout, str(error)), rollout) from None
+        self.env.learned()
         self.obs, self.state = rollout.last_obs, rollout.last_state
         self.steps += rollout.num_steps
         self.episodes.add(rollout)

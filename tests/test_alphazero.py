@@ -4,7 +4,8 @@ from compare import Syncs, same
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
-from rlcore.agents.alphazero import AlphaZero, Position
+from rlcore.agents.alphazero import AlphaZero
+from rlcore.agents.game_replay import Position
 from rlcore.agents.replay import Replay
 from rlcore.envs.matches import MatchesReport
 from rlcore.envs.selfplay import SelfPlayEnv
@@ -37,7 +38,7 @@ def test_positions_wait_until_their_game_has_ended_and_learn_who_won():
     for _ in range(20):
         rollout = rlcore.collect(agent, env, obs, 3)
         obs = rollout.last_obs
-        agent._remember(rollout)
+        agent.replay.add(rollout, rollout.memory.policy)
         rolled += rollout.num_steps
         for t in range(3):
             for n in range(5):
@@ -48,10 +49,10 @@ def test_positions_wait_until_their_game_has_ended_and_learn_who_won():
                         finished.append((state, policy, z))
                         z *= DISCOUNT
                     games[n] = []
-    kept = agent.replay._rows
+    kept = agent.replay.replay._rows
     num = len(agent.replay)
     assert num == len(finished)
-    assert num + int(agent.waiting.valid.sum()) == rolled
+    assert num + int(agent.replay.waiting.valid.sum()) == rolled
     got = sorted(
         (s, [round(p, 6) for p in pi], z)
         for s, pi, z in zip(
@@ -70,7 +71,7 @@ def test_the_loss_is_that_of_the_paper():
     torch.manual_seed(3)
     metrics = agent.learn(rollout)
     torch.manual_seed(3)
-    rows = agent.replay.sample(32)
+    rows = agent.replay.replay.sample(32)
     agent.network.load_state_dict(before)
     logits, value = agent.judge(rows.state)
     p = logits.masked_fill(~agent.game.legal(rows.state), -torch.inf).softmax(1)
@@ -87,7 +88,7 @@ def test_turned_rows_are_what_the_turned_board_would_show():
     rollout = rlcore.collect(agent, env, obs, 3)
     rows = Position(rollout.last_obs, rollout.memory.policy[-1], torch.arange(8.0))
     cells, moves = agent.game.symmetries()
-    planes, legal, policy, outcome = agent._turned(rows)
+    planes, legal, policy, outcome = agent.replay.turned(rows)
     assert torch.equal(outcome, rows.outcome)
     shown, allowed = agent.game.observe(rows.state).flatten(2), agent.game.legal(rows.state)
     found = set()
@@ -128,6 +129,7 @@ def test_without_a_gate_the_network_plays():
     [
         {},
         {"search": "puct"},
+        {"search": "puct", "reuse_tree": True},
         {"gate_every": 2, "gate_games": 20},
         {"network": {"name": "policy_value_resnet", "channels": 8, "blocks": 1}},
     ],

@@ -92,6 +92,32 @@ def test_it_equals_a_plain_recursive_search(game, score, expand_after):
         torch.testing.assert_close(found.value[n], value, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
+@pytest.mark.parametrize(("score", "expand_after"), [(puct(), 1), (uct(), 1), (puct(3.0, None), 2)])
+def test_a_kept_tree_grows_on_like_that_of_a_plain_search(game, score, expand_after):
+    """Over three moves; in the last row a new game begins in between, and is searched from nothing."""
+    evaluate = hashed(game)
+    state = states_after(game, [], [0], [1, 4, 2], [4, 0, 3, 5], [])
+    plain = Plain(game, evaluate, score, expand_after)
+    roots, earlier = [plain.node(row[None]) for row in state], None
+    for num_simulations in (70, 20, 50):
+        found = S.search(game, state, evaluate, num_simulations, score, expand_after=expand_after, earlier=earlier)
+        for n, root in enumerate(roots):
+            for _ in range(num_simulations):
+                plain.simulate(root)
+            assert torch.equal(found.visits[n], root["n"]), n
+            torch.testing.assert_close(found.value[n], (root["value"] + root["w"].sum()) / (1 + root["n"].sum()))
+        torch.testing.assert_close(found.policy.sum(1), torch.ones(len(state)))
+        action = found.action.clone()
+        action[0] = found.visits[0].masked_fill(~game.legal(state)[0], torch.inf).argmin()  # hardly looked at
+        state = game.step(state, action).state
+        state[-1] = states_after(game, [2, 3])[0]
+        fresh = [plain.node(row[None]) for row in state]
+        roots = [root["children"].get(int(a), new) for root, a, new in zip(roots, action, fresh, strict=True)]
+        roots[-1] = fresh[-1]
+        earlier = found.tree, action
+
+
 def test_visit_counts_of_a_constant_prior_and_value_are_even():
     class Endless(TicTacToe):
         """No line wins."""

@@ -1,0 +1,103 @@
+"""GameReplay: positions of games, to learn from once it is known how they ended."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlcore.agents.replay import Replay
+from rlcore.game import DISCOUNT, Game
+from rlcore.returns import discounted_returns
+from rlcore.rollout import Rollout
+
+
+class Position(NamedTuple):
+    """What a row of the replay holds."""
+
+    state: Tensor  # [B, S] int64
+    policy: Tensor  # [B, A], the mover's, or what it should be
+    outcome: Tensor  # [B] in [-1, 1], z, for the mover
+
+
+class Waiting(NamedTuple):
+    """Positions of games that have not ended, W rows of N games."""
+
+    state: Tensor  # [W, N, S] int64
+    policy: Tensor  # [W, N, A]
+    valid: Tensor  # [W, N] bool; the others have been learned from
+
+
+class Batch(NamedTuple):
+    """What a network learns from."""
+
+    planes: Tensor  # [B, C, H, W]
+    legal: Tensor  # [B, A] bool
+    policy: Tensor  # [B, A]
+    outcome: Tensor  # [B]
+
+
+class GameReplay(nn.Module):
+    """Keeps the latest positions of games that have ended; those of the others wait.
+
+    Args:
+        game: the rules.
+        capacity: positions kept.
+        symmetries: turn each position that is drawn by one of the game's symmetries, at random.
+    """
+
+    cells: Tensor  # [K, H * W]
+    moves: Tensor  # [K, A]
+
+    def __init__(self, game: Game, capacity: int, symmetries: bool):
+        super().__init__()
+        self.game, self.symmetries = game, symmetries
+        self.replay: Replay[Position] = Replay(capacity)
+        self.waiting: Waiting | None = None
+        cells, moves = game.symmetries()
+        self.register_buffer("cells", cells, persistent=False)
+        self.register_buffer("moves", moves, persistent=False)
+
+    def __len__(self) -> int:
+        """Positions kept."""
+        return len(self.replay)
+
+    def add(self, rollout: Rollout, policy: Tensor) -> None:
+        """Takes a rollout of `SelfPlayEnv` and the policies [T, N, A] of its rows."""
+        state, reward, done, valid = rollout.obs, rollout.reward, rollout.done, torch.ones_like(rollout.done)
+        if self.waiting is not None:
+            old = self.waiting
+            state, policy = torch.cat([old.state, state]), torch.cat([old.policy, policy])
+            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # a game pays at its end alone
+            done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
+        outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
+        ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
+        ready = ended & valid
+        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))  # a sync or two a rollout
+        still = valid & ~ended
+        first = int(still.any(1).float().argmax()) if still.any() else len(still)
+        self.waiting = Waiting(state[first:], policy[first:], still[first:])
+
+    def sample(self, size: int) -> Batch:
+        """That many positions, drawn with replacement by torch's global generator of their device."""
+        return self.turned(self.replay.sample(size))
+
+    def turned(self, rows: Position) -> Batch:
+        """Rows as a network sees them, each turned at random."""
+        planes, legal = self.game.observe(rows.state), self.game.legal(rows.state)
+        K = len(self.cells) if self.symmetries else 1
+        if K == 1:
+            return Batch(planes, legal, rows.policy, rows.outcome)
+        k = torch.randint(K, (len(planes),), device=planes.device)
+        cells = self.cells[k][:, None].expand(-1, planes.shape[1], -1)
+        moves = self.moves[k]
+        turned = planes.flatten(2).gather(2, cells).view_as(planes)
+        return Batch(turned, legal.gather(1, moves), rows.policy.gather(1, moves), rows.outcome)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {"replay": self.replay.checkpoint(), "waiting": self.waiting and tuple(self.waiting)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        self.replay.restore(saved["replay"], Position)
+        self.waiting = saved["waiting"] and Waiting(*saved["waiting"])

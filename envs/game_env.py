@@ -1,0 +1,142 @@
+"""GameEnv: N games, and how well an agent plays them."""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete, Space
+from pydantic import NonNegativeInt, PositiveInt, field_validator
+from torch import Tensor
+
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.environment import Environment
+from rlcore.envs.truth import Truth, positions_file, truth_of
+from rlcore.evaluation import Report, evaluating
+from rlcore.game import Game, Player, check_legal, mirrored_contest, openings, points, random_moves
+from rlcore.rollout import Tree
+
+EVALUATION_BATCH = 512
+"""Positions that are asked about at once."""
+STOCK = 1024
+"""Openings made at once: as many take hardly longer than one."""
+STATES = np.iinfo(np.int64)
+"""The range of a state's numbers."""
+
+
+class GameEnv(Environment):
+    """N games in lockstep: what the environments of games have in common.
+
+    A subclass says who moves when, and what an agent sees of a state.
+    """
+
+    class Settings(Environment.Settings):
+        """Settings of games."""
+
+        num_envs: PositiveInt = 256
+        """N, games in lockstep."""
+        game: str = "tictactoe"
+        """``rlcore list games``."""
+        random_openings: NonNegativeInt = 0
+        """A game begins after 0 to this many random moves, or fewer where they would end it."""
+        positions: str | None = None
+        """Positions whose worth is known, to evaluate by: ``all``, for a game so small that all can be listed; or a
+        file, see `rlcore.envs.truth.read`: its path, or the name of one beside the shipped configs."""
+
+        @field_validator("positions")
+        @classmethod
+        def _absolute(cls, positions: str | None) -> str | None:
+            """A file of the user's is found again by a resumed run that starts elsewhere."""
+            return positions if positions in (None, "all") else str(positions_file(str(positions)).resolve())
+
+    settings: Settings
+    criterion = "points_random"
+    select_best = False
+
+    def __init__(
+        self, settings: Settings, game: Game, space: Space[object], device: torch.device | str, truth: Truth | None
+    ):
+        self.settings, self.game = settings, game
+        super().__init__(settings.num_envs, space, Discrete(game.num_actions), device)
+        self.truth = truth
+        if truth is None and settings.positions is not None:
+            self.truth = truth_of(game, settings.positions, self.device)
+        self._generator = torch.Generator(self.device)
+        self._state = game.initial(self.num_envs, self.device)
+        self._stock = self._state[:0]
+        """Openings to come, [K, S]."""
+        self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+
+    def seed(self, seed: int | None) -> None:
+        """Seeds all that is random; None goes on with it."""
+        if seed is not None:
+            self._generator.manual_seed(seed)
+            self._stock = self._stock[:0]
+
+    @abstractmethod
+    def observe(self, state: Tensor) -> Tree:
+        """What an agent sees of states [B, S] in which it is to move."""
+
+    def player(self, agent: Agent) -> Player:
+        """An agent of this environment, as it plays in evaluation."""
+        return lambda state: agent.predict(self.observe(state)).action
+
+    def policy(self, agent: Agent) -> Player:
+        """The likeliest move by the distribution of an agent of this environment, without a search."""
+        return lambda state: agent.distribution(self.observe(state)).mode
+
+    def judged(self, agent: Agent) -> dict[str, Player]:
+        """What plays the agent's moves in which ways, for `score` to judge."""
+        return {"policy": self.policy(agent)}
+
+    def opponents(self) -> dict[str, Player]:
+        """Whom `score` plays."""
+        return {"random": lambda state: random_moves(self.game.legal(state))}
+
+    def random_actions(self) -> Tensor:
+        """Legal moves, drawn at random, [N] int64."""
+        return random_moves(self.game.legal(self._state))
+
+    def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
+        """Plays the opponents, and compares the agent's moves with the truth about positions, if it is known.
+
+        Returns:
+            ``points_<opponent>``: wins and half of the draws in ``num_episodes`` games, half of them begun. Of the
+            moves that are `judged`, each by its name, the share that is ``right``, keeping what the position is worth,
+            or ``perfect``, the best there is: where moves differ in worth, and ``_all`` of all positions. As text, the
+            positions in which the first of them is not right.
+        """
+        scalars, text = {}, ""
+        with evaluating(agent):
+            for name, opponent in self.opponents().items():
+                seed_everything(seed)
+                begin = self.game.initial(math.ceil(num_episodes / 2), self.device)
+                outcome = mirrored_contest(self.game, self.player(agent), opponent, begin)
+                scalars[f"points_{name}"] = points(outcome)
+            if self.truth is not None:
+                for name, mover in self.judged(agent).items():
+                    action = torch.cat([mover(state) for state in self.truth.state.split(EVALUATION_BATCH)])
+                    check_legal(self.game, self.truth.state, action)
+                    scalars |= {f"{name}_{key}": value for key, value in self.truth.judge(action).items()}
+                    text = text or self.truth.misses(self.game, action)
+        return Report(scalars, text)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The games, the openings to come, and the generator."""
+        return {"state": self._state, "stock": self._stock, "generator": self._generator.get_state()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        self._state, self._stock = (saved[name].to(self.device) for name in ("state", "stock"))
+        self._generator.set_state(saved["generator"].cpu())
+
+    def _openings(self, num: int) -> Tensor:
+        """Where games begin, [num, S]."""
+        if num > len(self._stock):
+            k = self.settings.random_openings
+            num_moves = torch.randint(k + 1, (max(num, STOCK),), generator=self._generator, device=self.device)
+            self._stock = torch.cat([self._stock, openings(self.game, num_moves, k, self._generator)])
+        taken, self._stock = self._stock[:num], self._stock[num:]
+        return taken.clone()

@@ -1,0 +1,184 @@
+"""VersusEnv: N games against players of a pool, to which the agent's former selves may belong."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, MultiBinary
+from pydantic import PositiveInt, model_validator
+from torch import Tensor
+
+from rlcore import registry
+from rlcore.agent import Agent
+from rlcore.checkpoint import seeded
+from rlcore.environment import StepResult
+from rlcore.envs.game_env import GameEnv
+from rlcore.envs.players import PlayerChoice
+from rlcore.envs.truth import Truth
+from rlcore.errors import InputError
+from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
+from rlcore.observations import ACTION_MASK
+
+
+class VersusEnv(GameEnv):
+    """N games in lockstep, in which the opponent's answer is part of the step; who begins takes turns.
+
+    To the agent it is an environment like any other: it sees ``{"observation": planes [N, C, H, W], "action_mask":
+    [N, A] bool}`` and is paid 1, 0 or -1 when the game has ended. With ``save_every`` it plays its former selves, each
+    by a draw from its `Agent.distribution`, as the policy of AlphaGo did (Silver et al. 2016, methods).
+    """
+
+    class Settings(GameEnv.Settings):
+        """Settings of games against a pool."""
+
+        pool: list[PlayerChoice] = []  # noqa: RUF012 (pydantic copies it)
+        """Players who are in it from the beginning: ``[{name: random}, {name: minmax, depth: 2}]``."""
+        save_every: PositiveInt | None = None
+        """Updates of the agent between two savings of it into the pool, the first before them all; null: none."""
+        num_opponents: PositiveInt = 4
+        """Drawn from the pool after every update; each game that begins takes one of them."""
+
+        @model_validator(mode="after")
+        def _someone(self) -> "VersusEnv.Settings":
+            if not self.pool and self.save_every is None:
+                raise InputError("the pool is empty: name players in env.pool, or set env.save_every")
+            return self
+
+    settings: Settings
+
+    def __init__(self, settings: Settings, device: torch.device | str = "cpu", truth: Truth | None = None):
+        game: Game = registry.games[settings.game]()
+        planes = Box(0, 1, game.planes_shape, np.float32)
+        space = Dict({"observation": planes, ACTION_MASK: MultiBinary(game.num_actions)})
+        super().__init__(settings, game, space, device, truth)
+        self.named = {str(choice): choice.make(game, self.device) for choice in settings.pool}
+        self.former: list[Agent] = []
+        """The agent's former selves, the oldest first."""
+        self._agent: Agent | None = None
+        self._num_updates = 0
+        self._drawn = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # of the pool
+        self._opponent = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # of the pool, in each game
+        self._begins = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # the agent, in each game
+
+    def observe(self, state: Tensor) -> dict[str, Tensor]:
+        """Planes and legal moves of states [B, S]."""
+        return {"observation": self.game.observe(state), ACTION_MASK: self.game.legal(state)}
+
+    def opponents(self) -> dict[str, Player]:
+        """Whom `score` plays: random moves, and those in the pool from the beginning."""
+        return super().opponents() | self.named
+
+    def watch(self, agent: Agent) -> None:
+        """Whose former selves join the pool; the present one does at once."""
+        self._agent = agent
+        if self.settings.save_every is not None:
+            self.former = [self._twin()]
+        self._draw()
+
+    def learned(self) -> None:
+        """Saves the agent if it is time, and draws opponents."""
+        self._num_updates += 1
+        if self.settings.save_every is not None and self._num_updates % self.settings.save_every == 0:
+            self.former.append(self._twin())
+        self._draw()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Begins N games."""
+        self.seed(seed)
+        if seed is not None:
+            self._begins = torch.arange(self.num_envs, device=self.device) % 2 == 0
+        self._begin(torch.arange(self.num_envs, device=self.device))
+        return self.observe(self._state), {}
+
+    def step(self, actions: Tensor) -> StepResult:
+        """Makes a move in every game, and the opponent's answer wherever it has not ended.
+
+        Args:
+            actions: [N] int64.
+
+        Raises:
+            InputError: a move is illegal.
+        """
+        check_legal(self.game, self._state, actions)
+        state, reward, terminated = self.game.step(self._state, actions)
+        going_on = (~terminated).nonzero().flatten()
+        answered = self._answer(state[going_on], going_on)
+        reward[going_on] = DISCOUNT * answered.reward
+        terminated[going_on] = answered.terminated
+        state[going_on] = answered.state
+        self._state = state
+        self._begin(terminated.nonzero().flatten())
+        return self.observe(self._state), reward, terminated, self._truncated, {}
+
+    def _begin(self, games: Tensor) -> None:
+        """New games in the places [K]."""
+        self._begins[games] = ~self._begins[games]
+        drawn = torch.randint(len(self._drawn), games.shape, generator=self._generator, device=self.device)
+        self._opponent[games] = self._drawn[drawn]
+        state = self._openings(len(games))
+        theirs = (~self._begins[games]).nonzero().flatten()
+        answered = self._answer(state[theirs], games[theirs])
+        # where the opponent could win at once the agent begins, for else there would be no game
+        state[theirs] = torch.where(answered.terminated[:, None], state[theirs], answered.state)
+        self._state = self._state.clone()
+        self._state[games] = state
+
+    def _answer(self, state: Tensor, games: Tensor) -> Transition:
+        """The opponents' moves in positions [K, S] of games [K]."""
+        members = [*self.named.values(), *map(self._former_player, self.former)]
+        if not members:
+            raise InputError("versus: the pool is empty: name players in env.pool, or train with env.save_every")
+        opponent, action = self._opponent[games], torch.zeros_like(games)
+        with seeded(int(torch.randint(2**31, (), generator=self._generator, device=self.device)), self.device):
+            for member in opponent.unique().tolist():
+                rows = (opponent == member).nonzero().flatten()
+                action[rows] = members[member](state[rows])
+        return self.game.step(state, action)
+
+    def _former_player(self, agent: Agent) -> Player:
+        @torch.no_grad()
+        def play(state: Tensor) -> Tensor:
+            return agent.distribution(self.observe(state)).sample()
+
+        return play
+
+    def _draw(self) -> None:
+        """Who the next games are against; of the pool everyone is as likely."""
+        size = len(self.named) + len(self.former)
+        self._drawn = torch.randint(size, self._drawn.shape, generator=self._generator, device=self.device)
+
+    def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
+        """A copy of the agent that plays and does not learn, as it is now or with other parameters."""
+        assert self._agent is not None
+        twin = copy.deepcopy(self._agent).requires_grad_(False).eval()
+        for name, _ in twin.held(torch.optim.Optimizer):
+            delattr(twin, name)
+        if parameters is not None:
+            twin.load_state_dict(parameters)
+        return twin
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The games, and the former selves."""
+        return {
+            **super().checkpoint(),
+            "former": [agent.state_dict() for agent in self.former],
+            "num_updates": self._num_updates,
+            "drawn": self._drawn,
+            "opponent": self._opponent,
+            "begins": self._begins,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Puts back what `checkpoint` returned."""
+        super().restore(saved)
+        self.former = [self._twin(parameters) for parameters in saved["former"]]
+        self._num_updates = saved["num_updates"]
+        places = (saved[name].to(self.device) for name in ("drawn", "opponent", "begins"))
+        self._drawn, self._opponent, self._begins = places
+
+    def evaluation(self, num_envs: int) -> "VersusEnv":
+        """A twin; how many games it plays is `score`'s to say."""
+        return VersusEnv(self.settings.model_copy(update={"num_envs": num_envs}), self.device, self.truth)

@@ -1,0 +1,216 @@
+"""Games against a pool, and AlphaGo's recipe upon them."""
+
+import pytest
+import torch
+from compare import same
+
+import rlcore
+from rlcore import InputError, Trainer, check_agent, check_environment, commands
+from rlcore.agents.alphago import AlphaGo
+from rlcore.agents.reinforce import Reinforce
+from rlcore.envs.games import TicTacToe
+from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.envs.versus import VersusEnv
+
+RANDOM = [{"name": "random"}]
+SMALL = {"gamma": 1.0, "network": {"name": "mlp", "hidden": [32]}}
+
+
+def make(num_envs=16, settings=None, **env):
+    env = VersusEnv(VersusEnv.Settings.model_validate({"num_envs": num_envs, **env}))
+    torch.manual_seed(0)
+    return env, Reinforce(env, Reinforce.Settings.model_validate({**SMALL, **(settings or {})}))
+
+
+@pytest.mark.parametrize("game", ["tictactoe", "connect4"])
+def test_it_keeps_the_contract(game):
+    env, agent = make(game=game, pool=RANDOM, random_openings=4, settings={"baseline": True})
+    check_environment(env, 100)
+    check_agent(agent, env)
+
+
+def test_a_step_is_the_agents_move_and_the_opponents_answer():
+    """By hand: the opponent takes the first free cell; every reward and every position is as it should be."""
+    env, _ = make(num_envs=6, pool=RANDOM)
+    env.named = {"first": lambda state: env.game.legal(state).int().argmax(1)}
+    game, generator = TicTacToe(), torch.Generator().manual_seed(3)
+    obs, _ = env.reset(seed=1)
+    seen, begun = [0, 0, 0], 0
+    state, begins = env._state.clone(), env._begins.clone()
+    for _ in range(60):
+        assert torch.equal(obs["action_mask"], game.legal(state))
+        assert torch.equal(obs["observation"], game.observe(state))
+        action = rlcore.game.random_moves(game.legal(state), generator)
+        obs, reward, terminated, truncated, _ = env.step(action)
+        assert not truncated.any()
+        for n in range(6):
+            after, paid, over = game.step(state[n : n + 1], action[n : n + 1])
+            expected = float(paid)
+            if not over:
+                reply = game.legal(after).int().argmax(1)
+                after, paid, over = game.step(after, reply)
+                expected = -float(paid)
+            assert (float(reward[n]), bool(terminated[n])) == (expected, bool(over))
+            if over:
+                seen[int(expected)] += 1
+                begins[n] = ~begins[n]
+                begun += int(begins[n])
+                after = game.initial(1)
+                if not begins[n]:
+                    after = game.step(after, torch.tensor([0])).state
+            state[n] = after[0]
+        assert torch.equal(env._state, state)
+    assert min(seen) > 0
+    assert abs(begun / sum(seen) - 0.5) < 0.1
+
+
+def test_games_in_which_the_opponent_could_win_at_once_are_the_agents_to_begin():
+    env, _ = make(num_envs=400, game="tictactoe", pool=[{"name": "minmax", "depth": 1}], random_openings=7)
+    env.reset(seed=1)
+    assert env.game.legal(env._state).any(1).all()
+    for _ in range(30):
+        *_, terminated, _, _ = env.step(env.random_actions())
+        assert terminated.any()
+
+
+def test_former_selves_join_the_pool_and_are_played_by_their_own_parameters():
+    env, agent = make(save_every=2)
+    trainer = Trainer(agent, env, total_steps=10**6, seed=1)
+    assert len(env.former) == 1
+    kept = [{name: value.clone() for name, value in agent.state_dict().items()}]
+    for update in range(1, 6):
+        trainer.update()
+        if update % 2 == 0:
+            kept.append({name: value.clone() for name, value in agent.state_dict().items()})
+        assert len(env.former) == len(kept)
+        assert int(env._drawn.max()) < len(kept)
+    for former, parameters in zip(env.former, kept, strict=True):
+        same(dict(former.state_dict()), parameters)
+        assert not former.held(torch.optim.Optimizer)
+    assert len(env._opponent.unique()) > 1
+    rows = torch.arange(16)
+    with torch.no_grad():  # the k-th former self plays its k-th move
+        for k, former in enumerate(env.former):
+            former.policy_head.bias[k] += 100
+    moves = env.game.observe(env._answer(env.game.initial(16), rows).state)[:, 1].flatten(1).argmax(1)
+    assert torch.equal(moves, env._opponent)
+
+
+def test_an_interrupted_run_ends_in_the_same_bits():
+    def trainer():
+        env, agent = make(save_every=2, pool=RANDOM, random_openings=3, settings={"baseline": True})
+        return Trainer(agent, env, total_steps=600, seed=4)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    while not whole.finished:
+        whole.update()
+    for _ in range(4):
+        first.update()
+    second.restore(first.checkpoint())
+    while not second.finished:
+        second.update()
+    same(second.checkpoint(), whole.checkpoint())
+    assert len(whole.checkpoint()["env"]["former"]) > 2
+
+
+def test_a_random_mover_is_beaten_in_seconds():
+    env, agent = make(num_envs=64, pool=RANDOM, settings={"learning_rate": 1e-2, "entropy_coefficient": 0.05})
+    before = env.evaluation(4).score(agent, 200, 1).scalars
+    Trainer(agent, env, total_steps=40_000).fit()
+    after = env.evaluation(4).score(agent, 200, 1).scalars
+    assert after["points_random"] > max(0.8, before["points_random"] + 0.2)
+
+
+def test_a_forbidden_action_is_never_drawn_and_adds_nothing_to_the_entropy():
+    env, agent = make(num_envs=4, pool=RANDOM)
+    env.reset(seed=1)
+    state = env._state.clone()
+    with torch.no_grad():
+        agent.policy_head.bias[:3] += 30  # what it would love to do
+        occupied = TicTacToe().initial(4)
+        for move in (0, 1, 2, 4):
+            occupied = TicTacToe().step(occupied, torch.full((4,), move)).state
+        pi = agent.distribution(env.observe(occupied))
+        legal = TicTacToe().legal(occupied)
+        drawn = torch.stack([pi.sample() for _ in range(300)])
+        assert legal.gather(1, drawn.T).all()
+        assert legal.gather(1, pi.mode[:, None]).all()
+        allowed = pi.logits[legal].view(4, -1)
+        reference = torch.distributions.Categorical(logits=allowed)
+        torch.testing.assert_close(pi.entropy(), reference.entropy())
+        places = legal.nonzero()[:, 1].view(4, -1)
+        for k in range(places.shape[1]):
+            torch.testing.assert_close(pi.log_prob(places[:, k]), reference.log_prob(torch.full((4,), k)))
+    assert torch.equal(state, env._state)
+
+
+def test_an_empty_pool_is_one_line(workdir):
+    with pytest.raises(InputError, match=r"env: the pool is empty: name players in env.pool, or set env.save_every"):
+        commands.train("connect4_pool_reinforce", ["env.save_every=null"], None, None, 1)
+    env, _ = make(save_every=3)
+    with pytest.raises(InputError, match="the pool is empty"):
+        env.reset()
+
+
+@pytest.fixture
+def pool_run(workdir):
+    commands.train("connect4_pool_reinforce", ["trainer.total_steps=600", "env.num_envs=16"], "stage1", None, 1)
+    return "stage1"
+
+
+ALPHAGO = {"policy": "stage1", "network": {"name": "mlp", "hidden": [16]}, "batch_size": 32, "eval_simulations": 5}
+
+
+def alphago(**settings):
+    env = SelfPlayEnv(SelfPlayEnv.Settings(game="connect4", num_envs=8, random_openings=20))
+    return env, AlphaGo(env, AlphaGo.Settings.model_validate({**ALPHAGO, **settings}))
+
+
+def test_alphago_learns_the_value_of_a_policy_that_stays(pool_run):
+    env, agent = alphago(passes=8, learning_rate=1e-2)
+    check_agent(agent, env)
+    policy = {name: value.clone() for name, value in agent.policy.state_dict().items()}
+    stage1 = rlcore.load(pool_run)
+    same(policy, dict(stage1.state_dict()))
+    trainer = Trainer(agent, env, total_steps=6000, seed=1)
+    losses = [float(m["value_loss"]) for m in (trainer.update() for _ in range(40)) if "value_loss" in m]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    same(dict(agent.policy.state_dict()), policy)
+    state = env._state
+    logits, value = agent.judge(state)
+    torch.testing.assert_close(logits, stage1.distribution(trainer.agent.observe(state)).logits)
+    assert value.abs().max() <= 1
+    torch.testing.assert_close(alphago(prior_temperature=2.0)[1].judge(state)[0], logits / 2)
+    twin = alphago()[1]
+    twin.restore(agent.checkpoint())
+    same(twin.checkpoint(), agent.checkpoint())
+
+
+def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
+    state = TicTacToe().initial(1)
+    env, agent = alphago(value_weight=0.0)
+    assert agent.evaluate == agent.judge
+    _, agent = alphago(value_weight=1.0)
+    state = env.game.initial(500)
+    _, value = agent.evaluate(state)
+    assert set(value.tolist()) <= {-1.0, 0.0, 1.0}  # games of random moves
+    _, agent = alphago(value_weight=0.25)
+    torch.manual_seed(1)
+    _, half = agent.evaluate(state)
+    torch.manual_seed(1)
+    _, played = rlcore.agents.search.playouts(env.game)(state)
+    torch.testing.assert_close(half, 0.75 * agent.judge(state)[1] + 0.25 * played)
+
+
+def test_alphago_on_another_game_is_one_line(pool_run):
+    env = SelfPlayEnv(SelfPlayEnv.Settings(game="tictactoe", num_envs=2))
+    with pytest.raises(InputError, match="stage1 does not play tictactoe"):
+        AlphaGo(env, AlphaGo.Settings(policy="stage1"))
+
+
+def test_the_run_of_a_policy_is_a_player(pool_run):
+    env, agent = make(game="connect4", pool=[{"name": "run", "run": pool_run}], num_envs=4)
+    obs, _ = env.reset(seed=1)
+    obs, *_ = env.step(agent.act(obs).action)
+    scores = env.evaluation(2).score(agent, 4, 1).scalars
+    assert set(scores) == {"points_random", "points_run_stage1"}
