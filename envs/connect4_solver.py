@@ -56,25 +56,35 @@ class Solver:
                 middle = -(-low // 2)
             elif middle >= 0 and high // 2 > middle:
                 middle = high // 2
-            found = self._search(mine, mask, middle, middle + 1)
+            found = self._search(mine, mask, _threats(mine ^ mask, mask), middle, middle + 1)
             if found <= middle:
                 high = found
             else:
                 low = found
         return low
 
-    def _search(self, mine: int, mask: int, alpha: int, beta: int) -> int:
-        """The score if it is within (alpha, beta), else a bound of it: of a position that cannot be won at once."""
+    def _search(self, mine: int, mask: int, threats: int, alpha: int, beta: int) -> int:
+        """The score if it is within (alpha, beta), else a bound of it: of a position that cannot be won at once.
+
+        ``threats`` are the opponent's.
+        """
         self.num_nodes += 1
-        theirs = mine ^ mask
-        moves = _not_losing(theirs, mask)
+        ready = mask + BOTTOM
+        moves = ready & BOARD
         left = CELLS - mask.bit_count()
+        forced = moves & threats
+        if forced:
+            if forced & (forced - 1):
+                return -(left // 2)  # two at once
+            moves = forced
+        moves &= ~(threats >> 1)  # not below one of theirs
         if not moves:
             return -(left // 2)
         if left <= 2:
             return 0
-        key = mine + mask + BOTTOM
-        low, high = self.bounds.get(key, (-((left - 2) // 2), (left - 1) // 2))
+        bounds = self.bounds
+        key = mine + ready
+        low, high = bounds.get(key) or (-((left - 2) // 2), (left - 1) // 2)
         if low > alpha:
             alpha = low
             if alpha >= beta:
@@ -83,14 +93,20 @@ class Solver:
             beta = high
             if alpha >= beta:
                 return beta
+        theirs = mine ^ mask
         ordered = []
         for place, column in enumerate(FROM_THE_CENTRE):
             move = moves & column
             if move:
-                ordered.append((-(_threats(mine | move, mask | move)).bit_count(), place, move))
+                after = mask | move
+                known = bounds.get(theirs + after + BOTTOM)
+                if known is not None and -known[1] >= beta:
+                    return -known[1]
+                ours = _threats(mine | move, after)
+                ordered.append((-ours.bit_count(), place, after, ours))
         ordered.sort()
-        for _, _, move in ordered:
-            found = -self._search(theirs, mask | move, -beta, -alpha)
+        for _, _, after, ours in ordered:
+            found = -self._search(theirs, after, ours, -beta, -alpha)
             if found >= beta:
                 self._keep(key, max(found, low), high)
                 return found
@@ -105,26 +121,12 @@ class Solver:
         self.bounds[key] = low, high
 
 
-def _not_losing(theirs: int, mask: int) -> int:
-    """The moves after which the opponent does not win at once, as bits."""
-    possible = (mask + BOTTOM) & BOARD
-    threats = _threats(theirs, mask)
-    forced = possible & threats
-    if forced:
-        if forced & (forced - 1):
-            return 0  # two at once
-        possible = forced
-    return possible & ~(threats >> 1)  # not below one of theirs
-
-
 def _threats(stones: int, mask: int) -> int:
     """The empty cells that would complete a line of these stones, as bits, whether they can be reached or not."""
     found = (stones << 1) & (stones << 2) & (stones << 3)
     for d in (7, 6, 8):
-        pair = (stones << d) & (stones << 2 * d)
-        found |= pair & (stones << 3 * d) | pair & (stones >> d)
-        pair = (stones >> d) & (stones >> 2 * d)
-        found |= pair & (stones << d) | pair & (stones >> 3 * d)
+        pair = stones & (stones << d)
+        found |= (pair << d) & (stones << 3 * d | stones >> d) | (pair >> 2 * d) & (stones >> 3 * d | stones << d)
     return found & (BOARD ^ mask)
 
 
