@@ -28,9 +28,9 @@ class PlayerChoice(Choice):
         return made
 
     def __str__(self) -> str:
-        """``uct_1000``; of a path the last part."""
+        """``uct_1000``; of a path the last part, without its suffix."""
         changed = self.settings.model_dump(exclude_defaults=True).values()
-        return "_".join([self.name, *(Path(str(value)).name for value in changed)])
+        return "_".join([self.name, *(Path(str(value)).name.removesuffix(".pt") for value in changed)])
 
 
 class RandomPlayer:

@@ -69,6 +69,8 @@ class Trainer:
         """Episodes of one evaluation."""
         checkpoint_every: PositiveInt | None = None
         """Default: as ``eval_every``."""
+        keep_checkpoints: bool = False
+        """Keep each one as ``checkpoints/<steps>.pt``, too."""
         reports: list[ReportChoice] = []  # noqa: RUF012 (pydantic copies it)
         """Made at every evaluation, for TensorBoard and ``figures/``."""
         tensorboard: bool = True
@@ -141,6 +143,8 @@ class Trainer:
                     self._evaluate()
                 if self._due(self.checkpoint_every, before):
                     self.save("last")
+                    if self.settings.keep_checkpoints:
+                        self.save(str(self.steps))
             if self._logged_at != self.steps:
                 self._log(metrics)
             closing = self._evaluate() if self.finished else Report({})

@@ -1,5 +1,7 @@
 """Games against a pool, and AlphaGo's recipe upon them."""
 
+import math
+
 import pytest
 import torch
 from compare import same
@@ -8,9 +10,12 @@ import rlcore
 from rlcore import InputError, Trainer, check_agent, check_environment, commands
 from rlcore.agents.alphago import AlphaGo
 from rlcore.agents.reinforce import Reinforce
-from rlcore.envs.games import TicTacToe
+from rlcore.envs.elo import EloReport, ratings
+from rlcore.envs.games import ConnectFour, TicTacToe
+from rlcore.envs.players import PlayerChoice
 from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.envs.versus import VersusEnv
+from rlcore.evaluation import Report
 
 RANDOM = [{"name": "random"}]
 SMALL = {"gamma": 1.0, "network": {"name": "mlp", "hidden": [32]}}
@@ -215,3 +220,47 @@ def test_the_run_of_a_policy_is_a_player(pool_run):
     obs, *_ = env.step(agent.act(obs).action)
     scores = env.evaluation(2).score(agent, 4, 1).scalars
     assert set(scores) == {"points_random", "points_run_stage1"}
+
+
+def test_ratings_are_the_most_likely():
+    """Of two players in closed form; of five, those whose expected points are the points taken."""
+    points = torch.tensor([[0.5, 0.25], [0.75, 0.5]], dtype=torch.float64)
+    odds = (0.75 * 1000 + 0.5) / (0.25 * 1000 + 0.5)
+    assert ratings(points, 1000).tolist() == pytest.approx([0, 400 * math.log10(odds)])
+    true = torch.tensor([0.0, 100, 50, 400, -300], dtype=torch.float64)
+    expected = 1 / (1 + 10 ** ((true - true[:, None]) / 400))
+    torch.testing.assert_close(ratings(expected, 10**9), true, atol=0.01, rtol=0)
+    beaten = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
+    assert ratings(beaten, 40)[1] == pytest.approx(400 * math.log10(40.5 / 0.5))
+
+
+def test_a_tournament_rates_the_agent_among_players():
+    env, agent = make(pool=RANDOM)
+    players = {"players": [{"name": "random"}, {"name": "minmax", "depth": 2}], "num": 15, "random_moves": 1}
+    report = EloReport(EloReport.Settings.model_validate(players))(agent, env.evaluation(2), Report({}))
+    assert report.scalars["random"] == 0
+    assert report.scalars["minmax_2"] > 200
+    assert set(report.scalars) == {"random", "minmax_2", "agent"}
+    assert report.text.splitlines()[1].startswith("minmax_2")
+    twice = EloReport.Settings.model_validate({"players": [{"name": "random"}, {"name": "random"}]})
+    with pytest.raises(InputError, match="names of their own"):
+        EloReport(twice)(agent, env.evaluation(2), Report({}))
+
+
+def test_checkpoints_that_are_kept_are_players(workdir):
+    settings = ["trainer.total_steps=600", "env.num_envs=16", "trainer.eval_every=200", "trainer.keep_checkpoints=true"]
+    commands.train("connect4_pool_reinforce", settings, "kept", None, 1)
+    paths = sorted((workdir / "kept/checkpoints").glob("[0-9]*.pt"), key=lambda path: int(path.stem))
+    assert len(paths) == 3
+    game, state = ConnectFour(), ConnectFour().initial(1)
+    choices = [
+        PlayerChoice.model_validate({"name": "run", "run": "kept", "checkpoint": str(path)})
+        for path in (*paths, "last")
+    ]
+    assert [str(choice) for choice in choices] == [f"run_kept_{name}" for name in (*(p.stem for p in paths), "last")]
+    for choice in choices:
+        assert game.legal(state).gather(1, choice.make(game, torch.device("cpu"))(state)[:, None]).all()
+    agents = [rlcore.load("kept", str(path)) for path in paths] + [rlcore.load("kept", "last")]
+    biases = [agent.policy_head.bias for agent in agents]
+    assert not torch.equal(biases[0], biases[1])
+    assert torch.equal(biases[2], biases[3])

@@ -1,0 +1,102 @@
+"""The report ``elo``: what games between players say of the strength of each."""
+
+import itertools
+import math
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
+from rlcore.environment import Environment
+from rlcore.envs.game_env import GameEnv
+from rlcore.envs.players import PlayerChoice
+from rlcore.errors import InputError
+from rlcore.evaluation import Report, evaluating
+from rlcore.game import mirrored_contest, openings, points
+from rlcore.settings import Seed
+
+
+class EloReport:
+    """A tournament of all against all, and the ratings that fit it best (Elo 1978): 400 points are odds of 10 to 1."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        players: list[PlayerChoice] = Field(min_length=1)
+        """Beside the agent: ``[{name: random}, {name: run, run: runs/another}]``. The first one's rating is 0."""
+        num: PositiveInt = 20
+        """Openings, each played from both sides by each pair."""
+        random_moves: NonNegativeInt = 4
+        """Moves of an opening, drawn at random."""
+        seed: Seed = 1
+        """Of openings and players."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Returns:
+            The rating of each player; as text, the points that each took from each.
+
+        Raises:
+            InputError: the environment is no game, or two players have the same name.
+        """
+        if not isinstance(env, GameEnv):
+            raise InputError("report elo: needs a game (env.name=selfplay)")
+        s = self.settings
+        players = {str(choice): choice.make(env.game, env.device) for choice in s.players}
+        if len(players) < len(s.players) or "agent" in players:
+            raise InputError(f"report elo: players need names of their own, got {', '.join(map(str, s.players))}")
+        players["agent"] = env.player(agent)
+        generator = torch.Generator(env.device).manual_seed(s.seed)
+        num_moves = torch.full((s.num,), s.random_moves, device=env.device)
+        begin = openings(env.game, num_moves, s.random_moves, generator)
+        shares = torch.full((len(players), len(players)), 0.5, dtype=torch.float64)
+        with evaluating(agent):
+            for (i, one), (j, other) in itertools.combinations(enumerate(players.values()), 2):
+                seed_everything(s.seed)
+                shares[i, j] = points(mirrored_contest(env.game, one, other, begin))
+                shares[j, i] = 1 - shares[i, j]
+        rating = ratings(shares, 2 * s.num)
+        return Report(dict(zip(players, rating.tolist(), strict=True)), _told(list(players), shares, rating))
+
+
+def ratings(shares: Tensor, num_games: int) -> Tensor:
+    """The most likely ratings [K], the first of them 0, by Hunter 2004 ("MM algorithms", equation 3).
+
+    A drawn game is added to each pair, so that nobody who lost or won them all is infinitely far away.
+
+    Args:
+        shares: [K, K] float64, of the points that the row's player took from the column's.
+        num_games: of each pair.
+    """
+    K = len(shares)
+    off_diagonal = 1 - torch.eye(K, dtype=torch.float64)
+    won = ((shares * num_games + 0.5) * off_diagonal).sum(1)
+    strength = torch.ones(K, dtype=torch.float64)
+    for _ in range(10_000):
+        meetings = (num_games + 1) / (strength[:, None] + strength) * off_diagonal
+        renewed = won / meetings.sum(1)
+        renewed /= renewed.log().mean().exp()
+        done = torch.allclose(renewed, strength, rtol=1e-9, atol=0)
+        strength = renewed
+        if done:
+            break
+    rating = 400 / math.log(10) * strength.log()
+    return rating - rating[0]
+
+
+def _told(names: list[str], shares: Tensor, rating: Tensor) -> str:
+    """A table, the strongest first."""
+    order = rating.argsort(descending=True).tolist()
+    width = max(map(len, names))
+    lines = [f"{'':{width}}     Elo   points, in %, from those in this order"]
+    for i in order:
+        row = " ".join("  - " if i == j else f"{100 * shares[i, j]:4.0f}" for j in order)
+        lines.append(f"{names[i]:{width}}  {rating[i]:6.0f}   {row}")
+    return "\n".join(lines)
