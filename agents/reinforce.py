@@ -70,7 +70,7 @@ class Reinforce(Agent):
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
-        return self.policy_head.distribution(self.policy_head(self.body(obs)), action_mask(obs))
+        return self.policy_head.distribution(self.policy_head(self.body(obs), action_mask(obs)))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""

@@ -7,14 +7,20 @@ arithmetic at the sizes of a policy.
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from rlcore.errors import InputError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+INSIDE = 1 - 2**-23
+"""The largest number below 1 of which atanh is taken, in float32."""
+NODES, WEIGHTS = (torch.as_tensor(x, dtype=torch.float32) for x in np.polynomial.hermite.hermgauss(24))
+"""The mean of f over a normal distribution is the sum of weights f(mean + sqrt(2) std nodes), over sqrt(pi)."""
 FORBIDDEN = -1e9
 """Logit of an action that is not allowed: its chance is 0 and, unlike with -inf, what it adds to an entropy is 0."""
 
@@ -117,58 +123,266 @@ class DiagonalGaussian:
         return entropy.expand(self.mean.shape[: self.mean.ndim - self.log_std.ndim])
 
 
+class MultiCategorical:
+    """Independent `Categorical`, D of them, of K choices or fewer.
+
+    Args:
+        logits: [B, D, K], `FORBIDDEN` where there is no such choice.
+    """
+
+    __slots__ = ("each",)
+
+    def __init__(self, logits: Tensor):
+        self.each = Categorical(logits)
+
+    @property
+    def mode(self) -> Tensor:
+        """[B, D] int64."""
+        return self.each.mode
+
+    def sample(self) -> Tensor:
+        """[B, D] int64."""
+        return self.each.sample()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[B], nats; summed over the components.
+
+        Args:
+            action: [B, D] int64.
+        """
+        return self.each.log_prob(action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """[B], nats; summed over the components."""
+        return self.each.entropy().sum(-1)
+
+
+class Bernoulli:
+    """Independent zeros and ones.
+
+    Args:
+        logits: [B, *A], log-odds of a one.
+    """
+
+    __slots__ = ("dims", "logits")
+
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+        self.dims = tuple(range(1, logits.ndim))
+
+    @property
+    def mode(self) -> Tensor:
+        """[B, *A] int64."""
+        return (self.logits > 0).long()
+
+    def sample(self) -> Tensor:
+        """[B, *A] int64."""
+        return (torch.rand_like(self.logits) < self.logits.sigmoid()).long()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[B], nats; summed over the components.
+
+        Args:
+            action: [B, *A] int64, zeros and ones.
+        """
+        return (action * self.logits - softplus(self.logits)).sum(self.dims)
+
+    def entropy(self) -> Tensor:
+        """[B], nats; summed over the components."""
+        return (softplus(self.logits) - self.logits * self.logits.sigmoid()).sum(self.dims)
+
+
+class SquashedGaussian:
+    """A `DiagonalGaussian` of u, squashed into a box: a = low + (high - low) (1 + tanh u) / 2.
+
+    Haarnoja et al. 2018, "Soft actor-critic", appendix C.
+
+    Args:
+        mean: [B, *A], of u.
+        log_std: [*A], of u.
+        low: [*A], of the box.
+        high: [*A].
+    """
+
+    __slots__ = ("gaussian", "half", "middle")
+
+    def __init__(self, mean: Tensor, log_std: Tensor, low: Tensor, high: Tensor):
+        self.gaussian = DiagonalGaussian(mean, log_std)
+        self.middle, self.half = (high + low) / 2, (high - low) / 2
+
+    @property
+    def mode(self) -> Tensor:
+        """[B, *A] float32, the median rather, in the box."""
+        return self.middle + self.half * self.gaussian.mean.tanh()
+
+    def sample(self) -> Tensor:
+        """[B, *A] float32, in the box."""
+        return self.middle + self.half * self.gaussian.sample().tanh()
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """[B], nats; summed over the components.
+
+        Args:
+            action: [B, *A], in the box; on its border, where the density has no bound, as if just inside.
+        """
+        u = ((action - self.middle) / self.half).clamp(-INSIDE, INSIDE).atanh()
+        log_slope = self.half.log() + _log_slope_of_tanh(u)
+        return self.gaussian.log_prob(u) - log_slope.sum(self.gaussian.dims)
+
+    def entropy(self) -> Tensor:
+        """[B], nats; summed over the components: the Gaussian's, and E[log da/du] by Gauss and Hermite's 24 points."""
+        gaussian, dims = self.gaussian, self.gaussian.dims
+        nodes, weights = NODES.to(gaussian.mean.device), WEIGHTS.to(gaussian.mean.device)
+        u = gaussian.mean.unsqueeze(-1) + (math.sqrt(2) * gaussian.log_std.exp()).unsqueeze(-1) * nodes
+        log_slope = self.half.log() + (_log_slope_of_tanh(u) * weights).sum(-1) / math.sqrt(math.pi)
+        return gaussian.entropy() + log_slope.sum(dims)
+
+
+def _log_slope_of_tanh(u: Tensor) -> Tensor:
+    """Log(1 - tanh(u)^2), exact far out, too."""
+    return 2 * (math.log(2) - u - softplus(-2 * u))
+
+
 class CategoricalHead(nn.Linear):
     """Features [B, F] to logits [B, K], and these to a `Categorical`."""
 
-    def distribution(self, outputs: Tensor, mask: Tensor | None = None) -> Categorical:
-        """What outputs [B, K] mean, of the actions that a mask [B, K] bool allows."""
-        return Categorical(outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN))
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, F] to [B, K], `FORBIDDEN` where a mask [B, K] bool does not allow the action."""
+        return _masked(super().forward(features), mask)
+
+    def distribution(self, outputs: Tensor) -> Categorical:
+        """What outputs [B, K] mean."""
+        return Categorical(outputs)
+
+
+class MultiCategoricalHead(nn.Linear):
+    """Features [B, F] to the logits of several choices [B, sum of their sizes], and these to a `MultiCategorical`."""
+
+    places: Tensor  # [sum], of the outputs among D x K logits
+
+    def __init__(self, num_features: int, sizes: list[int]):
+        super().__init__(num_features, sum(sizes))
+        self.sizes, self.most = sizes, max(sizes)
+        places = [d * self.most + k for d, size in enumerate(sizes) for k in range(size)]
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, F] to [B, sum], `FORBIDDEN` where a mask [B, sum] bool does not allow the choice."""
+        return _masked(super().forward(features), mask)
+
+    def distribution(self, outputs: Tensor) -> MultiCategorical:
+        """What outputs [B, sum] mean; actions are [B, D]."""
+        D, K = len(self.sizes), self.most
+        if len(self.places) == D * K:
+            return MultiCategorical(outputs.unflatten(-1, (D, K)))
+        padded = outputs.new_full((*outputs.shape[:-1], D * K), FORBIDDEN)
+        return MultiCategorical(padded.index_copy(-1, self.places, outputs).unflatten(-1, (D, K)))
+
+
+class BernoulliHead(nn.Linear):
+    """Features [B, F] to log-odds [B, prod(shape)], and these to a `Bernoulli`."""
+
+    def __init__(self, num_features: int, shape: tuple[int, ...]):
+        super().__init__(num_features, math.prod(shape))
+        self.shape = shape
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, F] to [B, prod(shape)], `FORBIDDEN` where a mask [B, *shape] bool does not allow a one."""
+        return _masked(super().forward(features), None if mask is None else mask.flatten(1))
+
+    def distribution(self, outputs: Tensor) -> Bernoulli:
+        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+        return Bernoulli(outputs.unflatten(-1, self.shape))
 
 
 class GaussianHead(nn.Linear):
-    """Features [B, F] to means [B, prod(shape)], and these to a `DiagonalGaussian`; log_std is a parameter."""
+    """Features [B, F] to means [B, prod(shape)], and these to a distribution; log_std is a parameter.
 
-    def __init__(self, num_features: int, shape: tuple[int, ...], log_std: float = 0.0):
+    Args:
+        num_features: F.
+        shape: of an action.
+        log_std: its initial value.
+        bounds: low and high [*shape], to squash between them; None squashes nothing.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        shape: tuple[int, ...],
+        log_std: float = 0.0,
+        bounds: tuple[Tensor, Tensor] | None = None,
+    ):
         super().__init__(num_features, math.prod(shape))
-        self.shape = shape
+        self.shape, self.squashed = shape, bounds is not None
         self.log_std = nn.Parameter(torch.full(shape, log_std))
+        if bounds is not None:
+            self.register_buffer("low", bounds[0], persistent=False)
+            self.register_buffer("high", bounds[1], persistent=False)
 
-    def distribution(self, outputs: Tensor, mask: Tensor | None = None) -> DiagonalGaussian:
-        """What outputs [B, prod(shape)] mean; actions are [B, *shape].
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, F] to [B, prod(shape)].
 
         Raises:
             InputError: there is a mask.
         """
         if mask is not None:
             raise InputError("an action mask says which of several actions are allowed; this action is a Box")
-        return DiagonalGaussian(outputs.unflatten(-1, self.shape), self.log_std)
+        return super().forward(features)
+
+    def distribution(self, outputs: Tensor) -> DiagonalGaussian | SquashedGaussian:
+        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+        mean = outputs.unflatten(-1, self.shape)
+        if self.squashed:
+            return SquashedGaussian(mean, self.log_std, self.low, self.high)
+        return DiagonalGaussian(mean, self.log_std)
 
 
-def policy_head(num_features: int, action_space: Space[object], gain: float = 0.01) -> CategoricalHead | GaussianHead:
+def _masked(outputs: Tensor, mask: Tensor | None) -> Tensor:
+    return outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN)
+
+
+Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
+
+
+def policy_head(num_features: int, action_space: Space[object], squash: bool = False, gain: float = 0.01) -> Head:
     """The layer that turns features into what a distribution over the actions of a space is made of.
 
-    ``head.distribution(head(features))`` is the policy of each row.
+    ``head.distribution(head(features, mask))`` is the policy of each row.
 
     Its weights are orthogonal and small, so that a policy begins near uniform (Andrychowicz et al. 2021, section 3.2).
 
     Args:
         num_features: F.
-        action_space: `Discrete`, or a `Box` of floats of at least one dimension.
+        action_space: `Discrete`, `MultiDiscrete`, `MultiBinary`, or a `Box` of floats of at least one dimension.
+        squash: by tanh into a box; else actions are as the normal distribution draws them.
         gain: scale of the initial weights.
 
     Raises:
-        InputError: no head serves this space.
+        InputError: no head serves this space, or it has no bounds to squash between.
     """
-    head: CategoricalHead | GaussianHead
-    if isinstance(action_space, Discrete):
-        head = CategoricalHead(num_features, int(action_space.n))
-    elif isinstance(action_space, Box) and action_space.dtype.kind == "f" and action_space.shape:
-        head = GaussianHead(num_features, action_space.shape)
+    head: Head
+    space = action_space
+    if isinstance(space, Discrete):
+        head = CategoricalHead(num_features, int(space.n))
+    elif isinstance(space, MultiDiscrete) and space.nvec.ndim == 1:
+        head = MultiCategoricalHead(num_features, space.nvec.tolist())
+    elif isinstance(space, MultiBinary):
+        head = BernoulliHead(num_features, tuple(space.shape))
+    elif isinstance(space, Box) and space.dtype.kind == "f" and space.shape:
+        if squash and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise InputError(f"agent.squash: actions are squashed into bounds, and {space} has none everywhere")
+        bounds = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
+        head = GaussianHead(num_features, space.shape, bounds=bounds if squash else None)
     else:
         raise InputError(
-            f"no policy head serves the action space {action_space}; "
-            "served: Discrete, Box of floats with at least one dimension"
+            f"no policy head serves the action space {space}; served: Discrete, MultiDiscrete of one dimension, "
+            "MultiBinary, Box of floats with at least one dimension"
         )
+    if squash and not isinstance(head, GaussianHead):
+        raise InputError(f"agent.squash: is for actions in a Box, these are {space}")
     nn.init.orthogonal_(head.weight, gain)
     nn.init.zeros_(head.bias)
     return head

@@ -1,9 +1,17 @@
 import gymnasium
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete, MultiBinary
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from rlcore.distributions import Categorical, CategoricalHead, DiagonalGaussian, GaussianHead, policy_head
+from rlcore.distributions import (
+    Bernoulli,
+    Categorical,
+    CategoricalHead,
+    DiagonalGaussian,
+    GaussianHead,
+    SquashedGaussian,
+    policy_head,
+)
 from rlcore.errors import InputError
 
 
@@ -51,7 +59,120 @@ def test_policy_head_serves_discrete_and_box():
     assert head.distribution(head(torch.randn(7, 8))).sample().shape == (7, 2, 3)
 
 
-@pytest.mark.parametrize("space", [MultiBinary(3), Box(0, 255, (2,), dtype="uint8"), gymnasium.spaces.Text(3)])
+@pytest.mark.parametrize("space", [Box(0, 255, (2,), dtype="uint8"), gymnasium.spaces.Text(3)])
 def test_policy_head_names_what_it_serves(space):
-    with pytest.raises(InputError, match="served: Discrete, Box"):
+    with pytest.raises(InputError, match="served: Discrete, MultiDiscrete of one dimension, MultiBinary, Box"):
         policy_head(8, space)
+
+
+SIZES = [2, 5, 3]
+
+
+@pytest.mark.parametrize("sizes", [SIZES, [4, 4]])
+def test_multidiscrete_is_one_categorical_for_each_component(sizes):
+    head = policy_head(8, MultiDiscrete(sizes), gain=3.0)
+    outputs = head(torch.randn(50, 8))
+    ours = head.distribution(outputs)
+    each = [torch.distributions.Categorical(logits=x) for x in outputs.split(sizes, 1)]
+    action = ours.sample()
+    assert action.shape == (50, len(sizes))
+    assert (action < torch.tensor(sizes)).all()
+    log_prob = sum(pi.log_prob(a) for pi, a in zip(each, action.unbind(1), strict=True))
+    torch.testing.assert_close(ours.log_prob(action), log_prob)
+    torch.testing.assert_close(ours.entropy(), sum(pi.entropy() for pi in each))
+    assert torch.equal(ours.mode, torch.stack([pi.mode for pi in each], 1))
+    drawn = head.distribution(outputs[:1].expand(50_000, -1)).sample()
+    for d, pi in enumerate(each):
+        shares = drawn[:, d].bincount(minlength=sizes[d]) / 50_000
+        torch.testing.assert_close(shares, pi.probs[0].detach(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3)])
+def test_bernoulli_equals_torch(shape):
+    logits = torch.randn(50, *shape) * 3
+    ours = Bernoulli(logits)
+    theirs = torch.distributions.Independent(torch.distributions.Bernoulli(logits=logits), len(shape))
+    action = ours.sample()
+    assert action.shape == (50, *shape)
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action.float()))
+    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+    assert torch.equal(ours.mode, (logits > 0).long())
+    head = policy_head(8, MultiBinary(shape))
+    assert head.distribution(head(torch.randn(50, 8))).sample().shape == (50, *shape)
+    share = Bernoulli(logits[:1].expand(50_000, *shape)).sample().float().mean(0)
+    torch.testing.assert_close(share, logits[0].sigmoid(), atol=0.01, rtol=0)
+
+
+def test_squashed_gaussian_equals_torch():
+    low, high = torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 5.0])
+    mean, log_std = torch.randn(50, 2), torch.tensor([-0.5, 0.3])
+    ours = SquashedGaussian(mean, log_std, low, high)
+    transforms = [
+        torch.distributions.TanhTransform(),
+        torch.distributions.AffineTransform((low + high) / 2, (high - low) / 2, event_dim=1),
+    ]
+    base = torch.distributions.Normal(mean, log_std.exp())
+    theirs = torch.distributions.TransformedDistribution(torch.distributions.Independent(base, 1), transforms)
+    action = ours.sample()
+    assert ((action >= low) & (action <= high)).all()
+    torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(ours.mode, low + (high - low) * (1 + mean.tanh()) / 2)
+    border = torch.stack([low, high])
+    assert SquashedGaussian(mean[:2], log_std, low, high).log_prob(border).isfinite().all()
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.8, 1.0), (-1.5, 0.3), (0.3, 1.5)])
+def test_the_density_of_a_squashed_gaussian_integrates_to_one_and_to_its_entropy(mean, std):
+    u = torch.linspace(mean - 8 * std, mean + 8 * std, 40_001)[:, None]
+    a = (2 * u.double().tanh()).float()
+    inside = (a.abs() < 2 * (1 - 1e-5)).squeeze(1)
+    log_std, edge = torch.tensor([std]).log(), torch.tensor([2.0])
+    pi = SquashedGaussian(torch.full((len(a), 1), mean), log_std, -edge, edge)
+    log_density = pi.log_prob(a).double()
+    step = torch.gradient(2 * u.double().squeeze(1).tanh())[0] * inside
+    assert (log_density.exp() * step).sum().item() == pytest.approx(1, abs=2e-3)
+    entropy = -(log_density.exp() * log_density * step).sum().item()
+    assert pi.entropy()[0].item() == pytest.approx(entropy, abs=0.01)
+
+
+@pytest.mark.parametrize("space", [Discrete(4), MultiDiscrete(SIZES), MultiBinary(5)])
+def test_what_a_mask_forbids_is_never_drawn_and_adds_nothing(space):
+    """Entropy, log-probabilities and mode are those of torch's distribution over what is left."""
+    head = policy_head(8, space, gain=3.0)
+    size = head.out_features
+    features = torch.randn(200, 8)
+    mask = torch.rand(200, size) < 0.6
+    if not isinstance(space, MultiBinary):
+        start = 0
+        for K in [4] if isinstance(space, Discrete) else SIZES:  # at least one of each choice
+            mask[torch.arange(200), start + torch.randint(K, (200,))] = True
+            start += K
+    pi, free = head.distribution(head(features, mask)), head(features)
+    drawn = torch.stack([pi.sample() for _ in range(50)])
+    assert pi.entropy().isfinite().all()
+    if isinstance(space, MultiBinary):
+        assert not drawn[:, ~mask].any()
+        reference = torch.distributions.Bernoulli(logits=free)
+        torch.testing.assert_close(pi.entropy(), (reference.entropy() * mask).sum(1))
+        torch.testing.assert_close(pi.log_prob(drawn[0]), (reference.log_prob(drawn[0].float()) * mask).sum(1))
+        return
+    entropy, log_prob, start = torch.zeros(200), torch.zeros(200), 0
+    columns = drawn.view(50, 200, -1)
+    for d, K in enumerate([4] if isinstance(space, Discrete) else SIZES):
+        allowed = mask[:, start : start + K]
+        assert allowed.gather(1, columns[..., d].T).all()
+        reference = torch.distributions.Categorical(logits=free[:, start : start + K].masked_fill(~allowed, -1e30))
+        entropy += reference.entropy()
+        log_prob += reference.log_prob(columns[0, :, d])
+        start += K
+    torch.testing.assert_close(pi.entropy(), entropy)
+    torch.testing.assert_close(pi.log_prob(drawn[0]), log_prob)
+
+
+def test_squashing_needs_bounds():
+    with pytest.raises(InputError, match="squashed into bounds"):
+        policy_head(8, Box(-float("inf"), float("inf"), (2,)), squash=True)
+    with pytest.raises(InputError, match="squash: is for actions in a Box"):
+        policy_head(8, Discrete(2), squash=True)
+    with pytest.raises(InputError, match="this action is a Box"):
+        policy_head(8, Box(-1, 1, (2,)))(torch.randn(3, 8), torch.ones(3, 2, dtype=torch.bool))
