@@ -1,17 +1,22 @@
-"""Observations: which actions they allow, and what a network reads of the rest."""
+"""Observations of all kinds as a network reads them, and the actions that they allow."""
 
+import math
 from typing import Any
 
+import torch
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict
-from torch import Tensor
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from torch import Tensor, nn
 
+from rlcore import registry
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
+from rlcore.networks.multi_input import MultiInput
 from rlcore.rollout import Tree
 
 ACTION_MASK = "action_mask"
 """The part of a dict observation that says which actions are allowed."""
+SERVED = "Box of floats or of pixels, Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
 
 
 def action_mask(obs: Tree) -> Tensor | None:
@@ -19,44 +24,138 @@ def action_mask(obs: Tree) -> Tensor | None:
     return obs[ACTION_MASK] if isinstance(obs, dict) and ACTION_MASK in obs else None
 
 
+def without_mask(obs: Tree) -> Tree:
+    """The rest of an observation."""
+    return {key: part for key, part in obs.items() if key != ACTION_MASK} if isinstance(obs, dict) else obs
+
+
 def observation_shape(space: Space[Any]) -> tuple[int, ...]:
-    """The shape that a network is built for.
+    """The shape of observations that are one array of floats.
 
     Raises:
-        InputError: the observations are not one array of floats.
+        InputError: they are not.
     """
     if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
-        served = "Box of floats with at least one dimension"
-        raise InputError(f"no network reads the observation space {space}; served: {served}")
+        raise InputError(f"this agent reads Box of floats with at least one dimension, not {space}")
     return tuple(space.shape)
 
 
 def build_body(choice: NetworkChoice, space: Space[Any]) -> Network:
     """A network without an output layer for the observations of a space, the action mask left aside.
 
+    A Box of floats is read as it is. Pixels (a Box of uint8 of two dimensions or more) become floats in [0, 1],
+    channels first; Discrete and MultiDiscrete become ones among zeros, MultiBinary floats.
+
     Raises:
         InputError: no network reads them.
     """
     if not isinstance(space, Dict):
-        return choice.build(observation_shape(space))
-    parts = [key for key in space if key != ACTION_MASK]
+        reader, shape = _reader(space)
+        network = choice.build(shape)
+        return network if reader is None else Reading(reader, network)
+    parts = {key: part for key, part in space.items() if key != ACTION_MASK}
+    if issubclass(registry.networks[choice.name], MultiInput):
+        readers, shapes = {}, {}
+        for key, part in parts.items():
+            readers[key], shapes[key] = _reader(part)
+        return Reading(Parts(readers), registry.networks[choice.name](shapes, None, choice.settings))
     if len(parts) != 1:
-        raise InputError(f"no network reads a dict of the parts {', '.join(parts) or 'none'}; served: one, and a mask")
-    return Part(choice.build(observation_shape(space[parts[0]])), parts[0])
+        raise InputError(
+            f"agent.network.name: {choice.name} reads one array, observations have the parts "
+            f"{', '.join(parts) or 'none'}; multi_input reads them"
+        )
+    ((key, part),) = parts.items()
+    return Reading(_Part(key), build_body(choice, part))
 
 
-class Part(Network):
-    """Reads one part of a dict observation.
+class Reading(Network):
+    """A network behind something that makes of an observation what the network reads."""
 
-    Args:
-        network: reads it.
-        key: its name.
+    def __init__(self, reader: nn.Module, network: Network):
+        super().__init__()
+        self.reader, self.network, self.num_features = reader, network, network.num_features
+
+    def forward(self, obs: Tree) -> Tensor:
+        """[B, *O] to [B, num_features]."""
+        return self.network(self.reader(obs))
+
+
+class Parts(nn.Module):
+    """Reads each part of a dict by a reader of its own, or as it is."""
+
+    def __init__(self, readers: dict[str, nn.Module | None]):
+        super().__init__()
+        self.readers = nn.ModuleDict({key: reader or nn.Identity() for key, reader in readers.items()})
+
+    def forward(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parts as observed to parts of floats."""
+        return {key: reader(obs[key]) for key, reader in self.readers.items()}
+
+
+class Pixels(nn.Module):
+    """Bytes to [0, 1], channels first: [B, H, W], [B, C, H, W], [B, H, W, C] or [B, K, H, W, C] to [B, C', H, W].
+
+    Channels are last where the last dimension is smaller than the first of an image.
     """
 
-    def __init__(self, network: Network, key: str):
+    def __init__(self, shape: tuple[int, ...]):
         super().__init__()
-        self.network, self.key, self.num_features = network, key, network.num_features
+        *frames, height, width = shape if len(shape) == 2 else shape[-3:]
+        self.channels_last = bool(frames) and width < frames[0]
+        if self.channels_last:
+            height, width = shape[-3:-1]
+        self.shape = -1, height, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To float32."""
+        if self.channels_last:
+            x = x.movedim(-1, -3)
+        return x.reshape(len(x), *self.shape).float() / 255
+
+
+class OneHot(nn.Module):
+    """Numbers [B] or [B, D], of sizes [D], to ones among zeros [B, sum of the sizes]."""
+
+    places: Tensor  # [D], of the first one of each number, less its start
+
+    def __init__(self, sizes: list[int], start: list[int]):
+        super().__init__()
+        before = torch.tensor([0, *sizes[:-1]]).cumsum(0) - torch.tensor(start)
+        self.register_buffer("places", before, persistent=False)
+        self.size = sum(sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """To float32."""
+        places = x.view(len(x), -1) + self.places
+        return torch.zeros(len(x), self.size, device=x.device).scatter_(1, places, 1.0)
+
+
+class _Floats(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).float()
+
+
+class _Part(nn.Module):
+    def __init__(self, key: str):
+        super().__init__()
+        self.key = key
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        """Parts [B, ...] to [B, num_features]."""
-        return self.network(obs[self.key])
+        return obs[self.key]
+
+
+def _reader(space: Space[Any]) -> tuple[nn.Module | None, tuple[int, ...]]:
+    """What makes floats of an observation, None where it is of floats; and their shape."""
+    if isinstance(space, Box) and space.dtype.kind == "f" and space.shape:
+        return None, tuple(space.shape)
+    if isinstance(space, Box) and space.dtype == "uint8" and 2 <= len(space.shape) <= 4:
+        pixels = Pixels(tuple(space.shape))
+        return pixels, tuple(pixels(torch.zeros(1, *space.shape)).shape[1:])
+    if isinstance(space, Discrete):
+        return OneHot([int(space.n)], [int(space.start)]), (int(space.n),)
+    if isinstance(space, MultiDiscrete):
+        sizes = space.nvec.flatten().tolist()
+        return OneHot(sizes, space.start.flatten().tolist()), (sum(sizes),)
+    if isinstance(space, MultiBinary) or (isinstance(space, Box) and space.shape):
+        return _Floats(), (math.prod(space.shape or ()),)
+    raise InputError(f"no network reads the observation space {space}; served: {SERVED}")

@@ -1,0 +1,49 @@
+"""MultiInput: a body for observations of several parts."""
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.base import Network
+from rlcore.registry import did_you_mean
+
+
+class MultiInput(Network):
+    """Each part through a body of its own; then all joined, through linear layers with tanh.
+
+    Made as every network, but that ``in_shape`` is a dict of shapes, and its input a dict of tensors.
+    """
+
+    class Settings(Network.Settings):
+        """Settings of the network."""
+
+        vector: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
+        """For parts of one dimension."""
+        image: NetworkChoice = NetworkChoice.model_validate({"name": "nature_cnn"})
+        """For parts of three dimensions."""
+        parts: dict[str, NetworkChoice] = {}  # noqa: RUF012 (pydantic copies it)
+        """For parts by their names, in place of those."""
+        hidden: list[PositiveInt] = [64]  # noqa: RUF012
+        """Sizes of the layers behind the joint."""
+
+    def __init__(self, in_shape: dict[str, tuple[int, ...]], out_features: int | None, settings: Settings):
+        super().__init__()
+        unknown = [name for name in settings.parts if name not in in_shape]
+        if unknown:
+            near = did_you_mean(unknown[0], in_shape)
+            raise InputError(f"multi_input.parts: there is no part {unknown[0]!r}{near}; parts: {', '.join(in_shape)}")
+        chosen = {
+            key: settings.parts.get(key, settings.image if len(shape) == 3 else settings.vector)
+            for key, shape in in_shape.items()
+        }
+        bodies = {key: choice.build(in_shape[key]) for key, choice in chosen.items()}
+        self.parts = nn.ModuleDict(bodies)
+        joint: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": settings.hidden})
+        self.joint = joint.build((sum(body.num_features for body in bodies.values()),), out_features)
+        self.num_features = self.joint.num_features
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        """Parts [B, ...] to [B, num_features]."""
+        return self.joint(torch.cat([body(obs[key]) for key, body in self.parts.items()], 1))
