@@ -53,9 +53,12 @@ def evaluate(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     report: Annotated[str | None, typer.Option(help="Also make this report: rlcore list reports.")] = None,
+    changed: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the run, for now.")
+    ] = None,
 ) -> None:
     """Evaluate the agent of a run."""
-    raise typer.Exit(rlcore.commands.evaluate(run, episodes, checkpoint, json, report, settings or []))
+    raise typer.Exit(rlcore.commands.evaluate(run, episodes, checkpoint, json, report, settings or [], changed or []))
 
 
 @app.command()

@@ -86,19 +86,27 @@ def resume(path: str, overrides: Sequence[str]) -> int:
 
 
 def evaluate(
-    path: str, episodes: int | None, which: str | None, as_json: bool, report: str | None, settings: Sequence[str]
+    path: str,
+    episodes: int | None,
+    which: str | None,
+    as_json: bool,
+    report: str | None,
+    settings: Sequence[str],
+    changed: Sequence[str] = (),
 ) -> int:
     """Evaluates the agent of a run, in episodes that training never saw."""
     if settings and report is None:
-        raise InputError(f"{settings[0]!r} is a setting of a report; name it: --report NAME")
+        raise InputError(f"{settings[0]!r} is a setting of a report; name it: --report NAME; or change the run: --set KEY=VALUE")
     run = Run(path)
     which = which or run.default_checkpoint
-    trainer, saved = run.trainer(which)
+    trainer, saved = run.trainer(which, tuple(changed))
     maker = None if report is None else _report(report, settings)
     num_episodes = episodes or trainer.settings.eval_episodes
     env = trainer.env.evaluation(num_episodes)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
     result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
+    if changed:
+        result["changed"] = list(changed)
     made = None if maker is None else maker(trainer.agent, env, found)
     if made is not None:
         result |= {f"{report}/{name}": value for name, value in made.scalars.items()}

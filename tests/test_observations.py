@@ -94,7 +94,7 @@ def test_what_no_network_reads_is_one_line():
         build_body(MLP, Text(3))
     with pytest.raises(InputError, match="mlp reads one array, observations have the parts a, b; multi_input"):
         build_body(MLP, Dict({"a": VECTOR, "b": VECTOR}))
-    with pytest.raises(InputError, match="there is no part 'arn' .did you mean 'arm'"):
+    with pytest.raises(InputError, match="there is no part 'arn'"):
         build_body(choice("multi_input", parts={"arn": {"name": "mlp"}}), Dict({"arm": VECTOR, "leg": VECTOR}))
     with pytest.raises(InputError, match="36 x 36"):
         build_body(choice("nature_cnn"), Box(0, 255, (20, 20, 3), np.uint8))

@@ -1,0 +1,140 @@
+"""Normalising what is seen and paid by running means and variances, which are buffers of the agent."""
+
+from typing import Any
+
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict
+from torch import Tensor, nn
+
+from rlcore.errors import InputError
+from rlcore.observations import ACTION_MASK
+from rlcore.returns import discounted_sum
+from rlcore.rollout import Rollout, Tree
+
+EPSILON = 1e-8
+"""Added to a variance before its root is taken."""
+CLIP = 10.0
+"""Normalised numbers are clipped to [-CLIP, CLIP]."""
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of all rows that came, in whatever batches (Chan, Golub & LeVeque 1979, equation 2.1).
+
+    Before the first they are 0 and 1.
+
+    Args:
+        shape: of a row.
+    """
+
+    count: Tensor  # 0-d float64
+    mean: Tensor  # [*shape] float64
+    var: Tensor  # [*shape] float64, over the count
+    shift: Tensor  # [*shape] float32, the mean
+    scale: Tensor  # [*shape] float32, one over the standard deviation
+
+    def __init__(self, shape: tuple[int, ...] = ()):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def update(self, x: Tensor) -> None:
+        """Takes rows [B, *shape]."""
+        x = x.double()
+        count, mean, var = len(x), x.mean(0), x.var(0, correction=0)
+        total = self.count + count
+        delta = mean - self.mean
+        # torch.where: before the first rows the variance stands for none
+        old = torch.where(self.count > 0, self.var, 0.0) * self.count
+        self.var.copy_((old + var * count + delta.square() * self.count * count / total) / total)
+        self.mean.add_(delta * count / total)
+        self.count.copy_(total)
+        self.shift.copy_(self.mean)
+        self.scale.copy_((self.var + EPSILON).rsqrt())
+
+
+class ObservationNormalizer(nn.Module):
+    """Brings floats to mean 0 and variance 1; parts that are none stay as they are.
+
+    Args:
+        space: of one observation.
+
+    Raises:
+        InputError: there are no floats in it.
+    """
+
+    def __init__(self, space: Space[Any]):
+        super().__init__()
+        parts = dict(space.items()) if isinstance(space, Dict) else {"": space}
+        floats = {key: part for key, part in parts.items() if isinstance(part, Box) and part.dtype.kind == "f"}
+        floats.pop(ACTION_MASK, None)
+        if not floats:
+            raise InputError(f"agent.normalize_observations: there are no floats in {space}")
+        self.single = None if isinstance(space, Dict) else RunningMoments(floats[""].shape)
+        self.parts = nn.ModuleDict({key: RunningMoments(part.shape) for key, part in floats.items() if key})
+
+    def forward(self, obs: Tree) -> Tree:
+        """[..., *O] to the same, clipped to [-10, 10]."""
+        if self.single is not None:
+            return _normalized(obs, self.single)
+        return {key: _normalized(x, self.parts[key]) if key in self.parts else x for key, x in obs.items()}
+
+    def update(self, obs: Tree) -> None:
+        """Takes observations [B, *O]."""
+        if self.single is not None:
+            self.single.update(obs)
+        for key, moments in self.parts.items():
+            assert isinstance(moments, RunningMoments)
+            moments.update(obs[key])
+
+
+def _normalized(x: Tensor, moments: Any) -> Tensor:
+    return ((x - moments.shift) * moments.scale).clamp(-CLIP, CLIP)
+
+
+class RewardNormalizer(nn.Module):
+    """Divides rewards by the standard deviation of their discounted return up to each step (Engstrom et al. 2020).
+
+    Args:
+        gamma: discount.
+        num_envs: N.
+    """
+
+    running: Tensor  # [N] the return up to the last step, 0 where the episode ended there
+
+    def __init__(self, gamma: float, num_envs: int):
+        super().__init__()
+        self.gamma = gamma
+        self.moments = RunningMoments()
+        self.register_buffer("running", torch.zeros(num_envs))
+
+    def returns(self, rollout: Rollout) -> Tensor:
+        """The discounted return up to each step, from the beginning of its episode, [T, N]."""
+        reward = rollout.reward.clone()
+        if not rollout.ragged:
+            reward[0] += self.gamma * self.running
+        before = torch.cat([torch.zeros_like(rollout.done[:1]), rollout.done[:-1]])  # the step before ended an episode
+        return discounted_sum(reward.flip(0), self.gamma * ~before.flip(0)).flip(0)
+
+    def forward(self, rollout: Rollout) -> Tensor:
+        """The rewards [T, N] of a rollout, divided, and clipped to [-10, 10]; of the first one by its own figures.
+
+        `update` is to follow, once they have been learned from.
+        """
+        returns = rollout.rows(self.returns(rollout))
+        scale = torch.where(self.moments.count > 0, self.moments.scale, (returns.var(correction=0) + EPSILON).rsqrt())
+        return (rollout.reward * scale).clamp(-CLIP, CLIP)
+
+    def update(self, rollout: Rollout) -> None:
+        """Takes a rollout's returns."""
+        returns = self.returns(rollout)
+        self.moments.update(rollout.rows(returns))
+        self.running = returns[-1] * ~rollout.done[-1]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes as many environments as were saved: an agent may be evaluated in more or fewer."""
+        self.running = torch.zeros_like(state_dict.get(f"{prefix}running", self.running), device=self.running.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
