@@ -1,5 +1,6 @@
 """Proximal policy optimisation."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,18 +14,19 @@ from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
-from rlcore.observations import observation_shape
+from rlcore.normalization import ObservationNormalizer, RewardNormalizer
+from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
-from rlcore.rollout import Rollout, Step, Tree, minibatches
+from rlcore.rollout import Rollout, Step, Tree, concat, minibatches, tree_map
 from rlcore.schedules import SCHEDULES, Schedule
 
 
 class Rows(NamedTuple):
     """What a minibatch holds: B rows."""
 
-    obs: Tensor  # [B, *O]
     action: Tensor  # [B, *A]
+    obs: Tree  # [B, *O], normalised if asked for
     log_prob: Tensor  # [B] of the policy that acted, nats
     value: Tensor  # [B] before the update
     advantage: Tensor  # [B]
@@ -35,7 +37,7 @@ class Rows(NamedTuple):
 class Memory(NamedTuple):
     """What PPO remembers of a step of N environments."""
 
-    outputs: Tensor  # [N, K] or [N, prod(A)], of the policy's head
+    outputs: Tensor  # [N, K], of the policy's head
     masks: tuple[Tensor, ...]  # [N, ...] bool, of dropout
 
 
@@ -60,8 +62,8 @@ class PPO(Agent):
         """Rows in one gradient step; it divides horizon x num_envs. null: all of them."""
         learning_rate: PositiveFloat = 3e-4
         learning_rate_schedule: Schedule = "constant"
-        clip_range: PositiveFloat = 0.2
-        """eps."""
+        clip_range: PositiveFloat | None = 0.2
+        """eps; null does not clip, which with one epoch of one minibatch is A2C."""
         clip_range_schedule: Schedule = "constant"
         value_clip: PositiveFloat | None = None
         """If set, V may move by this much from its old value before its error stops counting."""
@@ -78,7 +80,15 @@ class PPO(Agent):
         max_grad_norm: PositiveFloat = 0.5
         """Bound of the gradient's 2-norm."""
         target_kl: PositiveFloat | None = None
-        """If set, no further epoch begins once the mean KL(pi_old, pi) of one is above 1.5 times this, nats."""
+        """If set, an update ends before the minibatch whose mean KL(pi_old, pi) is above 1.5 times this, nats."""
+        recompute_advantages: bool = False
+        """At the beginning of each epoch, by the value network as it is then (Andrychowicz et al. 2021, sec. 3.5)."""
+        normalize_observations: bool = False
+        """Floats to mean 0 and variance 1 over all that was seen before, clipped to [-10, 10]."""
+        normalize_rewards: bool = False
+        """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        squash: bool = False
+        """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
         adam_eps: PositiveFloat = 1e-5
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""
@@ -92,10 +102,11 @@ class PPO(Agent):
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         _check_minibatches(s, env.num_envs)
-        shape = observation_shape(env.single_observation_space)
-        self.body = s.network.build(shape)
-        self.value_body = self.body if s.shared else s.network.build(shape)
-        self.policy_head = policy_head(self.body.num_features, env.single_action_space)
+        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
+        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
+        self.body = build_body(s.network, env.single_observation_space)
+        self.value_body = self.body if s.shared else build_body(s.network, env.single_observation_space)
+        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)
@@ -106,21 +117,21 @@ class PPO(Agent):
 
     def forward(self, obs: Tree) -> tuple[Distribution, Tensor]:
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
-        features = self.body(obs)
-        value_features = features if self.settings.shared else self.value_body(obs)
-        return self.policy_head.distribution(self.policy_head(features)), self.value_head(value_features).squeeze(-1)
-
-    def value(self, obs: Tree) -> Tensor:
-        """[B, *O] to V(s) [B]."""
-        return self.value_head(self.value_body(obs)).squeeze(-1)
+        return self._answers(self._seen(obs))
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
-        return self.policy_head.distribution(self.policy_head(self.body(obs)))
+        seen = self._seen(obs)
+        return self.policy_head.distribution(self.policy_head(self.body(seen), action_mask(seen)))
+
+    def value(self, obs: Tree) -> Tensor:
+        """[B, *O] to V(s) [B]."""
+        return self._value(self._seen(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        outputs = self.policy_head(self.body(obs))
+        seen = self._seen(obs)
+        outputs = self.policy_head(self.body(seen), action_mask(seen))
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
         return Step(self.policy_head.distribution(outputs).sample(), memory)
 
@@ -133,69 +144,121 @@ class PPO(Agent):
         """``num_epochs`` passes of minibatch steps."""
         s = self.settings
         learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        clip = s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
+        clip = None if s.clip_range is None else s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         rows, entropy = self._rows(rollout)
-        policy_losses: list[Tensor] = []
-        value_losses: list[Tensor] = []
-        grad_norms: list[Tensor] = []
-        for _ in range(s.num_epochs):
-            log_ratios = []
-            for b in minibatches(rows, s.minibatch_size):
-                with recalled(self.policy_dropouts, b.masks):
-                    pi, V = self(b.obs)
-                log_ratio = pi.log_prob(b.action) - b.log_prob
-                A = b.advantage
-                if s.normalize_advantages:
-                    A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
-                # min(r A, clip(r, 1 - eps, 1 + eps) A) is min(r A, A + eps |A|), in fewer operations
-                policy_loss = -torch.minimum(log_ratio.exp() * A, A + clip * A.abs()).mean()
-                value_loss = nn.functional.mse_loss(V, b.target)
-                if s.value_clip is not None:
-                    V_clipped = b.value + (V - b.value).clamp(-s.value_clip, s.value_clip)
-                    value_loss = torch.maximum((V - b.target).square(), (V_clipped - b.target).square()).mean()
-                loss = policy_loss + s.value_coefficient * value_loss
-                if s.entropy_coefficient:
-                    loss = loss - s.entropy_coefficient * pi.entropy().mean()
-                step = self.minimize(loss)
-                policy_losses.append(policy_loss.detach())
-                value_losses.append(value_loss.detach())
-                grad_norms.append(torch.as_tensor(step["grad_norm"]))
-                log_ratios.append(log_ratio.detach())
-            log_ratio = torch.cat(log_ratios)
-            ratio = log_ratio.exp()
-            approx_kl = (ratio - 1 - log_ratio).mean()  # http://joschu.net/blog/kl-approx.html, k3
-            if s.target_kl is not None and approx_kl > 1.5 * s.target_kl:  # a sync an epoch, where asked for
-                break
-        if self.batch_norms:
-            update_batch_norm(self, self.batch_norms, rows.obs)
-        return {
-            "policy_loss": torch.stack(policy_losses).mean(),
-            "value_loss": torch.stack(value_losses).mean(),
+        steps: list[tuple[Tensor, ...]] = []
+        log_ratios: list[Tensor] = []
+        for b in self._minibatches(rows, rollout):
+            with recalled(self.policy_dropouts, b.masks):
+                pi, V = self._answers(b.obs)
+            log_ratio = pi.log_prob(b.action) - b.log_prob
+            log_ratios.append(log_ratio.detach())
+            if s.target_kl is not None and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
+                break  # a sync a minibatch, where asked for
+            A = b.advantage
+            if s.normalize_advantages:
+                A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
+            gain = log_ratio.exp() * A
+            if clip is not None:  # min(r A, clip(r, 1 - eps, 1 + eps) A) in fewer operations
+                gain = torch.minimum(gain, A + clip * A.abs())
+            policy_loss = -gain.mean()
+            value_loss = nn.functional.mse_loss(V, b.target)
+            if s.value_clip is not None:
+                V_clipped = b.value + (V - b.value).clamp(-s.value_clip, s.value_clip)
+                value_loss = torch.maximum((V - b.target).square(), (V_clipped - b.target).square()).mean()
+            loss = policy_loss + s.value_coefficient * value_loss
+            if s.entropy_coefficient:
+                loss = loss - s.entropy_coefficient * pi.entropy().mean()
+            step = self.minimize(loss)
+            steps.append((policy_loss.detach(), value_loss.detach(), torch.as_tensor(step["grad_norm"])))
+        self._normalize_by(rollout, rows)
+        policy_losses, value_losses, grad_norms = map(torch.stack, zip(*steps, strict=True))
+        log_ratio = torch.cat(log_ratios)[-rollout.num_steps :]  # the last epoch's
+        metrics: Metrics = {
+            "policy_loss": policy_losses.mean(),
+            "value_loss": value_losses.mean(),
             "entropy": entropy,
-            "approx_kl": approx_kl,
-            "clip_fraction": ((ratio - 1).abs() > clip).float().mean(),
+            "approx_kl": _kl(log_ratio),
             "explained_variance": explained_variance(rows.value, rows.target),
-            "grad_norm": torch.stack(grad_norms).mean(),
+            "grad_norm": grad_norms.mean(),
             "learning_rate": learning_rate,
         }
+        if clip is not None:
+            metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
+        return metrics
+
+    def _seen(self, obs: Tree) -> Tree:
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def _value(self, seen: Tree) -> Tensor:
+        return self.value_head(self.value_body(seen)).squeeze(-1)
+
+    def _answers(self, seen: Tree) -> tuple[Distribution, Tensor]:
+        """The policy and V [B] for observations [B, *O], normalised if asked for."""
+        features = self.body(seen)
+        value_features = features if self.settings.shared else self.value_body(seen)
+        outputs = self.policy_head(features, action_mask(seen))
+        return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
+
+    def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
+        """Of all epochs."""
+        for epoch in range(self.settings.num_epochs):
+            if epoch and self.settings.recompute_advantages:
+                rows = self._estimated(rows, rollout)
+            yield from self._pieces(rows)
+
+    def _pieces(self, rows: Rows) -> Iterator[Rows]:
+        """Of one epoch."""
+        return minibatches(rows, self.settings.minibatch_size)
 
     @torch.no_grad()
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
-        s = self.settings
         memory: Memory = rollout.memory
         pi = self.policy_head.distribution(memory.outputs.flatten(0, 1))
+        log_prob = pi.log_prob(rollout.action.flatten(0, 1)).view_as(rollout.reward)
+        entropy = pi.entropy().view_as(rollout.reward)
+        nothing = torch.zeros_like(log_prob)
+        columns = rollout.action, self._seen(rollout.obs), log_prob, nothing, nothing, nothing, memory.masks
+        rows = Rows(*map(rollout.rows, columns))
+        return self._estimated(rows, rollout), rollout.rows(entropy).mean()
+
+    @torch.no_grad()
+    def _estimated(self, rows: Rows, rollout: Rollout) -> Rows:
+        """The rows with values, advantages and targets by the value network as it is."""
+        s = self.settings
+        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
         with switched_off(self.dropouts):
-            value = self.value(rollout.obs.flatten(0, 1)).view_as(rollout.reward)
-            successor_value = self.value(torch.cat([rollout.last_obs, rollout.final_obs]))
-        log_prob = pi.log_prob(rollout.action.flatten(0, 1)).view_as(value)
-        entropy = pi.entropy().view_as(value)
-        next_value = torch.cat([value[1:], successor_value[None, : value.shape[1]]])
-        next_value[rollout.cut] = successor_value[value.shape[1] :]
-        advantage = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
-        columns = rollout.obs, rollout.action, log_prob, value, advantage, advantage + value, memory.masks
-        return Rows(*map(rollout.rows, columns)), rollout.rows(entropy).mean()
+            value, next_value = self._values(rollout)
+        advantage = gae(reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
+        value, advantage, target = map(rollout.rows, (value, advantage, advantage + value))
+        return rows._replace(value=value, advantage=advantage, target=target)
+
+    def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """V of each row and of its true successor, [T, N] both."""
+        value = self.value(tree_map(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout.reward)
+        successors = self.value(concat([rollout.last_obs, rollout.final_obs]))
+        N = value.shape[1]
+        next_value = torch.cat([value[1:], successors[None, :N]])
+        next_value[rollout.cut] = successors[N:]
+        return value, next_value
+
+    def _normalize_by(self, rollout: Rollout, rows: Rows) -> None:
+        """Takes what was seen into the running figures, now that it has been learned from."""
+        if self.batch_norms:
+            update_batch_norm(self.body, self.batch_norms, rows.obs)
+            if not self.settings.shared:
+                update_batch_norm(self.value_body, self.batch_norms, rows.obs)
+        if self.normalizer is not None:
+            self.normalizer.update(rollout.rows(rollout.obs))
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.update(rollout)
+
+
+def _kl(log_ratio: Tensor) -> Tensor:
+    """KL(pi_old, pi), nats, 0-d, of log pi - log pi_old [B] (http://joschu.net/blog/kl-approx.html, k3)."""
+    return (log_ratio.exp() - 1 - log_ratio).mean()
 
 
 def _check_minibatches(s: PPO.Settings, num_envs: int) -> None:

@@ -96,7 +96,8 @@ def evaluate(
 ) -> int:
     """Evaluates the agent of a run, in episodes that training never saw."""
     if settings and report is None:
-        raise InputError(f"{settings[0]!r} is a setting of a report; name it: --report NAME; or change the run: --set KEY=VALUE")
+        told = "is a setting of a report; name it: --report NAME; one of the run: --set KEY=VALUE"
+        raise InputError(f"{settings[0]!r} {told}")
     run = Run(path)
     which = which or run.default_checkpoint
     trainer, saved = run.trainer(which, tuple(changed))

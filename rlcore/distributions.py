@@ -248,7 +248,8 @@ class CategoricalHead(nn.Linear):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, F] to [B, K], `FORBIDDEN` where a mask [B, K] bool does not allow the action."""
-        return _masked(super().forward(features), mask)
+        outputs = nn.functional.linear(features, self.weight, self.bias)
+        return outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN)
 
     def distribution(self, outputs: Tensor) -> Categorical:
         """What outputs [B, K] mean."""
@@ -268,7 +269,7 @@ class MultiCategoricalHead(nn.Linear):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, F] to [B, sum], `FORBIDDEN` where a mask [B, sum] bool does not allow the choice."""
-        return _masked(super().forward(features), mask)
+        return _masked(nn.functional.linear(features, self.weight, self.bias), mask)
 
     def distribution(self, outputs: Tensor) -> MultiCategorical:
         """What outputs [B, sum] mean; actions are [B, D]."""

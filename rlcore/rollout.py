@@ -259,6 +259,12 @@ def stack(items: list[Tree]) -> Tree:
     return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
+def concat(trees: list[Tree]) -> Tree:
+    """Trees of tensors [B_i, ...] to one of tensors [sum of B_i, ...]."""
+    first, *others = trees
+    return tree_map(lambda *parts: torch.cat(parts), first, *others)
+
+
 def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
     """Applies a function to the tensors of a tree, and to those in the same places of the others."""
     if isinstance(tree, Tensor):

@@ -176,15 +176,30 @@ def _update_by_hand(agent, rollout, rng):
     return net.state_dict()
 
 
-def test_kl_stop_ends_the_epochs():
+def test_kl_stop_ends_the_update_before_the_first_minibatch_that_is_too_far_away():
     env = CartPole()
     agent = ppo(env, num_epochs=50, learning_rate=0.05, target_kl=0.01)
-    steps = []
-    agent.minimize = lambda loss, inner=agent.minimize: steps.append(1) or inner(loss)
+    distances, minimize, steps = [], agent.minimize, []
     obs, _ = env.reset(seed=1)
-    agent.learn(collect(agent, env, obs, 32))
-    assert len(steps) < 50 * 4
-    assert len(steps) % 4 == 0
+    rollout = collect(agent, env, obs, 32)
+    agent.minimize = lambda loss: steps.append(1) or minimize(loss)
+    answers = agent._answers
+
+    def watched(seen):
+        pi, V = answers(seen)
+        distances.append(pi)
+        return pi, V
+
+    agent._answers = watched
+    agent.learn(rollout)
+    assert len(steps) == len(distances) - 1 < 50 * 4  # the last one was looked at, and not learned from
+    torch.manual_seed(1)
+    free = ppo(env, num_epochs=2, learning_rate=0.05, target_kl=1e9)
+    rollout, done = collect(free, env, obs, 32), []
+    inner = free.minimize
+    free.minimize = lambda loss: done.append(1) or inner(loss)
+    free.learn(rollout)
+    assert len(done) == 2 * 4
 
 
 def test_schedules_follow_progress():
