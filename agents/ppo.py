@@ -96,6 +96,8 @@ class PPO(Agent):
         """One body for both, in place of one each."""
 
     settings: Settings
+    memory = False
+    """Whether the networks remember; see `RecurrentPPO`."""
 
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -104,8 +106,10 @@ class PPO(Agent):
         _check_minibatches(s, env.num_envs)
         self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
         self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
-        self.body = build_body(s.network, env.single_observation_space)
-        self.value_body = self.body if s.shared else build_body(s.network, env.single_observation_space)
+        self.body = build_body(s.network, env.single_observation_space, self.memory)
+        self.value_body = self.body
+        if not s.shared:
+            self.value_body = build_body(s.network, env.single_observation_space, self.memory)
         self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)

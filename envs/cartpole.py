@@ -7,15 +7,33 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
+from rlcore import settings
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 
 ANGLE_LIMIT = 12 * 2 * math.pi / 360  # radians
 POSITION_LIMIT = 2.4
 TIME_STEP = 0.02  # seconds
+
+
+class Range(settings.Settings):
+    """A constant that is drawn anew for each episode, uniformly."""
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Range":
+        if self.low > self.high:
+            raise InputError(f"low must not be above high, got {self.low} and {self.high}")
+        return self
+
+
+Constant = float | list[float] | Range
+CONSTANTS = ("gravity", "masscart", "masspole", "length", "force_mag")
 
 
 class CartPole(Environment):
@@ -30,33 +48,35 @@ class CartPole(Environment):
     """
 
     class Settings(Environment.Settings):
-        """Settings of CartPole; a list gives each environment its own constant."""
+        """Settings of CartPole; a constant may be a list, one for each environment, or a `Range`."""
 
-        gravity: float | list[float] = 9.8
+        gravity: Constant = 9.8
         """m / s^2."""
-        masscart: float | list[float] = 1.0
+        masscart: Constant = 1.0
         """kg."""
-        masspole: float | list[float] = 0.1
+        masspole: Constant = 0.1
         """kg."""
-        length: float | list[float] = 0.5
+        length: Constant = 0.5
         """Half the pole's length, m."""
-        force_mag: float | list[float] = 10.0
+        force_mag: Constant = 10.0
         """N."""
+        velocities: bool = True
+        """Show the speeds of cart and pole; without them one must remember to know them."""
         max_episode_steps: PositiveInt = 500
         """Time limit: the episode is truncated there."""
 
     def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
         self.settings: CartPole.Settings = settings or self.Settings()
         high = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)
-        super().__init__(self.settings.num_envs, Box(-high, high), Discrete(2), device)
+        self._shown = slice(None, None, 1 if self.settings.velocities else 2)
+        super().__init__(self.settings.num_envs, Box(-high[self._shown], high[self._shown]), Discrete(2), device)
         self.xp = _array_namespace(self.device)
-        self.gravity = self._constant("gravity")
-        self.masspole = self._constant("masspole")
-        self.length = self._constant("length")
-        self.force_mag = self._constant("force_mag")
-        self.total_mass = self.masspole + self._constant("masscart")
-        self.polemass_length = self.masspole * self.length
         self._generator = torch.Generator(self.device)
+        self.ranges = {name: value for name, value in self.settings if isinstance(value, Range)}
+        """Of the constants that are drawn anew for each episode."""
+        self.constants = {name: self._constant(name) for name in CONSTANTS}
+        """By name, one number or [N] of them, float64."""
+        self._set_physics()
         self._reward = torch.ones(self.num_envs, device=self.device)
         self._state = self._start()  # [4, N] float64
         self._elapsed = self._array(torch.zeros(self.num_envs, dtype=torch.int64))
@@ -67,6 +87,7 @@ class CartPole(Environment):
             self._generator.manual_seed(seed)
         self._state = self._start()
         self._elapsed = self._elapsed * 0
+        self._randomize(self._elapsed == 0)
         return self._observe(self._state), {}
 
     def step(self, actions: Tensor) -> StepResult:
@@ -85,6 +106,7 @@ class CartPole(Environment):
             info["final_obs"] = self._observe(state)
             state = self.xp.where(done, self._start(), state)
             elapsed = elapsed * ~done
+            self._randomize(done)
         self._state, self._elapsed = state, elapsed
         return self._observe(state), self._reward, torch.as_tensor(terminated), torch.as_tensor(truncated), info
 
@@ -100,6 +122,7 @@ class CartPole(Environment):
             "state": torch.as_tensor(self._state),
             "elapsed": torch.as_tensor(self._elapsed),
             "generator": self._generator.get_state(),
+            "drawn": {name: torch.as_tensor(self.constants[name]) for name in self.ranges},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -107,6 +130,26 @@ class CartPole(Environment):
         self._state = self._array(saved["state"])
         self._elapsed = self._array(saved["elapsed"])
         self._generator.set_state(saved["generator"].cpu())
+        self.constants |= {name: self._array(value) for name, value in saved.get("drawn", {}).items()}
+        self._set_physics()
+
+    def _randomize(self, begins: Any) -> None:
+        """Draws the constants that have a range, where an episode begins [N] bool."""
+        if not self.ranges:
+            return
+        for name, between in self.ranges.items():
+            drawn = torch.empty(self.num_envs, dtype=torch.float64, device=self.device)
+            drawn.uniform_(between.low, between.high, generator=self._generator)
+            self.constants[name] = self.xp.where(begins, self._array(drawn), self.constants[name])
+        self._set_physics()
+
+    def _set_physics(self) -> None:
+        """What the equations are made of, from the constants."""
+        constants = self.constants
+        self.gravity, self.length, self.force_mag = (constants[name] for name in ("gravity", "length", "force_mag"))
+        self.masspole = constants["masspole"]
+        self.total_mass = self.masspole + constants["masscart"]
+        self.polemass_length = self.masspole * self.length
 
     def _physics(self, action: Any) -> Any:
         """The next state [4, N], in gymnasium's order of operations (Florian 2007, equations 23 and 24; Euler)."""
@@ -127,8 +170,8 @@ class CartPole(Environment):
 
     def _observe(self, state: Any) -> Tensor:
         if self.xp is np:
-            return torch.from_numpy(state.T.astype(np.float32, order="C"))
-        return state.t().float()
+            return torch.from_numpy(state[self._shown].T.astype(np.float32, order="C"))
+        return state[self._shown].t().float()
 
     def _array(self, tensor: Tensor) -> Any:
         """The tensor on the device; on the CPU as a numpy array of the same memory."""
@@ -136,6 +179,8 @@ class CartPole(Environment):
 
     def _constant(self, name: str) -> Any:
         value = getattr(self.settings, name)
+        if isinstance(value, Range):
+            value = [value.low] * self.num_envs
         if isinstance(value, list) and len(value) != self.num_envs:
             raise InputError(f"env.{name}: {len(value)} values for num_envs={self.num_envs} environments")
         return self._array(torch.tensor(value, dtype=torch.float64))

@@ -12,6 +12,7 @@ from rlcore import registry
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
+from rlcore.networks.recurrent import Recurrent
 from rlcore.rollout import Tree
 
 ACTION_MASK = "action_mask"
@@ -40,32 +41,54 @@ def observation_shape(space: Space[Any]) -> tuple[int, ...]:
     return tuple(space.shape)
 
 
-def build_body(choice: NetworkChoice, space: Space[Any]) -> Network:
+def build_body(choice: NetworkChoice, space: Space[Any], memory: bool = False) -> Network:
     """A network without an output layer for the observations of a space, the action mask left aside.
 
     A Box of floats is read as it is. Pixels (a Box of uint8 of two dimensions or more) become floats in [0, 1],
     channels first; Discrete and MultiDiscrete become ones among zeros, MultiBinary floats.
 
+    Args:
+        choice: of the network.
+        space: of one observation.
+        memory: whether the network is to remember.
+
     Raises:
-        InputError: no network reads them.
+        InputError: no network reads them, or it remembers and should not, or the other way round.
     """
+    kind: Any = registry.networks[choice.name]
+    if issubclass(kind, Recurrent) != memory:
+        raise InputError(
+            f"agent.network.name: {choice.name} has no memory; gru and lstm have one"
+            if memory
+            else f"agent.network.name: {choice.name} has a memory, which is for agent.name=recurrent_ppo"
+        )
+    inner = choice.settings.body if isinstance(choice.settings, Recurrent.Settings) else choice
+    reader, shape = _reader_of(space, inner.name)
+    network: Any = choice.build(shape)
+    if reader is None:
+        return network
+    if memory:
+        network.body = Reading(reader, network.body)
+        return network
+    return Reading(reader, network)
+
+
+def _reader_of(space: Space[Any], name: str) -> tuple[nn.Module | None, Any]:
+    """What makes of an observation what the network of that name reads, and the shape that it is built for."""
     if not isinstance(space, Dict):
-        reader, shape = _reader(space)
-        network = choice.build(shape)
-        return network if reader is None else Reading(reader, network)
-    parts = {key: part for key, part in space.items() if key != ACTION_MASK}
-    if issubclass(registry.networks[choice.name], MultiInput):
-        readers, shapes = {}, {}
-        for key, part in parts.items():
-            readers[key], shapes[key] = _reader(part)
-        return Reading(Parts(readers), registry.networks[choice.name](shapes, None, choice.settings))
+        return _reader(space)
+    parts = {key: _reader(part) for key, part in space.items() if key != ACTION_MASK}
+    if issubclass(registry.networks[name], MultiInput):
+        return Parts({key: reader for key, (reader, _) in parts.items()}), {
+            key: shape for key, (_, shape) in parts.items()
+        }
     if len(parts) != 1:
         raise InputError(
-            f"agent.network.name: {choice.name} reads one array, observations have the parts "
-            f"{', '.join(parts) or 'none'}; multi_input reads them"
+            f"agent.network.name: {name} reads one array, observations have the parts {', '.join(parts) or 'none'}; "
+            "multi_input reads them"
         )
-    ((key, part),) = parts.items()
-    return Reading(_Part(key), build_body(choice, part))
+    ((key, (reader, shape)),) = parts.items()
+    return nn.Sequential(_Part(key), reader or nn.Identity()), shape
 
 
 class Reading(Network):

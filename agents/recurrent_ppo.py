@@ -1,0 +1,133 @@
+"""Proximal policy optimisation with a memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlcore.agents.ppo import PPO, Memory, Rows
+from rlcore.distributions import Distribution
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.dropout import drawn_masks
+from rlcore.networks.recurrent import Recurrent, Sequence
+from rlcore.observations import action_mask
+from rlcore.rollout import Rollout, Step, Tree, leaves, tree_map
+
+
+class RecurrentPPO(PPO):
+    """PPO whose policy and value remember what they saw of an episode; see `PPO` for the objective.
+
+    Gradients go back through time within a rollout, from the state that was remembered before it; a minibatch is whole
+    sequences, of some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
+    """
+
+    class Settings(PPO.Settings):
+        """Settings of PPO with a memory."""
+
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "gru"})
+        """``gru`` or ``lstm``, with a body of their own."""
+
+    settings: Settings
+    memory = True
+    body: Recurrent
+    value_body: Recurrent
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        if self.batch_norms:
+            raise InputError("agent.network: recurrent_ppo serves no batch norm")
+        if s.horizon is None:
+            raise InputError("agent.horizon: recurrent_ppo needs rollouts of a fixed length, got null")
+        if s.minibatch_size is not None and s.minibatch_size % s.horizon:
+            raise InputError(
+                "agent.minibatch_size: must be whole sequences, a multiple of agent.horizon; "
+                f"{s.minibatch_size} is none of {s.horizon}"
+            )
+
+    def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:
+        """That of the policy, and of the value where it has a memory of its own."""
+        return self.body.initial_state(num_envs), () if self.settings.shared else self.value_body.initial_state(
+            num_envs
+        )
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows in each of which an episode begins."""
+        size = len(next(leaves(obs)))
+        outputs, _ = self._remembered(self._seen(obs), self.body.initial_state(size))
+        return self.policy_head.distribution(outputs)
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Draws from the policy; obs [N, *O]."""
+        seen, (policy_state, value_state) = self._seen(obs), state
+        outputs, policy_state = self._remembered(seen, policy_state)
+        memory = Memory(outputs, drawn_masks(self.policy_dropouts))
+        if not self.settings.shared:
+            _, value_state = self.value_body.step(seen, value_state)
+        return Step(self.policy_head.distribution(outputs).sample(), memory, (policy_state, value_state))
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The likeliest action; obs [N, *O]. What the value remembers stays as it was, for it is not asked."""
+        outputs, policy_state = self._remembered(self._seen(obs), state[0])
+        return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, state[1]))
+
+    def _remembered(self, seen: Tree, state: Tree) -> tuple[Tensor, Tree]:
+        """Outputs of the policy's head [N, K] for one step, and what is remembered then."""
+        features, state = self.body.step(seen, state)
+        return self.policy_head(features, action_mask(seen)), state
+
+    def _answers(self, seen: Sequence) -> tuple[Distribution, Tensor]:
+        """The policy and V of the T * N rows of a sequence, time-major."""
+        policy_state, value_state = seen.state
+        features = self.body(seen._replace(state=policy_state))
+        value_features = features if self.settings.shared else self.value_body(seen._replace(state=value_state))
+        outputs = self.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), seen.obs)))
+        return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
+
+    def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
+        """As of `PPO`, T * N rows time-major; but what was seen is one `Sequence` of them all."""
+        rows, entropy = super()._rows(rollout)
+        return rows._replace(obs=self._sequence(rollout)), entropy
+
+    def _sequence(self, rollout: Rollout) -> Sequence:
+        begins = torch.cat([torch.zeros_like(rollout.done[:1]), rollout.done[:-1]])
+        return Sequence(self._seen(rollout.obs), begins, rollout.initial_state)
+
+    def _pieces(self, rows: Rows) -> Iterator[Rows]:
+        """The sequences of some environments after those of others, in random order."""
+        s, (obs, begins, state) = self.settings, rows.obs
+        T, N = begins.shape
+        size = N if s.minibatch_size is None else s.minibatch_size // T
+        for envs in torch.randperm(N, device=begins.device).split(size):
+
+            def part(x: Tensor, envs: Tensor = envs) -> Tensor:
+                return x.unflatten(0, (T, N))[:, envs].flatten(0, 1)
+
+            piece = Sequence(
+                tree_map(lambda x: x[:, envs], obs),  # noqa: B023 (called at once)
+                begins[:, envs],
+                tree_map(lambda x: x[envs], state),  # noqa: B023
+            )
+            yield Rows(*tree_map(part, tuple(rows._replace(obs=None))))._replace(obs=piece)
+
+    def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """V of each row and of its true successor, [T, N] both, after what was remembered there."""
+        sequence = self._sequence(rollout)
+        sequence = sequence._replace(state=sequence.state[0 if self.settings.shared else 1])
+        times, envs = rollout.cut.nonzero(as_tuple=True)
+        cut_rows = times.unique().tolist()
+        features, states = self.value_body.unroll(sequence, cut_rows)
+        value = self.value_head(features).squeeze(-1)
+        last = self._value_after(rollout.last_obs, states[len(value) - 1])
+        next_value = torch.cat([value[1:], last[None]])
+        if cut_rows:
+            rows = torch.searchsorted(torch.tensor(cut_rows, device=times.device), times)
+            behind = [torch.stack(field)[rows, envs] for field in zip(*(states[t] for t in cut_rows), strict=True)]
+            next_value[rollout.cut] = self._value_after(rollout.final_obs, tuple(behind))
+        return value, next_value
+
+    def _value_after(self, obs: Tree, state: Tree) -> Tensor:
+        return self.value_head(self.value_body.step(self._seen(obs), state)[0]).squeeze(-1)

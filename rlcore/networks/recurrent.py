@@ -1,0 +1,120 @@
+"""Networks with a memory: gated recurrent units and long short-term memory behind any body."""
+
+from typing import NamedTuple
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.base import Network
+from rlcore.rollout import Tree, tree_map
+
+
+class Sequence(NamedTuple):
+    """What N environments saw in T steps, and what was remembered before."""
+
+    obs: Tree  # [T, N, *O]
+    begins: Tensor  # [T, N] bool, an episode begins in this row
+    state: Tree  # fields [N, H], before row 0
+
+
+class Recurrent(Network):
+    """A body, and a cell that remembers what it saw; a body itself. `step` reads one step, `forward` many."""
+
+    class Settings(Network.Settings):
+        """Settings of a network with a memory."""
+
+        body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
+        """What an observation goes through before it is remembered."""
+        size: PositiveInt = 64
+        """H, numbers remembered."""
+
+    cell_type: type[nn.GRU] | type[nn.LSTM]
+    num_fields: int
+    """Of the state."""
+
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
+        super().__init__()
+        if out_features is not None:
+            raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
+        self.body = settings.body.build(in_shape)
+        self.cell = self.cell_type(self.body.num_features, settings.size)
+        for name, parameter in self.cell.named_parameters():
+            if "weight" in name:
+                nn.init.orthogonal_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+        self.num_features = settings.size
+
+    def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
+        """Nothing is remembered, [num_envs, H] zeros each."""
+        return tuple(torch.zeros(num_envs, self.num_features, device=self.device) for _ in range(self.num_fields))
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters."""
+        return next(self.cell.parameters()).device
+
+    def step(self, obs: Tree, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One observation [N, *O] after a state; features [N, H] and the state then."""
+        features, state = self._run(self.body(obs)[None], state)
+        return features[0], state
+
+    def forward(self, sequence: Sequence) -> Tensor:
+        """Features of a `Sequence`, [T * N, H], time-major."""
+        return self.unroll(sequence)[0].flatten(0, 1)
+
+    def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
+        """Features [T, N, H], nothing being remembered of an episode that has ended.
+
+        Args:
+            sequence: what was seen.
+            after: rows behind which the state is wanted.
+
+        Returns:
+            The features, and the state behind each of those rows, and behind the last.
+        """
+        T, N = sequence.begins.shape
+        x = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs)).view(T, N, -1)
+        # the cell runs in one call from each row where an episode begins, or the state is wanted, to the next one
+        borders = set(sequence.begins.any(1).nonzero().flatten().tolist()) | {t + 1 for t in after or []} | {T}
+        first, state, features, states = 0, sequence.state, [], {}
+        for border in sorted(borders - {0}):
+            keep = (~sequence.begins[first])[:, None]
+            piece, state = self._run(x[first:border], tuple(field * keep for field in state))
+            features.append(piece)
+            states[border - 1] = state
+            first = border
+        return torch.cat(features), states
+
+    def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """[T, N, F] to [T, N, H] and the state [N, H] each behind it."""
+        raise NotImplementedError
+
+
+class GRU(Recurrent):
+    """Gated recurrent units (Cho et al. 2014)."""
+
+    class Settings(Recurrent.Settings):
+        """Settings of gated recurrent units."""
+
+    cell_type, num_fields = nn.GRU, 1
+
+    def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        features, h = self.cell(x, state[0][None])
+        return features, (h[0],)
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)."""
+
+    class Settings(Recurrent.Settings):
+        """Settings of long short-term memory."""
+
+    cell_type, num_fields = nn.LSTM, 2
+
+    def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        features, (h, c) = self.cell(x, (state[0][None], state[1][None]))
+        return features, (h[0], c[0])
