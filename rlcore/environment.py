@@ -1,24 +1,32 @@
 """Environment: where data comes from; and the adapter for gymnasium, the only crossing between numpy and torch."""
 
+import importlib
+import logging
 import multiprocessing
 import signal
+import time
+import traceback
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium import logger
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
-from pydantic import PositiveInt
+from pydantic import ConfigDict, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent
-from rlcore.errors import InputError
+from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.evaluation import Report, play
+from rlcore.observations import ACTION_MASK
 from rlcore.registry import did_you_mean
 from rlcore.rollout import Tree
 
@@ -125,11 +133,54 @@ class Environment(VectorEnv, ABC):
         """Puts back what `checkpoint` returned."""
 
 
+class WrapperChoice(settings.Settings):
+    """A wrapper of gymnasium by name, with its arguments: ``{name: TimeLimit, max_episode_steps: 200}``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    """As in ``gymnasium.wrappers``, or ``module:Class``."""
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name.startswith("Normalize"):
+            option = "normalize_rewards" if "Reward" in name else "normalize_observations"
+            raise InputError(
+                f"{name} keeps figures that no checkpoint would hold; the agent normalises, and saves them with "
+                f"itself: agent.{option}=true (ppo)"
+            )
+        if ":" not in name and not _is_wrapper(getattr(gymnasium.wrappers, name, None)):
+            known = [key for key, value in vars(gymnasium.wrappers).items() if _is_wrapper(value)]
+            raise InputError(f"gymnasium has no wrapper {name!r}{did_you_mean(name, known)}")
+        return name
+
+    def wrap(self, env: Any) -> Any:
+        """The environment in it.
+
+        Raises:
+            InputError: it cannot be made of these arguments.
+        """
+        module, _, kind = self.name.rpartition(":")
+        try:
+            wrapper = getattr(importlib.import_module(module), kind) if module else getattr(gymnasium.wrappers, kind)
+            return wrapper(env, **(self.model_extra or {}))
+        except (ImportError, AttributeError, TypeError, ValueError, AssertionError) as error:
+            raise InputError(f"env.wrappers: {self.name} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _is_wrapper(thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, gymnasium.Wrapper)
+
+
 class GymEnvironment(Environment):
     """Any registered gymnasium environment, N copies of it.
 
     gymnasium's own vector environments run with their autoreset disabled, and the ended episodes are reset by a mask:
     so the true successor is the plain observation before the reset, and no filler row exists.
+
+    Where ``info`` has an ``action_mask``, it becomes a part of the observation: ``{"observation": ..., "action_mask":
+    [N, A] bool}``.
 
     Raises:
         InputError: gymnasium does not know the id, or the environment normalises by itself.
@@ -144,47 +195,74 @@ class GymEnvironment(Environment):
         """``sync``: one after the other in this process. ``async``: a process each, for slow environments."""
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
         """Keyword arguments of ``gymnasium.make``."""
+        wrappers: list[WrapperChoice] = []  # noqa: RUF012
+        """Of gymnasium, from the inside out."""
+        context: Literal["fork", "spawn", "forkserver"] | None = None
+        """How processes are started; null is Python's default."""
+        timeout: PositiveFloat | None = 300.0
+        """Seconds that a process may take for a step or a reset before it counts as hanging; null waits."""
 
     def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
         self.settings: GymEnvironment.Settings = settings
-        make = _Maker(settings.id, settings.options)
-        first = make()
-        _refuse_normalizers(first, settings.id)
+        s = settings
+        first = _Maker(s, 0)()
+        _refuse_normalizers(first, s.id)
+        _, info = first.reset(seed=0)
         first.close()
-        makers: list[Callable[[], Any]] = [make] * settings.num_envs
+        makers: list[Callable[[], Any]] = [_Maker(s, n) for n in range(s.num_envs)]
         self.envs: VectorEnv[Any, Any, Any]
-        if settings.vectorization == "sync":
+        if s.vectorization == "sync":
             self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         else:
-            self.envs = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-        super().__init__(settings.num_envs, self.envs.single_observation_space, self.envs.single_action_space, device)
-        space = self.single_action_space
-        self._bounds = (space.low, space.high) if isinstance(space, Box) else None
-        self._start = int(space.start) if isinstance(space, Discrete) else 0
+            with _signals_held_back():
+                self.envs = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED, context=s.context)
+            # they ignore SIGTERM, by which Python would end them at its own end, and then wait for ever
+            weakref.finalize(self, _kill, self.envs.processes)
+        space = self.envs.single_observation_space
+        self._mask: Any = None
+        if ACTION_MASK in info:
+            self._mask = np.ones((s.num_envs, *np.shape(info[ACTION_MASK])), dtype=bool)
+            space = Dict({"observation": space, ACTION_MASK: MultiBinary(self._mask.shape[1:])})
+        super().__init__(s.num_envs, space, self.envs.single_action_space, device)
+        action = self.single_action_space
+        self._bounds = (action.low, action.high) if isinstance(action, Box) else None
+        self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
+        self._seed: int | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tree, dict[str, Any]]:
-        """Begins an episode in every environment; environment n is seeded with ``seed + n``."""
-        obs, info = self.envs.reset(seed=seed, options=options)
-        return self._to_tensor(obs), info
+        """Begins an episode in every environment; environment n is seeded with ``seed + n``.
+
+        Raises:
+            EnvironmentFailure: one of them raised an error, died or hangs.
+        """
+        self._seed = self._seed if seed is None else seed
+        obs, info = self._call("reset", seed=seed, options=options)
+        return self._observed(obs, info), info
 
     def step(self, actions: Tensor) -> StepResult:
         """Plays one step in every environment.
 
         Args:
-            actions: [N] int64, counted from 0; or [N, *A] float32, clipped to the bounds of the space.
+            actions: [N] or [N, D] int64, counted from 0; or [N, *A] float32, clipped to the bounds of the space.
+
+        Raises:
+            EnvironmentFailure: one of them raised an error, died or hangs.
         """
         array = actions.numpy(force=True)
         if self._bounds is not None:
             array = np.clip(array, *self._bounds)
-        elif self._start:
+        elif self._start is not None:
             array = array + self._start
-        obs, reward, terminated, truncated, info = self.envs.step(array)
+        obs, reward, terminated, truncated, info = self._call("step", actions=array)
         done = terminated | truncated
         if done.any():
-            info["final_obs"] = self._to_tensor(obs)
-            obs, info["reset_info"] = self.envs.reset(options={"reset_mask": done})
+            info["final_obs"] = self._observed(obs, info, final=True)
+            obs, info["reset_info"] = self._call("reset", options={"reset_mask": done})
+            observed = self._observed(obs, info["reset_info"])
+        else:
+            observed = self._observed(obs, info)
         flags = self._to_device(terminated), self._to_device(truncated)
-        return self._to_tensor(obs), self._to_device(reward.astype(np.float32)), *flags, info
+        return observed, self._to_device(reward.astype(np.float32)), *flags, info
 
     def evaluation(self, num_envs: int) -> "GymEnvironment":
         """A twin of that many environments; of no more processes than this one has, if it has any."""
@@ -195,6 +273,65 @@ class GymEnvironment(Environment):
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the environments, and their processes."""
         self.envs.close(**kwargs)
+
+    def _call(self, what: str, **arguments: Any) -> Any:
+        """``reset`` or ``step`` of them all; where it fails no process is left behind."""
+        envs: Any = self.envs
+        try:
+            if not isinstance(envs, AsyncVectorEnv):
+                return getattr(envs, what)(**arguments)
+            with _gymnasiums_log_off():
+                getattr(envs, f"{what}_async")(**arguments)
+                return getattr(envs, f"{what}_wait")(timeout=self.settings.timeout)
+        except EnvironmentFailure as error:
+            inner = error.args[0] if isinstance(error.args[0], EnvironmentFailure) else error  # gymnasium wraps it
+            failure = EnvironmentFailure(f"{inner}{self._seeded(str(inner))}", inner.traceback)
+        except multiprocessing.TimeoutError:
+            slow = next(n for n, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0))
+            told = f"hangs: no answer to {what} in {self.settings.timeout:g} s (env.timeout)"
+            failure = EnvironmentFailure(f"environment {slow} {told}{self._seeded(f'environment {slow} ')}")
+        except (EOFError, OSError):
+            n, code = _dead(envs.processes)
+            failure = EnvironmentFailure(
+                f"environment {n} died in {what}, exit code {code}{self._seeded(f'environment {n} ')}"
+            )
+        if isinstance(envs, AsyncVectorEnv):
+            _kill(envs.processes)
+            envs.closed = True
+        raise failure
+
+    def _seeded(self, told: str) -> str:
+        """The seed of the environment that is told of, as a note."""
+        return "" if self._seed is None else f" (seed {self._seed + int(told.split()[1])})"
+
+    def _observed(self, obs: Any, info: dict[str, Any], final: bool = False) -> Tree:
+        """As tensors, with the mask if there is one.
+
+        Raises:
+            EnvironmentFailure: no action is allowed where one is to be chosen.
+        """
+        if self._mask is not None:
+            if ACTION_MASK in info:
+                present = info[f"_{ACTION_MASK}"]
+                self._mask[present] = np.stack(list(info[ACTION_MASK][present])).astype(bool)
+            obs = {"observation": obs, ACTION_MASK: self._mask}
+        tensors = self._to_tensor(obs)
+        if isinstance(tensors, dict) and ACTION_MASK in tensors:
+            tensors[ACTION_MASK] = tensors[ACTION_MASK].bool()
+            if not final:
+                self._check_mask(tensors[ACTION_MASK])
+        return tensors
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if isinstance(self.single_action_space, MultiBinary):
+            return
+        space = self.single_action_space
+        sizes = space.nvec.tolist() if isinstance(space, MultiDiscrete) else [mask.shape[1]]
+        for part in mask.split(sizes, 1):
+            stuck = ~part.any(1)
+            if stuck.any():
+                n = int(stuck.nonzero()[0])
+                raise EnvironmentFailure(f"environment {n}: its action_mask allows no action{self._seeded(f'at {n}')}")
 
     def _to_tensor(self, obs: Any) -> Tree:
         """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
@@ -208,23 +345,119 @@ class GymEnvironment(Environment):
 
 
 class _Maker:
-    """Makes one environment; picklable, for worker processes."""
+    """Makes environment n; picklable, for worker processes."""
 
-    def __init__(self, env_id: str, options: dict[str, Any]):
-        self.env_id, self.options = env_id, options
+    def __init__(self, settings: GymEnvironment.Settings, n: int):
+        self.settings, self.n = settings, n
 
     def __call__(self) -> "gymnasium.Env[Any, Any]":
         if multiprocessing.parent_process() is not None:
             # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        env_id = self.settings.id
         try:
-            return gymnasium.make(self.env_id, disable_env_checker=True, **self.options)
+            env = gymnasium.make(env_id, disable_env_checker=True, **self.settings.options)
         except gymnasium.error.Error as error:
-            near = "" if self.env_id in gymnasium.registry else did_you_mean(self.env_id, gymnasium.registry)
-            raise InputError(f"env.id: gymnasium cannot make {self.env_id!r}{near}: {error}") from error
+            near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
+            raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
         except (ImportError, TypeError) as error:
-            raise InputError(f"env.id: gymnasium cannot make {self.env_id!r}: {error}") from error
+            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {error}") from error
+        for wrapper in self.settings.wrappers:
+            env = wrapper.wrap(env)
+        return Guarded(env, self.n)
+
+
+class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Says which environment failed, and how; and looks whether observations are what their space promises.
+
+    Args:
+        env: the environment.
+        n: its number.
+    """
+
+    def __init__(self, env: Any, n: int):
+        super().__init__(env)
+        self.n = n
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the environment's; raises EnvironmentFailure if it fails."""
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._failure("reset", error) from error
+        self._look(obs, self.env.observation_space)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the environment's; raises EnvironmentFailure if it fails."""
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except Exception as error:
+            raise self._failure("step", error) from error
+        self._look(obs, self.env.observation_space)
+        return obs, reward, terminated, truncated, info
+
+    def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        return EnvironmentFailure(f"environment {self.n} failed in {what}: {told}", traceback.format_exc())
+
+    def _look(self, obs: Any, space: Any, part: str = "") -> None:
+        """Raises an EnvironmentFailure if shape, kind of dtype or parts are not those of the space."""
+        if isinstance(space, Dict):
+            if obs.keys() != space.keys():
+                wrong = sorted(obs.keys() ^ space.keys())
+                raise EnvironmentFailure(
+                    f"environment {self.n}: the observation has the parts {', '.join(sorted(obs))}, its space "
+                    f"{', '.join(sorted(space.keys()))}; {', '.join(wrong)} must be in both"
+                )
+            for key, value in obs.items():
+                self._look(value, space[key], f" part {key!r}")
+        elif isinstance(space, Box):
+            shape, dtype = getattr(obs, "shape", None), getattr(obs, "dtype", np.dtype(object))
+            if shape != space.shape or not (dtype == space.dtype or np.can_cast(dtype, space.dtype, "same_kind")):
+                given = type(obs).__name__ if shape is None else f"shape {shape}, dtype {dtype}"
+                raise EnvironmentFailure(
+                    f"environment {self.n}: the observation{part} is no member of its space: {given}; "
+                    f"the space says shape {space.shape}, dtype {space.dtype}"
+                )
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes started in here never see SIGINT and SIGTERM; this one sees them behind it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _gymnasiums_log_off() -> Iterator[None]:
+    """It would print tracebacks of workers, of which the failure tells."""
+    level, logger.min_level = logger.min_level, logging.CRITICAL
+    try:
+        yield
+    finally:
+        logger.min_level = level
+
+
+def _kill(processes: Any) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+        process.join()
+
+
+def _dead(processes: Any) -> tuple[int, int | None]:
+    """The first process that has ended, and its exit code; it may take a moment to be seen."""
+    for _ in range(100):
+        for n, process in enumerate(processes):
+            if process.exitcode is not None:
+                return n, process.exitcode
+        time.sleep(0.02)
+    return 0, None
 
 
 def _refuse_normalizers(env: Any, env_id: str) -> None:
@@ -232,6 +465,7 @@ def _refuse_normalizers(env: Any, env_id: str) -> None:
         if type(env).__name__.startswith("Normalize"):
             raise InputError(
                 f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so "
-                "that a resumed or evaluated agent would see other numbers; make the environment without it"
+                "that a resumed or evaluated agent would see other numbers; make the environment without it; "
+                "agent.normalize_observations and agent.normalize_rewards of ppo do the same"
             )
         env = env.env
