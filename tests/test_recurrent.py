@@ -1,0 +1,163 @@
+import pytest
+import torch
+from compare import same
+from gymnasium.spaces import Discrete
+
+from rlcore import InputError, Trainer, check_agent, collect
+from rlcore.agents.ppo import PPO
+from rlcore.agents.recurrent_ppo import RecurrentPPO
+from rlcore.environment import Environment
+from rlcore.envs.cartpole import CartPole
+from rlcore.envs.probes import Probe
+from rlcore.networks import NetworkChoice
+from rlcore.networks.recurrent import Sequence
+from rlcore.returns import gae
+
+NETWORKS = [{"name": "gru", "size": 8}, {"name": "lstm", "size": 8}]
+
+
+class Cue(Probe):
+    """Shows +1 or -1 in the first step and nothing later; only the last answer is paid: 1 if it names the cue."""
+
+    def __init__(self, settings=None, device="cpu", length=6):
+        self.length = length
+        super().__init__(settings or Environment.Settings(num_envs=16), 2, Discrete(2), device)
+
+    def observe(self):
+        first = self._elapsed == 0
+        drawn = torch.randint(2, (self.num_envs,), generator=self._generator, device=self.device)
+        self._hidden = torch.where(first, drawn, self._hidden)
+        cue = torch.where(first, 2.0 * self._hidden - 1, 0.0)
+        return torch.stack([cue, (self._elapsed == self.length - 1).float()], 1)
+
+    def pay(self, action):
+        return ((action == self._hidden) & (self._elapsed == self.length - 1)).float()
+
+
+def make(env=None, **settings):
+    env = env or CartPole(CartPole.Settings(num_envs=6, max_episode_steps=9, velocities=False))
+    torch.manual_seed(0)
+    given = {"horizon": 16, "minibatch_size": 32, "network": NETWORKS[0], **settings}
+    return env, RecurrentPPO(env, RecurrentPPO.Settings.model_validate(given))
+
+
+def rolled(env, agent, horizon=16, first=40):
+    """A rollout in the middle of a run: it begins with something remembered."""
+    obs, _ = env.reset(seed=1)
+    before = collect(agent, env, obs, first, agent.initial_state(env.num_envs))
+    return collect(agent, env, before.last_obs, horizon, before.last_state)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["gru", "lstm"])
+def test_a_sequence_is_read_as_step_by_step(network):
+    """Forgetting at each beginning; and a row alone as in the batch."""
+    torch.manual_seed(0)
+    net = NetworkChoice.model_validate(network).build((3,))
+    obs, begins = torch.randn(20, 5, 3), torch.rand(20, 5) < 0.2
+    start = tuple(torch.randn(5, 8) for _ in range(net.num_fields))
+    features, states = net.unroll(Sequence(obs, begins, start), after=[3, 11])
+    state, each = start, []
+    for t in range(20):
+        state = tuple(torch.where(begins[t][:, None], 0.0, field) for field in state)
+        out, state = net.step(obs[t], state)
+        each.append(out)
+        if t in (3, 11, 19):
+            for one, other in zip(states[t], state, strict=True):
+                torch.testing.assert_close(one, other)
+    torch.testing.assert_close(features, torch.stack(each))
+    alone = Sequence(obs[:, 2:3], begins[:, 2:3], tuple(field[2:3] for field in start))
+    torch.testing.assert_close(net.unroll(alone)[0][:, 0], features[:, 2])
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["gru", "lstm"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("normalize_observations", [True, False])
+def test_the_first_ratio_is_one(network, shared, normalize_observations):
+    settings = {"network": network, "shared": shared, "normalize_observations": normalize_observations}
+    env, agent = make(minibatch_size=None, **settings)
+    check_agent(agent, env)
+    rollout = rolled(env, agent)
+    rows, _ = agent._rows(rollout)
+    assert rollout.done.any()
+    for b in agent._pieces(rows):
+        pi, V = agent._answers(b.obs)
+        torch.testing.assert_close(pi.log_prob(b.action), b.log_prob, atol=1e-5, rtol=0)
+        torch.testing.assert_close(V, b.value, atol=1e-5, rtol=1e-5)
+
+
+def test_values_of_successors_are_those_after_what_was_remembered():
+    """By playing it again, one environment and one step at a time; with time limits, where the episode goes on."""
+    env, agent = make()
+    rollout = rolled(env, agent)
+    assert rollout.cut.any()
+    value, next_value = agent._values(rollout)
+    kept = iter(rollout.final_obs)
+    finals = {tuple(place): next(kept) for place in rollout.cut.nonzero().tolist()}
+    for n in range(6):
+        state = tuple(field[n : n + 1] for field in rollout.initial_state[1])
+        for t in range(16):
+            if t and rollout.done[t - 1, n]:
+                state = agent.value_body.initial_state(1)
+            out, state = agent.value_body.step(rollout.obs[t, n][None], state)
+            torch.testing.assert_close(agent.value_head(out)[0, 0], value[t, n])
+            follows = finals.get((t, n))
+            if follows is None and not rollout.done[t, n]:
+                follows = rollout.last_obs[n] if t == 15 else rollout.obs[t + 1, n]
+            if follows is not None:
+                out, _ = agent.value_body.step(follows[None], state)
+                torch.testing.assert_close(agent.value_head(out)[0, 0], next_value[t, n])
+    expected = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, 0.99, 0.95)
+    torch.testing.assert_close(agent._rows(rollout)[0].advantage, expected.flatten())
+
+
+def test_minibatches_are_whole_sequences_of_some_environments():
+    env, agent = make()
+    rows, _ = agent._rows(rolled(env, agent))
+    seen = []
+    for b in agent._pieces(rows):
+        assert b.obs.obs.shape == (16, 2, 2)
+        for k in range(2):
+            (n,) = [n for n in range(6) if torch.equal(rows.obs.obs[:, n], b.obs.obs[:, k])]
+            assert torch.equal(b.advantage.view(16, 2)[:, k], rows.advantage.view(16, 6)[:, n])
+            assert torch.equal(b.obs.state[0][0][k], rows.obs.state[0][0][n])
+            seen.append(n)
+    assert sorted(seen) == list(range(6))
+
+
+@pytest.mark.parametrize("settings", [{}, {"network": NETWORKS[1], "shared": True, "normalize_rewards": True}])
+def test_an_interrupted_run_ends_in_the_same_bits(settings):
+    def trainer():
+        return Trainer(*reversed(make(**settings)), total_steps=6 * 16 * 8, seed=4)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    whole.fit()
+    for _ in range(3):
+        first.update()
+    second.restore(first.checkpoint())
+    second.fit()
+    same(second.checkpoint()["agent"], whole.checkpoint()["agent"])
+    same(second.checkpoint()["state"], whole.checkpoint()["state"])
+
+
+@pytest.mark.parametrize("network", ["gru", "lstm"])
+def test_a_cue_is_remembered(network):
+    env, agent = make(
+        Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network={"name": network, "size": 16}
+    )
+    Trainer(agent, env, total_steps=16 * 24 * 40, seed=1).fit()
+    assert env.evaluation(16).score(agent, 200, seed=3).scalars["return"] > 0.97
+    blind = Cue()
+    forgetful = PPO(blind, PPO.Settings(horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8))
+    Trainer(forgetful, blind, total_steps=16 * 24 * 40, seed=1).fit()
+    assert blind.evaluation(16).score(forgetful, 200, seed=3).scalars["return"] < 0.7
+
+
+def test_bad_settings_are_one_line():
+    with pytest.raises(InputError, match="mlp has no memory; gru and lstm have one"):
+        make(network={"name": "mlp"})
+    with pytest.raises(InputError, match="whole sequences, a multiple of"):
+        make(minibatch_size=24)
+    with pytest.raises(InputError, match="needs rollouts of a fixed length"):
+        make(horizon=None, minibatch_size=None)
+    with pytest.raises(InputError, match="gru has a memory, which is for"):
+        PPO(CartPole(), PPO.Settings.model_validate({"network": {"name": "gru"}}))
