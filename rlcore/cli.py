@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import rlcore
-from rlcore.errors import InputError
+from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.registry import commands as plugins
 
 app = typer.Typer(
@@ -98,5 +98,7 @@ def main() -> None:
             app.command(sys.argv[1])(plugins[sys.argv[1]])
         app()
     except InputError as error:
+        if isinstance(error, EnvironmentFailure):  # not the user's mistake alone: show where
+            sys.stderr.write(error.traceback)
         print(f"rlcore: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -284,25 +284,24 @@ class GymEnvironment(Environment):
                 getattr(envs, f"{what}_async")(**arguments)
                 return getattr(envs, f"{what}_wait")(timeout=self.settings.timeout)
         except EnvironmentFailure as error:
-            inner = error.args[0] if isinstance(error.args[0], EnvironmentFailure) else error  # gymnasium wraps it
-            failure = EnvironmentFailure(f"{inner}{self._seeded(str(inner))}", inner.traceback)
+            failure = error
         except multiprocessing.TimeoutError:
             slow = next(n for n, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0))
-            told = f"hangs: no answer to {what} in {self.settings.timeout:g} s (env.timeout)"
-            failure = EnvironmentFailure(f"environment {slow} {told}{self._seeded(f'environment {slow} ')}")
+            failure = EnvironmentFailure(
+                slow, f"hangs: no answer to {what} in {self.settings.timeout:g} s (env.timeout)"
+            )
         except (EOFError, OSError):
             n, code = _dead(envs.processes)
-            failure = EnvironmentFailure(
-                f"environment {n} died in {what}, exit code {code}{self._seeded(f'environment {n} ')}"
-            )
+            failure = EnvironmentFailure(n, f"died in {what}, exit code {code}")
         if isinstance(envs, AsyncVectorEnv):
             _kill(envs.processes)
             envs.closed = True
-        raise failure
+        raise self._seeded(failure)
 
-    def _seeded(self, told: str) -> str:
-        """The seed of the environment that is told of, as a note."""
-        return "" if self._seed is None else f" (seed {self._seed + int(told.split()[1])})"
+    def _seeded(self, failure: EnvironmentFailure) -> EnvironmentFailure:
+        """The failure, with the seed of its environment."""
+        seed = None if self._seed is None else self._seed + failure.env
+        return EnvironmentFailure(failure.env, failure.told, failure.traceback, seed)
 
     def _observed(self, obs: Any, info: dict[str, Any], final: bool = False) -> Tree:
         """As tensors, with the mask if there is one.
@@ -331,7 +330,7 @@ class GymEnvironment(Environment):
             stuck = ~part.any(1)
             if stuck.any():
                 n = int(stuck.nonzero()[0])
-                raise EnvironmentFailure(f"environment {n}: its action_mask allows no action{self._seeded(f'at {n}')}")
+                raise self._seeded(EnvironmentFailure(n, "has an action_mask that allows no action"))
 
     def _to_tensor(self, obs: Any) -> Tree:
         """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
@@ -400,7 +399,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        return EnvironmentFailure(f"environment {self.n} failed in {what}: {told}", traceback.format_exc())
+        return EnvironmentFailure(self.n, f"failed in {what}: {told}", traceback.format_exc())
 
     def _look(self, obs: Any, space: Any, part: str = "") -> None:
         """Raises an EnvironmentFailure if shape, kind of dtype or parts are not those of the space."""
@@ -408,8 +407,9 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
             if obs.keys() != space.keys():
                 wrong = sorted(obs.keys() ^ space.keys())
                 raise EnvironmentFailure(
-                    f"environment {self.n}: the observation has the parts {', '.join(sorted(obs))}, its space "
-                    f"{', '.join(sorted(space.keys()))}; {', '.join(wrong)} must be in both"
+                    self.n,
+                    f"shows an observation of the parts {', '.join(sorted(obs))}, its space has "
+                    f"{', '.join(sorted(space.keys()))}; {', '.join(wrong)} must be in both",
                 )
             for key, value in obs.items():
                 self._look(value, space[key], f" part {key!r}")
@@ -418,8 +418,9 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
             if shape != space.shape or not (dtype == space.dtype or np.can_cast(dtype, space.dtype, "same_kind")):
                 given = type(obs).__name__ if shape is None else f"shape {shape}, dtype {dtype}"
                 raise EnvironmentFailure(
-                    f"environment {self.n}: the observation{part} is no member of its space: {given}; "
-                    f"the space says shape {space.shape}, dtype {space.dtype}"
+                    self.n,
+                    f"shows an observation{part} that is none of its space: {given}; "
+                    f"the space says shape {space.shape}, dtype {space.dtype}",
                 )
 
 

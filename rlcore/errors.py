@@ -23,14 +23,19 @@ class EnvironmentFailure(InputError):
     """An environment that raised an error, died or hangs.
 
     Args:
-        message: one line.
+        env: its number; or another failure, to be raised again, as gymnasium does with what a process raised.
+        told: what it did, one line.
         traceback: of the error, as Python prints it; empty where there is none.
+        seed: that it was reset with; None if there was none.
     """
 
-    def __init__(self, message: str, traceback: str = ""):
-        super().__init__(message)
-        self.traceback = traceback
+    def __init__(self, env: "int | EnvironmentFailure", told: str = "", traceback: str = "", seed: int | None = None):
+        if isinstance(env, EnvironmentFailure):
+            env, told, traceback, seed = env.env, env.told, env.traceback, env.seed
+        super().__init__(f"environment {env}{'' if seed is None else f' (seed {seed})'} {told}")
+        self.env: int = env
+        self.told, self.traceback, self.seed = told, traceback, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Across processes the traceback goes along."""
-        return type(self), (str(self), self.traceback)
+        """Across processes all of it goes along."""
+        return type(self), (self.env, self.told, self.traceback, self.seed)

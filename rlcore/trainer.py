@@ -19,7 +19,7 @@ from torch import Tensor
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
 from rlcore.environment import Environment
-from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice
 from rlcore.rollout import Rollout, Tree, collect
 from rlcore.statistics import EpisodeStatistics
@@ -132,11 +132,16 @@ class Trainer:
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
+            EnvironmentFailure: an environment raised an error, died or hangs; what was learned before has been saved.
         """
         with self._signals():
             while not self._at_goal():
                 before = self.steps
-                metrics = self.update()
+                try:
+                    metrics = self.update()
+                except EnvironmentFailure:
+                    self.save("last")  # what was learned; of this rollout nothing was
+                    raise
                 if self._due(self.log_every, before):
                     self._log(metrics)
                 if self._due(self.eval_every, before) and not self.finished:

@@ -1,14 +1,21 @@
+import multiprocessing
+import os
+import re
+import signal
+import time
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete
+from pydantic import ValidationError
 
 from rlcore import check_environment
 from rlcore.agents.ppo import PPO
 from rlcore.environment import GymEnvironment
 from rlcore.envs import probes
-from rlcore.errors import InputError
+from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.rollout import collect
 
 
@@ -160,3 +167,189 @@ def test_check_environment_finds_unseeded_draws():
 
     with pytest.raises(AssertionError, match="seeded generator"):
         check_environment(Unseeded())
+
+
+class Fickle(gymnasium.Env):
+    """Does in step 3 what it is told to."""
+
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Discrete(2)
+
+    def __init__(self, deed="nothing", victim=1):
+        self.deed, self.victim = deed, victim
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if seed is not None:
+            self.number = seed % 2
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        obs = np.zeros(2, np.float32)
+        if self.steps == 3 and self.number == self.victim:
+            if self.deed == "raise":
+                raise ValueError("the cart has\nleft the rails")
+            if self.deed == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.deed == "hang":
+                time.sleep(60)
+            if self.deed == "shape":
+                obs = np.zeros(3, np.float32)
+            if self.deed == "dtype":
+                obs = np.zeros(2, np.complex64)
+        return obs, 1.0, False, False, {}
+
+
+class Masked(gymnasium.Env):
+    """Tells in info which actions are allowed: all but the number of the step; in episode 2 none."""
+
+    observation_space = Box(-1, 1, (2,), np.float32)
+    action_space = Discrete(3)
+
+    def __init__(self, exhaust=False):
+        self.exhaust, self.episode = exhaust, 0
+
+    def _mask(self):
+        mask = np.ones(3, np.int8)
+        mask[self.steps] = 0
+        return {"action_mask": mask * (not (self.exhaust and self.episode == 3))}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps, self.episode = 0, self.episode + 1
+        return np.zeros(2, np.float32), self._mask()
+
+    def step(self, action):
+        assert action != self.steps
+        self.steps += 1
+        over = self.steps == 3
+        self.steps %= 3
+        return np.zeros(2, np.float32), 1.0, over, False, self._mask()
+
+
+class LateKey(gymnasium.Env):
+    """A part appears that its space does not know."""
+
+    observation_space = Dict({"a": Box(-1, 1, (2,), np.float32)})
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"a": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        return {"a": np.zeros(2, np.float32), "b": 1}, 0.0, False, False, {}
+
+
+gymnasium.register("Fickle-v0", Fickle)
+gymnasium.register("Masked-v0", Masked)
+gymnasium.register("LateKey-v0", LateKey)
+
+
+def children():
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+@pytest.mark.parametrize(
+    ("vectorization", "deed", "told"),
+    [
+        ("sync", "raise", r"environment 1 \(seed 7\) failed in step: ValueError: the cart has left the rails"),
+        ("async", "raise", r"environment 1 \(seed 7\) failed in step: ValueError: the cart has left the rails"),
+        ("async", "die", r"environment 1 \(seed 7\) died in step, exit code -9"),
+        ("async", "hang", r"environment 1 \(seed 7\) hangs: no answer to step in 1 s \(env.timeout\)"),
+        (
+            "sync",
+            "shape",
+            r"environment 1 \(seed 7\) shows an observation that is none of its space: shape \(3,\), dtype float32",
+        ),
+        (
+            "async",
+            "dtype",
+            r"environment 1 \(seed 7\) shows an observation that is none of its space: shape \(2,\), dtype complex64",
+        ),
+    ],
+)
+def test_a_failing_environment_is_named_and_no_process_is_left(vectorization, deed, told, capfd):
+    before = children()
+    env = make("Fickle-v0", 3, vectorization=vectorization, options={"deed": deed}, timeout=1.0)
+    env.reset(seed=6)
+    actions = torch.zeros(3, dtype=torch.int64)
+    env.step(actions)
+    env.step(actions)
+    with pytest.raises(EnvironmentFailure, match=told) as caught:
+        env.step(actions)
+    if deed == "raise":
+        assert 'raise ValueError("the cart has' in caught.value.traceback
+    assert children() == before
+    env.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_part_that_appears_later_is_named():
+    env = make("LateKey-v0")
+    env.reset(seed=1)
+    with pytest.raises(EnvironmentFailure, match="shows an observation of the parts a, b, its space has a; b must"):
+        env.step(torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_mask_in_info_becomes_a_part_of_the_observation(vectorization):
+    env = make("Masked-v0", 3, vectorization=vectorization)
+    obs, _ = env.reset(seed=1)
+    assert set(obs) == {"observation", "action_mask"}
+    for t in range(1, 8):
+        assert obs["action_mask"].dtype == torch.bool
+        legal = obs["action_mask"]
+        assert not legal[:, (t - 1) % 3].any()
+        obs, *_ = env.step(legal.int().argmax(1))
+    env.close()
+    agent = PPO(env := make("Masked-v0", 2), PPO.Settings(horizon=16, minibatch_size=8))
+    agent.learn(collect(agent, env, env.reset(seed=1)[0], 16))  # the environment asserts
+
+
+def test_a_mask_that_allows_nothing_is_named():
+    env = make("Masked-v0", 2, options={"exhaust": True})
+    obs, _ = env.reset(seed=1)
+    for _ in range(5):
+        obs, *_ = env.step(obs["action_mask"].int().argmax(1))
+    with pytest.raises(EnvironmentFailure, match="has an action_mask that allows no action"):
+        env.step(obs["action_mask"].int().argmax(1))
+
+
+def test_wrappers_are_taken_by_name_from_the_inside_out():
+    wrappers = [{"name": "TimeLimit", "max_episode_steps": 2}, {"name": "TransformReward", "func": float}]
+    env = make("CartPole-v1", 2, wrappers=wrappers[:1])
+    env.reset(seed=1)
+    env.step(torch.zeros(2, dtype=torch.int64))
+    assert env.step(torch.zeros(2, dtype=torch.int64))[3].all()
+    flat = make("Blackjack-v1", 2, wrappers=[{"name": "FlattenObservation"}])
+    assert flat.single_observation_space.shape == (45,)
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "told"),
+    [
+        ({"name": "TimeLimt"}, "gymnasium has no wrapper 'TimeLimt' .did you mean 'TimeLimit'"),
+        ({"name": "NormalizeObservation"}, "agent.normalize_observations=true"),
+        ({"name": "NormalizeReward"}, "agent.normalize_rewards=true"),
+    ],
+)
+def test_a_wrapper_that_does_not_exist_or_normalises_is_one_line(wrapper, told):
+    with pytest.raises(ValidationError) as caught:
+        make(wrappers=[wrapper])
+    assert re.search(told, str(caught.value))
+
+
+def test_a_wrapper_of_wrong_arguments_is_one_line():
+    with pytest.raises(InputError, match=r"env\.wrappers: TimeLimit cannot be made: .*max_steps"):
+        make(wrappers=[{"name": "TimeLimit", "max_steps": 3}])
+
+
+def test_pixels_stay_bytes_and_discrete_observations_are_numbers():
+    env = make("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", 2)
+    obs, _ = env.reset(seed=1)
+    assert obs["observation"].shape == (2,)
+    assert obs["observation"].dtype == torch.int64
+    assert obs["action_mask"].shape == (2, 6)  # Taxi tells in info which actions would do something

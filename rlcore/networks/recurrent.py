@@ -115,6 +115,12 @@ class LSTM(Recurrent):
 
     cell_type, num_fields = nn.LSTM, 2
 
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Recurrent.Settings):
+        super().__init__(in_shape, out_features, settings)
+        H = settings.size
+        with torch.no_grad():  # the forget gates begin open (Jozefowicz et al. 2015, section 2.2)
+            dict(self.cell.named_parameters())["bias_ih_l0"][H : 2 * H] = 1.0
+
     def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         features, (h, c) = self.cell(x, (state[0][None], state[1][None]))
         return features, (h[0], c[0])
