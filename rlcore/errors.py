@@ -31,7 +31,7 @@ class EnvironmentFailure(InputError):
 
     def __init__(self, env: "int | EnvironmentFailure", told: str = "", traceback: str = "", seed: int | None = None):
         if isinstance(env, EnvironmentFailure):
-            env, told, traceback, seed = env.env, env.told, env.traceback, env.seed
+            told, traceback, seed, env = env.told, env.traceback, env.seed, env.env
         super().__init__(f"environment {env}{'' if seed is None else f' (seed {seed})'} {told}")
         self.env: int = env
         self.told, self.traceback, self.seed = told, traceback, seed
