@@ -29,12 +29,16 @@ class EnvironmentFailure(InputError):
         seed: that it was reset with; None if there was none.
     """
 
+    env: int
+    told: str
+    traceback: str
+    seed: int | None
+
     def __init__(self, env: "int | EnvironmentFailure", told: str = "", traceback: str = "", seed: int | None = None):
         if isinstance(env, EnvironmentFailure):
             told, traceback, seed, env = env.told, env.traceback, env.seed, env.env
         super().__init__(f"environment {env}{'' if seed is None else f' (seed {seed})'} {told}")
-        self.env: int = env
-        self.told, self.traceback, self.seed = told, traceback, seed
+        self.env, self.told, self.traceback, self.seed = env, told, traceback, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Across processes all of it goes along."""

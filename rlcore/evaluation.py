@@ -104,7 +104,8 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
         seed: of the environments and, where it draws at all, of the agent.
 
     Returns:
-        ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``; a column of each.
+        ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``, the 95 % interval of the mean
+        ``return_low`` and ``return_high``; a column of each.
     """
     quota = math.ceil(num_episodes / env.num_envs)
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
@@ -131,16 +132,33 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
             episode_length *= ~done
     columns = {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
+    low, high = bootstrap_interval(scores)
     return Report(
         scalars={
             "return": scores.mean().item(),
             "return_std": scores.std(correction=0).item(),
             "return_min": scores.min().item(),
             "return_max": scores.max().item(),
+            "return_low": low,
+            "return_high": high,
             "length": sum(columns["length"]) / len(scores),
         },
         columns=columns,
     )
+
+
+def bootstrap_interval(x: Tensor, level: float = 0.95, num_draws: int = 2000) -> tuple[float, float]:
+    """Between what the means of that many draws lie, each of n with replacement (Efron 1979, percentiles).
+
+    Args:
+        x: [n].
+        level: share of the draws.
+        num_draws: the draws, always the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means = x.cpu()[torch.randint(len(x), (num_draws, len(x)), generator=generator)].mean(1)
+    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)).tolist()
+    return low, high
 
 
 class EpisodesReport:

@@ -206,9 +206,25 @@ def test_a_mistake_leaves_the_users_folder_alone(rlcore_, workdir):
     assert [path.name for path in (workdir / "keep").iterdir()] == ["events.mine"]
 
 
-def test_sigterm_to_the_whole_group_saves_where_environments_are_processes(workdir):
+def _ends(group):
+    """No process of the group is left, or none will be in a moment: a fork server ends behind its parent."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "context"),
+    [(signal.SIGTERM, "fork"), (signal.SIGINT, "fork"), (signal.SIGINT, "spawn"), (signal.SIGINT, "forkserver")],
+)
+def test_a_signal_to_the_whole_group_saves_where_environments_are_processes(workdir, number, context):
+    """As Ctrl-C sends it: to the workers, too, which must not die of it first."""
     (workdir / "quick.yaml").write_text(QUICK)
-    env = "env={name: gym, id: CartPole-v1, num_envs: 2, vectorization: async}"
+    env = f"env={{name: gym, id: CartPole-v1, num_envs: 2, vectorization: async, context: {context}}}"
     words = [
         "train",
         "quick.yaml",
@@ -224,12 +240,32 @@ def test_sigterm_to_the_whole_group_saves_where_environments_are_processes(workd
     while not (workdir / "run/checkpoints/last.pt").is_file():
         time.sleep(0.01)
         assert process.poll() is None
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert "saved at step" in out
-    with pytest.raises(ProcessLookupError):  # no worker is left behind
-        os.killpg(process.pid, 0)
+    assert _ends(process.pid)
+
+
+def test_a_worker_that_dies_ends_the_run_in_one_line_and_what_was_learned_is_saved(workdir):
+    (workdir / "quick.yaml").write_text(QUICK)
+    words = ["train", "quick.yaml", "env={name: gym, id: CartPole-v1, num_envs: 2, vectorization: async}"]
+    words += ["agent.minibatch_size=null", "--run-dir", "run", "trainer.total_steps=10_000_000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlcore", *words], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    last = workdir / "run/checkpoints/last.pt"
+    while not last.is_file():
+        time.sleep(0.01)
+        assert process.poll() is None
+    before = checkpoint.load(last)["steps"]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert re.fullmatch(r"rlcore: environment 1 \(seed \d+\) died in (step|reset), exit code -9\n", err)
+    assert checkpoint.load(last)["steps"] >= before
+    assert _ends(process.pid)
 
 
 def test_nan_is_one_line_status_2_and_a_dump(rlcore_, workdir):

@@ -112,7 +112,8 @@ def test_metrics_of_the_last_update_are_logged_at_its_step(tmp_path):
     assert trainer.steps == 1024
     for tag in ("train/policy_loss", "train/value_loss", "train/entropy", "train/approx_kl", "train/clip_fraction",
                 "train/explained_variance", "train/grad_norm", "train/learning_rate", "rollout/return",
-                "rollout/length", "eval/return", "eval/return_std", "eval/return_min", "eval/return_max"):  # fmt: skip
+                "rollout/length", "eval/return", "eval/return_std", "eval/return_min", "eval/return_max",
+                "eval/return_low", "eval/return_high"):  # fmt: skip
         assert logged[tag][-1][0] == 1024, tag
         assert math.isfinite(logged[tag][-1][1])
 
@@ -287,3 +288,15 @@ def test_python_calls_of_a_vector_step_stay_few():
     finally:
         sys.setprofile(None)
     assert calls / 64 < 40
+
+
+def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
+    from rlcore.evaluation import bootstrap_interval
+
+    generator = torch.Generator().manual_seed(1)
+    covered = 0
+    for _ in range(300):
+        low, high = bootstrap_interval(torch.randn(30, generator=generator, dtype=torch.float64), num_draws=500)
+        covered += low < 0 < high
+    assert 0.90 < covered / 300 < 0.98
+    assert bootstrap_interval(torch.full((5,), 3.0)) == (3.0, 3.0)
