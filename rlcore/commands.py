@@ -197,7 +197,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     start = time.perf_counter()
     try:
         trainer.fit()
-        figures = {**trainer.figures, "time/steps_per_second": trainer.steps_per_second}
+        figures = {**trainer.figures, **trainer.timing()}
         result = {
             "config": loaded.name,
             "seed": trainer.seed,

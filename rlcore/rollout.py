@@ -3,6 +3,7 @@
 Legend: T time, N environments, B valid rows, A action shape, O observation shape. Time-major [T, N, ...].
 """
 
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -59,6 +60,8 @@ class Rollout:
         self.last_obs: Tree = None
         """[N, *O], what is seen after row T - 1."""
         self.last_state: Tree = None
+        self.env_seconds = 0.0
+        """Spent in ``env.step``."""
         self._rows: list[Row] = []
         self._final_obs: list[Tree] = []
         self._valid: list[Tensor] = []
@@ -215,7 +218,9 @@ def collect(
     with torch.set_grad_enabled(agent.differentiable):
         while len(rollout) != horizon:
             step = agent.act(obs, state)
+            start = time.perf_counter()
             next_obs, reward, terminated, truncated, info = env.step(step.action)
+            rollout.env_seconds += time.perf_counter() - start
             rollout.append(obs, step, reward, terminated, truncated, info.get("final_obs"), running)
             obs = next_obs
             if initial_state is not None:

@@ -114,7 +114,8 @@ class Trainer:
         self.best = -math.inf
         self.figures: dict[str, float] = {}
         """The latest of every figure, by TensorBoard tag."""
-        self.collect_seconds = self.learn_seconds = 0.0
+        self.collect_seconds = self.learn_seconds = self.env_seconds = 0.0
+        """Spent collecting, of that in the environment's steps, and learning."""
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
         self._reports = [choice.make() for choice in self.settings.reports]
@@ -174,6 +175,15 @@ class Trainer:
         """Environment steps per second of collecting and learning."""
         return self.steps / self.seconds if self.seconds else math.nan
 
+    def timing(self) -> dict[str, float]:
+        """Steps per second, and the shares of environment, acting and learning (where they are waited for)."""
+        acting = self.collect_seconds - self.env_seconds
+        shares = {"env": self.env_seconds, "act": acting, "learn": self.learn_seconds}
+        return {
+            "time/steps_per_second": self.steps_per_second,
+            **{f"time/{name}_share": seconds / (self.seconds or math.nan) for name, seconds in shares.items()},
+        }
+
     def update(self) -> Metrics:
         """One rollout and what is learned from it."""
         if self.obs is None:
@@ -195,6 +205,7 @@ class Trainer:
         self.steps += rollout.num_steps
         self.episodes.add(rollout)
         self.collect_seconds += collected - start
+        self.env_seconds += rollout.env_seconds
         self.learn_seconds += time.perf_counter() - collected
         return metrics
 
@@ -221,6 +232,7 @@ class Trainer:
             "figures": self.figures,
             "collect_seconds": self.collect_seconds,
             "learn_seconds": self.learn_seconds,
+            "env_seconds": self.env_seconds,
             "made_with": self.circumstances(),
         }
         return copy.deepcopy(content)
@@ -268,6 +280,7 @@ class Trainer:
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
         self._logged_at = self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
+        self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
         if saved["env"] is None:
             notes.append("this environment cannot be saved: it begins new episodes, and the bits will differ")
@@ -316,11 +329,7 @@ class Trainer:
             values[index] = value
         figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}  # the one sync
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
-        timing = {
-            "time/steps_per_second": self.steps_per_second,
-            "time/collect_share": self.collect_seconds / self.seconds,
-            "time/learn_share": self.learn_seconds / self.seconds,
-        }
+        timing = self.timing()
         self.figures |= figures
         self.tracker.scalars(figures | timing, self.steps)
         told = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}

@@ -19,7 +19,7 @@ def same(a, b, path=""):
     if isinstance(a, dict):
         assert a.keys() == b.keys(), path
         for key in a:
-            if key not in ("collect_seconds", "learn_seconds"):
+            if key not in ("collect_seconds", "learn_seconds", "env_seconds"):
                 same(a[key], b[key], f"{path}.{key}")
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b), path
