@@ -1,3 +1,4 @@
+import importlib.util
 import multiprocessing
 import os
 import re
@@ -8,6 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box, Dict, Discrete
 from pydantic import ValidationError
 
@@ -16,7 +18,9 @@ from rlcore.agents.ppo import PPO
 from rlcore.environment import GymEnvironment
 from rlcore.envs import probes
 from rlcore.errors import EnvironmentFailure, InputError
+from rlcore.evaluation import Report, play
 from rlcore.rollout import collect
+from rlcore.video import VideoReport
 
 
 class Counter(gymnasium.Env):
@@ -243,6 +247,14 @@ class LateKey(gymnasium.Env):
         return {"a": np.zeros(2, np.float32), "b": 1}, 0.0, False, False, {}
 
 
+class FilmedPole(CartPoleEnv):
+    """CartPole whose pictures need no pygame."""
+
+    def render(self):
+        return np.full((32, 32, 3), self.state[2] * 1000 % 255, np.uint8)
+
+
+gymnasium.register("FilmedPole-v0", FilmedPole, max_episode_steps=500)
 gymnasium.register("Fickle-v0", Fickle)
 gymnasium.register("Masked-v0", Masked)
 gymnasium.register("LateKey-v0", LateKey)
@@ -353,3 +365,21 @@ def test_pixels_stay_bytes_and_discrete_observations_are_numbers():
     assert obs["observation"].shape == (2,)
     assert obs["observation"].dtype == torch.int64
     assert obs["action_mask"].shape == (2, 6)  # Taxi tells in info which actions would do something
+
+
+def test_the_best_and_the_worst_episode_are_filmed(tmp_path):
+    env = make("FilmedPole-v0", 2)
+    torch.manual_seed(0)
+    agent = PPO(env, PPO.Settings(horizon=16, minibatch_size=32))
+    report = VideoReport(VideoReport.Settings(episodes=5, folder=str(tmp_path)))
+    if importlib.util.find_spec("moviepy") is None:
+        with pytest.raises(InputError, match=r"pip install 'rlcore\[video\]'"):
+            report(agent, env, Report({}))
+        return
+    found = report(agent, env, Report({}))
+    returns = [play(agent, make("FilmedPole-v0", 1), 1, seed).scalars["return"] for seed in range(1, 6)]
+    assert found.scalars == {"best": max(returns), "worst": min(returns)}
+    assert found.scalars["best"] > found.scalars["worst"]
+    assert {path.name for path in tmp_path.iterdir()} == {"best-episode-0.mp4", "worst-episode-0.mp4"}
+    with pytest.raises(InputError, match="films environments of gymnasium"):
+        report(agent, probes.Identity(), Report({}))
