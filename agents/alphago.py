@@ -13,6 +13,7 @@ from rlcore.agents.game_replay import GameReplay
 from rlcore.agents.search import Found, mixed, playouts, puct, search
 from rlcore.distributions import Categorical
 from rlcore.envs.game_env import GameEnv
+from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
@@ -78,8 +79,8 @@ class AlphaGo(Agent):
     def __init__(self, env: Any, settings: Settings):
         super().__init__(env, settings)
         s = self.settings
-        if not isinstance(env, GameEnv):
-            raise InputError("agent.name: alphago plays games, this environment is none; use env.name=selfplay")
+        if not isinstance(env, SelfPlayEnv):
+            raise InputError("agent.name: alphago plays games, this environment does not let it; use env.name=selfplay")
         self.game, self.horizon = env.game, s.horizon
         trained = load_trainer(s.policy)
         if not isinstance(trained.env, GameEnv) or type(trained.env.game) is not type(self.game):

@@ -13,6 +13,7 @@ from rlcore.agents.game_replay import GameReplay
 from rlcore.agents.search import Found, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.agents.search import Tree as SearchTree
 from rlcore.distributions import FORBIDDEN, Categorical
+from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
 from rlcore.game import Game, Player, mirrored_contest, openings, points
 from rlcore.networks import NetworkChoice
@@ -93,8 +94,10 @@ class AlphaZero(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        if not isinstance(getattr(env, "game", None), Game):
-            raise InputError("agent.name: alphazero plays games, this environment is none; use env.name=selfplay")
+        if not isinstance(env, SelfPlayEnv):
+            raise InputError(
+                "agent.name: alphazero plays games, this environment does not let it; use env.name=selfplay"
+            )
         self.game: Game = env.game
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)

@@ -111,10 +111,11 @@ class SavedPlayer:
         checkpoint: str | None = None
         """``best``, ``last``, or a path; null is ``best`` where there is one, else ``last``."""
 
-        @field_validator("run")
+        @field_validator("run", "checkpoint")
         @classmethod
-        def _absolute(cls, run: str) -> str:
-            return str(Path(run).resolve())
+        def _absolute(cls, path: str | None) -> str | None:
+            """They are found again by a resumed run that starts elsewhere."""
+            return path if path in (None, "best", "last") else str(Path(str(path)).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         trainer = load_trainer(settings.run, settings.checkpoint)

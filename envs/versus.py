@@ -53,6 +53,9 @@ class VersusEnv(GameEnv):
         space = Dict({"observation": planes, ACTION_MASK: MultiBinary(game.num_actions)})
         super().__init__(settings, game, space, device, truth)
         self.named = {str(choice): choice.make(game, self.device) for choice in settings.pool}
+        if len(self.named) < len(settings.pool):
+            names = ", ".join(map(str, settings.pool))
+            raise InputError(f"env.pool: players need names of their own, got {names}")
         self.former: list[Agent] = []
         """The agent's former selves, the oldest first."""
         self._agent: Agent | None = None
@@ -70,7 +73,13 @@ class VersusEnv(GameEnv):
         return super().opponents() | self.named
 
     def watch(self, agent: Agent) -> None:
-        """Whose former selves join the pool; the present one does at once."""
+        """Whose former selves join the pool; the present one does at once.
+
+        Raises:
+            InputError: the agent has a memory, and players answer to positions alone.
+        """
+        if agent.initial_state(1) is not None:
+            raise InputError("env.name: versus is no place for agents with a memory; use agent.name=ppo or reinforce")
         self._agent = agent
         if self.settings.save_every is not None:
             self.former = [self._twin()]
@@ -90,6 +99,7 @@ class VersusEnv(GameEnv):
         self.seed(seed)
         if seed is not None:
             self._begins = torch.arange(self.num_envs, device=self.device) % 2 == 0
+            self._draw()
         self._begin(torch.arange(self.num_envs, device=self.device))
         return self.observe(self._state), {}
 
@@ -115,6 +125,7 @@ class VersusEnv(GameEnv):
 
     def _begin(self, games: Tensor) -> None:
         """New games in the places [K]."""
+        self._begins, self._opponent = self._begins.clone(), self._opponent.clone()
         self._begins[games] = ~self._begins[games]
         drawn = torch.randint(len(self._drawn), games.shape, generator=self._generator, device=self.device)
         self._opponent[games] = self._drawn[drawn]
@@ -148,7 +159,8 @@ class VersusEnv(GameEnv):
     def _draw(self) -> None:
         """Who the next games are against; of the pool everyone is as likely."""
         size = len(self.named) + len(self.former)
-        self._drawn = torch.randint(size, self._drawn.shape, generator=self._generator, device=self.device)
+        if size:
+            self._drawn = torch.randint(size, self._drawn.shape, generator=self._generator, device=self.device)
 
     def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
         """A copy of the agent that plays and does not learn, as it is now or with other parameters."""

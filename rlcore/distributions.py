@@ -5,6 +5,7 @@ arithmetic at the sizes of a policy.
 """
 
 import math
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,6 @@ from rlcore.errors import InputError
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 INSIDE = 1 - 2**-23
 """The largest number below 1 of which atanh is taken, in float32."""
-NODES, WEIGHTS = (torch.as_tensor(x, dtype=torch.float32) for x in np.polynomial.hermite.hermgauss(24))
-"""The mean of f over a normal distribution is the sum of weights f(mean + sqrt(2) std nodes), over sqrt(pi)."""
 FORBIDDEN = -1e9
 """Logit of an action that is not allowed: its chance is 0 and, unlike with -inf, what it adds to an entropy is 0."""
 
@@ -232,10 +231,16 @@ class SquashedGaussian:
     def entropy(self) -> Tensor:
         """[B], nats; summed over the components: the Gaussian's, and E[log da/du] by Gauss and Hermite's 24 points."""
         gaussian, dims = self.gaussian, self.gaussian.dims
-        nodes, weights = NODES.to(gaussian.mean.device), WEIGHTS.to(gaussian.mean.device)
+        nodes, weights = _quadrature(gaussian.mean.device)
         u = gaussian.mean.unsqueeze(-1) + (math.sqrt(2) * gaussian.log_std.exp()).unsqueeze(-1) * nodes
         log_slope = self.half.log() + (_log_slope_of_tanh(u) * weights).sum(-1) / math.sqrt(math.pi)
         return gaussian.entropy() + log_slope.sum(dims)
+
+
+@cache
+def _quadrature(device: torch.device) -> tuple[Tensor, ...]:
+    """The mean of f over a normal distribution is the sum of weights f(mean + sqrt(2) std nodes), over sqrt(pi)."""
+    return tuple(torch.as_tensor(x, dtype=torch.float32, device=device) for x in np.polynomial.hermite.hermgauss(24))
 
 
 def _log_slope_of_tanh(u: Tensor) -> Tensor:
@@ -373,7 +378,9 @@ def policy_head(num_features: int, action_space: Space[object], squash: bool = F
     elif isinstance(space, MultiBinary):
         head = BernoulliHead(num_features, tuple(space.shape))
     elif isinstance(space, Box) and space.dtype.kind == "f" and space.shape:
-        if squash and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        if squash and not (
+            np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
+        ):
             raise InputError(f"agent.squash: actions are squashed into bounds, and {space} has none everywhere")
         bounds = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
         head = GaussianHead(num_features, space.shape, bounds=bounds if squash else None)

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import math
 import multiprocessing
 import signal
 import time
@@ -165,8 +166,15 @@ class WrapperChoice(settings.Settings):
         try:
             wrapper = getattr(importlib.import_module(module), kind) if module else getattr(gymnasium.wrappers, kind)
             return wrapper(env, **(self.model_extra or {}))
-        except (ImportError, AttributeError, TypeError, ValueError, AssertionError) as error:
+        except Exception as error:
             raise InputError(f"env.wrappers: {self.name} cannot be made: {' '.join(str(error).split())}") from error
+
+
+def _num_choices(space: Any) -> int:
+    """Entries of a mask for these actions."""
+    if isinstance(space, Discrete):
+        return int(space.n)
+    return int(space.nvec.sum()) if isinstance(space, MultiDiscrete) else math.prod(space.shape)
 
 
 def _is_wrapper(thing: Any) -> bool:
@@ -214,8 +222,16 @@ class GymEnvironment(Environment):
         if s.vectorization == "sync":
             self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
         else:
-            with _signals_held_back():
-                self.envs = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED, context=s.context)
+            try:
+                with _signals_held_back():
+                    self.envs = AsyncVectorEnv(
+                        makers, copy=False, autoreset_mode=AutoresetMode.DISABLED, context=s.context
+                    )
+            except (EOFError, OSError) as error:
+                raise InputError(
+                    f"env.id: a process ended while it made {s.id!r}; where processes are not forked it must be named "
+                    "by its module, too: module:Id-v0"
+                ) from error
             # they ignore SIGTERM, by which Python would end them at its own end, and then wait for ever
             weakref.finalize(self, _kill, self.envs.processes)
         space = self.envs.single_observation_space
@@ -223,11 +239,23 @@ class GymEnvironment(Environment):
         if ACTION_MASK in info:
             self._mask = np.ones((s.num_envs, *np.shape(info[ACTION_MASK])), dtype=bool)
             space = Dict({"observation": space, ACTION_MASK: MultiBinary(self._mask.shape[1:])})
+        self._allowed: Tensor | None = None
         super().__init__(s.num_envs, space, self.envs.single_action_space, device)
         action = self.single_action_space
         self._bounds = (action.low, action.high) if isinstance(action, Box) else None
         self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
         self._seed: int | None = None
+        if isinstance(space, Dict) and ACTION_MASK in space:
+            size, needed = math.prod(space[ACTION_MASK].shape or ()), _num_choices(action)
+            if size != needed:
+                raise InputError(f"env.id: the action_mask of {s.id} has {size} entries; {action} needs {needed}")
+
+    def random_actions(self) -> Tensor:
+        """Actions that are allowed now, drawn at random, counted from 0, [N, *A]."""
+        if self._allowed is not None and isinstance(self.single_action_space, Discrete):
+            return torch.multinomial(self._allowed.float(), 1).squeeze(1)
+        actions = self.action_space.sample()
+        return torch.as_tensor(actions if self._start is None else actions - self._start, device=self.device)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tree, dict[str, Any]]:
         """Begins an episode in every environment; environment n is seeded with ``seed + n``.
@@ -286,7 +314,7 @@ class GymEnvironment(Environment):
         except EnvironmentFailure as error:
             failure = error
         except multiprocessing.TimeoutError:
-            slow = next(n for n, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0))
+            slow = next((n for n, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0)), 0)
             failure = EnvironmentFailure(
                 slow, f"hangs: no answer to {what} in {self.settings.timeout:g} s (env.timeout)"
             )
@@ -314,22 +342,23 @@ class GymEnvironment(Environment):
                 present = info[f"_{ACTION_MASK}"]
                 self._mask[present] = np.stack(list(info[ACTION_MASK][present])).astype(bool)
             obs = {"observation": obs, ACTION_MASK: self._mask}
+        masked = isinstance(obs, dict) and ACTION_MASK in obs
+        if masked and not final:
+            self._check_mask(np.asarray(obs[ACTION_MASK]).astype(bool))
         tensors = self._to_tensor(obs)
-        if isinstance(tensors, dict) and ACTION_MASK in tensors:
+        if masked:
             tensors[ACTION_MASK] = tensors[ACTION_MASK].bool()
-            if not final:
-                self._check_mask(tensors[ACTION_MASK])
+            self._allowed = tensors[ACTION_MASK]
         return tensors
 
-    def _check_mask(self, mask: Tensor) -> None:
+    def _check_mask(self, mask: Any) -> None:
         if isinstance(self.single_action_space, MultiBinary):
             return
         space = self.single_action_space
-        sizes = space.nvec.tolist() if isinstance(space, MultiDiscrete) else [mask.shape[1]]
-        for part in mask.split(sizes, 1):
-            stuck = ~part.any(1)
-            if stuck.any():
-                n = int(stuck.nonzero()[0])
+        borders = np.cumsum(space.nvec)[:-1].tolist() if isinstance(space, MultiDiscrete) else []
+        for part in np.split(mask, borders, 1):
+            if not part.any(1).all():
+                n = int(part.any(1).argmin())
                 raise self._seeded(EnvironmentFailure(n, "has an action_mask that allows no action"))
 
     def _to_tensor(self, obs: Any) -> Tree:
@@ -360,8 +389,9 @@ class _Maker:
         except gymnasium.error.Error as error:
             near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
             raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
-        except (ImportError, TypeError) as error:
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {error}") from error
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {told}") from error
         for wrapper in self.settings.wrappers:
             env = wrapper.wrap(env)
         return Guarded(env, self.n)
@@ -422,6 +452,8 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
                     f"shows an observation{part} that is none of its space: {given}; "
                     f"the space says shape {space.shape}, dtype {space.dtype}",
                 )
+        elif isinstance(space, (Discrete, MultiDiscrete, MultiBinary)) and not space.contains(obs):
+            raise EnvironmentFailure(self.n, f"shows an observation{part} that is none of {space}: {obs!r}")
 
 
 @contextmanager

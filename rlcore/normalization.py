@@ -74,19 +74,21 @@ class ObservationNormalizer(nn.Module):
         if not floats:
             raise InputError(f"agent.normalize_observations: there are no floats in {space}")
         self.single = None if isinstance(space, Dict) else RunningMoments(floats[""].shape)
-        self.parts = nn.ModuleDict({key: RunningMoments(part.shape) for key, part in floats.items() if key})
+        self.keys = [] if self.single is not None else list(floats)
+        self.parts = nn.ModuleList(RunningMoments(floats[key].shape) for key in self.keys)
 
     def forward(self, obs: Tree) -> Tree:
         """[..., *O] to the same, clipped to [-10, 10]."""
         if self.single is not None:
             return _normalized(obs, self.single)
-        return {key: _normalized(x, self.parts[key]) if key in self.parts else x for key, x in obs.items()}
+        normalized = {key: _normalized(obs[key], part) for key, part in zip(self.keys, self.parts, strict=True)}
+        return obs | normalized
 
     def update(self, obs: Tree) -> None:
         """Takes observations [B, *O]."""
         if self.single is not None:
             self.single.update(obs)
-        for key, moments in self.parts.items():
+        for key, moments in zip(self.keys, self.parts, strict=True):
             assert isinstance(moments, RunningMoments)
             moments.update(obs[key])
 

@@ -108,11 +108,12 @@ class Parts(nn.Module):
 
     def __init__(self, readers: dict[str, nn.Module | None]):
         super().__init__()
-        self.readers = nn.ModuleDict({key: reader or nn.Identity() for key, reader in readers.items()})
+        self.keys = list(readers)  # any strings, which the names of modules may not be
+        self.readers = nn.ModuleList(reader or nn.Identity() for reader in readers.values())
 
     def forward(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Parts as observed to parts of floats."""
-        return {key: reader(obs[key]) for key, reader in self.readers.items()}
+        return {key: reader(obs[key]) for key, reader in zip(self.keys, self.readers, strict=True)}
 
 
 class Pixels(nn.Module):

@@ -135,14 +135,17 @@ class Trainer:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
             EnvironmentFailure: an environment raised an error, died or hangs; what was learned before has been saved.
         """
+        try:
+            return self._fit()
+        except EnvironmentFailure:
+            self.save("last")  # what was learned; of this rollout nothing was
+            raise
+
+    def _fit(self) -> Report:
         with self._signals():
             while not self._at_goal():
                 before = self.steps
-                try:
-                    metrics = self.update()
-                except EnvironmentFailure:
-                    self.save("last")  # what was learned; of this rollout nothing was
-                    raise
+                metrics = self.update()
                 if self._due(self.log_every, before):
                     self._log(metrics)
                 if self._due(self.eval_every, before) and not self.finished:
@@ -259,7 +262,7 @@ class Trainer:
         try:
             return self._restore(saved)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, CheckpointError):
+            if isinstance(error, InputError):
                 raise
             raise CheckpointError(f"the checkpoint lacks or misfits something: {error!r}") from error
 

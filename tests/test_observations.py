@@ -63,8 +63,8 @@ def test_parts_have_bodies_of_their_own_and_the_mask_is_left_aside():
     body = build_body(choice("multi_input", parts={"arm": {"name": "mlp", "hidden": [3]}}, hidden=[10]), space)
     obs = {key: batch(part) for key, part in space.items()}
     assert body(obs).shape == (6, 10)
-    assert body.network.parts["arm"].num_features == 3
-    assert type(body.network.parts["eye"]).__name__ == "NatureCNN"
+    assert [part.num_features for part in body.network.bodies] == [3, 512, 64]
+    assert type(body.network.bodies[1]).__name__ == "NatureCNN"
     assert torch.equal(action_mask({ACTION_MASK: obs[ACTION_MASK]}), obs[ACTION_MASK])
     assert action_mask(obs["arm"]) is None
     for key in ("eye", "arm", "room"):  # each matters

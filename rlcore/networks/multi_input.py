@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.base import Network
+from rlcore.networks.recurrent import Recurrent
 from rlcore.registry import did_you_mean
 
 
@@ -30,6 +31,10 @@ class MultiInput(Network):
 
     def __init__(self, in_shape: dict[str, tuple[int, ...]], out_features: int | None, settings: Settings):
         super().__init__()
+        if not isinstance(in_shape, dict):
+            raise InputError(
+                "multi_input reads a Dict of parts, observations are one array; mlp or a network for pixels does"
+            )
         unknown = [name for name in settings.parts if name not in in_shape]
         if unknown:
             near = did_you_mean(unknown[0], in_shape)
@@ -38,12 +43,17 @@ class MultiInput(Network):
             key: settings.parts.get(key, settings.image if len(shape) == 3 else settings.vector)
             for key, shape in in_shape.items()
         }
-        bodies = {key: choice.build(in_shape[key]) for key, choice in chosen.items()}
-        self.parts = nn.ModuleDict(bodies)
+        self.keys = list(chosen)
+        bodies = [choice.build(in_shape[key]) for key, choice in chosen.items()]
+        self.bodies = nn.ModuleList(bodies)
+        if any(isinstance(body, Recurrent) for body in bodies):
+            raise InputError(
+                "multi_input: a part has no memory; network={name: gru, body: {name: multi_input}} has one"
+            )
         joint: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": settings.hidden})
-        self.joint = joint.build((sum(body.num_features for body in bodies.values()),), out_features)
+        self.joint = joint.build((sum(body.num_features for body in bodies),), out_features)
         self.num_features = self.joint.num_features
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """Parts [B, ...] to [B, num_features]."""
-        return self.joint(torch.cat([body(obs[key]) for key, body in self.parts.items()], 1))
+        return self.joint(torch.cat([body(obs[key]) for key, body in zip(self.keys, self.bodies, strict=True)], 1))

@@ -40,6 +40,8 @@ class Recurrent(Network):
         if out_features is not None:
             raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
         self.body = settings.body.build(in_shape)
+        if isinstance(self.body, Recurrent):
+            raise InputError("agent.network.body: a network with a memory stands behind one without")
         self.cell = self.cell_type(self.body.num_features, settings.size)
         for name, parameter in self.cell.named_parameters():
             if "weight" in name:
