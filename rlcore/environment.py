@@ -245,7 +245,7 @@ class GymEnvironment(Environment):
         self._bounds = (action.low, action.high) if isinstance(action, Box) else None
         self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
         self._seed: int | None = None
-        if isinstance(space, Dict) and ACTION_MASK in space:
+        if isinstance(space, Dict) and ACTION_MASK in space.spaces:
             size, needed = math.prod(space[ACTION_MASK].shape or ()), _num_choices(action)
             if size != needed:
                 raise InputError(f"env.id: the action_mask of {s.id} has {size} entries; {action} needs {needed}")

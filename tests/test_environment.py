@@ -13,7 +13,7 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box, Dict, Discrete
 from pydantic import ValidationError
 
-from rlcore import check_environment
+from rlcore import Trainer, check_agent, check_environment, checkpoint
 from rlcore.agents.ppo import PPO
 from rlcore.environment import GymEnvironment
 from rlcore.envs import probes
@@ -383,3 +383,77 @@ def test_the_best_and_the_worst_episode_are_filmed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"best-episode-0.mp4", "worst-episode-0.mp4"}
     with pytest.raises(InputError, match="films environments of gymnasium"):
         report(agent, probes.Identity(), Report({}))
+
+
+class Odd(gymnasium.Env):
+    """What it shows, and which mask it tells, are given."""
+
+    def __init__(self, shown, space, mask=None):
+        self.shown, self.observation_space, self.mask = shown, space, mask
+        self.action_space = Discrete(3, start=1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.shown, {} if self.mask is None else {"action_mask": np.array(self.mask, np.int8)}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        assert self.mask is None or self.mask[action - 1]
+        return (*self.reset()[:1], 1.0, False, False, self.reset()[1])
+
+
+gymnasium.register("Odd-v0", Odd)
+ONE = {"shown": np.zeros(1, np.float32), "space": Box(-1, 1, (1,))}
+
+
+def test_a_number_outside_its_space_and_a_mask_of_another_length_are_one_line():
+    with pytest.raises(EnvironmentFailure, match=r"shows an observation that is none of Discrete\(3\): 7"):
+        make("Odd-v0", options={"shown": 7, "space": Discrete(3)})
+    with pytest.raises(InputError, match=r"the action_mask of Odd-v0 has 2 entries; .* needs 3"):
+        make("Odd-v0", options={**ONE, "mask": [1, 0]})
+
+
+def test_random_actions_are_counted_from_0_and_allowed():
+    env = make("Odd-v0", 3, options=ONE)
+    check_environment(env, 30)
+    env = make("Odd-v0", 3, options={**ONE, "mask": [0, 1, 0]})
+    check_environment(env, 30)
+    assert env.random_actions().tolist() == [1, 1, 1]
+
+
+def test_an_environment_that_cannot_be_made_is_one_line():
+    with pytest.raises(InputError, match=r"gymnasium cannot make 'Odd-v0': TypeError: .*missing"):
+        make("Odd-v0")
+    spawned = {"vectorization": "async", "context": "spawn", "options": {"reuse": True}}
+    with pytest.raises(InputError, match=r"a process ended while it made 'Counter-v0'; .* module:Id-v0"):
+        make(**spawned)
+
+
+def test_parts_may_have_any_name():
+    space = Dict({"type": Box(-1, 1, (2,)), "a.b": Box(-1, 1, (2,)), "forward": Discrete(2)})
+    shown = {"type": np.zeros(2, np.float32), "a.b": np.ones(2, np.float32), "forward": 1}
+    env = make("Odd-v0", options={"shown": shown, "space": space})
+    settings = {
+        "horizon": 4,
+        "minibatch_size": None,
+        "network": {"name": "multi_input"},
+        "normalize_observations": True,
+    }
+    agent = PPO(env, PPO.Settings.model_validate(settings))
+    check_agent(agent, env)
+
+
+class Unlucky(probes.Identity):
+    """Fails in evaluation."""
+
+    def score(self, agent, num_episodes, seed):
+        raise EnvironmentFailure(0, "has no display")
+
+
+def test_what_was_learned_is_saved_where_the_evaluation_fails(tmp_path):
+    env = Unlucky()
+    agent = PPO(env, PPO.Settings(horizon=16, minibatch_size=32))
+    trainer = Trainer(agent, env, Trainer.Settings(total_steps=1000, eval_every=200), run_dir=tmp_path)
+    with pytest.raises(EnvironmentFailure, match="has no display"):
+        trainer.fit()
+    assert checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] >= 200

@@ -264,3 +264,33 @@ def test_checkpoints_that_are_kept_are_players(workdir):
     biases = [agent.policy_head.bias for agent in agents]
     assert not torch.equal(biases[0], biases[1])
     assert torch.equal(biases[2], biases[3])
+
+
+def test_players_of_one_name_agents_with_a_memory_and_dict_readers_are_refused(pool_run):
+    from rlcore.agents.alphazero import AlphaZero
+    from rlcore.agents.recurrent_ppo import RecurrentPPO
+
+    with pytest.raises(InputError, match="names of their own, got random, random"):
+        make(pool=RANDOM + RANDOM)
+    env, _ = make(pool=RANDOM)
+    with pytest.raises(InputError, match="no place for agents with a memory"):
+        Trainer(RecurrentPPO(env, RecurrentPPO.Settings(minibatch_size=None)), env, total_steps=100)
+    with pytest.raises(InputError, match=r"use env\.name=selfplay"):
+        AlphaZero(env)
+    with pytest.raises(InputError, match=r"use env\.name=selfplay"):
+        AlphaGo(env, AlphaGo.Settings(policy=pool_run))
+
+
+def test_a_seed_decides_who_the_opponents_are():
+    env, _ = make(num_envs=30, pool=[*RANDOM, {"name": "minmax", "depth": 1}])
+    drawn = []
+    for seed in (1, 2, 1):
+        env.reset(seed=seed)
+        env.learned()
+        drawn.append((env._drawn.tolist(), env._opponent.tolist()))
+    assert drawn[0] == drawn[2] != drawn[1]
+    saved = env.checkpoint()
+    first = [env.step(env.game.legal(env._state).int().argmax(1))[0]["observation"] for _ in range(5)]
+    env.restore(saved)
+    again = [env.step(env.game.legal(env._state).int().argmax(1))[0]["observation"] for _ in range(5)]
+    same(first, again)
