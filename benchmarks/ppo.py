@@ -1,12 +1,17 @@
 """PPO's speed beside its peers', at the same settings and the same number of updates.
 
-CartPole: python benchmarks/ppo.py            Acrobot through the gymnasium adapter: python benchmarks/ppo.py Acrobot-v1
+CartPole:                                     python benchmarks/ppo.py
+Through the gymnasium adapter:                python benchmarks/ppo.py Acrobot-v1 (or Pendulum-v1, LunarLander-v3)
+Each environment in a process, wall time:     python benchmarks/ppo.py LunarLander-v3 async
+Pixels, by the convolutions of Mnih et al.:   python benchmarks/ppo.py CarRacing-v3
 
 8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for
-all; one process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates.
+all; one process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates;
+of pixels one, of 2 environments. Also told: where rlcore's time goes, by the wall clock.
 """
 
 import sys
+import time
 import warnings
 
 import gymnasium
@@ -20,7 +25,9 @@ from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
 from rlcore.trainer import Trainer
 
-NUM_ENVS, HORIZON, MINIBATCH, EPOCHS, ROLLOUTS = 8, 128, 256, 4, 8
+PIXELS = "CarRacing-v3"
+NUM_ENVS, ROLLOUTS = (2, 1) if PIXELS in sys.argv else (8, 8)
+HORIZON, MINIBATCH, EPOCHS = 128, 256, 4
 STEPS = NUM_ENVS * HORIZON * ROLLOUTS
 
 
@@ -100,29 +107,33 @@ class CleanRLStyle:
                 self.optimizer.step()
 
 
-def rlcore_block(env_id: str):
+def rlcore_block(env_id: str, vectorization: str):
     if env_id == "CartPole-v1":
         env = CartPole(CartPole.Settings(num_envs=NUM_ENVS))
     else:
-        env = GymEnvironment(GymEnvironment.Settings(id=env_id, num_envs=NUM_ENVS))
+        env = GymEnvironment(GymEnvironment.Settings(id=env_id, num_envs=NUM_ENVS, vectorization=vectorization))
     torch.manual_seed(1)
-    agent = PPO(env, PPO.Settings(horizon=HORIZON, minibatch_size=MINIBATCH, num_epochs=EPOCHS))
-    trainer = Trainer(agent, env, total_steps=10**9, seed=1)
+    settings = {"horizon": HORIZON, "minibatch_size": MINIBATCH, "num_epochs": EPOCHS}
+    if env_id == PIXELS:
+        settings |= {"network": {"name": "nature_cnn"}, "shared": True}
+    trainer = Trainer(PPO(env, PPO.Settings.model_validate(settings)), env, total_steps=10**9, seed=1)
 
     def block() -> int:
         for _ in range(ROLLOUTS):
             trainer.update()
         return STEPS
 
-    return block
+    return block, trainer
 
 
-def sb3_block(env_id: str):
+def sb3_block(env_id: str, vectorization: str):
     from stable_baselines3 import PPO as SB3
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
+    envs = make_vec_env(env_id, NUM_ENVS, seed=1, vec_env_cls=DummyVecEnv if vectorization == "sync" else SubprocVecEnv)
     model = SB3(
-        "MlpPolicy", make_vec_env(env_id, NUM_ENVS, seed=1), n_steps=HORIZON, batch_size=MINIBATCH, n_epochs=EPOCHS,
+        "CnnPolicy" if env_id == PIXELS else "MlpPolicy", envs, n_steps=HORIZON, batch_size=MINIBATCH, n_epochs=EPOCHS,
         seed=1, device="cpu",
     )  # fmt: skip
     model.learn(HORIZON * NUM_ENVS)
@@ -138,13 +149,17 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     env_id = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"
-    rivals = {
-        "rlcore": rlcore_block(env_id),
-        "Stable-Baselines3": sb3_block(env_id),
-        "CleanRL-style": CleanRLStyle(env_id),
-    }
-    print(f"PPO on {env_id}, torch {torch.__version__}, one thread")
-    print(table(interleave(rivals), "rlcore"))
+    vectorization = sys.argv[2] if len(sys.argv) > 2 else "sync"
+    ours, trainer = rlcore_block(env_id, vectorization)
+    rivals = {"rlcore": ours, "Stable-Baselines3": sb3_block(env_id, vectorization)}
+    if vectorization == "sync" and trainer.env.single_action_space.dtype.kind == "i":
+        rivals["CleanRL-style"] = CleanRLStyle(env_id)
+    clock = time.process_time if vectorization == "sync" else time.perf_counter
+    print(f"PPO on {env_id}, {vectorization}, torch {torch.__version__}, one thread")
+    print(table(interleave(rivals, 5 if env_id == PIXELS else 15, clock=clock), "rlcore"))
+    shares = {name: f"{share:.0%}" for name, share in trainer.timing().items() if name.endswith("share")}
+    print("rlcore's time:", ", ".join(f"{name[5:-6]} {share}" for name, share in shares.items()))
+    trainer.close()
 
 
 if __name__ == "__main__":
