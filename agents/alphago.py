@@ -82,7 +82,10 @@ class AlphaGo(Agent):
         if not isinstance(env, SelfPlayEnv):
             raise InputError("agent.name: alphago plays games, this environment does not let it; use env.name=selfplay")
         self.game, self.horizon = env.game, s.horizon
-        trained = load_trainer(s.policy)
+        try:
+            trained = load_trainer(s.policy)
+        except InputError as error:
+            raise InputError(f"agent.policy: {error}; a run with env.name=versus is what it should name") from error
         if not isinstance(trained.env, GameEnv) or type(trained.env.game) is not type(self.game):
             raise InputError(f"agent.policy: {s.policy} does not play {env.settings.game}")
         self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe

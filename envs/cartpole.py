@@ -2,12 +2,12 @@
 
 import math
 from itertools import cycle, islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from pydantic import PositiveInt, model_validator
+from pydantic import Discriminator, PositiveInt, Tag, model_validator
 from torch import Tensor
 
 from rlcore import settings
@@ -32,7 +32,15 @@ class Range(settings.Settings):
         return self
 
 
-Constant = float | list[float] | Range
+def _kind(value: Any) -> str:
+    """Which of the three is meant, so that a mistake is told of that one."""
+    return "list" if isinstance(value, list) else "range" if isinstance(value, (dict, Range)) else "number"
+
+
+Constant = Annotated[
+    Annotated[float, Tag("number")] | Annotated[list[float], Tag("list")] | Annotated[Range, Tag("range")],
+    Discriminator(_kind),
+]
 CONSTANTS = ("gravity", "masscart", "masspole", "length", "force_mag")
 
 
