@@ -80,7 +80,7 @@ class AlphaGo(Agent):
         super().__init__(env, settings)
         s = self.settings
         if not isinstance(env, SelfPlayEnv):
-            raise InputError("agent.name: alphago plays games, this environment does not let it; use env.name=selfplay")
+            raise InputError("agent.name: alphago plays games against itself; use env.name=selfplay")
         self.game, self.horizon = env.game, s.horizon
         try:
             trained = load_trainer(s.policy)

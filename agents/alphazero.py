@@ -95,9 +95,7 @@ class AlphaZero(Agent):
         super().__init__(env, settings)
         s = self.settings
         if not isinstance(env, SelfPlayEnv):
-            raise InputError(
-                "agent.name: alphazero plays games, this environment does not let it; use env.name=selfplay"
-            )
+            raise InputError("agent.name: alphazero plays games against itself; use env.name=selfplay")
         self.game: Game = env.game
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)
