@@ -26,7 +26,8 @@ class VersusEnv(GameEnv):
 
     To the agent it is an environment like any other: it sees ``{"observation": planes [N, C, H, W], "action_mask":
     [N, A] bool}`` and is paid 1, 0 or -1 when the game has ended. With ``save_every`` it plays its former selves, each
-    by a draw from its `Agent.distribution`, as the policy of AlphaGo did (Silver et al. 2016, methods).
+    by a draw from its `Agent.distribution`, as the policy of AlphaGo did (Silver et al. 2016, methods). A step waits
+    for the device: which games go on decides who answers.
     """
 
     class Settings(GameEnv.Settings):

@@ -25,11 +25,6 @@ def action_mask(obs: Tree) -> Tensor | None:
     return obs[ACTION_MASK] if isinstance(obs, dict) and ACTION_MASK in obs else None
 
 
-def without_mask(obs: Tree) -> Tree:
-    """The rest of an observation."""
-    return {key: part for key, part in obs.items() if key != ACTION_MASK} if isinstance(obs, dict) else obs
-
-
 def observation_shape(space: Space[Any]) -> tuple[int, ...]:
     """The shape of observations that are one array of floats.
 

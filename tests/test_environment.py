@@ -330,9 +330,8 @@ def test_a_mask_that_allows_nothing_is_named():
         env.step(obs["action_mask"].int().argmax(1))
 
 
-def test_wrappers_are_taken_by_name_from_the_inside_out():
-    wrappers = [{"name": "TimeLimit", "max_episode_steps": 2}, {"name": "TransformReward", "func": float}]
-    env = make("CartPole-v1", 2, wrappers=wrappers[:1])
+def test_wrappers_are_taken_by_name():
+    env = make("CartPole-v1", 2, wrappers=[{"name": "TimeLimit", "max_episode_steps": 2}])
     env.reset(seed=1)
     env.step(torch.zeros(2, dtype=torch.int64))
     assert env.step(torch.zeros(2, dtype=torch.int64))[3].all()

@@ -1,5 +1,6 @@
 """Networks with a memory: gated recurrent units and long short-term memory behind any body."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class Sequence(NamedTuple):
     state: Tree  # fields [N, H], before row 0
 
 
-class Recurrent(Network):
+class Recurrent(Network, ABC):
     """A body, and a cell that remembers what it saw; a body itself. `step` reads one step, `forward` many."""
 
     class Settings(Network.Settings):
@@ -91,9 +92,9 @@ class Recurrent(Network):
             first = border
         return torch.cat(features), states
 
+    @abstractmethod
     def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """[T, N, F] to [T, N, H] and the state [N, H] each behind it."""
-        raise NotImplementedError
 
 
 class GRU(Recurrent):
