@@ -89,6 +89,8 @@ class PPO(Agent):
         """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
         """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
+        log_std_init: float = 0.0
+        """Of actions in a Box: log of the initial standard deviation."""
         adam_eps: PositiveFloat = 1e-5
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""
@@ -110,7 +112,7 @@ class PPO(Agent):
         self.value_body = self.body
         if not s.shared:
             self.value_body = build_body(s.network, env.single_observation_space, self.memory)
-        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash)
+        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)

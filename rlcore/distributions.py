@@ -353,7 +353,9 @@ def _masked(outputs: Tensor, mask: Tensor | None) -> Tensor:
 Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
 
 
-def policy_head(num_features: int, action_space: Space[object], squash: bool = False, gain: float = 0.01) -> Head:
+def policy_head(
+    num_features: int, action_space: Space[object], squash: bool = False, log_std: float = 0.0, gain: float = 0.01
+) -> Head:
     """The layer that turns features into what a distribution over the actions of a space is made of.
 
     ``head.distribution(head(features, mask))`` is the policy of each row.
@@ -364,6 +366,7 @@ def policy_head(num_features: int, action_space: Space[object], squash: bool = F
         num_features: F.
         action_space: `Discrete`, `MultiDiscrete`, `MultiBinary`, or a `Box` of floats of at least one dimension.
         squash: by tanh into a box; else actions are as the normal distribution draws them.
+        log_std: of actions in a `Box`, log of the initial standard deviation.
         gain: scale of the initial weights.
 
     Raises:
@@ -383,7 +386,7 @@ def policy_head(num_features: int, action_space: Space[object], squash: bool = F
         ):
             raise InputError(f"agent.squash: actions are squashed into bounds, and {space} has none everywhere")
         bounds = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
-        head = GaussianHead(num_features, space.shape, bounds=bounds if squash else None)
+        head = GaussianHead(num_features, space.shape, log_std, bounds if squash else None)
     else:
         raise InputError(
             f"no policy head serves the action space {space}; served: Discrete, MultiDiscrete of one dimension, "
