@@ -13,7 +13,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import drawn_masks
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.observations import action_mask
-from rlcore.rollout import Rollout, Step, Tree, leaves, tree_map
+from rlcore.rollout import Rollout, Step, Tree, leaves, stack, tree_map
 
 
 class RecurrentPPO(PPO):
@@ -27,7 +27,7 @@ class RecurrentPPO(PPO):
         """Settings of PPO with a memory."""
 
         network: NetworkChoice = NetworkChoice.model_validate({"name": "gru"})
-        """``gru`` or ``lstm``, with a body of their own."""
+        """``gru``, ``lstm`` or ``frame_stack``, with a body of their own."""
 
     settings: Settings
     memory = True
@@ -125,8 +125,8 @@ class RecurrentPPO(PPO):
         next_value = torch.cat([value[1:], last[None]])
         if cut_rows:
             rows = torch.searchsorted(torch.tensor(cut_rows, device=times.device), times)
-            behind = [torch.stack(field)[rows, envs] for field in zip(*(states[t] for t in cut_rows), strict=True)]
-            next_value[rollout.cut] = self._value_after(rollout.final_obs, tuple(behind))
+            behind = tree_map(lambda x: x[rows, envs], stack([states[t] for t in cut_rows]))
+            next_value[rollout.cut] = self._value_after(rollout.final_obs, behind)
         return value, next_value
 
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:

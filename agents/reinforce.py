@@ -12,6 +12,7 @@ from rlcore.distributions import Distribution, policy_head
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
+from rlcore.normalization import ObservationNormalizer, RewardNormalizer
 from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
@@ -46,6 +47,14 @@ class Reinforce(Agent):
         """Weight of the policy's entropy, which is maximised, nats."""
         max_grad_norm: PositiveFloat | None = None
         """Bound of the gradient's 2-norm; null does not clip."""
+        normalize_observations: bool = False
+        """Floats to mean 0 and variance 1 over all that was seen before, clipped to [-10, 10]."""
+        normalize_rewards: bool = False
+        """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        squash: bool = False
+        """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
+        log_std_init: float = 0.0
+        """Of actions in a Box: log of the initial standard deviation."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body of the policy and, if there is one, of the baseline."""
 
@@ -56,8 +65,10 @@ class Reinforce(Agent):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
+        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
+        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
         self.body = build_body(s.network, env.single_observation_space)
-        self.policy_head = policy_head(self.body.num_features, env.single_action_space)
+        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
             value_body = build_body(s.network, env.single_observation_space)
@@ -70,7 +81,7 @@ class Reinforce(Agent):
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
-        return self.policy_head.distribution(self.policy_head(self.body(obs), action_mask(obs)))
+        return self._policy(self._seen(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
@@ -86,19 +97,18 @@ class Reinforce(Agent):
         s = self.settings
         learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
         self.optimizer.param_groups[0]["lr"] = learning_rate
-        obs, G = rollout.rows(rollout.obs), rollout.rows(self._returns(rollout))
-        V = None if self.baseline is None else self._value(obs)
+        seen, G = self._seen(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
+        V = None if self.baseline is None else self._value(seen)
         advantage = G if V is None else G - V
         if s.normalize:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
-            pi = self.distribution(obs)
+            pi = self._policy(seen)
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)
-        fitted = {} if V is None else self._fit_baseline(obs, G, V)
-        for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
-            update_batch_norm(network, self.batch_norms, obs)
+        fitted = {} if V is None else self._fit_baseline(seen, G, V)
+        self._normalize_by(rollout, seen)
         return {
             **step,
             **fitted,
@@ -107,28 +117,42 @@ class Reinforce(Agent):
             "learning_rate": learning_rate,
         }
 
-    def _fit_baseline(self, obs: Tree, G: Tensor, V: Tensor) -> Metrics:
+    def _seen(self, obs: Tree) -> Tree:
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def _policy(self, seen: Tree) -> Distribution:
+        return self.policy_head.distribution(self.policy_head(self.body(seen), action_mask(seen)))
+
+    def _fit_baseline(self, seen: Tree, G: Tensor, V: Tensor) -> Metrics:
         """``value_steps`` steps of the baseline, V [B] before them, towards the returns [B]."""
         assert self.baseline is not None
         for _ in range(self.settings.value_steps):
-            value_loss = nn.functional.mse_loss(self.baseline(obs), G)
+            value_loss = nn.functional.mse_loss(self.baseline(seen), G)
             self.minimize(value_loss, self.value_optimizer)
         return {"value_loss": value_loss.detach(), "explained_variance": explained_variance(V, G)}
 
     @torch.no_grad()
-    def _value(self, obs: Tree) -> Tensor:
+    def _value(self, seen: Tree) -> Tensor:
         """V(s) [B], nothing dropped."""
         assert self.baseline is not None
         with switched_off(self.dropouts):
-            return self.baseline(obs)
+            return self.baseline(seen)
 
     @torch.no_grad()
     def _returns(self, rollout: Rollout) -> Tensor:
         """Returns to go [T, N]."""
+        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
         next_value = None
         if self.baseline is not None:
-            next_value = torch.zeros_like(rollout.reward)
-            next_value[rollout.cut] = self._value(rollout.final_obs)
-        return discounted_returns(
-            rollout.reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value
-        )
+            next_value = torch.zeros_like(reward)
+            next_value[rollout.cut] = self._value(self._seen(rollout.final_obs))
+        return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
+
+    def _normalize_by(self, rollout: Rollout, seen: Tree) -> None:
+        """Takes what was seen into the running figures, now that it has been learned from."""
+        for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
+            update_batch_norm(network, self.batch_norms, seen)
+        if self.normalizer is not None:
+            self.normalizer.update(rollout.rows(rollout.obs))
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.update(rollout)

@@ -30,13 +30,10 @@ from rlcore.evaluation import Report, play
 from rlcore.observations import ACTION_MASK
 from rlcore.registry import did_you_mean
 from rlcore.rollout import Tree
+from rlcore.spaces import dtype_of_tensor
 
 StepResult = tuple[Tree, Tensor, Tensor, Tensor, dict[str, Any]]
 """obs [N, *O], reward [N] float32, terminated [N] bool, truncated [N] bool, info."""
-
-
-DTYPES = {"f": np.float32, "i": np.int64}
-"""Kind of a numpy array to the dtype of its tensor."""
 
 
 class Environment(VectorEnv, ABC):
@@ -365,7 +362,7 @@ class GymEnvironment(Environment):
         """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
         if isinstance(obs, dict):
             return {key: self._to_tensor(value) for key, value in obs.items()}
-        return self._to_device(np.array(obs, dtype=DTYPES.get(obs.dtype.kind, obs.dtype)))
+        return self._to_device(np.array(obs, dtype=dtype_of_tensor(obs.dtype)))
 
     def _to_device(self, array: Any) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -53,19 +53,20 @@ def build_body(choice: NetworkChoice, space: Space[Any], memory: bool = False) -
     kind: Any = registry.networks[choice.name]
     if issubclass(kind, Recurrent) != memory:
         raise InputError(
-            f"agent.network.name: {choice.name} has no memory; gru and lstm have one"
+            f"agent.network.name: {choice.name} has no memory; gru, lstm and frame_stack have one"
             if memory
             else f"agent.network.name: {choice.name} has a memory, which is for agent.name=recurrent_ppo"
         )
-    inner = choice.settings.body if isinstance(choice.settings, Recurrent.Settings) else choice
-    reader, shape = _reader_of(space, inner.name)
-    network: Any = choice.build(shape)
-    if reader is None:
-        return network
-    if memory:
-        network.body = Reading(reader, network.body)
-        return network
-    return Reading(reader, network)
+    if not isinstance(choice.settings, Recurrent.Settings):
+        reader, shape = _reader_of(space, choice.name)
+        network = choice.build(shape)
+        return network if reader is None else Reading(reader, network)
+    reader, shape = _reader_of(choice.settings.read_by_body(space), choice.settings.body.name)
+    remembering: Any = choice.build(shape)
+    remembering.observation_space = space
+    if reader is not None:
+        remembering.body = Reading(reader, remembering.body)
+    return remembering
 
 
 def _reader_of(space: Space[Any], name: str) -> tuple[nn.Module | None, Any]:

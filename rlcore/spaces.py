@@ -1,7 +1,13 @@
-"""Spaces whose numbers have a meaning that an agent may want to know."""
+"""Spaces whose numbers have a meaning that an agent may want to know, and what is in a space as tensors."""
+
+from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict
+
+from rlcore.rollout import Tree
 
 
 class Logits(Box):
@@ -32,3 +38,17 @@ class LogOdds(Box):
     def __repr__(self) -> str:
         """``LogOdds(1,)``."""
         return f"LogOdds{self.shape}"
+
+
+def dtype_of_tensor(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What arrays become before they are tensors: floats float32, integers int64, the rest as it is."""
+    return np.dtype({"f": np.float32, "i": np.int64}.get(dtype.kind, dtype))
+
+
+def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tree:
+    """Zeros [*batch, *O] like what is in a space, dict or array."""
+    if isinstance(space, Dict):
+        return {key: zeros(part, batch, device) for key, part in space.items()}
+    assert space.dtype is not None
+    assert space.shape is not None
+    return torch.as_tensor(np.zeros((*batch, *space.shape), dtype_of_tensor(space.dtype)), device=device)

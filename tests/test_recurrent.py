@@ -1,9 +1,12 @@
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from compare import same
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import Box, Dict, Discrete
+from one_step import OneStep
 
-from rlcore import InputError, Trainer, check_agent, collect
+from rlcore import InputError, Trainer, check_agent, collect, rollout
 from rlcore.agents.ppo import PPO
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.environment import Environment
@@ -11,9 +14,12 @@ from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Probe
 from rlcore.networks import NetworkChoice
 from rlcore.networks.recurrent import Sequence
+from rlcore.observations import build_body
 from rlcore.returns import gae
+from rlcore.rollout import tree_map, where
 
 NETWORKS = [{"name": "gru", "size": 8}, {"name": "lstm", "size": 8}]
+STACK = {"name": "frame_stack", "frames": 3, "body": {"name": "mlp", "hidden": [8]}}
 
 
 class Cue(Probe):
@@ -69,7 +75,7 @@ def test_a_sequence_is_read_as_step_by_step(network):
     torch.testing.assert_close(net.unroll(alone)[0][:, 0], features[:, 2])
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["gru", "lstm"])
+@pytest.mark.parametrize("network", [*NETWORKS, STACK], ids=["gru", "lstm", "stack"])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("normalize_observations", [True, False])
 def test_the_first_ratio_is_one(network, shared, normalize_observations):
@@ -85,9 +91,10 @@ def test_the_first_ratio_is_one(network, shared, normalize_observations):
         torch.testing.assert_close(V, b.value, atol=1e-5, rtol=1e-5)
 
 
-def test_values_of_successors_are_those_after_what_was_remembered():
+@pytest.mark.parametrize("network", [NETWORKS[0], STACK], ids=["gru", "stack"])
+def test_values_of_successors_are_those_after_what_was_remembered(network):
     """By playing it again, one environment and one step at a time; with time limits, where the episode goes on."""
-    env, agent = make()
+    env, agent = make(network=network)
     rollout = rolled(env, agent)
     assert rollout.cut.any()
     value, next_value = agent._values(rollout)
@@ -124,6 +131,72 @@ def test_minibatches_are_whole_sequences_of_some_environments():
     assert sorted(seen) == list(range(6))
 
 
+PIXELS = Box(0, 255, (6, 5), np.uint8)
+WITH_NUMBER = Dict({"image": Box(0, 255, (6, 5, 3), np.uint8), "room": Discrete(3)})
+
+
+@pytest.mark.parametrize("space", [Box(-9, 9, (2,), np.float32), PIXELS, WITH_NUMBER], ids=["vector", "pixels", "dict"])
+def test_frames_are_stacked_as_by_gymnasiums_wrapper(space):
+    """In a rollout that begins within an episode, and step by step, in episodes of 1 to 7 steps."""
+    N, T, first, lengths = 3, 30, 11, [1, 7, 4]
+    space.seed(1)
+    observed = [[space.sample() for _ in range(T)] for _ in range(N)]
+    expected = [[None] * T for _ in range(N)]
+    for n, length in enumerate(lengths):
+        env = gymnasium.wrappers.FrameStackObservation(Told(space, iter(observed[n])), 3)
+        for t in range(T):
+            expected[n][t] = env.reset()[0] if t % length == 0 else env.step(0)[0]
+    body = {"name": "multi_input", "image": {"name": "mlp"}} if space is WITH_NUMBER else {"name": "mlp"}
+    network = NetworkChoice.model_validate({**STACK, "body": body})
+    stack = build_body(network, space, memory=True)
+    read = []
+    stack.body.register_forward_hook(lambda module, inputs, features: read.append(inputs[0]))
+    obs = [as_tensors([observed[n][t] for n in range(N)]) for t in range(T)]
+    begins = torch.tensor([[t % length == 0 for length in lengths] for t in range(T)])
+    state, blank = stack.initial_state(N), stack.initial_state(N)
+    for t in range(T):
+        if t == first:
+            started = state
+        state = where(begins[t], blank, state)
+        _, state = stack.step(obs[t], state)
+        same(read.pop(), as_tensors([expected[n][t] for n in range(N)]))
+    _, states = stack.unroll(Sequence(rollout.stack(obs[first:]), begins[first:], started), after=[5])
+    whole = [as_tensors([expected[n][t] for n in range(N)]) for t in range(first, T)]
+    same(read.pop(), tree_map(lambda x: x.flatten(0, 1), rollout.stack(whole)))
+    same(states[T - 1 - first], state)
+    assert set(states) == {5, T - 1 - first}
+
+
+class Told(gymnasium.Env):
+    """Shows what it is told."""
+
+    def __init__(self, space, observations):
+        self.observation_space, self.action_space, self.observations = space, Discrete(1), observations
+
+    def reset(self, **_):
+        return next(self.observations), {}
+
+    def step(self, action):
+        return next(self.observations), 0.0, False, False, {}
+
+
+def as_tensors(samples):
+    if isinstance(samples[0], dict):
+        return {key: as_tensors([sample[key] for sample in samples]) for key in samples[0]}
+    return torch.as_tensor(np.stack(samples))
+
+
+def test_each_frame_is_stored_once():
+    space = Box(0, 255, (20, 20), np.uint8)
+    env = OneStep(space, Discrete(2), lambda size, g: torch.zeros(size, 20, 20, dtype=torch.uint8), lambda obs, a: a, 4)
+    _, agent = make(env, network={**STACK, "frames": 4}, shared=True)
+    seen = rolled(env, agent, first=1)
+    kept = [row.obs for row in seen]
+    assert all(x.shape == (4, 20, 20) and x.dtype == torch.uint8 for x in kept)
+    assert seen.initial_state[0][0].shape == (4, 3, 20, 20)
+    assert seen.memory.outputs.shape == (16, 4, 2)
+
+
 @pytest.mark.parametrize("settings", [{}, {"network": NETWORKS[1], "shared": True, "normalize_rewards": True}])
 def test_an_interrupted_run_ends_in_the_same_bits(settings):
     def trainer():
@@ -139,11 +212,12 @@ def test_an_interrupted_run_ends_in_the_same_bits(settings):
     same(second.checkpoint()["state"], whole.checkpoint()["state"])
 
 
-@pytest.mark.parametrize("network", ["gru", "lstm"])
+MEMORIES = [{"name": "gru", "size": 16}, {"name": "lstm", "size": 16}, {"name": "frame_stack", "frames": 6}]
+
+
+@pytest.mark.parametrize("network", MEMORIES, ids=["gru", "lstm", "stack"])
 def test_a_cue_is_remembered(network):
-    env, agent = make(
-        Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network={"name": network, "size": 16}
-    )
+    env, agent = make(Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network=network)
     Trainer(agent, env, total_steps=16 * 24 * 40, seed=1).fit()
     assert env.evaluation(16).score(agent, 200, seed=3).scalars["return"] > 0.97
     blind = Cue()
@@ -153,7 +227,7 @@ def test_a_cue_is_remembered(network):
 
 
 def test_bad_settings_are_one_line():
-    with pytest.raises(InputError, match="mlp has no memory; gru and lstm have one"):
+    with pytest.raises(InputError, match="mlp has no memory; gru, lstm and frame_stack have one"):
         make(network={"name": "mlp"})
     with pytest.raises(InputError, match="whole sequences, a multiple of"):
         make(minibatch_size=24)

@@ -1,9 +1,10 @@
 """Networks with a memory: gated recurrent units and long short-term memory behind any body."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from gymnasium import Space
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -22,13 +23,60 @@ class Sequence(NamedTuple):
 
 
 class Recurrent(Network, ABC):
-    """A body, and a cell that remembers what it saw; a body itself. `step` reads one step, `forward` many."""
+    """A body, and what remembers what it saw; a body itself. `step` reads one step, `forward` many."""
 
     class Settings(Network.Settings):
         """Settings of a network with a memory."""
 
         body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
-        """What an observation goes through before it is remembered."""
+        """What observations go through."""
+
+        def read_by_body(self, space: Space[Any]) -> Space[Any]:
+            """The space of what the body reads, for one of observations."""
+            return space
+
+    observation_space: Space[Any]
+    """Of what `step` reads; `build_body` sets it."""
+
+    def __init__(self, in_shape: Any, out_features: int | None, settings: Settings):
+        super().__init__()
+        if out_features is not None:
+            raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
+        self.body = settings.body.build(in_shape)
+        if isinstance(self.body, Recurrent):
+            raise InputError("agent.network.body: a network with a memory stands behind one without")
+
+    @abstractmethod
+    def initial_state(self, num_envs: int) -> Tree:
+        """Nothing is remembered; fields [num_envs, ...]."""
+
+    @abstractmethod
+    def step(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
+        """One observation [N, *O] after a state; features [N, F] and the state then."""
+
+    @abstractmethod
+    def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
+        """Features [T, N, F], nothing being remembered of an episode that has ended.
+
+        Args:
+            sequence: what was seen.
+            after: rows behind which the state is wanted.
+
+        Returns:
+            The features, and the state behind each of those rows, and behind the last.
+        """
+
+    def forward(self, sequence: Sequence) -> Tensor:
+        """Features of a `Sequence`, [T * N, F], time-major."""
+        return self.unroll(sequence)[0].flatten(0, 1)
+
+
+class Gated(Recurrent, ABC):
+    """A cell behind a body."""
+
+    class Settings(Recurrent.Settings):
+        """Settings of a network with a cell."""
+
         size: PositiveInt = 64
         """H, numbers remembered."""
 
@@ -37,12 +85,7 @@ class Recurrent(Network, ABC):
     """Of the state."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
-        super().__init__()
-        if out_features is not None:
-            raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
-        self.body = settings.body.build(in_shape)
-        if isinstance(self.body, Recurrent):
-            raise InputError("agent.network.body: a network with a memory stands behind one without")
+        super().__init__(in_shape, out_features, settings)
         self.cell = self.cell_type(self.body.num_features, settings.size)
         for name, parameter in self.cell.named_parameters():
             if "weight" in name:
@@ -53,32 +96,16 @@ class Recurrent(Network, ABC):
 
     def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
         """Nothing is remembered, [num_envs, H] zeros each."""
-        return tuple(torch.zeros(num_envs, self.num_features, device=self.device) for _ in range(self.num_fields))
-
-    @property
-    def device(self) -> torch.device:
-        """Of the parameters."""
-        return next(self.cell.parameters()).device
+        weight = next(self.cell.parameters())
+        return tuple(weight.new_zeros(num_envs, self.num_features) for _ in range(self.num_fields))
 
     def step(self, obs: Tree, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One observation [N, *O] after a state; features [N, H] and the state then."""
         features, state = self._run(self.body(obs)[None], state)
         return features[0], state
 
-    def forward(self, sequence: Sequence) -> Tensor:
-        """Features of a `Sequence`, [T * N, H], time-major."""
-        return self.unroll(sequence)[0].flatten(0, 1)
-
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
-        """Features [T, N, H], nothing being remembered of an episode that has ended.
-
-        Args:
-            sequence: what was seen.
-            after: rows behind which the state is wanted.
-
-        Returns:
-            The features, and the state behind each of those rows, and behind the last.
-        """
+        """Features [T, N, H]; see `Recurrent`."""
         T, N = sequence.begins.shape
         x = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs)).view(T, N, -1)
         # the cell runs in one call from each row where an episode begins, or the state is wanted, to the next one
@@ -97,10 +124,10 @@ class Recurrent(Network, ABC):
         """[T, N, F] to [T, N, H] and the state [N, H] each behind it."""
 
 
-class GRU(Recurrent):
+class GRU(Gated):
     """Gated recurrent units (Cho et al. 2014)."""
 
-    class Settings(Recurrent.Settings):
+    class Settings(Gated.Settings):
         """Settings of gated recurrent units."""
 
     cell_type, num_fields = nn.GRU, 1
@@ -110,15 +137,15 @@ class GRU(Recurrent):
         return features, (h[0],)
 
 
-class LSTM(Recurrent):
+class LSTM(Gated):
     """Long short-term memory (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)."""
 
-    class Settings(Recurrent.Settings):
+    class Settings(Gated.Settings):
         """Settings of long short-term memory."""
 
     cell_type, num_fields = nn.LSTM, 2
 
-    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Recurrent.Settings):
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Gated.Settings):
         super().__init__(in_shape, out_features, settings)
         H = settings.size
         with torch.no_grad():  # the forget gates begin open (Jozefowicz et al. 2015, section 2.2)
