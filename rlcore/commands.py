@@ -218,7 +218,10 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
         trainer.close()
     if trainer.interrupted is not None:
         name = signal.Signals(trainer.interrupted).name
-        console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
+        rest = (
+            f"its evaluation: rlcore eval {run.path}" if trainer.finished else f"go on with: rlcore resume {run.path}"
+        )
+        console.print(f"{name}: saved at step {trainer.steps:,}; {rest}", highlight=False)
         return 128 + trainer.interrupted
     if not trainer.finished:
         console.print(f"stopped at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)

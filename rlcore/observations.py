@@ -130,7 +130,8 @@ class Pixels(nn.Module):
         """To float32."""
         if self.channels_last:
             x = x.movedim(-1, -3)
-        return x.reshape(len(x), *self.shape).float() / 255
+        x = x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)  # while it is bytes
+        return x.float() / 255
 
 
 class OneHot(nn.Module):

@@ -118,6 +118,7 @@ class Trainer:
         """Spent collecting, of that in the environment's steps, and learning."""
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
+        self._evaluating = False
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
@@ -126,10 +127,10 @@ class Trainer:
     def fit(self) -> Report:
         """Trains to the end of the run and evaluates; or to ``stop_at``, and saves.
 
-        SIGINT and SIGTERM let the update in hand finish, save, and return early (`interrupted`).
+        SIGINT and SIGTERM let the update in hand finish, leave an evaluation, save, and return early (`interrupted`).
 
         Returns:
-            The closing evaluation; empty if the end was not reached.
+            The closing evaluation; empty if its end was not reached.
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
@@ -341,10 +342,21 @@ class Trainer:
     def _evaluate(self) -> Report:
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
-        report = self._evaluation_env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
+        self._evaluating = True
+        try:
+            return self._score(self._evaluation_env)
+        except _Interrupted:  # in the middle of an episode: the next evaluation begins with environments of its own
+            self._evaluation_env.close()
+            self._evaluation_env = None
+            return Report({})
+        finally:
+            self._evaluating = False
+
+    def _score(self, env: Environment) -> Report:
+        report = env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
         self.tracker.report("eval", report, self.steps)
         for choice, make in zip(self.settings.reports, self._reports, strict=True):
-            made = make(self.agent, self._evaluation_env, report)
+            made = make(self.agent, env, report)
             self.tracker.report(choice.name, made, self.steps)
             self.figures |= {f"{choice.name}/{name}": value for name, value in made.scalars.items()}
         self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
@@ -411,6 +423,8 @@ class Trainer:
             self.interrupted = number
             for which, handler in previous.items():
                 signal.signal(which, handler)
+            if self._evaluating:
+                raise _Interrupted
 
         previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -420,6 +434,10 @@ class Trainer:
         finally:
             for which, handler in previous.items():
                 signal.signal(which, handler)
+
+
+class _Interrupted(Exception):
+    """A signal came in an evaluation."""
 
 
 def _total_steps(settings: Trainer.Settings, env: Environment) -> int:

@@ -1,4 +1,5 @@
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -300,3 +301,23 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
         covered += low < 0 < high
     assert 0.90 < covered / 300 < 0.98
     assert bootstrap_interval(torch.full((5,), 3.0)) == (3.0, 3.0)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_signal_ends_an_evaluation(tmp_path, closing):
+    """Which may last for hours, where an episode does."""
+    trainer = make(run_dir=tmp_path, total_steps=512, eval_every=256, eval_episodes=8)
+    predict, calls = trainer.agent.predict, []
+
+    def endless(obs, state=None):
+        calls.append(trainer.steps)
+        if calls.count(512 if closing else 256) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return predict(obs, state)
+
+    trainer.agent.predict = endless
+    assert trainer.fit().scalars == {}
+    assert trainer.interrupted == signal.SIGINT
+    assert trainer.steps == checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] == (512 if closing else 256)
+    assert calls.count(trainer.steps) == 3
+    assert trainer.agent.training
