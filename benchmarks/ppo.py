@@ -3,11 +3,12 @@
 CartPole:                                     python benchmarks/ppo.py
 Through the gymnasium adapter:                python benchmarks/ppo.py Acrobot-v1 (or Pendulum-v1, LunarLander-v3)
 Each environment in a process, wall time:     python benchmarks/ppo.py LunarLander-v3 async
-Pixels, by the convolutions of Mnih et al.:   python benchmarks/ppo.py CarRacing-v3
+Pixels, by the convolutions of Mnih et al.:   python benchmarks/ppo.py ale_py:ALE/Breakout-v5 (or CarRacing-v3)
 
 8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for
 all; one process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates;
-of pixels one, of 2 environments. Also told: where rlcore's time goes, by the wall clock.
+of pixels one, of 2 environments CarRacing. Of Atari both see gymnasium's usual preprocessing and its stacks of 4
+frames. Also told: where rlcore's time goes, by the wall clock.
 """
 
 import sys
@@ -25,8 +26,12 @@ from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
 from rlcore.trainer import Trainer
 
-PIXELS = "CarRacing-v3"
-NUM_ENVS, ROLLOUTS = (2, 1) if PIXELS in sys.argv else (8, 8)
+ENV_ID = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"
+ATARI, PIXELS = ENV_ID.startswith("ale_py:"), ENV_ID.startswith(("ale_py:", "CarRacing"))
+OPTIONS = {"frameskip": 1} if ATARI else {}
+WRAPPERS = ["AtariPreprocessing", "FrameStackObservation"] if ATARI else []
+ARGUMENTS = [{}, {"stack_size": 4}]
+NUM_ENVS, ROLLOUTS = (2 if "CarRacing" in ENV_ID else 8), (1 if PIXELS else 8)
 HORIZON, MINIBATCH, EPOCHS = 128, 256, 4
 STEPS = NUM_ENVS * HORIZON * ROLLOUTS
 
@@ -107,14 +112,18 @@ class CleanRLStyle:
                 self.optimizer.step()
 
 
-def rlcore_block(env_id: str, vectorization: str):
-    if env_id == "CartPole-v1":
+def rlcore_block(vectorization: str):
+    if ENV_ID == "CartPole-v1":
         env = CartPole(CartPole.Settings(num_envs=NUM_ENVS))
     else:
-        env = GymEnvironment(GymEnvironment.Settings(id=env_id, num_envs=NUM_ENVS, vectorization=vectorization))
+        wrappers = [{"name": name, **given} for name, given in zip(WRAPPERS, ARGUMENTS, strict=False)]
+        given = {"id": ENV_ID, "num_envs": NUM_ENVS, "vectorization": vectorization}
+        env = GymEnvironment(
+            GymEnvironment.Settings.model_validate({**given, "options": OPTIONS, "wrappers": wrappers})
+        )
     torch.manual_seed(1)
     settings = {"horizon": HORIZON, "minibatch_size": MINIBATCH, "num_epochs": EPOCHS}
-    if env_id == PIXELS:
+    if PIXELS:
         settings |= {"network": {"name": "nature_cnn"}, "shared": True}
     trainer = Trainer(PPO(env, PPO.Settings.model_validate(settings)), env, total_steps=10**9, seed=1)
 
@@ -126,14 +135,22 @@ def rlcore_block(env_id: str, vectorization: str):
     return block, trainer
 
 
-def sb3_block(env_id: str, vectorization: str):
+def made(env_id: str, **options) -> gymnasium.Env:
+    env = gymnasium.make(env_id, **options, **OPTIONS)
+    for name, given in zip(WRAPPERS, ARGUMENTS, strict=False):
+        env = getattr(gymnasium.wrappers, name)(env, **given)
+    return env
+
+
+def sb3_block(vectorization: str):
     from stable_baselines3 import PPO as SB3
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-    envs = make_vec_env(env_id, NUM_ENVS, seed=1, vec_env_cls=DummyVecEnv if vectorization == "sync" else SubprocVecEnv)
+    vec_env_cls = DummyVecEnv if vectorization == "sync" else SubprocVecEnv
+    envs = make_vec_env(made, NUM_ENVS, seed=1, vec_env_cls=vec_env_cls, env_kwargs={"env_id": ENV_ID})
     model = SB3(
-        "CnnPolicy" if env_id == PIXELS else "MlpPolicy", envs, n_steps=HORIZON, batch_size=MINIBATCH, n_epochs=EPOCHS,
+        "CnnPolicy" if PIXELS else "MlpPolicy", envs, n_steps=HORIZON, batch_size=MINIBATCH, n_epochs=EPOCHS,
         seed=1, device="cpu",
     )  # fmt: skip
     model.learn(HORIZON * NUM_ENVS)
@@ -148,15 +165,14 @@ def sb3_block(env_id: str, vectorization: str):
 def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    env_id = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"
     vectorization = sys.argv[2] if len(sys.argv) > 2 else "sync"
-    ours, trainer = rlcore_block(env_id, vectorization)
-    rivals = {"rlcore": ours, "Stable-Baselines3": sb3_block(env_id, vectorization)}
-    if vectorization == "sync" and trainer.env.single_action_space.dtype.kind == "i":
-        rivals["CleanRL-style"] = CleanRLStyle(env_id)
+    ours, trainer = rlcore_block(vectorization)
+    rivals = {"rlcore": ours, "Stable-Baselines3": sb3_block(vectorization)}
+    if vectorization == "sync" and trainer.env.single_action_space.dtype.kind == "i" and not PIXELS:
+        rivals["CleanRL-style"] = CleanRLStyle(ENV_ID)
     clock = time.process_time if vectorization == "sync" else time.perf_counter
-    print(f"PPO on {env_id}, {vectorization}, torch {torch.__version__}, one thread")
-    print(table(interleave(rivals, 5 if env_id == PIXELS else 15, clock=clock), "rlcore"))
+    print(f"PPO on {ENV_ID}, {vectorization}, torch {torch.__version__}, one thread")
+    print(table(interleave(rivals, 5 if PIXELS else 15, clock=clock), "rlcore"))
     shares = {name: f"{share:.0%}" for name, share in trainer.timing().items() if name.endswith("share")}
     print("rlcore's time:", ", ".join(f"{name[5:-6]} {share}" for name, share in shares.items()))
     trainer.close()
