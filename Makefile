@@ -1,17 +1,12 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | verify-mnist | uncertainty | latent. Everything is installed into .venv; only make, git and python3 are assumed.
+# make lint | bench | verify | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only make, git and
+# python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CLAIMS := cartpole_ppo cartpole_reinforce cartpole_reinforce_course cartpole_ppo_course acrobot_ppo pendulum_ppo \
-  cartpole_ppo_dropout \
-  iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
-  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo cartpole_random_search digits_vae tictactoe_alphazero
-MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
-  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble mnist_vae mnist_vae_2d mnist_autoencoder mnist_vae_binarized
 
-.PHONY: run test lint bench verify verify-mnist uncertainty latent clean
+.PHONY: run test lint bench verify results uncertainty latent clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -37,11 +32,13 @@ bench: .venv/installed-bench
 	  "search.py 1" "search.py 2" selfplay.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
-verify: .venv/installed
-	$(BIN)/rlcore verify $(CLAIMS) --seeds 5 --jobs 2
+# The claims of all configs of which a run takes less than five minutes; of all: rlcore verify --all.
+verify: .venv/installed-all
+	$(BIN)/rlcore verify $$($(BIN)/python benchmarks/results.py under 300) --jobs 2
 
-verify-mnist: .venv/installed
-	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
+# docs/results.md; with NAME five seeds of that config first, from where they were cut.
+results: .venv/installed-all
+	$(BIN)/python benchmarks/results.py $(if $(NAME),run $(NAME),page)
 
 # The tables of docs/uncertainty.md; some three hours on two cores.
 UNCERTAIN := runs/uncertainty
@@ -95,4 +92,8 @@ clean:
 
 .venv/installed-bench: .venv/installed
 	$(PIP) -e '.[bench]'
+	@touch $@
+
+.venv/installed-all: .venv/installed
+	$(PIP) -e '.[box2d,mujoco]'
 	@touch $@

@@ -69,12 +69,13 @@ def resume(run: RunPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def verify(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Configs with an expect block.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Configs with an expect block.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every shipped config that claims something.")] = False,
     seeds: Seeds = None,
     jobs: Jobs = 1,
 ) -> None:
     """Rerun configs and compare with what they claim."""
-    raise typer.Exit(rlcore.commands.verify(names, seeds, jobs))
+    raise typer.Exit(rlcore.commands.verify(names or [], everything, seeds, jobs))
 
 
 @app.command("list")

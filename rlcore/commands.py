@@ -135,9 +135,17 @@ def evaluate(
     return 0
 
 
-def verify(names: Sequence[str], seeds: int | None, jobs: int) -> int:
-    """Reruns configs and says of each claim whether it holds; 1 if one does not."""
-    table = Table("config", "figure", "claim", "source", "measured", "")
+def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int) -> int:
+    """Reruns configs, or every one that ships with a claim, and says of each claim whether it holds; 1 if one does not.
+
+    Raises:
+        InputError: none is named, or one that claims nothing.
+    """
+    if bool(names) == everything:
+        raise InputError("verify: name configs, or give --all" if not names else "verify: either names or --all")
+    if everything:
+        names = [name for name in configs.shipped_names() if configs.load(name).config.expect]
+    console, table = make_console(), Table("config", "figure", "claim", "source", "measured", "")
     good = True
     loaded = {name: configs.load(name) for name in names}
     for name, one in loaded.items():
@@ -150,9 +158,10 @@ def verify(names: Sequence[str], seeds: int | None, jobs: int) -> int:
             measured = [_figure(path, figure) if status == 0 else math.nan for path, status in runs]
             passed = all(map(claim.met, measured))
             good &= passed
-            told = "  ".join(f"{value:,.6g}" for value in measured)
-            table.add_row(name, figure, str(claim), claim.source, told, "pass" if passed else "FAIL")
-    make_console().print(table)
+            told, verdict = "  ".join(f"{value:,.6g}" for value in measured), "pass" if passed else "FAIL"
+            console.print(f"{name}: {figure} {told}, {verdict}", highlight=False)  # all of them may take hours
+            table.add_row(name, figure, str(claim), claim.source, told, verdict)
+    console.print(table)
     return 0 if good else 1
 
 

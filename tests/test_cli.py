@@ -133,6 +133,17 @@ def test_verify_says_pass_or_fail(rlcore_, workdir):
     (workdir / "proud.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
     status, out, _ = rlcore_("verify", "proud.yaml")
     assert (status, "FAIL" in out) == (1, True)
+    for words in ([], ["quick.yaml", "--all"]):
+        status, out, error = rlcore_("verify", *words)
+        assert (status, out) == (2, "")
+        assert "--all" in error
+
+
+def test_every_claim_is_reread_by_verify_all(rlcore_, monkeypatch):
+    verified = []
+    monkeypatch.setattr("rlcore.commands._train_seeds", lambda loaded, name, *_: verified.append(name) or [])
+    assert rlcore_("verify", "--all")[0] == 0
+    assert verified == [name for name in config.shipped_names() if "expect:" in config.find(name).read_text()]
 
 
 def test_list_and_show(rlcore_):

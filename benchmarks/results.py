@@ -1,0 +1,180 @@
+"""The results page.
+
+    python benchmarks/results.py run NAME ...      five seeds of each config, resumed where they were cut; and the page
+    python benchmarks/results.py page              docs/results.md and its figure, from benchmarks/results/
+    python benchmarks/results.py under SECONDS     names of the configs of which a run takes less
+
+A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
+closing evaluation. Nothing is selected.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, trim_mean
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlcore import config
+from rlcore.run import Run
+
+HERE = Path(__file__).resolve().parent
+RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
+SEEDS = range(1, 6)
+EPISODES = 100
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run")
+    run.add_argument("names", nargs="+")
+    run.add_argument("--jobs", type=int, default=2)
+    commands.add_parser("page")
+    commands.add_parser("under").add_argument("seconds", type=float)
+    given = parser.parse_args()
+    if given.command == "under":
+        print(*[name for name, result in load().items() if mean(result, "seconds") < given.seconds])
+        return
+    if given.command == "run":
+        for name in given.names:
+            with ThreadPoolExecutor(given.jobs) as pool:
+                list(pool.map(lambda seed, name=name: train(name, seed), SEEDS))
+            (RESULTS / f"{name}.json").write_text(json.dumps(gathered(name), indent=1) + "\n")
+    write_page(load())
+
+
+def train(name: str, seed: int) -> None:
+    """One run to its end, from where it was cut."""
+    run = Run(RUNS / name / f"seed{seed}")
+    if not (run.path / "checkpoints" / "last.pt").is_file():
+        rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", run.path)
+    elif not run.result.get("finished"):
+        rlcore("resume", run.path)
+    if (
+        "eval/return" in config.load(name).config.expect
+        and run.result.get("evaluation", {}).get("episodes") != EPISODES
+    ):
+        rlcore("eval", run.path, "--checkpoint", "last", "--episodes", EPISODES)
+
+
+def rlcore(*words: Any) -> None:
+    """A command; its output goes to the screen if it fails."""
+    done = subprocess.run([sys.executable, "-m", "rlcore", *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"rlcore {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
+
+
+def gathered(name: str) -> dict[str, Any]:
+    """What is kept of the runs of a config."""
+    seeds = {}
+    for seed in SEEDS:
+        run = Run(RUNS / name / f"seed{seed}")
+        figures, result = {}, run.result
+        for figure in config.load(name).config.expect:
+            held_out = result.get("evaluation", {}) if figure == "eval/return" else {}
+            figures[figure] = held_out.get("return", result["figures"].get(figure))
+        seeds[seed] = {"figures": figures, "seconds": result["seconds"], "curve": curve(run.path)}
+    return {"steps": result["steps"], "made_with": result["made_with"], "seeds": seeds}
+
+
+def curve(run: Path) -> list[tuple[int, float]]:
+    """Steps and mean returns of a run's evaluations."""
+    events = EventAccumulator(str(run)).Reload()
+    if "eval/return" not in events.Tags()["scalars"]:
+        return []
+    return [(event.step, round(event.value, 2)) for event in events.Scalars("eval/return")]
+
+
+def load() -> dict[str, Any]:
+    """All results, by config."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def mean(result: dict[str, Any], key: str) -> float:
+    """Over the seeds."""
+    return float(np.mean([seed[key] for seed in result["seeds"].values()]))
+
+
+def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    """The interquartile mean."""
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Of the interquartile mean, 95 %, by the percentile bootstrap."""
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    drawn = bootstrap((values,), iqm, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+def write_page(results: dict[str, Any]) -> None:
+    """docs/results.md and docs/images/results.png."""
+    groups: dict[str, list[str]] = {"Reinforcement learning": [], "Self-play": [], "Supervised and generative": []}
+    for name, result in results.items():
+        loaded = config.load(name)
+        kind = {"gym": 0, "cartpole": 0, "selfplay": 1, "versus": 1}.get(loaded.config.env.name, 2)
+        groups[list(groups)[kind]] += rows(name, result, loaded.config.expect)
+    text = [(RESULTS / "introduction.md").read_text()]
+    for title, lines in groups.items():
+        head = "| config | steps | figure | IQM [95 %] | each seed | claimed | of others | seconds | steps/s |"
+        text += [f"## {title}", "", head, "|" + "---|" * 9, *lines, ""]
+        if title == "Reinforcement learning":
+            text += ["![learning curves](images/results.png)", ""]
+    (DOCS / "results.md").write_text("\n".join([*text, (RESULTS / "notes.md").read_text()]))
+    draw({name: result for name, result in results.items() if len(result["seeds"]["1"]["curve"]) > 4})
+
+
+def rows(name: str, result: dict[str, Any], expect: dict[str, Any]) -> list[str]:
+    """One line a figure."""
+    lines, seconds = [], mean(result, "seconds")
+    for figure, claim in expect.items():
+        values = np.array([seed["figures"][figure] for seed in result["seeds"].values()])
+        low, high = interval(values)
+        met = "" if all(map(claim.met, values)) else ", not met"
+        cells = [
+            f"[`{name}`](../configs/{name}.yaml)", f"{result['steps']:,}", figure,
+            f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]", ", ".join(map(digits, values)),
+            f"{claim}{met}", claim.source, f"{seconds:,.0f}", f"{result['steps'] / seconds:,.0f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def digits(value: float) -> str:
+    """Four of them."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def draw(results: dict[str, Any]) -> None:
+    """Learning curves, a panel each: the interquartile mean over the seeds and their range."""
+    columns = 4
+    lines = -(-len(results) // columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flat
+    for axes, (name, result) in zip(panels, results.items(), strict=False):
+        curves = [np.array(seed["curve"]).T for seed in result["seeds"].values()]
+        steps = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
+        values = np.array([np.interp(steps, *curve) for curve in curves])
+        axes.plot(steps / 1000, iqm(values, axis=0))
+        axes.fill_between(steps / 1000, values.min(0), values.max(0), alpha=0.2)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+    for axes in list(panels):
+        axes.axis("off")
+    figure.supxlabel("thousand environment steps", fontsize=9)
+    figure.supylabel("return of evaluations", fontsize=9)
+    figure.savefig(DOCS / "images" / "results.png", dpi=80)
+
+
+if __name__ == "__main__":
+    main()
