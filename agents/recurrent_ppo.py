@@ -19,6 +19,8 @@ from rlcore.rollout import Rollout, Step, Tree, leaves, stack, tree_map
 class RecurrentPPO(PPO):
     """PPO whose policy and value remember what they saw of an episode; see `PPO` for the objective.
 
+    What was remembered before a rollout is as the network, and the normaliser, before its last update left it.
+
     Gradients go back through time within a rollout, from the state that was remembered before it; a minibatch is whole
     sequences, of some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
     """
@@ -65,7 +67,7 @@ class RecurrentPPO(PPO):
         outputs, policy_state = self._remembered(seen, policy_state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
         if not self.settings.shared:
-            _, value_state = self.value_body.step(seen, value_state)
+            value_state = self.value_body.remember(seen, value_state)
         return Step(self.policy_head.distribution(outputs).sample(), memory, (policy_state, value_state))
 
     @torch.no_grad()

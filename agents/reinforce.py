@@ -53,7 +53,7 @@ class Reinforce(Agent):
         """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
         """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
-        log_std_init: float = 0.0
+        log_std_init: float = Field(0.0, ge=-20, le=2)
         """Of actions in a Box: log of the initial standard deviation."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body of the policy and, if there is one, of the baseline."""

@@ -54,16 +54,15 @@ def main() -> None:
 
 def train(name: str, seed: int) -> None:
     """One run to its end, from where it was cut."""
-    run = Run(RUNS / name / f"seed{seed}")
-    if not (run.path / "checkpoints" / "last.pt").is_file():
-        rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", run.path)
-    elif not run.result.get("finished"):
-        rlcore("resume", run.path)
-    if (
-        "eval/return" in config.load(name).config.expect
-        and run.result.get("evaluation", {}).get("episodes") != EPISODES
-    ):
-        rlcore("eval", run.path, "--checkpoint", "last", "--episodes", EPISODES)
+    path = RUNS / name / f"seed{seed}"
+    if not (path / "checkpoints" / "last.pt").is_file():
+        rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", path)
+    run = Run(path)
+    if not run.result.get("finished"):
+        rlcore("resume", path)
+    played = "eval/return" in config.load(name).config.expect
+    if played and run.result.get("evaluation", {}).get("episodes") != EPISODES:
+        rlcore("eval", path, "--checkpoint", "last", "--episodes", EPISODES)
 
 
 def rlcore(*words: Any) -> None:

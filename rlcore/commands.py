@@ -73,7 +73,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
     for note in notes:
         console.print(note, highlight=False)
-    if trainer.finished:
+    if trainer.finished and run.result.get("finished"):  # else its closing evaluation is to be made
         trainer.close()
         further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
         console.print(f"{run.path} is at its end, step {trainer.steps:,}; {further} goes further")
@@ -212,7 +212,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
             "seed": trainer.seed,
             "steps": trainer.steps,
             "seconds": round(trainer.seconds, 3),
-            "finished": trainer.finished,
+            "finished": trainer.finished and trainer.interrupted is None,
             "figures": figures,
             "made_with": {
                 **trainer.circumstances(),
@@ -227,10 +227,7 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
         trainer.close()
     if trainer.interrupted is not None:
         name = signal.Signals(trainer.interrupted).name
-        rest = (
-            f"its evaluation: rlcore eval {run.path}" if trainer.finished else f"go on with: rlcore resume {run.path}"
-        )
-        console.print(f"{name}: saved at step {trainer.steps:,}; {rest}", highlight=False)
+        console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
         return 128 + trainer.interrupted
     if not trainer.finished:
         console.print(f"stopped at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)

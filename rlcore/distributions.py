@@ -323,7 +323,7 @@ class GaussianHead(nn.Linear):
     ):
         super().__init__(num_features, math.prod(shape))
         self.shape, self.squashed = shape, bounds is not None
-        self.log_std = nn.Parameter(torch.full(shape, log_std))
+        self.log_std = nn.Parameter(torch.full(shape, float(log_std)))
         if bounds is not None:
             self.register_buffer("low", bounds[0], persistent=False)
             self.register_buffer("high", bounds[1], persistent=False)
@@ -392,8 +392,10 @@ def policy_head(
             f"no policy head serves the action space {space}; served: Discrete, MultiDiscrete of one dimension, "
             "MultiBinary, Box of floats with at least one dimension"
         )
-    if squash and not isinstance(head, GaussianHead):
-        raise InputError(f"agent.squash: is for actions in a Box, these are {space}")
+    if not isinstance(head, GaussianHead):
+        for setting, value in {"squash": squash, "log_std_init": log_std}.items():
+            if value:
+                raise InputError(f"agent.{setting}: is for actions in a Box, these are {space}")
     nn.init.orthogonal_(head.weight, gain)
     nn.init.zeros_(head.bias)
     return head

@@ -146,7 +146,7 @@ class WrapperChoice(settings.Settings):
             option = "normalize_rewards" if "Reward" in name else "normalize_observations"
             raise InputError(
                 f"{name} keeps figures that no checkpoint would hold; the agent normalises, and saves them with "
-                f"itself: agent.{option}=true (ppo)"
+                f"itself: agent.{option}=true"
             )
         if ":" not in name and not _is_wrapper(getattr(gymnasium.wrappers, name, None)):
             known = [key for key, value in vars(gymnasium.wrappers).items() if _is_wrapper(value)]
@@ -318,10 +318,17 @@ class GymEnvironment(Environment):
         except (EOFError, OSError):
             n, code = _dead(envs.processes)
             failure = EnvironmentFailure(n, f"died in {what}, exit code {code}")
-        if isinstance(envs, AsyncVectorEnv):
-            _kill(envs.processes)
-            envs.closed = True
+        except BaseException:  # a signal: who has not answered yet is not waited for
+            self._abandon()
+            raise
+        self._abandon()
         raise self._seeded(failure)
+
+    def _abandon(self) -> None:
+        """Leaves the processes, if there are any."""
+        if isinstance(self.envs, AsyncVectorEnv):
+            _kill(self.envs.processes)
+            self.envs.closed = True
 
     def _seeded(self, failure: EnvironmentFailure) -> EnvironmentFailure:
         """The failure, with the seed of its environment."""
@@ -496,6 +503,6 @@ def _refuse_normalizers(env: Any, env_id: str) -> None:
             raise InputError(
                 f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so "
                 "that a resumed or evaluated agent would see other numbers; make the environment without it; "
-                "agent.normalize_observations and agent.normalize_rewards of ppo do the same"
+                "agent.normalize_observations and agent.normalize_rewards do the same"
             )
         env = env.env

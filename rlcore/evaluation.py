@@ -76,19 +76,25 @@ class ReportChoice(Choice):
 
 @contextmanager
 def evaluating(agent: Agent) -> Iterator[None]:
-    """Evaluation changes no bit of the training: modes and random generators are put back, and no graph is kept."""
+    """Evaluation changes no bit of the training: see `preserved`; and no graph is kept."""
+    with preserved(agent), torch.no_grad():
+        agent.eval()
+        yield
+
+
+@contextmanager
+def preserved(agent: Agent) -> Iterator[None]:
+    """Modes and random generators are put back."""
     modes = {module: module.training for module in agent.modules()}
     rng, generators = rng_state(), [(held, held.get_state()) for _, held in agent.held(torch.Generator)]
-    with torch.no_grad():
-        agent.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
-            restore_rng_state(rng)
-            for generator, state in generators:
-                generator.set_state(state)
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        restore_rng_state(rng)
+        for generator, state in generators:
+            generator.set_state(state)
 
 
 def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Report:

@@ -61,11 +61,10 @@ def build_body(choice: NetworkChoice, space: Space[Any], memory: bool = False) -
         reader, shape = _reader_of(space, choice.name)
         network = choice.build(shape)
         return network if reader is None else Reading(reader, network)
-    reader, shape = _reader_of(choice.settings.read_by_body(space), choice.settings.body.name)
+    reader, shape = _reader_of(space, choice.settings.body.name)
     remembering: Any = choice.build(shape)
     remembering.observation_space = space
-    if reader is not None:
-        remembering.body = Reading(reader, remembering.body)
+    remembering.reader = reader or nn.Identity()
     return remembering
 
 

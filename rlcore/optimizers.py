@@ -40,8 +40,12 @@ class FusedOptimizer(torch.optim.Optimizer):
         """One call of the kernel."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores state and settings."""
+        """Restores state and settings, each in its parameter's layout in memory, for the kernel walks both alike."""
         super().load_state_dict(state_dict)
+        for param, state in self.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                    state[name] = torch.empty_like(param).copy_(value)
         self._columns.clear()
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
-from rlcore.evaluation import Report, ReportChoice
+from rlcore.evaluation import Report, ReportChoice, preserved
 from rlcore.rollout import Rollout, Tree, collect
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
@@ -342,21 +342,21 @@ class Trainer:
     def _evaluate(self) -> Report:
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
-        self._evaluating = True
+        if self.interrupted is not None:
+            return Report({})
+        env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
         try:
-            return self._score(self._evaluation_env)
-        except _Interrupted:  # in the middle of an episode: the next evaluation begins with environments of its own
-            self._evaluation_env.close()
-            self._evaluation_env = None
+            with preserved(self.agent):  # as evaluation does by itself, but a signal may come while it does
+                self._evaluating = True
+                report = env.score(self.agent, self.settings.eval_episodes, seed)
+                reports = [make(self.agent, env, report) for make in self._reports]
+                self._evaluating = False
+        except _Interrupted:
             return Report({})
         finally:
             self._evaluating = False
-
-    def _score(self, env: Environment) -> Report:
-        report = env.score(self.agent, self.settings.eval_episodes, derive_seed(self.seed, EVALUATION))
         self.tracker.report("eval", report, self.steps)
-        for choice, make in zip(self.settings.reports, self._reports, strict=True):
-            made = make(self.agent, env, report)
+        for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)
             self.figures |= {f"{choice.name}/{name}": value for name, value in made.scalars.items()}
         self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
@@ -436,8 +436,8 @@ class Trainer:
                 signal.signal(which, handler)
 
 
-class _Interrupted(Exception):
-    """A signal came in an evaluation."""
+class _Interrupted(BaseException):
+    """A signal came in an evaluation; no environment's `except Exception` may take it for its own failure."""
 
 
 def _total_steps(settings: Trainer.Settings, env: Environment) -> int:

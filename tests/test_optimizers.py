@@ -123,3 +123,25 @@ def test_clip_grad_norm_equals_torchs(max_norm):
     torch.testing.assert_close(norm, expected)
     for a, param in zip(ours, net.parameters(), strict=True):
         torch.testing.assert_close(a, param.grad)
+
+
+@pytest.mark.parametrize("kind", [Adam, SGD])
+def test_what_was_saved_in_another_layout_goes_on_alike(kind):
+    """Channels last or first: the kernel walks parameter and state as they lie in memory."""
+
+    def stepped(network, optimizer, times):
+        for _ in range(times):
+            network(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    torch.manual_seed(0)
+    x, settings = torch.randn(2, 4, 6, 6), {"lr": 0.01, **({"momentum": 0.9} if kind is SGD else {})}
+    first, last = torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    one, other = kind(first.parameters(), **settings), kind(last.parameters(), **settings)
+    stepped(first, one, 2)
+    last.load_state_dict(first.state_dict())
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    stepped(first, one, 2)
+    stepped(last, other, 2)
+    torch.testing.assert_close(last.weight, first.weight)

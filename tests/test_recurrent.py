@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from compare import same
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from one_step import OneStep
 
 from rlcore import InputError, Trainer, check_agent, collect, rollout
@@ -149,8 +149,8 @@ def test_frames_are_stacked_as_by_gymnasiums_wrapper(space):
     body = {"name": "multi_input", "image": {"name": "mlp"}} if space is WITH_NUMBER else {"name": "mlp"}
     network = NetworkChoice.model_validate({**STACK, "body": body})
     stack = build_body(network, space, memory=True)
-    read = []
-    stack.body.register_forward_hook(lambda module, inputs, features: read.append(inputs[0]))
+    read, features = [], stack._features
+    stack._features = lambda stacks: read.append(stacks) or features(stacks)
     obs = [as_tensors([observed[n][t] for n in range(N)]) for t in range(T)]
     begins = torch.tensor([[t % length == 0 for length in lengths] for t in range(T)])
     state, blank = stack.initial_state(N), stack.initial_state(N)
@@ -158,11 +158,12 @@ def test_frames_are_stacked_as_by_gymnasiums_wrapper(space):
         if t == first:
             started = state
         state = where(begins[t], blank, state)
+        same(stack.remember(obs[t], state), stack.step(obs[t], state)[1])
         _, state = stack.step(obs[t], state)
-        same(read.pop(), as_tensors([expected[n][t] for n in range(N)]))
+        same(tree_map(lambda x: x[0], read.pop()), as_tensors([expected[n][t] for n in range(N)]))
     _, states = stack.unroll(Sequence(rollout.stack(obs[first:]), begins[first:], started), after=[5])
     whole = [as_tensors([expected[n][t] for n in range(N)]) for t in range(first, T)]
-    same(read.pop(), tree_map(lambda x: x.flatten(0, 1), rollout.stack(whole)))
+    same(read.pop(), rollout.stack(whole))
     same(states[T - 1 - first], state)
     assert set(states) == {5, T - 1 - first}
 
@@ -184,6 +185,25 @@ def as_tensors(samples):
     if isinstance(samples[0], dict):
         return {key: as_tensors([sample[key] for sample in samples]) for key in samples[0]}
     return torch.as_tensor(np.stack(samples))
+
+
+SPACES = [
+    Discrete(4, start=-1), MultiDiscrete([3, 4]), MultiBinary(3), Box(-1, 1, (2, 3), np.float32),
+    Box(0, 255, (8,), np.uint8), Box(0, 255, (6, 5), np.uint8), Box(0, 255, (6, 5, 3), np.uint8),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_frames_of_any_kind_are_read_as_one_of_them(space):
+    linear = {"name": "mlp", "hidden": []}  # as a body it flattens and no more
+    stack = build_body(NetworkChoice.model_validate({**STACK, "frames": 8, "body": linear}), space, memory=True)
+    alone = build_body(NetworkChoice.model_validate(linear), space)
+    space.seed(1)
+    frames = [as_tensors([space.sample() for _ in range(2)]) for _ in range(8)]
+    state = stack.initial_state(2)
+    for frame in frames:
+        features, state = stack.step(frame, state)
+    torch.testing.assert_close(features, torch.cat([alone(frame) for frame in frames], 1))
 
 
 def test_each_frame_is_stored_once():

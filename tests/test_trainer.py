@@ -1,10 +1,12 @@
 import math
 import signal
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 from compare import same
+from gymnasium.spaces import Box, Discrete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlcore import checkpoint
@@ -303,21 +305,53 @@ def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says():
     assert bootstrap_interval(torch.full((5,), 3.0)) == (3.0, 3.0)
 
 
+class Slow(gymnasium.Env):
+    """A signal comes in the middle of its step, if there is a number of steps left until one."""
+
+    observation_space, action_space = Box(-1, 1, (2,)), Discrete(2)
+    left: int | None = None
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if Slow.left is not None:
+            Slow.left -= 1
+            if Slow.left == 0:
+                signal.raise_signal(signal.SIGINT)
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+gymnasium.register("Slow-v0", Slow, max_episode_steps=20)
+
+
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_signal_ends_an_evaluation(tmp_path, closing):
-    """Which may last for hours, where an episode does."""
-    trainer = make(run_dir=tmp_path, total_steps=512, eval_every=256, eval_episodes=8)
-    predict, calls = trainer.agent.predict, []
+    """Which may last for hours, where an episode does; what is saved is as it was before."""
+    env = GymEnvironment(GymEnvironment.Settings(id="Slow-v0", num_envs=8))
+    eval_every = 10**9 if closing else 128
+    trainer = make(run_dir=tmp_path, total_steps=256, eval_every=eval_every, eval_episodes=8, env=env)
+    evaluate, states = trainer._evaluate, []
 
-    def endless(obs, state=None):
-        calls.append(trainer.steps)
-        if calls.count(512 if closing else 256) == 3:
-            signal.raise_signal(signal.SIGINT)
-        return predict(obs, state)
+    def signalled():
+        Slow.left = 3
+        states.append(torch.get_rng_state())
+        return evaluate()
 
-    trainer.agent.predict = endless
+    trainer._evaluate = signalled
     assert trainer.fit().scalars == {}
     assert trainer.interrupted == signal.SIGINT
-    assert trainer.steps == checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] == (512 if closing else 256)
-    assert calls.count(trainer.steps) == 3
+    assert Slow.left == 0
+    saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
+    assert trainer.steps == saved["steps"] == (256 if closing else 128)
+    assert torch.equal(torch.get_rng_state(), states[0])
     assert trainer.agent.training
+
+
+def test_a_signal_while_learning_leaves_out_the_evaluation(tmp_path):
+    trainer = make(run_dir=tmp_path, total_steps=256, eval_every=128)
+    learn = trainer.agent.learn
+    trainer.agent.learn = lambda rollout: signal.raise_signal(signal.SIGTERM) or learn(rollout)
+    trainer.agent.predict = None
+    assert trainer.fit().scalars == {}
+    assert trainer.steps == 128

@@ -3,14 +3,12 @@
 from typing import Any
 
 import torch
-from gymnasium import Space
-from gymnasium.vector.utils import batch_space
 from pydantic import PositiveInt
 from torch import Tensor
 
 from rlcore.networks import NetworkChoice
 from rlcore.networks.recurrent import Recurrent, Sequence
-from rlcore.rollout import Tree, tree_map
+from rlcore.rollout import Tree, leaves, tree_map
 from rlcore.spaces import zeros
 
 
@@ -18,6 +16,7 @@ class FrameStack(Recurrent):
     """A body that reads the last k observations, oldest first; before there are k the first one stands for the others.
 
     What is kept of a rollout is each observation once, and the k - 1 before it; stacks are made when they are read.
+    They are joined along the first dimension of what a network reads of one: k times the numbers, or the channels.
     """
 
     class Settings(Recurrent.Settings):
@@ -26,40 +25,66 @@ class FrameStack(Recurrent):
         frames: PositiveInt = 4
         """k."""
         body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
-        """What k observations go through; pixels are read as k images' channels, one after the other."""
+        """What k observations go through."""
 
-        def read_by_body(self, space: Space[Any]) -> Space[Any]:
-            """Of k observations."""
-            return batch_space(space, self.frames)
+    nothing: Tensor  # [0], where the network is
 
     def __init__(self, in_shape: Any, out_features: int | None, settings: Settings):
-        super().__init__(in_shape, out_features, settings)
-        self.before = settings.frames - 1
-        self.num_features = self.body.num_features
+        super().__init__(_times(settings.frames, in_shape), out_features, settings)
+        self.frames, self.num_features = settings.frames, self.body.num_features
+        self.register_buffer("nothing", torch.zeros(0), persistent=False)
 
     def initial_state(self, num_envs: int) -> tuple[Tree, Tensor]:
         """The k - 1 frames before, [num_envs, k - 1, *O], and whether there were any, [num_envs] bool."""
-        device = next(self.parameters()).device
-        frames = zeros(self.observation_space, (num_envs, self.before), device)
-        return frames, torch.zeros(num_envs, dtype=torch.bool, device=device)
+        frames = zeros(self.observation_space, (num_envs, self.frames - 1), self.nothing.device)
+        return frames, torch.zeros(num_envs, dtype=torch.bool, device=self.nothing.device)
 
     def step(self, obs: Tree, state: tuple[Tree, Tensor]) -> tuple[Tensor, tuple[Tree, Tensor]]:
         """One observation [N, *O] after a state; features [N, F] and the state then."""
-        nothing_begins = torch.zeros_like(state[1])
-        features, states = self.unroll(Sequence(tree_map(lambda x: x[None], obs), nothing_begins[None], state))
-        return features[0], states[0]
+        stacks = self._stacks(_alone(obs, state))
+        return self._features(stacks)[0], _behind(stacks, 0)
+
+    def remember(self, obs: Tree, state: tuple[Tree, Tensor]) -> tuple[Tree, Tensor]:
+        """The state after an observation [N, *O]."""
+        return _behind(self._stacks(_alone(obs, state)), 0)
 
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
         """Features [T, N, F]; see `Recurrent`."""
-        (frames, begun), k = sequence.state, self.before + 1
+        stacks = self._stacks(sequence)
+        rows = {*(after or []), len(sequence.begins) - 1}
+        return self._features(stacks), {t: _behind(stacks, t) for t in rows}
+
+    def _stacks(self, sequence: Sequence) -> Tree:
+        """[T, N, k, *O]."""
+        (frames, begun), before = sequence.state, self.frames - 1
         T, N = sequence.begins.shape
-        rows, device = torch.arange(T, device=begun.device), begun.device
+        rows = torch.arange(T, device=begun.device)[:, None]
         begins = torch.cat([sequence.begins[:1] | ~begun, sequence.begins[1:]])
-        first = torch.where(begins, rows[:, None], -self.before).cummax(0).values  # row of the episode's first frame
-        wanted = (rows[:, None] - self.before + torch.arange(k, device=device))[:, None]  # [T, 1, k]
-        places = torch.maximum(wanted, first[:, :, None]) + self.before, torch.arange(N, device=device)[:, None]
-        stacks = tree_map(lambda old, new: torch.cat([old.transpose(0, 1), new])[places], frames, sequence.obs)
-        features = self.body(tree_map(lambda x: x.flatten(0, 1), stacks)).view(T, N, -1)
-        seen = torch.ones_like(begun)
-        states = {t: (tree_map(lambda x: x[t, :, 1:], stacks), seen) for t in {*(after or []), T - 1}}  # noqa: B023
-        return features, states
+        first = torch.where(begins, rows, -before).cummax(0).values  # [T, N] row of the episode's first frame
+        wanted = rows[:, None] + torch.arange(-before, 1, device=begun.device)  # [T, 1, k]
+        places = torch.maximum(wanted, first[:, :, None]) + before, torch.arange(N, device=begun.device)[:, None]
+        return tree_map(lambda old, new: torch.cat([old.transpose(0, 1), new])[places], frames, sequence.obs)
+
+    def _features(self, stacks: Tree) -> Tensor:
+        """[T, N, k, *O] to [T, N, F]."""
+        read = self.reader(tree_map(lambda x: x.flatten(0, 2), stacks))
+        joined = tree_map(lambda x: x.unflatten(0, (-1, self.frames)).flatten(1, 2), read)
+        return self.body(joined).unflatten(0, next(leaves(stacks)).shape[:2])
+
+
+def _alone(obs: Tree, state: tuple[Tree, Tensor]) -> Sequence:
+    """A sequence of one step, within an episode."""
+    return Sequence(tree_map(lambda x: x[None], obs), torch.zeros_like(state[1])[None], state)
+
+
+def _behind(stacks: Tree, t: int) -> tuple[Tree, Tensor]:
+    """The state behind row t of stacks [T, N, k, *O]."""
+    some = next(leaves(stacks))
+    return tree_map(lambda x: x[t, :, 1:], stacks), torch.ones(some.shape[1], dtype=torch.bool, device=some.device)
+
+
+def _times(k: int, in_shape: Any) -> Any:
+    """The shape of k observations joined, of a tensor or of each part of a dict."""
+    if isinstance(in_shape, dict):
+        return {key: _times(k, shape) for key, shape in in_shape.items()}
+    return (k * in_shape[0], *in_shape[1:])

@@ -31,10 +31,6 @@ class Recurrent(Network, ABC):
         body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
         """What observations go through."""
 
-        def read_by_body(self, space: Space[Any]) -> Space[Any]:
-            """The space of what the body reads, for one of observations."""
-            return space
-
     observation_space: Space[Any]
     """Of what `step` reads; `build_body` sets it."""
 
@@ -42,6 +38,8 @@ class Recurrent(Network, ABC):
         super().__init__()
         if out_features is not None:
             raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
+        self.reader: nn.Module = nn.Identity()
+        """What makes of an observation what the network is built for; `build_body` sets it."""
         self.body = settings.body.build(in_shape)
         if isinstance(self.body, Recurrent):
             raise InputError("agent.network.body: a network with a memory stands behind one without")
@@ -53,6 +51,10 @@ class Recurrent(Network, ABC):
     @abstractmethod
     def step(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
         """One observation [N, *O] after a state; features [N, F] and the state then."""
+
+    def remember(self, obs: Tree, state: Tree) -> Tree:
+        """The state after an observation [N, *O], where its features are not wanted."""
+        return self.step(obs, state)[1]
 
     @abstractmethod
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
@@ -101,13 +103,13 @@ class Gated(Recurrent, ABC):
 
     def step(self, obs: Tree, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One observation [N, *O] after a state; features [N, H] and the state then."""
-        features, state = self._run(self.body(obs)[None], state)
+        features, state = self._run(self.body(self.reader(obs))[None], state)
         return features[0], state
 
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
         """Features [T, N, H]; see `Recurrent`."""
         T, N = sequence.begins.shape
-        x = self.body(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs)).view(T, N, -1)
+        x = self.body(self.reader(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs))).view(T, N, -1)
         # the cell runs in one call from each row where an episode begins, or the state is wanted, to the next one
         borders = set(sequence.begins.any(1).nonzero().flatten().tolist()) | {t + 1 for t in after or []} | {T}
         first, state, features, states = 0, sequence.state, [], {}
