@@ -10,6 +10,7 @@ closing evaluation. Nothing is selected.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, trim_mean
+from scipy.stats import trim_mean
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlcore import config
@@ -56,6 +57,7 @@ def train(name: str, seed: int) -> None:
     """One run to its end, from where it was cut."""
     path = RUNS / name / f"seed{seed}"
     if not (path / "checkpoints" / "last.pt").is_file():
+        shutil.rmtree(path, ignore_errors=True)  # cut before its first checkpoint
         rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", path)
     run = Run(path)
     if not run.result.get("finished"):
@@ -110,10 +112,9 @@ def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """Of the interquartile mean, 95 %, by the percentile bootstrap."""
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    drawn = bootstrap((values,), iqm, n_resamples=9999, method="percentile", rng=np.random.default_rng(1))
-    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+    drawn = np.random.default_rng(1).choice(values, (9999, len(values)))
+    low, high = np.percentile(iqm(drawn), [2.5, 97.5])
+    return float(low), float(high)
 
 
 def write_page(results: dict[str, Any]) -> None:
@@ -130,7 +131,9 @@ def write_page(results: dict[str, Any]) -> None:
         if title == "Reinforcement learning":
             text += ["![learning curves](images/results.png)", ""]
     (DOCS / "results.md").write_text("\n".join([*text, (RESULTS / "notes.md").read_text()]))
-    draw({name: result for name, result in results.items() if len(result["seeds"]["1"]["curve"]) > 4})
+    curves = {name: result for name, result in results.items() if len(result["seeds"]["1"]["curve"]) > 4}
+    if curves:
+        draw(curves)
 
 
 def rows(name: str, result: dict[str, Any], expect: dict[str, Any]) -> list[str]:
@@ -160,7 +163,7 @@ def draw(results: dict[str, Any]) -> None:
     lines = -(-len(results) // columns)
     figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for axes, (name, result) in zip(panels, results.items(), strict=False):
+    for (name, result), axes in zip(results.items(), panels, strict=False):  # in this order no panel is lost
         curves = [np.array(seed["curve"]).T for seed in result["seeds"].values()]
         steps = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
