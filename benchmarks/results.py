@@ -1,7 +1,7 @@
 """The results page.
 
     python benchmarks/results.py run NAME ...      five seeds of each config, resumed where they were cut; and the page
-    python benchmarks/results.py page              docs/results.md and its figure, from benchmarks/results/
+    python benchmarks/results.py page              docs/results.md, its figure and the README's table
     python benchmarks/results.py under SECONDS     names of the configs of which a run takes less
 
 A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
@@ -118,12 +118,17 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def write_page(results: dict[str, Any]) -> None:
-    """docs/results.md and docs/images/results.png."""
+    """docs/results.md, docs/images/results.png, and the table in the README."""
     groups: dict[str, list[str]] = {"Reinforcement learning": [], "Self-play": [], "Supervised and generative": []}
+    short = ["| config | steps | here, IQM [95 %] of five seeds | published |", "|" + "---|" * 4]
     for name, result in results.items():
-        loaded = config.load(name)
-        kind = {"gym": 0, "cartpole": 0, "selfplay": 1, "versus": 1}.get(loaded.config.env.name, 2)
-        groups[list(groups)[kind]] += rows(name, result, loaded.config.expect)
+        loaded = config.load(name).config
+        kind = {"gym": 0, "cartpole": 0, "selfplay": 1, "versus": 1}.get(loaded.env.name, 2)
+        for figure, claim in loaded.expect.items():
+            found = cells(figure, result, claim)
+            groups[list(groups)[kind]].append(f"| [`{name}`](../configs/{name}.yaml) | {' | '.join(found)} |")
+            if kind == 0:
+                short.append(f"| `{name}` | {found[0]} | {found[2]} | {claim.source} |")
     text = [(RESULTS / "introduction.md").read_text()]
     for title, lines in groups.items():
         head = "| config | steps | figure | IQM [95 %] | each seed | claimed | of others | seconds | steps/s |"
@@ -131,25 +136,26 @@ def write_page(results: dict[str, Any]) -> None:
         if title == "Reinforcement learning":
             text += ["![learning curves](images/results.png)", ""]
     (DOCS / "results.md").write_text("\n".join([*text, (RESULTS / "notes.md").read_text()]))
+    readme = DOCS.parent / "README.md"
+    before, begin, rest = readme.read_text().partition("<!-- by make results -->\n")
+    _, end, after = rest.partition("<!-- so far -->\n")
+    readme.write_text("".join([before, begin, "\n".join(short), "\n", end, after]))
     curves = {name: result for name, result in results.items() if len(result["seeds"]["1"]["curve"]) > 4}
     if curves:
         draw(curves)
 
 
-def rows(name: str, result: dict[str, Any], expect: dict[str, Any]) -> list[str]:
-    """One line a figure."""
-    lines, seconds = [], mean(result, "seconds")
-    for figure, claim in expect.items():
-        values = np.array([seed["figures"][figure] for seed in result["seeds"].values()])
-        low, high = interval(values)
-        met = "" if all(map(claim.met, values)) else ", not met"
-        cells = [
-            f"[`{name}`](../configs/{name}.yaml)", f"{result['steps']:,}", figure,
-            f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]", ", ".join(map(digits, values)),
-            f"{claim}{met}", claim.source, f"{seconds:,.0f}", f"{result['steps'] / seconds:,.0f}",
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> list[str]:
+    """The cells behind the name, for one figure."""
+    seconds = mean(result, "seconds")
+    values = np.array([seed["figures"][figure] for seed in result["seeds"].values()])
+    low, high = interval(values)
+    met = "" if all(map(claim.met, values)) else ", not met"
+    return [
+        f"{result['steps']:,}", figure, f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]",
+        ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
+        f"{result['steps'] / seconds:,.0f}",
+    ]  # fmt: skip
 
 
 def digits(value: float) -> str:
