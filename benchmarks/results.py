@@ -131,6 +131,8 @@ def write_page(results: dict[str, Any]) -> None:
                 short.append(f"| `{name}` | {found[0]} | {found[2]} | {claim.source} |")
     text = [(RESULTS / "introduction.md").read_text()]
     for title, lines in groups.items():
+        if not lines:
+            continue
         head = "| config | steps | figure | IQM [95 %] | each seed | claimed | of others | seconds | steps/s |"
         text += [f"## {title}", "", head, "|" + "---|" * 9, *lines, ""]
         if title == "Reinforcement learning":
