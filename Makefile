@@ -1,12 +1,17 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only make, git and
-# python3 are assumed.
+# make lint | bench | verify | verify-mnist | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only
+# make, git and python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Those without a file in benchmarks/results yet.
+CLAIMS := cartpole_ppo_dropout iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
+  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo digits_vae tictactoe_alphazero
+MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
+  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble mnist_vae mnist_vae_2d mnist_autoencoder mnist_vae_binarized
 
-.PHONY: run test lint bench verify results uncertainty latent clean
+.PHONY: run test lint bench verify verify-mnist results uncertainty latent clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -32,9 +37,12 @@ bench: .venv/installed-bench
 	  "search.py 1" "search.py 2" selfplay.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
-# The claims of all configs of which a run takes less than five minutes; of all: rlcore verify --all.
+# One seed of the short configs: those of which a run took less than five minutes, and CLAIMS. All: rlcore verify --all.
 verify: .venv/installed-all
-	$(BIN)/rlcore verify $$($(BIN)/python benchmarks/results.py under 300) --jobs 2
+	$(BIN)/rlcore verify $$($(BIN)/python benchmarks/results.py under 300) $(CLAIMS) --jobs 2
+
+verify-mnist: .venv/installed
+	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
 
 # docs/results.md; with NAME five seeds of that config first, from where they were cut.
 results: .venv/installed-all

@@ -5,7 +5,7 @@
     python benchmarks/results.py under SECONDS     names of the configs of which a run takes less
 
 A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
-closing evaluation. Nothing is selected.
+closing evaluation.
 """
 
 import argparse

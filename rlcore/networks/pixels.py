@@ -1,6 +1,6 @@
 """Networks for pixels, as they are usual in reinforcement learning.
 
-They keep channels last in memory, where the CPU's convolutions take half the time; shapes are as ever.
+They keep channels last in memory, where convolutions are faster on a CPU; shapes are as ever.
 """
 
 import torch
