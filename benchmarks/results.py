@@ -1,15 +1,17 @@
 """The results page.
 
-    python benchmarks/results.py run NAME ...      five seeds of each config, resumed where they were cut; and the page
+    python benchmarks/results.py run NAME ...      the seeds of each config, resumed where they were cut; and the page
     python benchmarks/results.py page              docs/results.md, its figure and the README's table
     python benchmarks/results.py under SECONDS     names of the configs of which a run takes less
 
 A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
-closing evaluation.
+closing evaluation. A config's seeds are those of its result file, or those given with --seeds (1 to 5 unless told): a
+config whose settings were chosen on some seeds is shown with others.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from rlcore.run import Run
 
 HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
-SEEDS = range(1, 6)
+SEEDS = [1, 2, 3, 4, 5]
 EPISODES = 100
 
 
@@ -38,6 +40,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run")
     run.add_argument("names", nargs="+")
+    run.add_argument("--seeds", nargs="+", type=int)
     run.add_argument("--jobs", type=int, default=2)
     commands.add_parser("page")
     commands.add_parser("under").add_argument("seconds", type=float)
@@ -47,9 +50,10 @@ def main() -> None:
         return
     if given.command == "run":
         for name in given.names:
+            seeds = given.seeds or [int(seed) for seed in load().get(name, {}).get("seeds", SEEDS)]
             with ThreadPoolExecutor(given.jobs) as pool:
-                list(pool.map(lambda seed, name=name: train(name, seed), SEEDS))
-            (RESULTS / f"{name}.json").write_text(json.dumps(gathered(name), indent=1) + "\n")
+                list(pool.map(lambda seed, name=name: train(name, seed), seeds))
+            (RESULTS / f"{name}.json").write_text(json.dumps(gathered(name, seeds), indent=1) + "\n")
     write_page(load())
 
 
@@ -74,17 +78,17 @@ def rlcore(*words: Any) -> None:
         sys.exit(f"rlcore {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
 
 
-def gathered(name: str) -> dict[str, Any]:
+def gathered(name: str, seeds: list[int]) -> dict[str, Any]:
     """What is kept of the runs of a config."""
-    seeds = {}
-    for seed in SEEDS:
+    kept = {}
+    for seed in seeds:
         run = Run(RUNS / name / f"seed{seed}")
         figures, result = {}, run.result
         for figure in config.load(name).config.expect:
             held_out = result.get("evaluation", {}) if figure == "eval/return" else {}
             figures[figure] = held_out.get("return", result["figures"].get(figure))
-        seeds[seed] = {"figures": figures, "seconds": result["seconds"], "curve": curve(run.path)}
-    return {"steps": result["steps"], "made_with": result["made_with"], "seeds": seeds}
+        kept[seed] = {"figures": figures, "seconds": result["seconds"], "curve": curve(run.path)}
+    return {"steps": result["steps"], "made_with": result["made_with"], "seeds": kept}
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
@@ -100,9 +104,20 @@ def load() -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
+def seeds(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is kept of each."""
+    return list(result["seeds"].values())
+
+
 def mean(result: dict[str, Any], key: str) -> float:
     """Over the seeds."""
-    return float(np.mean([seed[key] for seed in result["seeds"].values()]))
+    return float(np.mean([seed[key] for seed in seeds(result)]))
+
+
+def published(claim: config.Expectation) -> list[tuple[str, float]]:
+    """Names and figures of the claim's source: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
+    found = (re.match(r"([\w-]+)[^:]*: ([-\d.,]*\d)", part.strip()) for part in claim.source.split(";"))
+    return [(match[1], float(match[2].replace(",", ""))) for match in found if match]
 
 
 def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
@@ -142,7 +157,7 @@ def write_page(results: dict[str, Any]) -> None:
     before, begin, rest = readme.read_text().partition("<!-- by make results -->\n")
     _, end, after = rest.partition("<!-- so far -->\n")
     readme.write_text("".join([before, begin, "\n".join(short), "\n", end, after]))
-    curves = {name: result for name, result in results.items() if len(result["seeds"]["1"]["curve"]) > 4}
+    curves = {name: result for name, result in results.items() if all(len(s["curve"]) > 4 for s in seeds(result))}
     if curves:
         draw(curves)
 
@@ -150,7 +165,7 @@ def write_page(results: dict[str, Any]) -> None:
 def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> list[str]:
     """The cells behind the name, for one figure."""
     seconds = mean(result, "seconds")
-    values = np.array([seed["figures"][figure] for seed in result["seeds"].values()])
+    values = np.array([seed["figures"][figure] for seed in seeds(result)])
     low, high = interval(values)
     met = "" if all(map(claim.met, values)) else ", not met"
     return [
@@ -166,17 +181,21 @@ def digits(value: float) -> str:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Learning curves, a panel each: the interquartile mean over the seeds and their range."""
+    """Learning curves, a panel each: the interquartile mean over the seeds and their range; what others published."""
     columns = 4
     lines = -(-len(results) // columns)
     figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for (name, result), axes in zip(results.items(), panels, strict=False):  # in this order no panel is lost
-        curves = [np.array(seed["curve"]).T for seed in result["seeds"].values()]
+        curves = [np.array(seed["curve"]).T for seed in seeds(result)]
         steps = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
         axes.plot(steps / 1000, iqm(values, axis=0))
         axes.fill_between(steps / 1000, values.min(0), values.max(0), alpha=0.2)
+        claims = config.load(name).config.expect.values()
+        for number, (peer, value) in enumerate(figure for claim in claims for figure in published(claim)):
+            axes.axhline(value, color=f"C{number + 1}", linestyle="--", linewidth=1, label=peer)
+            axes.legend(fontsize=6)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
     for axes in list(panels):

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import ValidationError
@@ -46,7 +47,7 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
     loaded = configs.load(source, overrides)
     if seeds is not None:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
-        runs = _train_seeds(loaded, source, overrides, folder, seeds, jobs)
+        runs = list(_train_all(_seeds(loaded, source, overrides, folder, seeds), jobs))
         _print_seeds(runs)
         return max(status for _, status in runs)
     console = make_console()
@@ -151,9 +152,11 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
     for name, one in loaded.items():
         if not one.config.expect:
             raise InputError(f"{name} claims nothing: it has no expect block")
-    for name, one in loaded.items():
-        folder = Path(RUNS_FOLDER) / "verify" / f"{time.strftime('%Y%m%d-%H%M%S')}-{one.name}"
-        runs = _train_seeds(one, name, (), folder, seeds or 1, jobs)
+    folder = Path(RUNS_FOLDER) / "verify"
+    trainings = [_seeds(one, name, (), folder / one.name, seeds or 1) for name, one in loaded.items()]
+    ended = _train_all(list(chain(*trainings)), jobs)
+    for (name, one), seeds_of_it in zip(loaded.items(), trainings, strict=True):
+        runs = list(islice(ended, len(seeds_of_it)))
         for figure, claim in one.config.expect.items():
             measured = [_figure(path, figure) if status == 0 else math.nan for path, status in runs]
             passed = all(map(claim.met, measured))
@@ -236,29 +239,42 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     return 0
 
 
-def _train_seeds(
-    loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int, jobs: int
-) -> list[tuple[Path, int]]:
-    """Trains each seed in a process of its own; the folders of the runs and their exit statuses."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
+class _Training(NamedTuple):
+    """A run to be trained in a process of its own."""
 
-    def one(seed: int) -> tuple[Path, int]:
-        path = folder / f"{stamp}-seed{seed}"
-        command = [sys.executable, "-m", "rlcore", "train", source, *overrides, f"seed={seed}", "--run-dir", str(path)]
-        path.mkdir(parents=True, exist_ok=True)
-        with open(path / "train.log", "wb") as log:
-            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-        if status:
-            last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
-            print(f"seed {seed}: exit status {status}: {last}", file=sys.stderr)
-        return path, status
+    source: str
+    overrides: tuple[str, ...]
+    path: Path
 
-    first = loaded.config.seed
+
+def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[_Training]:
+    """Of a config: its seed, and those that follow."""
+    first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
+    return [
+        _Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}")
+        for seed in range(first, first + seeds)
+    ]
+
+
+def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path, int]]:
+    """The folders of the runs and their exit statuses, in order, each as soon as it and those before have ended."""
     try:
         with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(one, range(first, first + seeds)))
+            yield from pool.map(_train_apart, trainings)
     except KeyboardInterrupt:  # the processes got it too, and save
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def _train_apart(training: _Training) -> tuple[Path, int]:
+    source, overrides, path = training
+    command = [sys.executable, "-m", "rlcore", "train", source, *overrides, "--run-dir", str(path)]
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / "train.log", "wb") as log:
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
+        print(f"{path}: exit status {status}: {last}", file=sys.stderr)
+    return path, status
 
 
 def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:

@@ -133,6 +133,10 @@ def test_verify_says_pass_or_fail(rlcore_, workdir):
     (workdir / "proud.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
     status, out, _ = rlcore_("verify", "proud.yaml")
     assert (status, "FAIL" in out) == (1, True)
+    status, out, _ = rlcore_("verify", "quick.yaml", "proud.yaml", "--seeds", 2, "--jobs", 3)
+    assert status == 1
+    verdicts = re.findall(r"^(\w+).yaml: eval/return +[\d.]+ +[\d.]+, (\w+)$", out, re.MULTILINE)
+    assert verdicts == [("quick", "pass"), ("proud", "FAIL")]
     for words in ([], ["quick.yaml", "--all"]):
         status, out, error = rlcore_("verify", *words)
         assert (status, out) == (2, "")
@@ -141,7 +145,12 @@ def test_verify_says_pass_or_fail(rlcore_, workdir):
 
 def test_every_claim_is_reread_by_verify_all(rlcore_, monkeypatch):
     verified = []
-    monkeypatch.setattr("rlcore.commands._train_seeds", lambda loaded, name, *_: verified.append(name) or [])
+
+    def train_all(trainings, jobs):
+        verified.extend(training.source for training in trainings)
+        return iter([])
+
+    monkeypatch.setattr("rlcore.commands._train_all", train_all)
     assert rlcore_("verify", "--all")[0] == 0
     assert verified == [name for name in config.shipped_names() if "expect:" in config.find(name).read_text()]
 
