@@ -148,8 +148,8 @@ def write_page(results: dict[str, Any]) -> None:
     for title, lines in groups.items():
         if not lines:
             continue
-        head = "| config | steps | figure | IQM [95 %] | each seed | claimed | of others | seconds | steps/s |"
-        text += [f"## {title}", "", head, "|" + "---|" * 9, *lines, ""]
+        head = "| config | steps | figure | IQM [95 %] | seeds | each of them | claimed | of others | seconds | steps/s |"
+        text += [f"## {title}", "", head, "|" + "---|" * 10, *lines, ""]
         if title == "Reinforcement learning":
             text += ["![learning curves](images/results.png)", ""]
     (DOCS / "results.md").write_text("\n".join([*text, (RESULTS / "notes.md").read_text()]))
@@ -168,9 +168,10 @@ def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> lis
     values = np.array([seed["figures"][figure] for seed in seeds(result)])
     low, high = interval(values)
     met = "" if all(map(claim.met, values)) else ", not met"
+    first, *_, last = result["seeds"]
     return [
         f"{result['steps']:,}", figure, f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]",
-        ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
+        f"{first} to {last}", ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
         f"{result['steps'] / seconds:,.0f}",
     ]  # fmt: skip
 
