@@ -32,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
 SEEDS = [1, 2, 3, 4, 5]
 EPISODES = 100
+COLUMNS = "config", "steps", "figure", "IQM [95 %]", "seeds", "each", "claimed", "of others", "seconds", "steps/s"
 
 
 def main() -> None:
@@ -63,10 +64,13 @@ def train(name: str, seed: int) -> None:
     if not (path / "checkpoints" / "last.pt").is_file():
         shutil.rmtree(path, ignore_errors=True)  # cut before its first checkpoint
         rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", path)
-    run = Run(path)
+    run, shipped = Run(path), config.load(name).config
+    made = run.load().config
+    if (made.env, made.agent, made.trainer) != (shipped.env, shipped.agent, shipped.trainer):
+        sys.exit(f"{path} has other settings than {name} has now: move it away, and it is trained anew")
     if not run.result.get("finished"):
         rlcore("resume", path)
-    played = "eval/return" in config.load(name).config.expect
+    played = "eval/return" in shipped.expect
     if played and run.result.get("evaluation", {}).get("episodes") != EPISODES:
         rlcore("eval", path, "--checkpoint", "last", "--episodes", EPISODES)
 
@@ -148,8 +152,7 @@ def write_page(results: dict[str, Any]) -> None:
     for title, lines in groups.items():
         if not lines:
             continue
-        head = "| config | steps | figure | IQM [95 %] | seeds | each of them | claimed | of others | seconds | steps/s |"
-        text += [f"## {title}", "", head, "|" + "---|" * 10, *lines, ""]
+        text += [f"## {title}", "", f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS), *lines, ""]
         if title == "Reinforcement learning":
             text += ["![learning curves](images/results.png)", ""]
     (DOCS / "results.md").write_text("\n".join([*text, (RESULTS / "notes.md").read_text()]))
