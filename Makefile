@@ -39,14 +39,14 @@ bench: .venv/installed-bench
 
 # One seed of the short configs: those of which a run took less than five minutes, and CLAIMS. All: rlcore verify --all.
 verify: .venv/installed-all
-	$(BIN)/rlcore verify $$($(BIN)/python benchmarks/results.py under 300) $(CLAIMS) --jobs 2
+	@set -e; short=$$($(BIN)/python benchmarks/results.py under 300); $(BIN)/rlcore verify $$short $(CLAIMS) --jobs 2
 
 verify-mnist: .venv/installed
 	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
 
-# docs/results.md; with NAME five seeds of that config first, from where they were cut.
+# docs/results.md; with NAME the seeds of that config first (SEEDS="6 7 8": others), from where they were cut.
 results: .venv/installed-all
-	$(BIN)/python benchmarks/results.py $(if $(NAME),run $(NAME),page)
+	$(BIN)/python benchmarks/results.py $(if $(NAME),run $(NAME) $(if $(SEEDS),--seeds $(SEEDS)),page)
 
 # The tables of docs/uncertainty.md; some three hours on two cores.
 UNCERTAIN := runs/uncertainty

@@ -51,7 +51,7 @@ def main() -> None:
         return
     if given.command == "run":
         for name in given.names:
-            seeds = given.seeds or [int(seed) for seed in load().get(name, {}).get("seeds", SEEDS)]
+            seeds = sorted(set(given.seeds or map(int, load().get(name, {}).get("seeds", SEEDS))))
             with ThreadPoolExecutor(given.jobs) as pool:
                 list(pool.map(lambda seed, name=name: train(name, seed), seeds))
             (RESULTS / f"{name}.json").write_text(json.dumps(gathered(name, seeds), indent=1) + "\n")
@@ -71,7 +71,8 @@ def train(name: str, seed: int) -> None:
     if not run.result.get("finished"):
         rlcore("resume", path)
     played = "eval/return" in shipped.expect
-    if played and run.result.get("evaluation", {}).get("episodes") != EPISODES:
+    held_out = run.result.get("evaluation", {})
+    if played and (held_out.get("checkpoint"), held_out.get("episodes")) != ("last", EPISODES):
         rlcore("eval", path, "--checkpoint", "last", "--episodes", EPISODES)
 
 
@@ -91,8 +92,8 @@ def gathered(name: str, seeds: list[int]) -> dict[str, Any]:
         for figure in config.load(name).config.expect:
             held_out = result.get("evaluation", {}) if figure == "eval/return" else {}
             figures[figure] = held_out.get("return", result["figures"].get(figure))
-        kept[seed] = {"figures": figures, "seconds": result["seconds"], "curve": curve(run.path)}
-    return {"steps": result["steps"], "made_with": result["made_with"], "seeds": kept}
+        kept[seed] = {key: result[key] for key in ("steps", "seconds")} | {"figures": figures, "curve": curve(run.path)}
+    return {"made_with": result["made_with"], "seeds": kept}
 
 
 def curve(run: Path) -> list[tuple[int, float]]:
@@ -118,10 +119,10 @@ def mean(result: dict[str, Any], key: str) -> float:
     return float(np.mean([seed[key] for seed in seeds(result)]))
 
 
-def published(claim: config.Expectation) -> list[tuple[str, float]]:
-    """Names and figures of the claim's source: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
-    found = (re.match(r"([\w-]+)[^:]*: ([-\d.,]*\d)", part.strip()) for part in claim.source.split(";"))
-    return [(match[1], float(match[2].replace(",", ""))) for match in found if match]
+def published(claim: config.Expectation) -> dict[str, float]:
+    """Figures of the claim's source, each by what is said of it: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
+    found = {part.strip(): re.search(r": ([-\d.,]*\d)", part) for part in claim.source.split(";")}
+    return {told: float(match[1].replace(",", "")) for told, match in found.items() if match}
 
 
 def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
@@ -167,15 +168,14 @@ def write_page(results: dict[str, Any]) -> None:
 
 def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> list[str]:
     """The cells behind the name, for one figure."""
-    seconds = mean(result, "seconds")
+    steps, seconds = mean(result, "steps"), mean(result, "seconds")
     values = np.array([seed["figures"][figure] for seed in seeds(result)])
     low, high = interval(values)
     met = "" if all(map(claim.met, values)) else ", not met"
-    first, *_, last = result["seeds"]
     return [
-        f"{result['steps']:,}", figure, f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]",
-        f"{first} to {last}", ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
-        f"{result['steps'] / seconds:,.0f}",
+        f"{steps:,.0f}", figure, f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]",
+        ", ".join(result["seeds"]), ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
+        f"{steps / seconds:,.0f}",
     ]  # fmt: skip
 
 
@@ -185,21 +185,23 @@ def digits(value: float) -> str:
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Learning curves, a panel each: the interquartile mean over the seeds and their range; what others published."""
+    """Learning curves, a panel each: the interquartile mean over the seeds and their range, and what others published.
+
+    A seed that ended sooner stays at its last value.
+    """
     columns = 4
     lines = -(-len(results) // columns)
     figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for (name, result), axes in zip(results.items(), panels, strict=False):  # in this order no panel is lost
         curves = [np.array(seed["curve"]).T for seed in seeds(result)]
-        steps = np.linspace(max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves), 200)
+        steps = np.linspace(max(x[0] for x, _ in curves), max(x[-1] for x, _ in curves), 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
         axes.plot(steps / 1000, iqm(values, axis=0))
         axes.fill_between(steps / 1000, values.min(0), values.max(0), alpha=0.2)
-        claims = config.load(name).config.expect.values()
-        for number, (peer, value) in enumerate(figure for claim in claims for figure in published(claim)):
-            axes.axhline(value, color=f"C{number + 1}", linestyle="--", linewidth=1, label=peer)
-            axes.legend(fontsize=6)
+        for number, (told, value) in enumerate(published(config.load(name).config.expect["eval/return"]).items(), 1):
+            axes.axhline(value, color=f"C{number}", linestyle="--", linewidth=1, label=told)
+            axes.legend(fontsize=5)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
     for axes in list(panels):

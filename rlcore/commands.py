@@ -153,7 +153,10 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
         if not one.config.expect:
             raise InputError(f"{name} claims nothing: it has no expect block")
     folder = Path(RUNS_FOLDER) / "verify"
-    trainings = [_seeds(one, name, (), folder / one.name, seeds or 1) for name, one in loaded.items()]
+    trainings = [  # numbered, as two files in different folders may have one name
+        _seeds(one, name, (), folder / f"{number}-{one.name}", seeds or 1)
+        for number, (name, one) in enumerate(loaded.items(), 1)
+    ]
     ended = _train_all(list(chain(*trainings)), jobs)
     for (name, one), seeds_of_it in zip(loaded.items(), trainings, strict=True):
         runs = list(islice(ended, len(seeds_of_it)))

@@ -137,6 +137,12 @@ def test_verify_says_pass_or_fail(rlcore_, workdir):
     assert status == 1
     verdicts = re.findall(r"^(\w+).yaml: eval/return +[\d.]+ +[\d.]+, (\w+)$", out, re.MULTILINE)
     assert verdicts == [("quick", "pass"), ("proud", "FAIL")]
+    (workdir / "more").mkdir()
+    (workdir / "more/quick.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
+    status, out, _ = rlcore_("verify", "quick.yaml", "more/quick.yaml", "--jobs", 2)
+    assert re.findall(r"^(\S+): eval/return +[\d.]+, (\w+)$", out, re.MULTILINE) == [
+        ("quick.yaml", "pass"), ("more/quick.yaml", "FAIL"),
+    ]  # fmt: skip
     for words in ([], ["quick.yaml", "--all"]):
         status, out, error = rlcore_("verify", *words)
         assert (status, out) == (2, "")
