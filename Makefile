@@ -6,8 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Those without a file in benchmarks/results yet.
-CLAIMS := cartpole_ppo_dropout iris_perceptron circles_gd circles_adam circles_zero_init circles_equal_init circles_linear \
-  spirals_gd spirals_128 spirals_512 spirals_deep digits_lenet iris_reinforce iris_ppo digits_vae tictactoe_alphazero
+CLAIMS := cartpole_ppo_dropout tictactoe_alphazero
 MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
   mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble mnist_vae mnist_vae_2d mnist_autoencoder mnist_vae_binarized
 
