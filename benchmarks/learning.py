@@ -1,9 +1,13 @@
 """Learning beside Stable-Baselines3, at its own settings (rl-zoo's ppo.yml): python benchmarks/learning.py [NUM_SEEDS]
 
-CartPole, Acrobot and Pendulum, seed by seed and rival by rival in one process on one thread. Evaluations, 20 greedy
-episodes of gymnasium's own environment with the same seeds for all, stop the clock, which is the process's CPU time.
-Draws docs/images/learning.png: return against steps and against seconds, interquartile mean and range over the seeds.
-Rl-zoo's Pendulum explores by gSDE, which rlcore has not; Stable-Baselines3 is shown with it and without.
+CartPole, Acrobot (cut from 1M steps to 300k) and Pendulum, seed by seed and rival by rival in one process on one
+thread; these are not the settings of the configs that ship. Evaluations, 20 greedy episodes of gymnasium's own
+environment with the same seeds for all, stop the clock: the CPU time of the process. Draws docs/images/learning.png:
+return against steps and against seconds, interquartile mean and range over the seeds.
+
+CartPole is stepped as a user of each would: rlcore by its own batched environment, Stable-Baselines3 by gymnasium's.
+Its linear schedules look at the steps after a rollout, ours before it. Rl-zoo's Pendulum explores by gSDE, which rlcore
+has not; Stable-Baselines3 is shown with it and without.
 """
 
 import sys
