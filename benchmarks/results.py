@@ -109,14 +109,14 @@ def load() -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def seeds(result: dict[str, Any]) -> list[dict[str, Any]]:
+def runs(result: dict[str, Any]) -> list[dict[str, Any]]:
     """What is kept of each."""
     return list(result["seeds"].values())
 
 
 def mean(result: dict[str, Any], key: str) -> float:
     """Over the seeds."""
-    return float(np.mean([seed[key] for seed in seeds(result)]))
+    return float(np.mean([seed[key] for seed in runs(result)]))
 
 
 def published(claim: config.Expectation) -> dict[str, float]:
@@ -161,7 +161,7 @@ def write_page(results: dict[str, Any]) -> None:
     before, begin, rest = readme.read_text().partition("<!-- by make results -->\n")
     _, end, after = rest.partition("<!-- so far -->\n")
     readme.write_text("".join([before, begin, "\n".join(short), "\n", end, after]))
-    curves = {name: result for name, result in results.items() if all(len(s["curve"]) > 4 for s in seeds(result))}
+    curves = {name: result for name, result in results.items() if all(len(s["curve"]) > 4 for s in runs(result))}
     if curves:
         draw(curves)
 
@@ -169,7 +169,7 @@ def write_page(results: dict[str, Any]) -> None:
 def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> list[str]:
     """The cells behind the name, for one figure."""
     steps, seconds = mean(result, "steps"), mean(result, "seconds")
-    values = np.array([seed["figures"][figure] for seed in seeds(result)])
+    values = np.array([seed["figures"][figure] for seed in runs(result)])
     low, high = interval(values)
     met = "" if all(map(claim.met, values)) else ", not met"
     return [
@@ -194,7 +194,7 @@ def draw(results: dict[str, Any]) -> None:
     figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for (name, result), axes in zip(results.items(), panels, strict=False):  # in this order no panel is lost
-        curves = [np.array(seed["curve"]).T for seed in seeds(result)]
+        curves = [np.array(seed["curve"]).T for seed in runs(result)]
         steps = np.linspace(max(x[0] for x, _ in curves), max(x[-1] for x, _ in curves), 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
         axes.plot(steps / 1000, iqm(values, axis=0))
