@@ -1,7 +1,7 @@
 """Answer, or ask a person: python benchmarks/asking.py FOLDER
 
-Right pays 1, wrong -c, asked 0. FOLDER holds runs as ``make uncertainty`` leaves them: ``threshold/seed1`` and so on,
-of ``mnist_ask_threshold``, and for each c ``reinforce-c`` and ``ppo-c``. Prints what is paid for a test example on
+Right pays 1, wrong -c, asked 0. FOLDER holds runs as ``make uncertainty`` leaves them: ``threshold`` with those of
+``mnist_ask_threshold``, and for each c ``reinforce-c`` and ``ppo-c``. Prints what is paid for a test example on
 average, and the share that was asked about; means over the seeds (range):
 
 - p > c / (1 + c): answer where the likeliest class is likelier than that (Chow 1970), of softmax and of MC dropout;

@@ -187,11 +187,11 @@ def main() -> None:
                 f"{env_id:14s}{name:28s}{task['steps']:9,}{digits(float(iqm(returns))):>13s}{each:>42s}{seconds:9.1f}"
             )
             values = np.array([[point[2] for point in run[:NUM_EVALUATIONS]] for run in runs])
-            for row in (0, 1):
-                x = np.mean([[point[row] for point in run[:NUM_EVALUATIONS]] for run in runs], axis=0)
+            for row, unit in enumerate((1000, 1)):
+                x = np.mean([[point[row] / unit for point in run[:NUM_EVALUATIONS]] for run in runs], axis=0)
                 panels[row, column].plot(x, iqm(values, axis=0), label=name)
                 panels[row, column].fill_between(x, values.min(0), values.max(0), alpha=0.2)
-        panels[0, column].set(title=env_id, xlabel="environment steps")
+        panels[0, column].set(title=env_id, xlabel="thousand environment steps")
         panels[1, column].set(xlabel="seconds of one core")
         panels[0, column].legend(fontsize=7)
     figure.supylabel("mean return of 20 greedy episodes")
