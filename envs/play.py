@@ -55,43 +55,41 @@ class Session:
         self.history = [self.game.initial(1)]
         persons_turn = person_begins
         while True:
-            state = self.history[-1]
-            print(f"\n{self.game.render(state[0])}\n")
+            self._show()
             if persons_turn:
-                action = self._ask(state)
+                action = self._ask()
                 if action is None:
                     return
             else:
-                found = self._search(state)
+                found = self._search()
                 action = int(found.action)
                 print(f"I play {self.game.action_name(action)}. {self._told(found)}")
-            after, reward, terminated = self.game.step(state, torch.tensor([action]))
+            after, reward, terminated = self.game.step(self.history[-1], torch.tensor([action]))
             self.history.append(after)
             if terminated:
-                print(f"\n{self.game.render(after[0])}\n")
+                self._show()
                 print("A draw." if reward == 0 else "You win." if (reward > 0) == persons_turn else "I win.")
                 return
             persons_turn = not persons_turn
 
-    def _ask(self, state: Tensor) -> int | None:
-        """The person's move; None begins a new game."""
+    def _ask(self) -> int | None:
+        """The person's move in the present position, which `undo` changes; None begins a new game."""
         while True:
             text = input("your move: ").strip()
             action = self.game.parse_action(text)
             if action is not None:
-                if self.game.legal(state)[0, action]:
+                if self.game.legal(self.history[-1])[0, action]:
                     return action
-                print(f"{text} cannot be played now; legal: {self._legal(state)}")
+                print(f"{text} cannot be played now; legal: {self._legal()}")
             elif text == "hint":
-                found = self._search(state)
+                found = self._search()
                 print(f"I would play {self.game.action_name(int(found.action))}. {self._told(found)}")
             elif text == "undo":
                 if len(self.history) < 3:
                     print("there is no move of yours to take back")
                     continue
                 del self.history[-2:]
-                state = self.history[-1]
-                print(f"\n{self.game.render(state[0])}\n")
+                self._show()
             elif text == "new":
                 return None
             elif text in ("quit", "exit"):
@@ -99,13 +97,16 @@ class Session:
             else:
                 if text not in ("", "help"):
                     print(f"{text!r} is no move")
-                print(f"{HELP}; legal moves: {self._legal(state)}")
+                print(f"{HELP}; legal moves: {self._legal()}")
 
-    def _search(self, state: Tensor) -> Found:
-        return self.agent.search(state, self.simulations)
+    def _show(self) -> None:
+        print(f"\n{self.game.render(self.history[-1][0])}\n")
 
-    def _legal(self, state: Tensor) -> str:
-        return " ".join(map(self.game.action_name, self.game.legal(state)[0].nonzero().flatten().tolist()))
+    def _search(self) -> Found:
+        return self.agent.search(self.history[-1], self.simulations)
+
+    def _legal(self) -> str:
+        return " ".join(map(self.game.action_name, self.game.legal(self.history[-1])[0].nonzero().flatten().tolist()))
 
     def _told(self, found: Found) -> str:
         """The shares of the visits, and the expected result for the one who is to move."""

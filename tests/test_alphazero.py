@@ -321,6 +321,18 @@ def test_a_game_in_the_terminal(monkeypatch, capsys):
     assert "I play" in out
 
 
+def test_a_move_after_undo_is_made_where_undo_led(monkeypatch):
+    from rlcore.envs.play import Session
+
+    _, agent = make()
+    answers = iter(["5", "undo", "9", "quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    played = Session(agent, 10)
+    played.run(person_begins=True)
+    assert [int(agent.game.legal(state).sum()) for state in played.history] == [9, 8, 7]
+    assert not agent.game.legal(played.history[1])[0, 8]
+
+
 def test_a_game_in_the_terminal_ends(monkeypatch, capsys):
     _, agent = make()
     every = [str(cell) for cell in range(1, 10)] * 3
