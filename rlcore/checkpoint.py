@@ -61,7 +61,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is refused: it is damaged, or holds more than tensors and plain data and might run code"
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # whatever a reader of damaged bytes may raise
         raise CheckpointError(f"{path} is damaged or no checkpoint: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise CheckpointError(f"{path} is no checkpoint of rlcore")

@@ -26,10 +26,10 @@ from rlcore import registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
-from rlcore.run import RUNS_FOLDER, Run
+from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.settings import mistakes
 from rlcore.tracking import Tracker, make_console
-from rlcore.trainer import CLOSING, Trainer, derive_seed
+from rlcore.trainer import CLOSING, TRAINING, Trainer, derive_seed
 
 KINDS = {
     "agents": registry.agents,
@@ -67,6 +67,8 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
 def resume(path: str, overrides: Sequence[str]) -> int:
     """Goes on with a run from its last checkpoint, up to ``total_steps``."""
     run = Run(path)
+    if not run.writable:
+        raise InputError(f"cannot write into {run.path}; copy the run, and resume the copy")
     loaded = run.load(("trainer.stop_at=null", *overrides))
     console = make_console()
     saved_at = run.checkpoint_path("last")
@@ -114,7 +116,7 @@ def evaluate(
         result |= {f"{report}/{name}": value for name, value in made.scalars.items()}
     console = make_console()
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(without_nan(result)))
     else:
         console.print(_figures(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
         if found.text:
@@ -124,13 +126,14 @@ def evaluate(
     except InputError as error:  # the answer is on the screen; a run that cannot be written to may still be evaluated
         print(f"rlcore: {error}", file=sys.stderr)
     if made is not None:
-        tracker = Tracker(run.path)
-        tracker.report(str(report), made, saved["steps"])
-        tracker.close()
         if made.text and not as_json:
             console.print(made.text, highlight=False, markup=False)
-        for name in made.figures if not as_json else ():
-            console.print(f"figure: {run.path / 'figures' / name}.png", highlight=False)
+        if run.writable:
+            tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
+            tracker.report(str(report), made, saved["steps"])
+            tracker.close()
+            for name in made.figures if not as_json else ():
+                console.print(f"figure: {run.path / 'figures' / name}.png", highlight=False)
     trainer.close()
     env.close()
     return 0
@@ -260,20 +263,43 @@ def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, 
 
 
 def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path, int]]:
-    """The folders of the runs and their exit statuses, in order, each as soon as it and those before have ended."""
+    """The folders of the runs and their exit statuses, in order, each as soon as it and those before have ended.
+
+    A signal to end is passed on, once: what runs saves and ends, the rest does not begin.
+    """
+    running: set[subprocess.Popen[bytes]] = set()
+
+    def end(number: int, frame: object) -> None:
+        for process in tuple(running):
+            process.terminate()
+        raise SystemExit(128 + number)
+
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup would have it
+        signals.append(signal.SIGHUP)
+    previous = {which: signal.signal(which, end) for which in signals}
     try:
         with ThreadPoolExecutor(jobs) as pool:
-            yield from pool.map(_train_apart, trainings)
-    except KeyboardInterrupt:  # the processes got it too, and save
-        raise SystemExit(128 + signal.SIGINT) from None
+            yield from pool.map(lambda training: _train_apart(training, running), trainings)
+    finally:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
 
 
-def _train_apart(training: _Training) -> tuple[Path, int]:
+def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
     source, overrides, path = training
     command = [sys.executable, "-m", "rlcore", "train", source, *overrides, "--run-dir", str(path)]
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / "train.log", "wb") as log:
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the run folder {path}: {error}") from error
+    with open(path / "train.log", "wb") as log:  # in a session of its own, so that Ctrl-C reaches it by way of us alone
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    running.add(process)
+    status = process.wait()
+    running.remove(process)
+    if status < 0:  # ended by a signal
+        status = 128 - status
     if status:
         last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
         print(f"{path}: exit status {status}: {last}", file=sys.stderr)
@@ -329,7 +355,7 @@ def _multiply_adds(trainer: Trainer) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     num_envs, agent = trainer.env.num_envs, trainer.agent
-    obs, _ = trainer.env.reset(seed=trainer.seed)
+    obs, _ = trainer.env.reset(seed=derive_seed(trainer.seed, TRAINING))
     with evaluating(agent), FlopCounterMode(display=False) as counter:
         agent.predict(obs, agent.initial_state(num_envs))
     return int(counter.get_total_flops()) // (2 * num_envs)

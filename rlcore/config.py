@@ -100,11 +100,11 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     """
     path = find(source)
     tree = read_yaml(path)
-    origin = dict.fromkeys(_leaves(tree), path.name)
+    origin = dict.fromkeys(flatten(tree), path.name)
     for override in overrides:
         key = _override(tree, override)
         origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
-        origin |= dict.fromkeys(_leaves(_at(tree, key), key), COMMAND_LINE)
+        origin |= dict.fromkeys(flatten(_at(tree, key), key), COMMAND_LINE)
     if isinstance(tree.get("imports"), list):
         tree["imports"] = [import_module(str(module), path) for module in tree["imports"]]
     return Loaded(path.stem, check(tree, path.name, origin), origin)
@@ -269,7 +269,7 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{name}{line}: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a tag that its value does not bear, !!int x
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
 
 
@@ -304,12 +304,6 @@ def _override(tree: dict[str, Any], override: str) -> str:
     return key
 
 
-def _leaves(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict):
-        return [prefix]
-    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
-
-
 def _at(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         tree = tree[part]
@@ -318,7 +312,12 @@ def _at(tree: dict[str, Any], key: str) -> Any:
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested mappings to one of dotted keys."""
-    return {leaf: _at(tree, leaf) for leaf in _leaves(tree, prefix)} if tree else {}
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def import_module(name: str, config: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,11 @@ class Run:
         return trainer, saved
 
     @property
+    def writable(self) -> bool:
+        """Whether the folder can be written to."""
+        return os.access(self.path, os.W_OK)
+
+    @property
     def result(self) -> dict[str, Any]:
         """What stands in ``result.json``; empty where there is none.
 
@@ -103,7 +109,7 @@ class Run:
         return content
 
     def write_result(self, content: dict[str, Any]) -> None:
-        """Writes ``result.json`` beside and renames it into place; NaN and infinities, which JSON lacks, become null.
+        """Writes ``result.json`` beside and renames it into place; NaN and infinities become null.
 
         Raises:
             InputError: it cannot be written.
@@ -111,15 +117,16 @@ class Run:
         path = self.path / RESULT_FILE
         beside = path.with_name(path.name + ".writing")
         try:
-            beside.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+            beside.write_text(json.dumps(without_nan(content), indent=2) + "\n")
             beside.replace(path)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error}") from error
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same tree of dicts with None for NaN and infinities, which JSON lacks."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import pickle
@@ -65,6 +66,18 @@ def test_a_truncated_file_is_refused(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(CheckpointError, match=r"damaged|refused"):
         checkpoint.load(path)
+
+
+def test_damaged_bytes_are_refused(path):
+    checkpoint.save(path, {"x": torch.randn(100), "more": {"a": [1, 2.0, "three"]}})
+    whole, draws = path.read_bytes(), random.Random(1)
+    for start in (
+        b"env: {name: cartpole}\n",
+        *(whole[:at] + draws.randbytes(4) + whole[at + 4 :] for at in range(0, 1200, 4)),
+    ):
+        path.write_bytes(start)
+        with contextlib.suppress(CheckpointError):  # a byte of a tensor may change unseen; no other error may come
+            checkpoint.load(path)
 
 
 def test_a_newer_schema_is_refused(path, monkeypatch):

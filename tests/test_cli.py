@@ -127,6 +127,59 @@ def test_seeds_run_side_by_side(rlcore_, workdir):
     assert sorted(path.name[-5:] for path in (workdir / "many").iterdir()) == ["seed1", "seed2"]
 
 
+DEADLY = """\
+import os, signal, sys
+if any(word.startswith("seed=2") for word in sys.argv):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_seed_that_was_killed_is_no_success(rlcore_, workdir):
+    (workdir / "deadly.py").write_text(DEADLY)
+    (workdir / "deadly.yaml").write_text(QUICK + "imports: [deadly]\n")
+    status, _, err = rlcore_("train", "deadly.yaml", "--seeds", 2)
+    assert status == 128 + signal.SIGKILL
+    assert "seed2: exit status 137" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_to_all_seeds_which_save(workdir, number):
+    (workdir / "quick.yaml").write_text(QUICK)
+    words = [
+        "train",
+        "quick.yaml",
+        "trainer.total_steps=100_000_000",
+        "--seeds",
+        "3",
+        "--jobs",
+        "2",
+        "--run-dir",
+        "many",
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "rlcore", *words])
+    while len(list(workdir.glob("many/*/checkpoints/last.pt"))) < 2:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    logs = [path.read_text() for path in workdir.glob("many/*/train.log")]
+    assert [bool(re.search(r"saved at step [\d,]+; go on with", log)) for log in logs] == [
+        True,
+        True,
+    ]  # the third never began
+
+
+def test_a_run_that_cannot_be_written_to_may_be_evaluated(rlcore_, workdir, monkeypatch):
+    assert rlcore_("train", "quick.yaml", "--run-dir", "run")[0] == 0
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    status, out, _ = rlcore_("eval", "run", "--report", "episodes")
+    assert status == 0
+    assert "return" in out
+    assert not (workdir / "run/figures").exists()
+    status, _, err = rlcore_("resume", "run")
+    assert (status, "cannot write into run" in err) == (2, True)
+
+
 def test_verify_says_pass_or_fail(rlcore_, workdir):
     status, out, _ = rlcore_("verify", "quick.yaml")
     assert (status, "pass" in out, "any policy" in out) == (0, True, True)
@@ -169,6 +222,7 @@ def test_list_and_show(rlcore_):
     status, out, _ = rlcore_("show", "quick.yaml", "agent.gamma=0.9")
     assert status == 0
     assert re.search(r"agent.gamma +│ 0.9 +│ command line", out)
+    assert rlcore_("show", "quick.yaml", f"seed={2**63}")[0] == 0
     assert re.search(r"agent.horizon +│ 32 +│ quick.yaml", out)
     assert re.search(r"agent.clip_range +│ 0.2 +│ default", out)
     assert "107 parameters; 48 multiply-adds an answer" in out  # two bodies of 4-8, heads of 2 and 1; V is not asked
@@ -184,6 +238,8 @@ def test_list_and_show(rlcore_):
         (["resume", "."], ". is no run"),
         (["list", "agent"], "unknown kind 'agent' (did you mean 'agents'?)"),
         (["train", "quick.yaml", "device=cuda:99"], "device: there is no cuda:99"),
+        (["train", "quick.yaml", "--seeds", "2", "--run-dir", "quick.yaml"], "cannot make the run folder quick.yaml/"),
+        (["show", "quick.yaml", "seed=!!int x"], "command line: "),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(rlcore_, workdir, words, message):
@@ -206,6 +262,7 @@ def test_mistakes_with_a_run(rlcore_, workdir):
         return err
 
     assert "holds a run already" in fails("train", "quick.yaml", "--run-dir", "run")
+    assert "config.yaml is damaged or no checkpoint" in fails("eval", "run", "--checkpoint", "run/config.yaml")
     assert "there is no checkpoint" in fails("eval", "run", "--checkpoint", "gone.pt")
     assert "unknown report 'episods' (did you mean 'episodes'?)" in fails("eval", "run", "--report", "episods")
     assert "bins: must be greater than 0" in fails("eval", "run", "--report", "episodes", "bins=0")

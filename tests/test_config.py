@@ -183,6 +183,10 @@ def test_an_entry_point_that_cannot_be_imported_is_one_line(monkeypatch):
         fresh["gone"]
 
 
+def test_flatten_leaves_keys_with_dots_whole():
+    assert config.flatten({"a": {"b.c": 1, "d": {}}, "e": [2]}) == {"a.b.c": 1, "e": [2]}
+
+
 def test_networks_are_built_by_name():
     body = build("mlp", (2, 3), hidden=[5, 7], activation="relu")
     assert body.num_features == 7
