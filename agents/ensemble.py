@@ -49,13 +49,15 @@ class Ensemble(Agent):
         )
         self.members = nn.ModuleList(self.settings.agent.build(part) for _ in range(K))
         self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
+        if self.members[0].initial_state(1) is not None:
+            raise InputError(f"agent.agent: {self.settings.agent.name} has a memory, members have none; try ppo")
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Each member answers in its own environments; obs [N, *O]. Memory is the members' steps, K of them."""
-        steps = [member.act(_cut(obs, envs), _cut(state, envs)) for member, envs in self._shares()]
+        steps = [member.act(_cut(obs, envs)) for member, envs in self._shares()]
         # A leaf of the graph: each member goes backward by itself, and what they shared would be gone after the first.
         action = torch.cat([step.action for step in steps]).detach().requires_grad_(self.differentiable)
-        return Step(action, steps, tree_map(lambda *x: torch.cat(x), *(step.state for step in steps)))
+        return Step(action, steps)
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """What all members say together; obs [N, *O]."""
@@ -79,9 +81,10 @@ class Ensemble(Agent):
             self.nonfinite = torch.stack(flags).any()
         return {name: sum(metrics[name] for metrics in told) / len(told) for name in told[0]}
 
-    def initial_state(self, num_envs: int) -> Tree:
-        """Recurrent members only: the state in which an episode begins, fields [num_envs, ...]."""
-        return self.members[0].initial_state(num_envs)
+    def drop_running(self) -> None:
+        """The members forget what they know of episodes that were going on."""
+        for member in self.members:
+            member.drop_running()
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """The members' attributes that are of a kind, with their names."""

@@ -194,6 +194,17 @@ class PPO(Agent):
             metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
         return metrics
 
+    def drop_running(self) -> None:
+        """Begins the returns that rewards are normalised by anew."""
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.running.zero_()
+
+    def train(self, mode: bool = True) -> "PPO":
+        """Batch norms stay as they are; see `freeze_batch_norm`."""
+        super().train(mode)
+        freeze_batch_norm(self)
+        return self
+
     def _seen(self, obs: Tree) -> Tree:
         return obs if self.normalizer is None else self.normalizer(obs)
 

@@ -117,6 +117,12 @@ class Reinforce(Agent):
             "learning_rate": learning_rate,
         }
 
+    def train(self, mode: bool = True) -> "Reinforce":
+        """Batch norms stay as they are; see `freeze_batch_norm`."""
+        super().train(mode)
+        freeze_batch_norm(self)
+        return self
+
     def _seen(self, obs: Tree) -> Tree:
         return obs if self.normalizer is None else self.normalizer(obs)
 

@@ -77,10 +77,16 @@ class VersusEnv(GameEnv):
         """Whose former selves join the pool; the present one does at once.
 
         Raises:
-            InputError: the agent has a memory, and players answer to positions alone.
+            InputError: the agent has a memory, and players answer to positions alone; or former selves are to play, and
+                it has no distribution to play by.
         """
         if agent.initial_state(1) is not None:
             raise InputError("env.name: versus is no place for agents with a memory; use agent.name=ppo or reinforce")
+        if self.settings.save_every is not None and type(agent).distribution is Agent.distribution:
+            raise InputError(
+                f"env.save_every: former selves play by Agent.distribution, which {type(agent).__name__} has not; "
+                "use agent.name=ppo or reinforce, or a pool without them: env.save_every=null"
+            )
         self._agent = agent
         if self.settings.save_every is not None:
             self.former = [self._twin()]

@@ -88,6 +88,9 @@ class Agent(nn.Module, ABC):
         """Recurrent agents only: the state in which an episode begins, fields [num_envs, ...]."""
         return None
 
+    def drop_running(self) -> None:
+        """Forgets what it knows of episodes that were going on: they were broken off."""
+
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
         """One step of the optimizer down the gradient of the loss; the only place that takes one.
 
@@ -129,21 +132,24 @@ class Agent(nn.Module, ABC):
     def checkpoint(self) -> dict[str, Any]:
         """Everything that learning has changed: parameters and buffers, optimizers, generators."""
         return {
+            "settings": self.settings.model_dump(mode="json"),
             "parameters": self.state_dict(),
             "optimizers": {name: thing.state_dict() for name, thing in self.held(torch.optim.Optimizer)},
             "generators": {name: thing.get_state() for name, thing in self.held(torch.Generator)},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned.
+        """Puts back what `checkpoint` returned; where the settings are others now, optimizers follow the new ones.
 
         Raises:
-            CheckpointError: it is another agent's, or a network of another shape.
+            CheckpointError: it is another agent's, a network of another shape, or an optimizer of another kind.
         """
+        settings = self.settings.model_dump(mode="json")
+        changed = saved.get("settings", settings) != settings
         try:
             self.load_state_dict(saved["parameters"])
             for name, optimizer in self.held(torch.optim.Optimizer):
-                optimizer.load_state_dict(saved["optimizers"][name])
+                _restore_optimizer(optimizer, saved["optimizers"][name], changed)
             for name, generator in self.held(torch.Generator):
                 generator.set_state(saved["generators"][name].cpu())
         except (RuntimeError, ValueError, KeyError) as error:
@@ -153,6 +159,18 @@ class Agent(nn.Module, ABC):
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """The attributes that are of a kind, with their names."""
         return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> None:
+    made = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    for here, there in zip(made, saved["param_groups"], strict=True):
+        unknown, missing = there.keys() - here.keys(), here.keys() - there.keys()
+        if unknown and missing:
+            raise ValueError(f"its optimizer has {', '.join(sorted(unknown))}, this one {', '.join(sorted(missing))}")
+    optimizer.load_state_dict(saved)
+    if keep_settings:
+        for group, settings in zip(optimizer.param_groups, made, strict=True):
+            group.update(settings)
 
 
 class AgentChoice(Choice):

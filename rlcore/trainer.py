@@ -118,6 +118,7 @@ class Trainer:
         """Spent collecting, of that in the environment's steps, and learning."""
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
+        self._owed = False  # an evaluation that a signal prevented
         self._evaluating = False
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
@@ -143,7 +144,11 @@ class Trainer:
             raise
 
     def _fit(self) -> Report:
+        if not self.agent.training:  # one that was loaded to answer
+            self.agent.train()
         with self._signals():
+            if self._owed and not self.finished:
+                self._evaluate()
             while not self._at_goal():
                 before = self.steps
                 metrics = self.update()
@@ -234,6 +239,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
+            "owed": self._owed,
             "collect_seconds": self.collect_seconds,
             "learn_seconds": self.learn_seconds,
             "env_seconds": self.env_seconds,
@@ -282,7 +288,7 @@ class Trainer:
             )
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
-        self._logged_at = self.steps
+        self._owed, self._logged_at = saved.get("owed", False), self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
@@ -291,6 +297,7 @@ class Trainer:
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
             self.state = self.agent.initial_state(self.env.num_envs)
             self.episodes.drop_running()
+            self.agent.drop_running()
         else:
             self.env.reset()
             self.env.restore(saved["env"])
@@ -342,6 +349,7 @@ class Trainer:
     def _evaluate(self) -> Report:
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
+        self._owed = True
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
@@ -355,6 +363,7 @@ class Trainer:
             return Report({})
         finally:
             self._evaluating = False
+        self._owed = False
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)

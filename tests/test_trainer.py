@@ -12,10 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from rlcore import checkpoint
 from rlcore.agents.ppo import PPO
 from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.supervised import Supervised
 from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Identity, Target
 from rlcore.errors import CheckpointError, NonFiniteError
+from rlcore.supervised.environment import SupervisedEnv
 from rlcore.tracking import Tracker
 from rlcore.trainer import DUMP_FILE, Trainer, derive_seed
 
@@ -245,6 +247,42 @@ def test_a_checkpoint_of_another_network_is_refused():
         make(env=Identity()).restore_agent(saved)
 
 
+def descending(env, **settings):
+    return Supervised(env, Supervised.Settings.model_validate(settings))
+
+
+def test_optimizers_follow_settings_that_have_changed():
+    env = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", num_envs=30))
+    before = descending(env)
+    before.optimizer.param_groups[0]["lr"] = 0.5  # by the agent itself, as it learned
+    saved = before.checkpoint()
+    same_settings, others = descending(env), descending(env, weight_decay=0.1)
+    same_settings.restore(saved)
+    assert same_settings.optimizer.param_groups[0]["lr"] == 0.5
+    others.restore(saved)
+    group = others.optimizer.param_groups[0]
+    assert (group["weight_decay"], group["lr"]) == (0.1, others.settings.learning_rate)
+    for one, other in (("adam", "sgd"), ("sgd", "adam")):
+        saved = descending(env, optimizer=one).checkpoint()
+        with pytest.raises(CheckpointError, match=r"its optimizer has .*(betas|momentum).*, this one"):
+            descending(env, optimizer=other).restore(saved)
+
+
+def test_an_agent_that_was_loaded_to_answer_learns_as_one_that_is_new():
+    network = {"name": "mlp", "hidden": [8], "batch_norm": True, "dropout": 0.2}
+    for kind, settings in ((PPO, {"horizon": 16, "minibatch_size": 64}), (Reinforce, {})):
+        new, loaded = (
+            make(lambda env, k=kind, s=settings: k(env, k.Settings(network=network, **s)), total_steps=256)
+            for _ in range(2)
+        )
+        loaded.agent.eval()
+        new.fit()
+        loaded.fit()
+        same(new.agent.state_dict(), loaded.agent.state_dict())
+        assert loaded.agent.dropouts[0].training
+        assert not any(norm.training for norm in loaded.agent.batch_norms)
+
+
 def test_another_length_of_the_run_is_told():
     saved = make().checkpoint()
     notes = make(total_steps=8192).restore(saved)
@@ -262,6 +300,19 @@ def test_an_environment_that_cannot_be_saved_is_reset_and_told():
     assert any("cannot be saved" in note for note in notes)
     rest.fit()
     assert rest.steps == 4096
+
+
+def test_returns_of_episodes_that_were_broken_off_are_forgotten():
+    def trainer():
+        env = GymEnvironment(GymEnvironment.Settings(id="CartPole-v1"))
+        settings = PPO.Settings(horizon=16, minibatch_size=64, normalize_rewards=True)
+        return make(lambda env: PPO(env, settings), env=env, stop_at=256)
+
+    part, rest = trainer(), trainer()
+    part.fit()
+    assert part.agent.reward_normalizer.running.all()
+    rest.restore(part.checkpoint())
+    assert not rest.agent.reward_normalizer.running.any()
 
 
 def test_a_number_of_episodes_may_end_the_run():
@@ -346,6 +397,12 @@ def test_a_signal_ends_an_evaluation(tmp_path, closing):
     assert trainer.steps == saved["steps"] == (256 if closing else 128)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert trainer.agent.training
+    Slow.left = None
+    rest = make(run_dir=tmp_path, total_steps=256, eval_every=eval_every, eval_episodes=8, env=env)
+    rest.restore(saved)
+    rest.fit()
+    rest.tracker.close()
+    assert [step for step, _ in scalars(tmp_path)["eval/return"]] == ([256] if closing else [128, 256])
 
 
 def test_a_signal_while_learning_leaves_out_the_evaluation(tmp_path):

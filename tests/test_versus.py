@@ -187,7 +187,7 @@ def test_alphago_learns_the_value_of_a_policy_that_stays(pool_run):
     torch.testing.assert_close(logits, stage1.distribution(trainer.agent.observe(state)).logits)
     assert value.abs().max() <= 1
     torch.testing.assert_close(alphago(prior_temperature=2.0)[1].judge(state)[0], logits / 2)
-    twin = alphago()[1]
+    twin = alphago(passes=8, learning_rate=1e-2)[1]
     twin.restore(agent.checkpoint())
     same(twin.checkpoint(), agent.checkpoint())
 
@@ -268,6 +268,7 @@ def test_checkpoints_that_are_kept_are_players(workdir):
 
 def test_players_of_one_name_agents_with_a_memory_and_dict_readers_are_refused(pool_run):
     from rlcore.agents.alphazero import AlphaZero
+    from rlcore.agents.ensemble import Ensemble
     from rlcore.agents.recurrent_ppo import RecurrentPPO
 
     with pytest.raises(InputError, match="names of their own, got random, random"):
@@ -275,6 +276,10 @@ def test_players_of_one_name_agents_with_a_memory_and_dict_readers_are_refused(p
     env, _ = make(pool=RANDOM)
     with pytest.raises(InputError, match="no place for agents with a memory"):
         Trainer(RecurrentPPO(env, RecurrentPPO.Settings(minibatch_size=None)), env, total_steps=100)
+    former, _ = make(save_every=1)
+    members = {"agent": {"name": "ppo", "minibatch_size": None}, "members": 2}
+    with pytest.raises(InputError, match=r"former selves play by Agent\.distribution, which Ensemble has not"):
+        Trainer(Ensemble(former, Ensemble.Settings.model_validate(members)), former, total_steps=100)
     with pytest.raises(InputError, match=r"use env\.name=selfplay"):
         AlphaZero(env)
     with pytest.raises(InputError, match=r"use env\.name=selfplay"):
