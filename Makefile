@@ -1,14 +1,12 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | verify-mnist | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only
-# make, git and python3 are assumed.
+# make lint | bench | verify | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only make, git and
+# python3 are assumed.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-MNIST := mnist_batchnorm mnist_plain mnist_lenet mnist_depthwise mnist_binarized mnist_mlp mnist_reinforce mnist_ppo \
-  mnist_dropout mnist_lenet_dropout mnist_lenet_ensemble mnist_vae mnist_vae_2d mnist_autoencoder mnist_vae_binarized
 
-.PHONY: run test lint bench verify verify-mnist results uncertainty latent clean
+.PHONY: run test lint bench verify results uncertainty latent clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -38,9 +36,6 @@ bench: .venv/installed-bench
 # them. All: rlcore verify --all.
 verify: .venv/installed-all
 	@set -e; short=$$($(BIN)/python benchmarks/results.py under 300); $(BIN)/rlcore verify $$short --jobs 2
-
-verify-mnist: .venv/installed
-	$(BIN)/rlcore verify $(MNIST) --seeds 5 --jobs 2
 
 # docs/results.md; with NAME the seeds of that config first (SEEDS="6 7 8": others), from where they were cut.
 results: .venv/installed-all
