@@ -1,10 +1,9 @@
 """AlphaGo: a value network that learns from a policy's games with itself, and a search with both."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore import settings
@@ -19,7 +18,8 @@ from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.run import load_trainer
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import Schedule, anneal
+from rlcore.settings import ResolvedPath
 
 
 class Memory(NamedTuple):
@@ -40,7 +40,7 @@ class AlphaGo(Agent):
     class Settings(settings.Settings):
         """Settings of AlphaGo."""
 
-        policy: str
+        policy: ResolvedPath
         """Folder of the run of an agent with a distribution over the same game's moves (``env.name=versus``, say)."""
         horizon: PositiveInt = 16
         """T, moves in each game between two calls of `learn`."""
@@ -67,12 +67,6 @@ class AlphaGo(Agent):
         """Decoupled from the gradient (AdamW)."""
         symmetries: bool = True
         """Turn each position that is learned from by one of the game's symmetries, drawn at random."""
-
-        @field_validator("policy")
-        @classmethod
-        def _absolute(cls, policy: str) -> str:
-            """It is found again by a resumed run that starts elsewhere."""
-            return str(Path(policy).resolve())
 
     settings: Settings
 
@@ -131,8 +125,7 @@ class AlphaGo(Agent):
         """Remembers the games that have ended, and fits the value network to how they did."""
         s = self.settings
         self.replay.add(rollout, rollout.memory.policy)
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
         if len(self.replay) < s.batch_size:
             return metrics

@@ -10,16 +10,15 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.game_replay import GameReplay
-from rlcore.agents.search import Found, dirichlet, gumbels, puct, search, search_gumbel
-from rlcore.agents.search import Tree as SearchTree
+from rlcore.agents.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
-from rlcore.game import Game, Player, mirrored_contest, openings, points
+from rlcore.game import Game, Player, mirrored_contest, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import Schedule, anneal
 
 
 class Memory(NamedTuple):
@@ -158,8 +157,7 @@ class AlphaZero(Agent):
         self.num_rollouts += 1
         self.replay.add(rollout, rollout.memory.policy)
         self.earlier = None  # its values are those of the network before this update
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
         if len(self.replay) >= s.batch_size:
             metrics |= self._fit(max(1, round(s.passes * rollout.num_steps / s.batch_size)))
@@ -188,10 +186,8 @@ class AlphaZero(Agent):
     def _gate(self) -> Metrics:
         """A match of the network with the player, whose place it takes if it wins."""
         s = self.settings
-        device = self.replay.cells.device
-        generator = torch.Generator(device).manual_seed(int(torch.randint(2**31, ())))
-        num_moves = torch.full((s.gate_games // 2,), s.gate_moves, device=device)
-        begin = openings(self.game, num_moves, s.gate_moves, generator)
+        generator = torch.Generator(self.replay.cells.device).manual_seed(int(torch.randint(2**31, ())))
+        begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
         result = points(mirrored_contest(self.game, self._mover(self.network), self._mover(self.player), begin))
         if result >= s.gate_threshold:
             self.player.load_state_dict(self.network.state_dict())

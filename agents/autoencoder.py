@@ -14,7 +14,7 @@ from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import Schedule, anneal
 
 
 class AutoencoderAgent(Agent):
@@ -89,8 +89,7 @@ class AutoencoderAgent(Agent):
     def learn(self, rollout: Rollout) -> Metrics:
         """One step of the optimizer."""
         s = self.settings
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         beta = s.beta * min(1.0, rollout.progress / s.kl_warmup) if s.kl_warmup else s.beta
         row = rollout[0]
         log_likelihood = row.reward.mean()

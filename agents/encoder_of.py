@@ -1,10 +1,8 @@
 """EncoderOf: what an autoencoder has learned to see, as a body for other agents."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from rlcore import checkpoint, registry
@@ -13,6 +11,7 @@ from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.dropout import dropouts
 from rlcore.run import Run
+from rlcore.settings import ResolvedPath
 
 PREFIX = "network."
 """Of the parameters of `AutoencoderAgent.network` in a checkpoint."""
@@ -27,18 +26,12 @@ class EncoderOf(Network):
     class Settings(Network.Settings):
         """Settings of a trained encoder."""
 
-        run: str
+        run: ResolvedPath
         """Folder of the run of an autoencoder."""
         frozen: bool = True
         """Keep its parameters as they are, and it in evaluation mode."""
         body: NetworkChoice | None = None
         """A network that reads the code; null: what comes next reads it directly."""
-
-        @field_validator("run")
-        @classmethod
-        def _absolute(cls, run: str) -> str:
-            """It is found again by a resumed run that starts elsewhere."""
-            return str(Path(run).resolve())
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
@@ -53,8 +46,7 @@ class EncoderOf(Network):
             self.body = settings.body.build((num_codes,), out_features)
             self.num_features = self.body.num_features
         else:
-            self.body = nn.Identity() if out_features is None else nn.Linear(num_codes, out_features)
-            self.num_features = out_features or num_codes
+            self.body = self._end(num_codes, out_features)
         self.train()
 
     def forward(self, x: Tensor) -> Tensor:

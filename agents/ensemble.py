@@ -49,8 +49,11 @@ class Ensemble(Agent):
         )
         self.members = nn.ModuleList(self.settings.agent.build(part) for _ in range(K))
         self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
+        kind, name = type(self.members[0]), self.settings.agent.name
+        if kind.distribution is Agent.distribution:
+            raise InputError(f"agent.agent: {name} has no distribution for members to answer by; try ppo or supervised")
         if self.members[0].initial_state(1) is not None:
-            raise InputError(f"agent.agent: {self.settings.agent.name} has a memory, members have none; try ppo")
+            raise InputError(f"agent.agent: {name} has a memory, members have none; try ppo")
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Each member answers in its own environments; obs [N, *O]. Memory is the members' steps, K of them."""

@@ -31,7 +31,7 @@ class MCDropout:
             observation with its T passes is not.
 
     Raises:
-        InputError: the network has no dropout module, or there are too few passes.
+        InputError: the network has no dropout module, there are too few passes, or ``memory`` is not above 0.
     """
 
     def __init__(self, agent: Agent, passes: int = 20, seed: int = 1, memory: float = 512):

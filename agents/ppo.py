@@ -19,7 +19,7 @@ from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
 from rlcore.rollout import Rollout, Step, Tree, concat, minibatches, tree_map
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import SCHEDULES, Schedule, anneal
 
 
 class Rows(NamedTuple):
@@ -149,9 +149,8 @@ class PPO(Agent):
     def learn(self, rollout: Rollout) -> Metrics:
         """``num_epochs`` passes of minibatch steps."""
         s = self.settings
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         clip = None if s.clip_range is None else s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
         rows, entropy = self._rows(rollout)
         steps: list[tuple[Tensor, ...]] = []
         log_ratios: list[Tensor] = []

@@ -95,8 +95,7 @@ class RecurrentPPO(PPO):
         return rows._replace(obs=self._sequence(rollout)), entropy
 
     def _sequence(self, rollout: Rollout) -> Sequence:
-        begins = torch.cat([torch.zeros_like(rollout.done[:1]), rollout.done[:-1]])
-        return Sequence(self._seen(rollout.obs), begins, rollout.initial_state)
+        return Sequence(self._seen(rollout.obs), rollout.begins, rollout.initial_state)
 
     def _pieces(self, rows: Rows) -> Iterator[Rows]:
         """The sequences of some environments after those of others, in random order."""

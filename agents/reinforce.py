@@ -17,7 +17,7 @@ from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
 from rlcore.rollout import Rollout, Step, Tree
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import Schedule, anneal
 
 
 class Reinforce(Agent):
@@ -95,8 +95,7 @@ class Reinforce(Agent):
     def learn(self, rollout: Rollout) -> Metrics:
         """One gradient step of the policy on the whole rollout; then the baseline's."""
         s = self.settings
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         seen, G = self._seen(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
         V = None if self.baseline is None else self._value(seen)
         advantage = G if V is None else G - V

@@ -1,4 +1,4 @@
-"""Tree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
+"""SearchTree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
 
 A simulation takes a fixed number of tensor operations, whatever the depth of the trees, and waits for nothing. Two
 things make that possible. Every node knows its path from the root, so a backup updates all of it at once. And every
@@ -60,7 +60,7 @@ Score = Callable[[Edges], Tensor]
 """Edges [...] to scores [..., A]; the best is tried next. Of illegal moves it is -inf."""
 
 
-class Tree(NamedTuple):
+class SearchTree(NamedTuple):
     """N trees of M nodes, of which some are in use."""
 
     state: Tensor  # [N, M, S] int64
@@ -152,7 +152,7 @@ def improved_logits(e: Edges, visit_scale: float, value_scale: float) -> Tensor:
     return prior.log() + (visit_scale + e.visits.amax(-1, keepdim=True)) * value_scale * Q + e.illegal
 
 
-def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Tree:
+def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> SearchTree:
     """Trees of a root each.
 
     Args:
@@ -169,7 +169,7 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Tre
         raise InputError(f"search: game {stuck[0]} has no legal move: its board is full, or the game has ended")
     (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
     roots = num_nodes * torch.arange(N, device=device)
-    tree = Tree(
+    tree = SearchTree(
         state=state.new_empty(N, num_nodes, S),
         prior=torch.empty(N, num_nodes, A, device=device),
         visits=torch.zeros(N, num_nodes, A, device=device),
@@ -205,7 +205,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def simulate(
-    tree: Tree, game: Game, evaluate: Evaluator, score: Score, node: int, root_move: Tensor | None = None,
+    tree: SearchTree, game: Game, evaluate: Evaluator, score: Score, node: int, root_move: Tensor | None = None,
     expand_after: int = 1,
 ) -> None:  # fmt: skip
     """One simulation in every tree, in place.
@@ -233,7 +233,7 @@ def simulate(
     renew(tree, path, score)
 
 
-def select(tree: Tree, root_move: Tensor | None = None) -> Tensor:
+def select(tree: SearchTree, root_move: Tensor | None = None) -> Tensor:
     """The edge by which each tree is left, [N]."""
     if root_move is None:
         return tree.leaf[:, ROOT]
@@ -243,7 +243,7 @@ def select(tree: Tree, root_move: Tensor | None = None) -> Tensor:
 
 
 def expand(
-    tree: Tree, node: int, parent: Tensor, action: Tensor, state: Tensor, prior: Tensor, value: Tensor
+    tree: SearchTree, node: int, parent: Tensor, action: Tensor, state: Tensor, prior: Tensor, value: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Writes a new node into each tree.
 
@@ -270,7 +270,7 @@ def _rows(field: Tensor, nodes: Tensor, width: int) -> Tensor:
     return field.flatten(0, 1)[:, :width].index_select(0, nodes)
 
 
-def backup(tree: Tree, path: Tensor, moves: Tensor, depth: Tensor, outcome: Tensor) -> None:
+def backup(tree: SearchTree, path: Tensor, moves: Tensor, depth: Tensor, outcome: Tensor) -> None:
     """Adds an outcome to every edge of a path; each player sees it from their own side.
 
     Args:
@@ -288,7 +288,7 @@ def backup(tree: Tree, path: Tensor, moves: Tensor, depth: Tensor, outcome: Tens
     tree.total.view(-1).index_add_(0, edge, seen.flatten())
 
 
-def renew(tree: Tree, path: Tensor, score: Score) -> None:
+def renew(tree: SearchTree, path: Tensor, score: Score) -> None:
     """Finds anew where simulations that come through the nodes of a path [N, W + 1] will leave the tree.
 
     At each node the best move leads out of the tree, or to a child off the path, whose leaf is known, or on to the next
@@ -326,7 +326,7 @@ class Found(NamedTuple):
     """[N], of the positions, for the mover."""
     visits: Tensor
     """[N, A] float32, simulations that began with each move."""
-    tree: Tree
+    tree: SearchTree
     """All of it; see ``earlier`` of `search`."""
 
 
@@ -340,7 +340,7 @@ def search(
     noise: Tensor | None = None,
     noise_fraction: float = 0.25,
     expand_after: int = 1,
-    earlier: tuple[Tree, Tensor] | None = None,
+    earlier: tuple[SearchTree, Tensor] | None = None,
 ) -> Found:
     """Monte Carlo tree search; with `puct` and a network that of AlphaZero (Silver et al. 2017, 2018).
 
@@ -444,8 +444,8 @@ def _planted(
     state: Tensor,
     evaluate: Evaluator,
     num_simulations: int,
-    earlier: tuple[Tree, Tensor] | None = None,
-) -> tuple[Tree, int]:
+    earlier: tuple[SearchTree, Tensor] | None = None,
+) -> tuple[SearchTree, int]:
     """Trees with room for the simulations, and how many of their nodes are in use."""
     if num_simulations < 1:
         raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
@@ -458,7 +458,7 @@ def _planted(
     return tree, num_used
 
 
-def below(tree: Tree, action: Tensor, state: Tensor) -> Tensor:
+def below(tree: SearchTree, action: Tensor, state: Tensor) -> Tensor:
     """The nodes at and below the child of the root by a move, [N, M] bool; none where it stands for another state.
 
     Args:
@@ -472,7 +472,7 @@ def below(tree: Tree, action: Tensor, state: Tensor) -> Tensor:
     return there & (tree.depth > 0) & (tree.path[:, :, 1] == child)
 
 
-def transplant(tree: Tree, kept: Tensor, into: Tree) -> None:
+def transplant(tree: SearchTree, kept: Tensor, into: SearchTree) -> None:
     """Copies the nodes that are kept, [N, M] bool, into the first places of other trees; the uppermost is the root."""
     N, A = len(kept), tree.prior.shape[-1]
     old = kept.flatten().nonzero().squeeze(1)

@@ -16,7 +16,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step, Tree
-from rlcore.schedules import SCHEDULES, Schedule
+from rlcore.schedules import Schedule, anneal
 from rlcore.spaces import Logits, LogOdds
 
 
@@ -114,8 +114,7 @@ class Supervised(Agent):
     def learn(self, rollout: Rollout) -> Metrics:
         """One step of the optimizer."""
         s = self.settings
-        learning_rate = s.learning_rate * SCHEDULES[s.learning_rate_schedule](rollout.progress)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         row = rollout[0]  # not stacked: that would be one more node in the graph
         loss = -row.reward.mean()
         if s.label_smoothing:

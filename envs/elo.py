@@ -12,10 +12,10 @@ from rlcore.agent import Agent
 from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.game_env import GameEnv
-from rlcore.envs.players import PlayerChoice
+from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.game import mirrored_contest, openings, points
+from rlcore.game import mirrored_contest, points, random_openings
 from rlcore.settings import Seed
 
 
@@ -49,13 +49,8 @@ class EloReport:
         if not isinstance(env, GameEnv):
             raise InputError("report elo: needs a game (env.name=selfplay)")
         s = self.settings
-        players = {str(choice): choice.make(env.game, env.device) for choice in s.players}
-        if len(players) < len(s.players) or "agent" in players:
-            raise InputError(f"report elo: players need names of their own, got {', '.join(map(str, s.players))}")
-        players["agent"] = env.player(agent)
-        generator = torch.Generator(env.device).manual_seed(s.seed)
-        num_moves = torch.full((s.num,), s.random_moves, device=env.device)
-        begin = openings(env.game, num_moves, s.random_moves, generator)
+        players = make_players(s.players, env.game, env.device, "report elo") | {"agent": env.player(agent)}
+        begin = random_openings(env.game, s.num, s.random_moves, torch.Generator(env.device).manual_seed(s.seed))
         shares = torch.full((len(players), len(players)), 0.5, dtype=torch.float64)
         with evaluating(agent):
             for (i, one), (j, other) in itertools.combinations(enumerate(players.values()), 2):

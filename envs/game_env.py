@@ -123,6 +123,11 @@ class GameEnv(Environment):
                     text = text or self.truth.misses(self.game, action)
         return Report(scalars, text)
 
+    def evaluation(self, num_envs: int) -> "GameEnv":
+        """A twin, of the same truth; how many games it plays is `score`'s to say."""
+        settings = self.settings.model_copy(update={"num_envs": num_envs})
+        return type(self)(settings, device=self.device, truth=self.truth)  # type: ignore[call-arg]
+
     def checkpoint(self) -> dict[str, Any]:
         """The games, the openings to come, and the generator."""
         return {"state": self._state, "stock": self._stock, "generator": self._generator.get_state()}

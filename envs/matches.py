@@ -10,10 +10,10 @@ from rlcore.agent import Agent
 from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.game_env import GameEnv
-from rlcore.envs.players import PlayerChoice
+from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.game import mirrored_contest, openings, points
+from rlcore.game import mirrored_contest, points, random_openings
 from rlcore.settings import Seed
 
 
@@ -45,7 +45,7 @@ class MatchesReport:
             For each opponent ``<name>_points``, wins and half of the draws as a share, and ``<name>_wins``.
 
         Raises:
-            InputError: the environment is no game, or knows no balanced positions.
+            InputError: the environment is no game, knows no balanced positions, or two opponents have the same name.
         """
         if not isinstance(env, GameEnv):
             raise InputError("report matches: needs a game (env.name=selfplay)")
@@ -53,23 +53,20 @@ class MatchesReport:
         begin = self._openings(env)
         scalars: dict[str, float] = {}
         lines = []
-        for choice in s.opponents:
-            opponent = choice.make(env.game, env.device)
+        for name, opponent in make_players(s.opponents, env.game, env.device, "report matches").items():
             with evaluating(agent):
                 seed_everything(s.seed)
                 outcome = mirrored_contest(env.game, env.player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
-            scalars |= {f"{choice}_points": points(outcome), f"{choice}_wins": won / len(outcome)}
+            scalars |= {f"{name}_points": points(outcome), f"{name}_wins": won / len(outcome)}
             lost = len(outcome) - won - drawn
-            lines.append(f"{choice}: {won} won, {drawn} drawn, {lost} lost of {len(outcome)} from {self._told(begin)}")
+            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {len(outcome)} from {self._told(begin)}")
         return Report(scalars, "\n".join(lines))
 
     def _openings(self, env: GameEnv) -> torch.Tensor:
         s = self.settings
         if not s.balanced:
-            generator = torch.Generator(env.device).manual_seed(s.seed)
-            num_moves = torch.full((s.num,), s.random_moves, device=env.device)
-            return openings(env.game, num_moves, s.random_moves, generator)
+            return random_openings(env.game, s.num, s.random_moves, torch.Generator(env.device).manual_seed(s.seed))
         if env.truth is None:
             raise InputError("report matches: balanced openings are taken from env.positions, which is null")
         drawn = env.truth.state[env.truth.score.amax(1) == 0]

@@ -1,5 +1,6 @@
 """Players to play against, by name: they turn positions into moves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,10 +9,11 @@ from torch import Tensor
 
 from rlcore import registry, settings
 from rlcore.agents.search import playouts, search, uct
+from rlcore.envs.game_env import GameEnv
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, random_moves
 from rlcore.run import load_trainer
-from rlcore.settings import Choice
+from rlcore.settings import Choice, ResolvedPath
 
 SOONER = 1e-3
 """Of the worth of a win, what a move's delay takes off it: the sooner win is the better one."""
@@ -31,6 +33,18 @@ class PlayerChoice(Choice):
         """``uct_1000``; of a path the last part, without its suffix."""
         changed = self.settings.model_dump(exclude_defaults=True).values()
         return "_".join([self.name, *(Path(str(value)).name.removesuffix(".pt") for value in changed)])
+
+
+def make_players(choices: Sequence[PlayerChoice], game: Game, device: torch.device, where: str) -> dict[str, Player]:
+    """The players by their names.
+
+    Raises:
+        InputError: two have the same; ``where`` they were chosen is told.
+    """
+    players = {str(choice): choice.make(game, device) for choice in choices}
+    if len(players) < len(choices):
+        raise InputError(f"{where}: players need names of their own, got {', '.join(map(str, choices))}")
+    return players
 
 
 class RandomPlayer:
@@ -106,23 +120,22 @@ class SavedPlayer:
     class Settings(settings.Settings):
         """Settings of the player."""
 
-        run: str
+        run: ResolvedPath
         """The run's folder."""
         checkpoint: str | None = None
         """``best``, ``last``, or a path; null is ``best`` where there is one, else ``last``."""
 
-        @field_validator("run", "checkpoint")
+        @field_validator("checkpoint")
         @classmethod
         def _absolute(cls, path: str | None) -> str | None:
-            """They are found again by a resumed run that starts elsewhere."""
+            """It is found again by a resumed run that starts elsewhere."""
             return path if path in (None, "best", "last") else str(Path(str(path)).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         trainer = load_trainer(settings.run, settings.checkpoint)
-        played = type(getattr(trainer.env, "game", None)).__name__
-        if played != type(game).__name__:
+        if not isinstance(trainer.env, GameEnv) or type(trainer.env.game) is not type(game):
+            played = type(trainer.env.game).__name__ if isinstance(trainer.env, GameEnv) else "no game"
             raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
-        assert hasattr(trainer.env, "player")
         self.play: Player = trainer.env.player(trainer.agent.to(device))
 
     def __call__(self, state: Tensor) -> Tensor:

@@ -57,7 +57,3 @@ class SelfPlayEnv(GameEnv):
             state[terminated] = self._openings(int(terminated.sum()))
         self._state = state
         return state, reward, terminated, self._truncated, {}
-
-    def evaluation(self, num_envs: int) -> "SelfPlayEnv":
-        """A twin; how many games it plays is `score`'s to say."""
-        return SelfPlayEnv(self.settings.model_copy(update={"num_envs": num_envs}), self.device, self.truth)

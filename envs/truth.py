@@ -39,12 +39,12 @@ class Truth(NamedTuple):
         legal = self.score > -torch.inf
         return (self.score.sign() != self.score.amax(1, keepdim=True).sign()).logical_and(legal).any(1)
 
-    def misses(self, game: Game, action: Tensor, most: int = 10) -> str:
-        """The first positions in which a move [P] is not right, drawn."""
+    def misses(self, game: Game, action: Tensor) -> str:
+        """The first ten positions in which a move [P] is not right, drawn."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         wrong = (chosen.sign() != self.score.amax(1).sign()).nonzero().flatten().tolist()
         blocks = [f"{len(wrong):,} of {len(action):,} moves are not right"]
-        for p in wrong[:most]:
+        for p in wrong[:10]:
             best = (self.score[p] == self.score[p].amax()).nonzero().flatten().tolist()
             names = ", ".join(map(game.action_name, best))
             board = game.render(self.state[p])

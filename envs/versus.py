@@ -14,7 +14,7 @@ from rlcore.agent import Agent
 from rlcore.checkpoint import seeded
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import GameEnv
-from rlcore.envs.players import PlayerChoice
+from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.envs.truth import Truth
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
@@ -53,10 +53,7 @@ class VersusEnv(GameEnv):
         planes = Box(0, 1, game.planes_shape, np.float32)
         space = Dict({"observation": planes, ACTION_MASK: MultiBinary(game.num_actions)})
         super().__init__(settings, game, space, device, truth)
-        self.named = {str(choice): choice.make(game, self.device) for choice in settings.pool}
-        if len(self.named) < len(settings.pool):
-            names = ", ".join(map(str, settings.pool))
-            raise InputError(f"env.pool: players need names of their own, got {names}")
+        self.named = make_players(settings.pool, game, self.device, "env.pool")
         self.former: list[Agent] = []
         """The agent's former selves, the oldest first."""
         self._agent: Agent | None = None
@@ -197,7 +194,3 @@ class VersusEnv(GameEnv):
         self._num_updates = saved["num_updates"]
         places = (saved[name].to(self.device) for name in ("drawn", "opponent", "begins"))
         self._drawn, self._opponent, self._begins = places
-
-    def evaluation(self, num_envs: int) -> "VersusEnv":
-        """A twin; how many games it plays is `score`'s to say."""
-        return VersusEnv(self.settings.model_copy(update={"num_envs": num_envs}), self.device, self.truth)

@@ -1,6 +1,10 @@
 """Is it a good environment, a good agent? Executable contracts, as gymnasium's ``check_env``."""
 
+from typing import Any
+
 import torch
+from gymnasium import Space
+from gymnasium.spaces import Dict
 from torch import Tensor
 
 from rlcore.agent import Agent
@@ -32,14 +36,14 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
     env.action_space.seed(seed)
     obs, info = env.reset(seed=seed)
     assert isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}"
-    _check_obs(env, obs)
+    _check_obs(env, obs, env.single_observation_space)
     seen, copies = [], []
     for t in range(num_steps):
         with torch.random.fork_rng():  # the same actions in each run, and what the environment draws by itself not
             torch.manual_seed(seed + t)
             actions = env.random_actions()
         obs, reward, terminated, truncated, info = env.step(actions)
-        _check_obs(env, obs)
+        _check_obs(env, obs, env.single_observation_space)
         for name, value, dtype in (
             ("reward", reward, torch.float32),
             ("terminated", terminated, torch.bool),
@@ -52,7 +56,7 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
             assert "final_obs" in info, (
                 "a row was truncated, and info has no final_obs: put the true last observations [N, *O] there"
             )
-            _check_obs(env, info["final_obs"])
+            _check_obs(env, info["final_obs"], env.single_observation_space)
         seen.append((obs, reward, terminated, truncated))
         copies.append(tree_map(torch.clone, seen[-1]))
     for t, (given, copy) in enumerate(zip(seen, copies, strict=True)):
@@ -91,13 +95,17 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     agent.restore(agent.checkpoint())
 
 
-def _check_obs(env: Environment, obs: Tree) -> None:
-    if isinstance(obs, dict):
+def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs") -> None:
+    if isinstance(space, Dict):
+        assert isinstance(obs, dict), f"{name} must be a dict, got {type(obs).__name__}"
+        assert obs.keys() == space.spaces.keys(), f"{name} must have the keys {[*space]}, got {[*obs]}"
+        for key, part in obs.items():
+            _check_obs(env, part, space[key], f"{name}[{key!r}]")
         return
-    expected = (env.num_envs, *(env.single_observation_space.shape or ()))
-    assert isinstance(obs, Tensor), f"obs must be a tensor, got {type(obs).__name__}"
-    assert tuple(obs.shape) == expected, f"obs must have shape {expected}, got {tuple(obs.shape)}"
-    assert obs.device.type == env.device.type, f"obs must be on {env.device}, is on {obs.device}"
+    expected = (env.num_envs, *(space.shape or ()))
+    assert isinstance(obs, Tensor), f"{name} must be a tensor, got {type(obs).__name__}"
+    assert tuple(obs.shape) == expected, f"{name} must have shape {expected}, got {tuple(obs.shape)}"
+    assert obs.device.type == env.device.type, f"{name} must be on {env.device}, is on {obs.device}"
 
 
 def _equal(a: Tree, b: Tree) -> bool:

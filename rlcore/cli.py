@@ -80,7 +80,9 @@ def verify(
 
 @app.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="agents, envs, networks, configs, reports, or all of them.")] = "all",
+    kind: Annotated[
+        str, typer.Argument(help="agents, envs, networks, datasets, games, players, reports, configs; or all.")
+    ] = "all",
 ) -> None:
     """What can be named in a config."""
     raise typer.Exit(rlcore.commands.list_names(kind))

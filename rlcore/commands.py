@@ -28,7 +28,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.settings import mistakes
-from rlcore.tracking import Tracker, make_console
+from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
 from rlcore.trainer import CLOSING, TRAINING, Trainer, derive_seed
 
 KINDS = {
@@ -83,7 +83,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
         return 0
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
     trainer.run_dir, trainer.tracker = run.path, tracker
-    (run.path / "config.yaml").write_text(configs.dump(loaded.config), encoding="utf-8")
+    run.write_config(loaded)
     console.print(f"{run.path}: going on from step {trainer.steps:,}", highlight=False)
     return _fit(run, trainer, loaded, console)
 
@@ -113,12 +113,12 @@ def evaluate(
         result["changed"] = list(changed)
     made = None if maker is None else maker(trainer.agent, env, found)
     if made is not None:
-        result |= {f"{report}/{name}": value for name, value in made.scalars.items()}
+        result |= made.tagged(str(report))
     console = make_console()
     if as_json:
         print(json.dumps(without_nan(result)))
     else:
-        console.print(_figures(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
+        console.print(table_of(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
         if found.text:
             console.print(found.text, highlight=False, markup=False)
     try:
@@ -133,7 +133,7 @@ def evaluate(
             tracker.report(str(report), made, saved["steps"])
             tracker.close()
             for name in made.figures if not as_json else ():
-                console.print(f"figure: {run.path / 'figures' / name}.png", highlight=False)
+                console.print(f"figure: {run.path / FIGURES_FOLDER / name}.png", highlight=False)
     trainer.close()
     env.close()
     return 0
@@ -341,13 +341,6 @@ def _documented(kind: str) -> list[tuple[str, str]]:
         return [(name, path.read_text().partition("\n")[0].lstrip("# ")) for name, path in files.items()]
     known = KINDS[kind]
     return [(name, (inspect.getdoc(known[name]) or "").partition("\n")[0]) for name in known.names()]
-
-
-def _figures(title: str, figures: dict[str, float]) -> Table:
-    table = Table("figure", "value", title=title)
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.6g}")
-    return table
 
 
 def _multiply_adds(trainer: Trainer) -> int:

@@ -1,6 +1,5 @@
 """Configuration: YAML to checked, frozen settings, and settings to a trainer."""
 
-import copy
 import importlib
 import importlib.util
 import os
@@ -110,7 +109,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
     return Loaded(path.stem, check(tree, path.name, origin), origin)
 
 
-def check(tree: dict[str, Any], file: str, origin: dict[str, str] | None = None) -> Config:
+def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
     """A mapping to a `Config`.
 
     Raises:
@@ -123,7 +122,7 @@ def check(tree: dict[str, Any], file: str, origin: dict[str, str] | None = None)
         path, text = found[0]
         key = ".".join(path)
         whole = (".".join(path[: end + 1]) for end in range(len(path)))  # a list on the command line has no leaves
-        where = COMMAND_LINE if any((origin or {}).get(part) == COMMAND_LINE for part in whole) else file
+        where = COMMAND_LINE if any(origin.get(part) == COMMAND_LINE for part in whole) else file
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"{where}: {key}: {text}{more}") from None
 
@@ -358,7 +357,7 @@ def import_module(name: str, config: Path) -> str:
 
 def dump(config: Config) -> str:
     """The resolved settings as YAML that `load` reads."""
-    tree = copy.deepcopy(config.model_dump(mode="json"))
+    tree = config.model_dump(mode="json")
     tree["expect"] = {
         key: {name: value for name, value in bound.items() if value is not None}
         for key, bound in tree["expect"].items()

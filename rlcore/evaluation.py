@@ -50,6 +50,10 @@ class Report:
     embedding: Embedding | None = None
     """For TensorBoard's projector."""
 
+    def tagged(self, prefix: str) -> dict[str, float]:
+        """The scalars as ``prefix/name``."""
+        return {f"{prefix}/{name}": value for name, value in self.scalars.items()}
+
 
 class ReportMaker(Protocol):
     """What is registered as a report: a class made with its own ``Settings``, and called after an evaluation."""
@@ -111,7 +115,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
 
     Returns:
         ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``, the 95 % interval of the mean
-        ``return_low`` and ``return_high``; a column of each.
+        ``return_low`` and ``return_high``; columns ``return`` and ``length``.
     """
     quota = math.ceil(num_episodes / env.num_envs)
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
@@ -153,17 +157,16 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
     )
 
 
-def bootstrap_interval(x: Tensor, level: float = 0.95, num_draws: int = 2000) -> tuple[float, float]:
-    """Between what the means of that many draws lie, each of n with replacement (Efron 1979, percentiles).
+def bootstrap_interval(x: Tensor, num_draws: int = 2000) -> tuple[float, float]:
+    """Between what 95 % of the means of that many draws lie, each of n with replacement (Efron 1979, percentiles).
 
     Args:
         x: [n].
-        level: share of the draws.
         num_draws: the draws, always the same.
     """
     generator = torch.Generator().manual_seed(0)
     means = x.cpu()[torch.randint(len(x), (num_draws, len(x)), generator=generator)].mean(1)
-    low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)).tolist()
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
     return low, high
 
 

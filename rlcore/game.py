@@ -156,6 +156,11 @@ def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generato
     return state
 
 
+def random_openings(game: Game, num: int, num_moves: int, generator: torch.Generator) -> Tensor:
+    """`openings` of the same number of moves, [num, S]."""
+    return openings(game, torch.full((num,), num_moves, device=generator.device), num_moves, generator)
+
+
 def check_legal(game: Game, state: Tensor, action: Tensor) -> None:
     """Raises an InputError that names the first game in which a move [B] is illegal in its position [B, S]."""
     legal = game.legal(state)

@@ -118,8 +118,7 @@ class RewardNormalizer(nn.Module):
         reward = rollout.reward.clone()
         if not rollout.ragged:
             reward[0] += self.gamma * self.running
-        before = torch.cat([torch.zeros_like(rollout.done[:1]), rollout.done[:-1]])  # the step before ended an episode
-        return discounted_sum(reward.flip(0), self.gamma * ~before.flip(0)).flip(0)
+        return discounted_sum(reward.flip(0), self.gamma * ~rollout.begins.flip(0)).flip(0)
 
     def forward(self, rollout: Rollout) -> Tensor:
         """The rewards [T, N] of a rollout, divided, and clipped to [-10, 10]; of the first one by its own figures.

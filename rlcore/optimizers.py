@@ -39,6 +39,10 @@ class FusedOptimizer(torch.optim.Optimizer):
     def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
         """One call of the kernel."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies; torch's own forgets what a subclass holds."""
+        return {**self.__dict__, "_columns": {}}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores state and settings, each in its parameter's layout in memory, for the kernel walks both alike."""
         super().load_state_dict(state_dict)

@@ -102,6 +102,11 @@ class Rollout:
         return self.terminated | self.truncated
 
     @property
+    def begins(self) -> Tensor:
+        """[T, N] bool: the row before ended an episode; False in row 0, of which `initial_state` and the like tell."""
+        return torch.cat([torch.zeros_like(self.done[:1]), self.done[:-1]])
+
+    @property
     def ragged(self) -> bool:
         """Whether it is a rollout of whole episodes, some of whose rows may not be valid."""
         return bool(self._valid)

@@ -53,14 +53,22 @@ class Run:
             raise InputError(f"{folder} holds a run already; rlcore resume {folder} goes on with it")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / CONFIG_FILE).write_text(config.dump(loaded.config), encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot make the run folder {folder}: {error}") from error
+        _write(folder / CONFIG_FILE, config.dump(loaded.config))
         return cls(folder)
 
     def load(self, overrides: tuple[str, ...] = ()) -> Loaded:
         """Its settings."""
         return config.load(self.path / CONFIG_FILE, overrides)
+
+    def write_config(self, loaded: Loaded) -> None:
+        """Writes ``config.yaml``, other settings than before.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        _write(self.path / CONFIG_FILE, config.dump(loaded.config))
 
     @property
     def default_checkpoint(self) -> str:
@@ -109,18 +117,22 @@ class Run:
         return content
 
     def write_result(self, content: dict[str, Any]) -> None:
-        """Writes ``result.json`` beside and renames it into place; NaN and infinities become null.
+        """Writes ``result.json``; NaN and infinities become null.
 
         Raises:
             InputError: it cannot be written.
         """
-        path = self.path / RESULT_FILE
-        beside = path.with_name(path.name + ".writing")
-        try:
-            beside.write_text(json.dumps(without_nan(content), indent=2) + "\n")
-            beside.replace(path)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error}") from error
+        _write(self.path / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes beside and renames into place, so that a crash leaves the file as it was."""
+    beside = path.with_name(path.name + ".writing")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error}") from error
 
 
 def without_nan(value: Any) -> Any:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 SCHEDULES: dict[Schedule, Callable[[float], float]] = {
@@ -12,3 +14,11 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }
 """Name to factor in [0, 1], of ``Rollout.progress`` in [0, 1]."""
+
+
+def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, schedule: Schedule, progress: float) -> float:
+    """Sets the step size of an optimizer, ``learning_rate`` times the factor, and returns it."""
+    annealed = learning_rate * SCHEDULES[schedule](progress)
+    for group in optimizer.param_groups:
+        group["lr"] = annealed
+    return annealed

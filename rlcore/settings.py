@@ -1,9 +1,19 @@
 """Settings: typed, checked, frozen, declared beside what they set; and their mistakes in one line each."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from rlcore.errors import InputError
@@ -11,6 +21,9 @@ from rlcore.registry import Registry, did_you_mean
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of a random generator."""
+
+ResolvedPath = Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))]
+"""Absolute, so that it is found again by a resumed run that starts elsewhere."""
 
 Mistake = tuple[tuple[str, ...], str]
 """Path of keys and what is wrong there."""

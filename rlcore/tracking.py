@@ -27,11 +27,19 @@ def make_console() -> Console:
     return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
 
 
+def table_of(title: str, figures: Mapping[str, float]) -> Table:
+    """Names and values, for the terminal."""
+    table = Table("figure", "value", title=title)
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.6g}")
+    return table
+
+
 class Tracker:
     """Writes scalars, reports and text of one run.
 
     Args:
-        run_dir: folder of the events, figures and ``result.json``; None writes no file.
+        run_dir: folder of the events and figures; None writes no file.
         console: for the progress bar and the closing table; None is silent.
         tensorboard: whether to write events.
         purge_step: a resumed run's step; what an earlier process logged from there on is hidden.
@@ -65,7 +73,7 @@ class Tracker:
 
     def report(self, prefix: str, report: Report, step: int) -> None:
         """Writes a report: scalars as ``prefix/name``, its text, and figures to TensorBoard and to ``figures/``."""
-        self.scalars({f"{prefix}/{name}": value for name, value in report.scalars.items()}, step)
+        self.scalars(report.tagged(prefix), step)
         if report.text:
             self.text(prefix, report.text, step)
         for name, figure in report.figures.items():
@@ -129,10 +137,7 @@ class Tracker:
         """Prints the last of every figure."""
         self.stop_progress()
         if self.console is not None:
-            table = Table("figure", "value", title=f"after {steps:,} steps")
-            for name, value in figures.items():
-                table.add_row(name, f"{value:,.6g}")
-            self.console.print(table)
+            self.console.print(table_of(f"after {steps:,} steps", figures))
 
     def flush(self) -> None:
         """Lets TensorBoard see what is pending."""

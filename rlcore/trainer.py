@@ -367,13 +367,21 @@ class Trainer:
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)
-            self.figures |= {f"{choice.name}/{name}": value for name, value in made.scalars.items()}
-        self.figures |= {f"eval/{name}": value for name, value in report.scalars.items()}
-        score = report.scalars[self.env.criterion]
-        if self.env.select_best and score >= self.best:
-            self.best = score
-            self.save("best")
+            self.figures |= made.tagged(choice.name)
+        self.figures |= report.tagged("eval")
+        if self.env.select_best:
+            self._keep_if_best(report)
         return report
+
+    def _keep_if_best(self, report: Report) -> None:
+        env, scalars = self.env, report.scalars
+        if env.criterion not in scalars:
+            raise InputError(
+                f"{type(env).__name__}.score gave {', '.join(scalars) or 'nothing'}; its criterion is {env.criterion!r}"
+            )
+        if scalars[env.criterion] >= self.best:
+            self.best = scalars[env.criterion]
+            self.save("best")
 
     def _check_finite(self, rollout: Rollout) -> None:
         """One sum of all observations and rewards: a NaN or infinity in it stays one."""

@@ -68,6 +68,8 @@ class VideoReport:
                     envs[0], self.settings.folder, lambda episode: episode == 0, name_prefix=film, disable_logger=True
                 )
             return play(agent, one, 1, seed).scalars["return"]
+        except InputError:
+            raise
         except (gymnasium.error.Error, ValueError) as error:
             raise InputError(f"report video: {' '.join(str(error).split())} (pip install 'rlcore[video]')") from error
         finally:

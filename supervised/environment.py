@@ -101,9 +101,11 @@ class SupervisedEnv(Environment):
         split: Literal["train", "test"] = "train",
     ):
         self.settings = settings
-        if (dataset is None) == (settings.dataset is None):
-            raise InputError("env.dataset: missing; a name (rlcore list datasets) or the path of an .npz file")
+        if dataset is not None and settings.dataset is not None:
+            raise InputError("env.dataset: given twice, as a data set and by name; leave one out")
         if dataset is None:
+            if settings.dataset is None:
+                raise InputError("env.dataset: missing; a name (rlcore list datasets) or the path of an .npz file")
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
         self.dataset = _prepared(dataset, settings)
         self._shift, self._scale = self._scaling(torch.device(device))

@@ -209,16 +209,6 @@ def test_schedules_follow_progress():
     assert agent.learn(collect(agent, env, obs, 32, progress=0.75))["learning_rate"] == 0.25
 
 
-def test_value_clip_stops_a_value_that_has_moved_too_far():
-    env = Identity()
-    agent = ppo(env, value_clip=1e-9, num_epochs=1, minibatch_size=None, entropy_coefficient=0.0)
-    obs, _ = env.reset(seed=1)
-    rollout = collect(agent, env, obs, 32)
-    rows, _ = agent._rows(rollout)
-    expected = torch.nn.functional.mse_loss(rows.value, rows.target)
-    torch.testing.assert_close(agent.learn(rollout)["value_loss"], expected)
-
-
 def test_reinforce_learns_from_what_was_played():
     """The mean return of the rows learned from is that of all episodes: none is dropped for its length."""
     env = CartPole(CartPole.Settings(num_envs=64))

@@ -237,6 +237,9 @@ def test_matches_are_told_by_opponent():
     assert again.scalars == report.scalars
     drawn = MatchesReport.Settings.model_validate({**settings, "balanced": True, "num": 3})
     assert "from 3 balanced openings" in MatchesReport(drawn)(agent, env.evaluation(4), Report({})).text
+    twice = MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}, {"name": "random"}]})
+    with pytest.raises(InputError, match="report matches: players need names of their own, got random, random"):
+        MatchesReport(twice)(agent, env.evaluation(4), Report({}))
 
 
 def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
@@ -255,6 +258,11 @@ def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
     assert torch.equal(torch.get_rng_state(), numbers)
     torch.set_num_threads(1)
     other = SelfPlayEnv(SelfPlayEnv.Settings(game="connect4", num_envs=2))
+    commands.train("cartpole_ppo", ["trainer.total_steps=512", "trainer.eval_episodes=1", "threads=1"], "pole", None, 1)
+    with pytest.raises(InputError, match="pole plays no game, the game here is TicTacToe"):
+        MatchesReport(MatchesReport.Settings.model_validate({"opponents": [{"name": "run", "run": "pole"}]}))(
+            agent, env.evaluation(4), Report({})
+        )
     with pytest.raises(InputError, match="saved plays TicTacToe, the game here is ConnectFour"):
         report(agent, other, Report({}))
     with pytest.raises(InputError, match="tells of no episodes"):

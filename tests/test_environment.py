@@ -366,6 +366,22 @@ def test_pixels_stay_bytes_and_discrete_observations_are_numbers():
     assert obs["action_mask"].shape == (2, 6)  # Taxi tells in info which actions would do something
 
 
+def test_parts_of_a_dict_are_checked():
+    env = make("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", 2)
+    check_environment(env, num_steps=10)
+    reset = env.reset
+    for spoilt, message in (
+        (lambda obs: {"observation": obs["observation"]}, "obs must have the keys"),
+        (
+            lambda obs: obs | {"action_mask": obs["action_mask"][:, :5]},
+            r"obs\['action_mask'\] must have shape \(2, 6\)",
+        ),
+    ):
+        env.reset = lambda s=spoilt, **given: (s(reset(**given)[0]), {})
+        with pytest.raises(AssertionError, match=message):
+            check_environment(env, num_steps=10)
+
+
 def test_the_best_and_the_worst_episode_are_filmed(tmp_path):
     env = make("FilmedPole-v0", 2)
     torch.manual_seed(0)

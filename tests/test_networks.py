@@ -85,7 +85,7 @@ def test_batch_norm_takes_the_biases_and_dropout_stands_where_asked():
     network = networks.build("mlp", (4,), 2, hidden=[5, 6], batch_norm=True, dropout=[0, 0.1])
     assert all(layer.bias is None for layer in network.hidden)
     kinds = [[type(part).__name__ for part in after] for after in network.after]
-    assert kinds == [["BatchNorm1d", "_Function"], ["BatchNorm1d", "_Function", "Dropout"]]
+    assert kinds == [["BatchNorm1d", "Activate"], ["BatchNorm1d", "Activate", "Dropout"]]
     for bad in ({"dropout": 1.0}, {"dropout": [0.1]}, {"init": "torch", "bias_std": 1.0}):
         with pytest.raises(ValueError):  # noqa: PT011 (pydantic's)
             networks.build("mlp", (4,), 2, hidden=[5, 6], **bad)

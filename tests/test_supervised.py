@@ -427,6 +427,8 @@ def test_bad_settings_are_one_line(tmp_path):
         lambda: make(num_envs=51)
     )
     assert "env.dataset: missing" in line(lambda: SupervisedEnv(SupervisedEnv.Settings()))
+    named = SupervisedEnv.Settings(dataset="iris", num_envs=30)
+    assert "env.dataset: given twice" in line(lambda: SupervisedEnv(named, dataset=SupervisedEnv(named).dataset))
     assert "two classes, these are 4; use logits" in line(lambda: make(action="log_odds"))
     numbers = from_arrays(np.zeros((9, 2)), np.linspace(0, 2, 9))
     assert "logits needs classes" in line(lambda: make(dataset=numbers, num_envs=2))

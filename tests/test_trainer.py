@@ -16,7 +16,8 @@ from rlcore.agents.supervised import Supervised
 from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Identity, Target
-from rlcore.errors import CheckpointError, NonFiniteError
+from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.evaluation import Report
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.tracking import Tracker
 from rlcore.trainer import DUMP_FILE, Trainer, derive_seed
@@ -313,6 +314,15 @@ def test_returns_of_episodes_that_were_broken_off_are_forgotten():
     assert part.agent.reward_normalizer.running.all()
     rest.restore(part.checkpoint())
     assert not rest.agent.reward_normalizer.running.any()
+
+
+def test_an_evaluation_without_its_criterion_is_told():
+    env = CartPole()
+    trainer = make(env=env, total_steps=128)
+    trainer._evaluation_env = CartPole()
+    trainer._evaluation_env.score = lambda agent, num_episodes, seed: Report({"worth": 1.0})
+    with pytest.raises(InputError, match=r"CartPole\.score gave worth; its criterion is 'return'"):
+        trainer.fit()
 
 
 def test_a_number_of_episodes_may_end_the_run():

@@ -521,5 +521,7 @@ def test_an_ensemble_answers_by_the_mean_of_its_members():
 def test_members_that_cannot_share_are_refused():
     with pytest.raises(InputError, match="4 members cannot share 30 environments"):
         ensemble(members=4)
+    with pytest.raises(InputError, match="random_search has no distribution"):
+        ensemble("random_search", action="label")
     with pytest.raises(InputError, match="recurrent_ppo has a memory"):
         ensemble("recurrent_ppo", action="label", minibatch_size=None, network={"name": "gru"})

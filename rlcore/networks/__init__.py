@@ -18,7 +18,7 @@ class NetworkChoice(Choice):
     registry = registry.networks
 
     def build(self, in_shape: tuple[int, ...], out_features: int | None = None) -> Network:
-        """A new network; the arguments are those of the module's docstring."""
+        """A new network; the arguments are those of `Network`."""
         return registry.networks[self.name](in_shape, out_features, self.settings)
 
 

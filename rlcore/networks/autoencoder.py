@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
-from rlcore.networks.mlp import ACTIVATIONS, Activation
+from rlcore.networks.mlp import ACTIVATIONS, Activate, Activation
 
 
 class Code(NamedTuple):
@@ -50,8 +50,7 @@ class Autoencoder(Network):
         self.code = nn.Linear(num_features, (2 if self.is_variational else 1) * settings.latent)
         self.code_activation = ACTIVATIONS[settings.code_activation]
         self.decoder = self._decoder(settings)
-        self.output = nn.Identity() if out_features is None else nn.Linear(settings.latent, out_features)
-        self.num_features = out_features or settings.latent
+        self.output = self._end(settings.latent, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, *in_shape] to [B, num_features], of the code's mean."""
@@ -104,13 +103,13 @@ class ConvVAE(VAE):
     def _encoder(self, settings: Autoencoder.Settings) -> tuple[nn.Module, int]:
         if len(self.in_shape) != 3 or self.in_shape[1:] != (28, 28):
             raise InputError(f"conv_vae: needs images of 28 x 28 pixels, got inputs of shape {self.in_shape}")
-        activation = _Activation(settings.activation)
+        activation = Activate(settings.activation)
         sizes = (self.in_shape[0], 32, 4), (32, 64, 4), (64, 128, 3)
         layers = [part for m, n, kernel in sizes for part in (nn.Conv2d(m, n, kernel, stride=2), activation)]
         return nn.Sequential(*layers, nn.Flatten()), 512
 
     def _decoder(self, settings: Autoencoder.Settings) -> nn.Module:
-        activation = _Activation(settings.activation)
+        activation = Activate(settings.activation)
         return nn.Sequential(
             nn.Linear(settings.latent, 1024),
             nn.Unflatten(1, (1024, 1, 1)),
@@ -129,21 +128,9 @@ class _TransposedOfOnePixel(nn.ConvTranspose2d):
         return (x.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]  # type: ignore[index]
 
 
-class _Activation(nn.Module):
-    def __init__(self, name: Activation):
-        super().__init__()
-        self.name = name
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ACTIVATIONS[self.name](x)
-
-    def extra_repr(self) -> str:
-        return self.name
-
-
 def _layers(sizes: list[int], activation: Activation) -> list[nn.Module]:
     """Linear layers, an activation after each."""
-    return [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), _Activation(activation))]
+    return [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), Activate(activation))]
 
 
 def kl_from_standard_normal(code: Code) -> Tensor:

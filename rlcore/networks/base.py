@@ -18,3 +18,8 @@ class Network(nn.Module):
 
     num_features: int
     """F, size of the output."""
+
+    def _end(self, width: int, out_features: int | None) -> nn.Module:
+        """What follows a body of that width: the output layer, or nothing; sets ``num_features``."""
+        self.num_features = out_features or width
+        return nn.Identity() if out_features is None else nn.Linear(width, out_features)

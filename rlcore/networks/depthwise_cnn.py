@@ -35,8 +35,7 @@ class DepthwiseCNN(Network):
             depthwise = nn.Conv2d(m, m, 3, padding=1, groups=m, bias=False)
             pointwise = nn.Conv2d(m, n, 1, bias=False)
             self.blocks.append(nn.Sequential(*pool, *_normalized(depthwise), *_normalized(pointwise)))
-        self.output = nn.Identity() if out_features is None else nn.Linear(widths[-1], out_features)
-        self.num_features = out_features or widths[-1]
+        self.output = self._end(widths[-1], out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""

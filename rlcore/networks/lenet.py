@@ -48,8 +48,7 @@ class LeNet(Network):
         self.hidden = nn.ModuleList([nn.Linear(16 * height * width, 120), nn.Linear(120, 84)])
         self.dropout = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
         self.activation = ACTIVATIONS[settings.activation]
-        self.output = nn.Identity() if out_features is None else nn.Linear(84, out_features)
-        self.num_features = out_features or 84
+        self.output = self._end(84, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""

@@ -27,6 +27,22 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 Init = Literal["zeros", "constant", "normal", "lecun", "xavier", "he", "orthogonal", "torch"]
 
 
+class Activate(nn.Module):
+    """An activation as a part of ``nn.Sequential``."""
+
+    def __init__(self, name: Activation):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return ACTIVATIONS[self.name](x)
+
+    def extra_repr(self) -> str:
+        """The activation's name."""
+        return self.name
+
+
 class MLP(Network):
     """Linear layers with an activation after each hidden one; inputs of more than one dimension are flattened."""
 
@@ -107,19 +123,10 @@ class MLP(Network):
         return x if self.output is None else self.output_activation(self.output(x))
 
 
-class _Function(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def _after(width: int, dropout: float, settings: MLP.Settings) -> nn.Sequential:
     """Batch norm, activation, dropout."""
     parts: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
-    parts.append(_Function(ACTIVATIONS[settings.activation]))
+    parts.append(Activate(settings.activation))
     if dropout:
         parts.append(nn.Dropout(dropout))
     return nn.Sequential(*parts)

@@ -39,8 +39,7 @@ class NatureCNN(Network):
         with torch.no_grad():
             size = self.convolutions(torch.zeros(1, *in_shape)).shape[1]
         self.hidden = nn.Linear(size, settings.features)
-        self.output = nn.Identity() if out_features is None else nn.Linear(settings.features, out_features)
-        self.num_features = out_features or settings.features
+        self.output = self._end(settings.features, out_features)
         _orthogonal(self, SQRT_2)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -73,8 +72,7 @@ class ImpalaCNN(Network):
             height, width = (height + 1) // 2, (width + 1) // 2
         self.sections = nn.Sequential(*sections, nn.ReLU(), nn.Flatten())
         self.hidden = nn.Linear(settings.channels[-1] * height * width, settings.features)
-        self.output = nn.Identity() if out_features is None else nn.Linear(settings.features, out_features)
-        self.num_features = out_features or settings.features
+        self.output = self._end(settings.features, out_features)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
