@@ -15,7 +15,7 @@ run: .venv/installed
 	echo "Look at it: $(BIN)/tensorboard --logdir runs    (everything of this run is in $$run)"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
