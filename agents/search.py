@@ -1,4 +1,4 @@
-"""SearchTree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
+"""Tree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
 
 A simulation takes a fixed number of tensor operations, whatever the depth of the trees, and waits for nothing. Two
 things make that possible. Every node knows its path from the root, so a backup updates all of it at once. And every

@@ -293,7 +293,8 @@ def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the run folder {path}: {error}") from error
-    with open(path / "train.log", "wb") as log:  # in a session of its own, so that Ctrl-C reaches it by way of us alone
+    with open(path / "train.log", "wb") as log:
+        # in a session of its own, so that Ctrl-C reaches it by way of us alone
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     running.add(process)
     status = process.wait()
