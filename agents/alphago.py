@@ -77,7 +77,7 @@ class AlphaGo(Agent):
             raise InputError("agent.name: alphago plays games against itself; use env.name=selfplay")
         self.game, self.horizon = env.game, s.horizon
         try:
-            trained = load_trainer(s.policy)
+            trained = load_trainer(s.policy, device=env.device)
         except InputError as error:
             raise InputError(f"agent.policy: {error}; a run with env.name=versus is what it should name") from error
         if not isinstance(trained.env, GameEnv) or type(trained.env.game) is not type(self.game):

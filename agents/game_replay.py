@@ -71,10 +71,10 @@ class GameReplay(nn.Module):
             done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
         outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
-        ready = ended & valid
-        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))  # a sync or two a rollout
+        ready = (ended & valid).nonzero(as_tuple=True)
+        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))
         still = valid & ~ended
-        first = int(still.any(1).float().argmax()) if still.any() else len(still)
+        first = int((~still.any(1)).cumprod(0).sum())  # rows before it wait for nothing
         self.waiting = Waiting(state[first:], policy[first:], still[first:])
 
     def sample(self, size: int) -> Batch:

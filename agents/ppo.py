@@ -257,7 +257,7 @@ class PPO(Agent):
         successors = self.value(concat([rollout.last_obs, rollout.final_obs]))
         N = value.shape[1]
         next_value = torch.cat([value[1:], successors[None, :N]])
-        next_value[rollout.cut] = successors[N:]
+        next_value[rollout.cut_places] = successors[N:]
         return value, next_value
 
     def _normalize_by(self, rollout: Rollout, rows: Rows) -> None:

@@ -118,16 +118,16 @@ class RecurrentPPO(PPO):
         """V of each row and of its true successor, [T, N] both, after what was remembered there."""
         sequence = self._sequence(rollout)
         sequence = sequence._replace(state=sequence.state[0 if self.settings.shared else 1])
-        times, envs = rollout.cut.nonzero(as_tuple=True)
-        cut_rows = times.unique().tolist()
+        times, envs = rollout.cut_places
+        distinct, rows = times.unique(return_inverse=True)
+        cut_rows = distinct.tolist()
         features, states = self.value_body.unroll(sequence, cut_rows)
         value = self.value_head(features).squeeze(-1)
         last = self._value_after(rollout.last_obs, states[len(value) - 1])
         next_value = torch.cat([value[1:], last[None]])
         if cut_rows:
-            rows = torch.searchsorted(torch.tensor(cut_rows, device=times.device), times)
             behind = tree_map(lambda x: x[rows, envs], stack([states[t] for t in cut_rows]))
-            next_value[rollout.cut] = self._value_after(rollout.final_obs, behind)
+            next_value[rollout.cut_places] = self._value_after(rollout.final_obs, behind)
         return value, next_value
 
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:

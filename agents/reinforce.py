@@ -150,7 +150,7 @@ class Reinforce(Agent):
         next_value = None
         if self.baseline is not None:
             next_value = torch.zeros_like(reward)
-            next_value[rollout.cut] = self._value(self._seen(rollout.final_obs))
+            next_value[rollout.cut_places] = self._value(self._seen(rollout.final_obs))
         return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
 
     def _normalize_by(self, rollout: Rollout, seen: Tree) -> None:

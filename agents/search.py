@@ -164,9 +164,10 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Sea
     Raises:
         InputError: a game has no legal move.
     """
-    stuck = (~game.legal(state).any(1)).nonzero().flatten().tolist()  # the one sync of a search
-    if stuck:
-        raise InputError(f"search: game {stuck[0]} has no legal move: its board is full, or the game has ended")
+    stuck = ~game.legal(state).any(1)
+    if stuck.any():  # a sync a search
+        n = int(stuck.nonzero()[0])
+        raise InputError(f"search: game {n} has no legal move: its board is full, or the game has ended")
     (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
     roots = num_nodes * torch.arange(N, device=device)
     tree = SearchTree(

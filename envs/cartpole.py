@@ -11,6 +11,7 @@ from pydantic import Discriminator, PositiveInt, Tag, model_validator
 from torch import Tensor
 
 from rlcore import settings
+from rlcore.checkpoint import restore_generator
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 
@@ -138,7 +139,7 @@ class CartPole(Environment):
         """Puts back what `checkpoint` returned."""
         self._state = self._array(saved["state"])
         self._elapsed = self._array(saved["elapsed"])
-        self._generator.set_state(saved["generator"].cpu())
+        restore_generator(self._generator, saved["generator"])
         self.constants |= {name: self._array(value) for name, value in saved.get("drawn", {}).items()}
         self._set_physics()
 

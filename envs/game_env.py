@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
+from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.evaluation import Report, evaluating
@@ -135,7 +135,7 @@ class GameEnv(Environment):
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
         self._state, self._stock = (saved[name].to(self.device) for name in ("state", "stock"))
-        self._generator.set_state(saved["generator"].cpu())
+        restore_generator(self._generator, saved["generator"])
 
     def _openings(self, num: int) -> Tensor:
         """Where games begin, [num, S]."""

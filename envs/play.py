@@ -22,7 +22,7 @@ def play(
 ) -> None:
     """Play a game in the terminal against the player of a run."""
     folder = Run(run)
-    trainer, _ = folder.trainer(folder.default_checkpoint, ("device=cpu",))  # for one game it is the fastest
+    trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])  # for one game it is the fastest
     if not isinstance(trainer.agent, Searcher):
         raise InputError(f"play: {run} has no search to play by; train agent.name=alphazero")
     Session(trainer.agent, simulations).run(first)

@@ -132,11 +132,11 @@ class SavedPlayer:
             return path if path in (None, "best", "last") else str(Path(str(path)).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
-        trainer = load_trainer(settings.run, settings.checkpoint)
+        trainer = load_trainer(settings.run, settings.checkpoint, device)
         if not isinstance(trainer.env, GameEnv) or type(trainer.env.game) is not type(game):
             played = type(trainer.env.game).__name__ if isinstance(trainer.env, GameEnv) else "no game"
             raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
-        self.play: Player = trainer.env.player(trainer.agent.to(device))
+        self.play: Player = trainer.env.player(trainer.agent)
 
     def __call__(self, state: Tensor) -> Tensor:
         """States [B, S] to moves [B]."""

@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from rlcore.checkpoint import restore_generator
 from rlcore.environment import Environment, StepResult
 
 
@@ -78,7 +79,7 @@ class Probe(Environment):
         """Puts back what `checkpoint` returned."""
         self._elapsed, self._hidden = saved["elapsed"].to(self.device), saved["hidden"].to(self.device)
         self._obs = saved["obs"].to(self.device)
-        self._generator.set_state(saved["generator"].cpu())
+        restore_generator(self._generator, saved["generator"])
 
 
 class Identity(Probe):

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from rlcore import registry
-from rlcore.agent import Agent
+from rlcore.agent import Agent, reading_waits
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import STATES, GameEnv
 from rlcore.envs.truth import Truth
@@ -48,10 +48,11 @@ class SelfPlayEnv(GameEnv):
         Raises:
             InputError: a move is illegal; only on the CPU, as to look would stall other devices.
         """
-        if self.device.type == "cpu":
+        waits = reading_waits(self.device)
+        if not waits:
             check_legal(self.game, self._state, actions)
         state, reward, terminated = self.game.step(self._state, actions)
-        if self.device.type != "cpu":  # to look which have ended would be to wait
+        if waits:  # so it is not asked which have ended
             state = torch.where(terminated[:, None], self._openings(self.num_envs), state)
         elif terminated.any():
             state[terminated] = self._openings(int(terminated.sum()))

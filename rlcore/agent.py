@@ -9,6 +9,7 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from rlcore import registry, settings
+from rlcore.checkpoint import restore_generator
 from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
@@ -124,7 +125,7 @@ class Agent(nn.Module, ABC):
                 if not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {float(value)}")
             return
-        bad = ~torch.stack([torch.as_tensor(value) for value in metrics.values()]).isfinite().all()
+        bad = torch.as_tensor(sum(metrics.values())) * 0 != 0  # of a NaN or an infinity
         self.nonfinite = bad if self.nonfinite is None else self.nonfinite | bad
         if isinstance(optimizer, FusedOptimizer):
             optimizer.found_inf = bad.float()
@@ -151,7 +152,7 @@ class Agent(nn.Module, ABC):
             for name, optimizer in self.held(torch.optim.Optimizer):
                 _restore_optimizer(optimizer, saved["optimizers"][name], changed)
             for name, generator in self.held(torch.Generator):
-                generator.set_state(saved["generators"][name].cpu())
+                restore_generator(generator, saved["generators"][name])
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error

@@ -8,6 +8,7 @@ import contextlib
 import os
 import pickle
 import random
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state.cpu(), index)
 
 
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Puts a generator back; one of another kind of device, which such a state does not fit, is seeded by it."""
+    state = state.cpu()
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
+
+
 def seed_everything(seed: int) -> None:
     """Seeds every global random generator."""
     random.seed(seed)
@@ -125,7 +135,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seeds torch's global generator of one device for a while, and puts it back; at 15 us, ``fork_rng`` takes 200."""
     generator = torch.default_generator
     if device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
+        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
     before = generator.get_state()
     generator.manual_seed(seed)
     try:

@@ -68,7 +68,7 @@ class Config(Settings):
     seed: NonNegativeInt = 1
     """Of every random generator."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    """auto, cpu, cuda or cuda:1."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """Torch threads of this process."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
@@ -197,14 +197,12 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"auto: {torch.cuda.get_device_name()}"
         return torch.device("cpu"), "auto: no CUDA device"
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise InputError(f"device: must be auto, cpu, cuda, cuda:<number> or mps, got {name!r}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"device: must be auto, cpu, cuda or cuda:<number>, got {name!r}")
     device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise InputError(f"device: there is no {name}; torch sees {count} CUDA devices; try device=cpu or device=auto")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device: torch sees no mps device; try device=cpu or device=auto")
     return device, "as set"
 
 

@@ -207,6 +207,8 @@ class GymEnvironment(Environment):
         timeout: PositiveFloat | None = 300.0
         """Seconds that a process may take for a step or a reset before it counts as hanging; null waits."""
 
+    closed = True  # until there are environments to close, or else the end of an object half made would try
+
     def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
         self.settings: GymEnvironment.Settings = settings
         s = settings
@@ -231,6 +233,7 @@ class GymEnvironment(Environment):
                 ) from error
             # they ignore SIGTERM, by which Python would end them at its own end, and then wait for ever
             weakref.finalize(self, _kill, self.envs.processes)
+        self.closed = False
         space = self.envs.single_observation_space
         self._mask: Any = None
         if ACTION_MASK in info:

@@ -124,22 +124,20 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
         seed_everything(seed)
         obs, _ = env.reset(seed=seed)
         state = initial_state = agent.initial_state(env.num_envs)
-        episode_return = torch.zeros(env.num_envs, dtype=torch.float64, device=env.device)
-        episode_length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+        running = torch.zeros(2, env.num_envs, dtype=torch.float64, device=env.device)  # return and length so far
         while min(map(len, returns)) < quota:
             step = agent.predict(obs, state)
             obs, reward, terminated, truncated, _ = env.step(step.action)
             done = terminated | truncated
-            episode_return += reward
-            episode_length += 1
+            running += torch.stack([reward, torch.ones_like(reward)])
             if initial_state is not None:
                 state = where(done, initial_state, step.state)
-            for n in done.nonzero().flatten().tolist():
+            ended = done.nonzero().squeeze(1)
+            for n, (total, length) in zip(ended.tolist(), running[:, ended].T.tolist(), strict=True):
                 if len(returns[n]) < quota:
-                    returns[n].append(float(episode_return[n]))
-                    lengths[n].append(float(episode_length[n]))
-            episode_return *= ~done
-            episode_length *= ~done
+                    returns[n].append(total)
+                    lengths[n].append(length)
+            running *= ~done
     columns = {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
     low, high = bootstrap_interval(scores)

@@ -123,17 +123,32 @@ class Rollout:
         return cut & self.valid if self.ragged else cut
 
     @cached_property
+    def cut_places(self) -> tuple[Tensor, Tensor]:
+        """Times and environments [K] int64 of the K rows of `cut`, in order of time: ``x[cut_places]`` is ``x[cut]``.
+
+        Looked for once: to find out K, and so to index by a mask, is to wait for the device.
+        """
+        times, envs = self.cut.nonzero(as_tuple=True)
+        return times, envs
+
+    @cached_property
     def final_obs(self) -> Tree:
-        """[K, *O]: the true successors of the K rows of `cut`, in the order of ``x[cut]``."""
-        times = self.cut.any(1).nonzero().flatten().tolist()  # the one sync of a rollout
-        if not times:
+        """[K, *O]: the true successors of the K rows of `cut`, in the order of `cut_places`."""
+        times, envs = self.cut_places
+        if not len(times):
             return tree_map(lambda x: x[:0], self.last_obs)
-        return tree_map(lambda x: x[self.cut[times]], stack([self._final_obs[t] for t in times]))
+        distinct, rows = times.unique(return_inverse=True)
+        return tree_map(lambda x: x[rows, envs], stack([self._final_obs[t] for t in distinct.tolist()]))
 
     @cached_property
     def num_steps(self) -> int:
         """Environment steps, summed over environments."""
-        return int(self.valid.sum()) if self.ragged else len(self) * self._rows[0].reward.numel()
+        return len(self._places) if self.ragged else len(self) * self._rows[0].reward.numel()
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """[B] int64, those of the valid rows among all T * N; looked for once, as `cut_places`."""
+        return self.valid.flatten().nonzero().squeeze(1)
 
     def __len__(self) -> int:
         """T."""
@@ -145,9 +160,8 @@ class Rollout:
 
     def rows(self, field: Tree) -> Tree:
         """A field [T, N, ...] as the valid rows [B, ...], B = `num_steps`."""
-        if self.ragged:
-            return tree_map(lambda x: x[self.valid], field)
-        return tree_map(lambda x: x.flatten(0, 1), field)
+        flat = tree_map(lambda x: x.flatten(0, 1), field)
+        return tree_map(lambda x: x[self._places], flat) if self.ragged else flat
 
     def append(
         self,

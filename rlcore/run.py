@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Run:
         _write(folder / CONFIG_FILE, config.dump(loaded.config))
         return cls(folder)
 
-    def load(self, overrides: tuple[str, ...] = ()) -> Loaded:
+    def load(self, overrides: Sequence[str] = ()) -> Loaded:
         """Its settings."""
         return config.load(self.path / CONFIG_FILE, overrides)
 
@@ -86,7 +87,7 @@ class Run:
             raise InputError(f"there is no checkpoint {path}")
         return path
 
-    def trainer(self, which: str, overrides: tuple[str, ...] = ()) -> tuple[Trainer, dict[str, Any]]:
+    def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
         """A trainer that neither writes nor speaks, its agent restored; and the checkpoint."""
         loaded = self.load(overrides)
         path = self.checkpoint_path(which)
@@ -142,25 +143,28 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def load(run: str | Path, checkpoint: str | None = None) -> Agent:
+def load(run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None) -> Agent:
     """The agent of a run, ready to `predict`.
 
     Args:
         run: the run's folder.
         checkpoint: ``best``, ``last``, or a path; None is ``best`` where there is one, else ``last``.
+        device: where it will be; None is where the run's settings say.
 
     Raises:
-        InputError: no run, no checkpoint, or one that does not fit.
+        InputError: no run, no checkpoint, one that does not fit, or no such device.
     """
-    return load_trainer(run, checkpoint).agent
+    return load_trainer(run, checkpoint, device).agent
 
 
-def load_trainer(run: str | Path, checkpoint: str | None = None) -> Trainer:
+def load_trainer(run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None) -> Trainer:
     """A trainer that neither writes nor speaks, closed, for its agent and what its environment says; see `load`."""
     rng, threads = rng_state(), torch.get_num_threads()
     try:
         folder = Run(run)
-        trainer, _ = folder.trainer(checkpoint or folder.default_checkpoint)
+        trainer, _ = folder.trainer(
+            checkpoint or folder.default_checkpoint, [] if device is None else [f"device={device}"]
+        )
     finally:
         restore_rng_state(rng)
         torch.set_num_threads(threads)

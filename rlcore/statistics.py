@@ -11,7 +11,8 @@ from rlcore.rollout import Rollout
 class EpisodeStatistics:
     """Adds up rewards by episode, across rollouts.
 
-    `add` only keeps references; the arithmetic and its one sync wait for a question: nothing is paid between logs.
+    `add` only keeps references. The arithmetic, which waits for the device, is done when it is asked for: nothing is
+    paid between logs.
 
     Args:
         num_envs: N.
@@ -58,13 +59,11 @@ class EpisodeStatistics:
         sums = torch.stack([reward, valid.double()]).cumsum(1) + self._running[:, None]  # [2, T, N]
         env, time = ended.t().nonzero(as_tuple=True)  # one environment after the other, each in order of time
         at_end = sums[:, time, env]
-        before = at_end.roll(1, dims=1)
         first = torch.ones_like(env, dtype=torch.bool)
         first[1:] = env[1:] != env[:-1]
-        before[:, first] = 0.0
-        last = torch.zeros_like(self._running)
-        last[:, env[first.roll(-1)]] = at_end[:, first.roll(-1)]
-        self._running = sums[:, -1] - last
+        before = at_end.roll(1, dims=1).masked_fill(first, 0.0)
+        last = at_end.masked_fill(~first.roll(-1), 0.0)
+        self._running = sums[:, -1].index_add(1, env, last, alpha=-1)
         latest = (at_end - before)[:, time.argsort(stable=True)].cpu()
         self._num_episodes += latest.shape[1]
         self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]

@@ -338,7 +338,7 @@ class Trainer:
         values = torch.zeros(len(metrics), device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
-        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}  # the one sync
+        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = self.timing()
         self.figures |= figures

@@ -158,8 +158,8 @@ def reliability(
     if equal == "width":
         index = (confidence * num_bins).ceil().long().sub(1).clamp(0, num_bins - 1)  # bins (a, b]
     else:
-        index = torch.empty(len(confidence), dtype=torch.int64)
-        index[confidence.argsort(stable=True)] = torch.arange(len(confidence)) * num_bins // len(confidence)
+        rank = confidence.argsort(stable=True).argsort()
+        index = rank * num_bins // len(confidence)
     count = torch.bincount(index, minlength=num_bins)
     sums = [torch.bincount(index, x.double(), num_bins)[count > 0] for x in (confidence, right)]
     count = count[count > 0]
@@ -191,7 +191,7 @@ def risk_at_coverage(doubt: Tensor, wrong: Tensor) -> Tensor:
     _, group, count = doubt.unique(return_inverse=True, return_counts=True)
     share = torch.bincount(group, wrong.double(), len(count)) / count
     errors = share[group[doubt.argsort(stable=True)]].cumsum(0)
-    return errors / torch.arange(1, len(doubt) + 1)
+    return errors / torch.arange(1, len(doubt) + 1, device=doubt.device)
 
 
 def accuracy_at_coverage(doubt: Tensor, wrong: Tensor, coverage: float) -> float:
@@ -211,7 +211,7 @@ def roc_area(doubt: Tensor, positive: Tensor) -> float:
 
     if positive.all() or not positive.any():
         return math.nan
-    return float(roc_auc_score(positive.numpy(), doubt.double().numpy()))
+    return float(roc_auc_score(positive.cpu().numpy(), doubt.double().cpu().numpy()))
 
 
 def fit_temperature(probabilities: Tensor, target: Tensor) -> float:

@@ -298,7 +298,7 @@ def _download(name: str) -> Tensor:
 
 
 def _split(inputs: Any, targets: Any) -> Split:
-    x, y = (array if isinstance(array, Tensor) else torch.from_numpy(_numeric(array)) for array in (inputs, targets))
+    x, y = (x.cpu() if isinstance(x, Tensor) else torch.from_numpy(_numeric(x)) for x in (inputs, targets))
     if x.dtype != torch.uint8:
         x = x.float()
     return Split(x, y.float() if y.dtype.is_floating_point else y.long())

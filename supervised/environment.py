@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
+from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
@@ -227,7 +227,7 @@ class SupervisedEnv(Environment):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self._generator.set_state(saved["generator"].cpu())
+        restore_generator(self._generator, saved["generator"])
         self._begin_epoch()
         self._cursor, self._num_answered = saved["cursor"], saved["num_answered"]
         self._target = saved["target"].to(self.device)

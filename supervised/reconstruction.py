@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
+from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, ValuesAction
@@ -134,7 +134,7 @@ class ReconstructionEnv(SupervisedEnv):
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
         super().restore(saved)
-        self._noise.set_state(saved["noise"].cpu())
+        restore_generator(self._noise, saved["noise"])
 
     def _make_action(self, device: torch.device) -> Action:
         splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]

@@ -22,7 +22,7 @@ def sample(
 ) -> None:
     """Draw images from a variational autoencoder."""
     folder = Run(run)
-    trainer, _ = folder.trainer(folder.default_checkpoint)
+    trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])
     env, agent = autoencoding(f"sample {run}", trainer.agent, trainer.env, variational=True, images=True)
     target = out or folder.path / "samples.png"
     if not target.parent.is_dir() or target.suffix != ".png":

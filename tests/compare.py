@@ -1,16 +1,44 @@
 """Comparing checkpoints, and counting waits."""
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device."""
+    """Counts what makes the host wait for a device: numbers that are read, and results whose size depends on values."""
 
-    count = 0
+    WAITING = "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique", "unique"
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self._lists = _Lists(self)
+
+    def __enter__(self):
+        self._lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        super().__exit__(*raised)
+        self._lists.__exit__(*raised)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.__name__.startswith(("_local_scalar_dense", "nonzero", "is_nonzero", "equal"))
+        self.count += func.__name__.startswith(self.WAITING)
+        if func.__name__.startswith(("index.", "index_put")):
+            self.count += any(index is not None and index.dtype == torch.bool for index in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+class _Lists(TorchFunctionMode):
+    """Tensor.tolist, which reads the CPU's memory past the dispatcher."""
+
+    def __init__(self, syncs):
+        super().__init__()
+        self.syncs = syncs
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.syncs.count += func is torch.Tensor.tolist
         return func(*args, **(kwargs or {}))
 
 

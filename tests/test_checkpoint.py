@@ -136,3 +136,16 @@ def test_every_global_generator_is_restored():
     draw()
     checkpoint.restore_rng_state(saved)
     assert draw() == first
+
+
+def test_a_generator_of_another_device_is_seeded_by_the_state_that_does_not_fit():
+    def drawn(state):
+        generator = torch.Generator()
+        checkpoint.restore_generator(generator, state)
+        return torch.rand(8, generator=generator)
+
+    one, other = (torch.arange(16, dtype=torch.uint8) + k for k in (0, 1))  # 16 bytes are a state on CUDA
+    assert torch.equal(drawn(one), drawn(one))
+    assert not torch.equal(drawn(one), drawn(other))
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(drawn(generator.get_state()), torch.rand(8, generator=generator))

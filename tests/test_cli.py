@@ -16,6 +16,7 @@ from compare import same
 
 import rlcore
 from rlcore import checkpoint, cli, config, registry
+from rlcore.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 QUICK = """\
@@ -87,6 +88,12 @@ def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):
     agent = rlcore.load(workdir / "run")
     assert agent.predict(torch.zeros(3, 4)).action.shape == (3,)
     assert not agent.training
+
+    settings = (workdir / "run/config.yaml").read_text()
+    (workdir / "run/config.yaml").write_text(re.sub("(?m)^device: .*", "device: cuda:99", settings))
+    with pytest.raises(InputError, match="there is no cuda:99"):
+        rlcore.load(workdir / "run")
+    same(rlcore.load(workdir / "run", device="cpu").state_dict(), agent.state_dict())
 
 
 def test_a_run_resumed_after_kill_9_ends_in_the_bits_of_an_unbroken_one(rlcore_, workdir):

@@ -111,7 +111,7 @@ def test_overrides_and_where_settings_come_from(write):
         ("total_steps: 1_000", "total_steps: 1e3", r"trainer.total_steps: must be a valid integer, got 1000.0"),
         ("trainer:", "trainr: 3\ntrainer:", r"mine.yaml: trainr: unknown key \(did you mean 'trainer'\?\)"),
         ("trainer:", "seed: -1\ntrainer:", r"seed: must be greater than or equal to 0, got -1"),
-        ("trainer:", "device: gpu\ntrainer:", r"device: must be auto, cpu, cuda, cuda:<number> or mps, got 'gpu'"),
+        ("trainer:", "device: gpu\ntrainer:", r"device: must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
         ("trainer:", "device: cuda:99\ntrainer:", r"device: there is no cuda:99; torch sees \d+ CUDA devices"),
         ("trainer:", "expect: {eval/return: {source: x}}\ntrainer:", r"expect.eval/return: needs either at_least"),
         ("trainer:", "imports: [no_such_module]\ntrainer:", r"imports: cannot import 'no_such_module'"),

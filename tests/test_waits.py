@@ -1,0 +1,65 @@
+"""How often the host would wait for a GPU: counted on the CPU, with what it looks at only there left out."""
+
+import pytest
+import torch
+from compare import Syncs
+
+from rlcore import config
+
+
+def counted(monkeypatch, env, agent, updates=4):
+    """Waits of each of some updates."""
+    for module in ("rlcore.trainer", "rlcore.agent", "rlcore.agents.search", "rlcore.envs.selfplay"):
+        monkeypatch.setattr(f"{module}.reading_waits", lambda device: True)
+    settings = {"env": env, "agent": agent, "trainer": {"total_steps": 10**9}, "device": "cpu"}
+    trainer, _ = config.build(config.Config.model_validate(settings))
+    counts = []
+    for _ in range(updates):
+        with Syncs() as syncs:
+            trainer.update()
+        counts.append(syncs.count)
+    return counts
+
+
+def test_the_count_sees_what_waits():
+    x = torch.arange(4.0)
+    for wait in (
+        lambda: x[0].item(),
+        lambda: x.tolist(),
+        lambda: float(x[0]),
+        lambda: bool(x[0] == 0),
+        lambda: x[x > 1],
+        lambda: x.__setitem__(x > 1, 0.0),
+        lambda: x.nonzero(),
+        lambda: x.unique(),
+        lambda: torch.equal(x, x),
+    ):
+        with Syncs() as syncs:
+            wait()
+        assert syncs.count == 1
+    with Syncs() as syncs:
+        x[torch.tensor([1, 2])], x.cumsum(0), torch.where(x > 1, x, 0), x.masked_fill(x > 1, 0)
+    assert syncs.count == 0
+
+
+DIGITS = {"name": "supervised", "dataset": "digits"}
+HORIZON = {"horizon": 50, "minibatch_size": 100}
+NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
+
+
+@pytest.mark.parametrize(
+    ("agent", "env", "waits"),
+    [
+        ({"name": "supervised"}, DIGITS, 0),
+        ({"name": "autoencoder", "network": {"name": "vae"}}, {"name": "reconstruction", "dataset": "digits"}, 0),
+        ({"name": "ppo", **HORIZON}, {**DIGITS, "action": "label"}, 1),
+        ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 100}, 1),
+        ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),
+        ({"name": "reinforce"}, {**DIGITS, "action": "label"}, 3),
+        ({"name": "recurrent_ppo", **HORIZON, "network": {"name": "frame_stack"}}, {"name": "cartpole"}, 3),
+        ({"name": "alphazero", "horizon": 10}, {"name": "selfplay", "game": "tictactoe"}, 10 + 2),
+    ],
+)
+def test_an_update_waits(monkeypatch, agent, env, waits):
+    """Once to see which episodes were truncated, twice more where some were; AlphaZero once a move."""
+    assert set(counted(monkeypatch, {**env, "num_envs": 4}, agent)) == {waits}
