@@ -82,6 +82,7 @@ class AutoencoderAgent(Agent):
         code = self.encode(obs)
         return Step(self.decode(draw(code)), code)
 
+    @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """Gives back, from the mean of the code; obs [N, *O]."""
         return Step(self.decode(self.encode(obs).mean))

@@ -41,6 +41,15 @@ class Memory(NamedTuple):
     masks: tuple[Tensor, ...]  # [N, ...] bool, of dropout
 
 
+class Losses(NamedTuple):
+    """Of a minibatch of B rows."""
+
+    total: Tensor  # 0-d, what is minimised
+    policy: Tensor  # 0-d
+    value: Tensor  # 0-d
+    log_ratio: Tensor  # [B] log pi - log pi_old
+
+
 class PPO(Agent):
     """PPO with a clipped objective (Schulman et al. 2017, equation 7) and generalised advantages (2016).
 
@@ -155,28 +164,12 @@ class PPO(Agent):
         steps: list[tuple[Tensor, ...]] = []
         log_ratios: list[Tensor] = []
         for b in self._minibatches(rows, rollout):
-            with recalled(self.policy_dropouts, b.masks):
-                pi, V = self._answers(b.obs)
-            log_ratio = pi.log_prob(b.action) - b.log_prob
-            log_ratios.append(log_ratio.detach())
+            loss = self.losses(b, clip)
+            log_ratios.append(loss.log_ratio.detach())
             if s.target_kl is not None and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
                 break  # a sync a minibatch, where asked for
-            A = b.advantage
-            if s.normalize_advantages:
-                A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
-            gain = log_ratio.exp() * A
-            if clip is not None:  # min(r A, clip(r, 1 - eps, 1 + eps) A) in fewer operations
-                gain = torch.minimum(gain, A + clip * A.abs())
-            policy_loss = -gain.mean()
-            value_loss = nn.functional.mse_loss(V, b.target)
-            if s.value_clip is not None:
-                V_clipped = b.value + (V - b.value).clamp(-s.value_clip, s.value_clip)
-                value_loss = torch.maximum((V - b.target).square(), (V_clipped - b.target).square()).mean()
-            loss = policy_loss + s.value_coefficient * value_loss
-            if s.entropy_coefficient:
-                loss = loss - s.entropy_coefficient * pi.entropy().mean()
-            step = self.minimize(loss)
-            steps.append((policy_loss.detach(), value_loss.detach(), torch.as_tensor(step["grad_norm"])))
+            step = self.minimize(loss.total)
+            steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
         self._normalize_by(rollout, rows)
         policy_losses, value_losses, grad_norms = map(torch.stack, zip(*steps, strict=True))
         log_ratio = torch.cat(log_ratios)[-rollout.num_steps :]  # the last epoch's
@@ -192,6 +185,33 @@ class PPO(Agent):
         if clip is not None:
             metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
         return metrics
+
+    def losses(self, b: Rows, clip: float | None) -> Losses:
+        """What a minibatch has to lose; a subclass may add to the total.
+
+        Args:
+            b: B rows.
+            clip: eps as it is now; None does not clip.
+        """
+        s = self.settings
+        with recalled(self.policy_dropouts, b.masks):
+            pi, V = self._answers(b.obs)
+        log_ratio = pi.log_prob(b.action) - b.log_prob
+        A = b.advantage
+        if s.normalize_advantages:
+            A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
+        gain = log_ratio.exp() * A
+        if clip is not None:  # min(r A, clip(r, 1 - eps, 1 + eps) A) in fewer operations
+            gain = torch.minimum(gain, A + clip * A.abs())
+        policy_loss = -gain.mean()
+        value_loss = nn.functional.mse_loss(V, b.target)
+        if s.value_clip is not None:
+            V_clipped = b.value + (V - b.value).clamp(-s.value_clip, s.value_clip)
+            value_loss = torch.maximum((V - b.target).square(), (V_clipped - b.target).square()).mean()
+        total = policy_loss + s.value_coefficient * value_loss
+        if s.entropy_coefficient:
+            total = total - s.entropy_coefficient * pi.entropy().mean()
+        return Losses(total, policy_loss, value_loss, log_ratio)
 
     def drop_running(self) -> None:
         """Begins the returns that rewards are normalised by anew."""

@@ -90,6 +90,11 @@ class Supervised(Agent):
         outputs = self.network(obs)
         return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
 
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The answers, without a graph; obs [N, *O]."""
+        return self.act(obs)
+
     def distribution(self, obs: Tree) -> Distribution:
         """What the answers to [B, *O] mean: the reward is its log-likelihood, up to a constant.
 

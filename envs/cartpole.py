@@ -124,7 +124,7 @@ class CartPole(Environment):
         """A twin of that many environments; constants that differ by environment are repeated in order."""
         lists = {name: value for name, value in self.settings if isinstance(value, list)}
         cycled = {name: list(islice(cycle(value), num_envs)) for name, value in lists.items()}
-        return CartPole(self.settings.model_copy(update={"num_envs": num_envs, **cycled}), self.device)
+        return type(self)(self.settings.model_copy(update={"num_envs": num_envs, **cycled}), self.device)
 
     def checkpoint(self) -> dict[str, Any]:
         """State, clocks and generator."""

@@ -129,7 +129,7 @@ class SavedPlayer:
         @classmethod
         def _absolute(cls, path: str | None) -> str | None:
             """It is found again by a resumed run that starts elsewhere."""
-            return path if path in (None, "best", "last") else str(Path(str(path)).resolve())
+            return path if path is None or path.isalnum() else str(Path(str(path)).resolve())
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         trainer = load_trainer(settings.run, settings.checkpoint, device)

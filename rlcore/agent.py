@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -158,8 +159,17 @@ class Agent(nn.Module, ABC):
             raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The attributes that are of a kind, with their names."""
-        return [(name, thing) for name, thing in vars(self).items() if isinstance(thing, kind)]
+        """The attributes that are of a kind, also those in lists, tuples and dicts, with their names."""
+        return list(_of_kind(kind, vars(self).items()))
+
+
+def _of_kind(kind: type, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    for name, thing in named:
+        if isinstance(thing, kind):
+            yield str(name), thing
+        elif isinstance(thing, (dict, list, tuple)):
+            inner = thing.items() if isinstance(thing, dict) else enumerate(thing)
+            yield from ((f"{name}.{key}", found) for key, found in _of_kind(kind, inner))
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> None:

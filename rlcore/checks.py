@@ -1,14 +1,17 @@
 """Is it a good environment, a good agent? Executable contracts, as gymnasium's ``check_env``."""
 
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Dict
+from gymnasium.spaces import Box, Dict
 from torch import Tensor
 
 from rlcore.agent import Agent
 from rlcore.environment import Environment
+from rlcore.observations import ACTION_MASK
 from rlcore.rollout import Rollout, Tree, collect, tree_map
 
 
@@ -42,6 +45,7 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
         with torch.random.fork_rng():  # the same actions in each run, and what the environment draws by itself not
             torch.manual_seed(seed + t)
             actions = env.random_actions()
+        _check_allowed(actions, obs)
         obs, reward, terminated, truncated, info = env.step(actions)
         _check_obs(env, obs, env.single_observation_space)
         for name, value, dtype in (
@@ -68,7 +72,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     """Lets an agent act and learn once, and checks the contract of `Agent`.
 
     Args:
-        agent: the agent; it learns from one rollout.
+        agent: the agent; it learns from two rollouts.
         env: an environment for it; it is reset.
         seed: of the environment and of torch.
 
@@ -86,13 +90,48 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     rollout: Rollout = collect(agent, env, obs, agent.horizon, state)
     for name, value in agent.state_dict().items():
         assert _equal(value, saved[name]), f"act changed {name}: parameters and buffers change in learn alone"
-    metrics = agent.learn(rollout)
+    check_metrics(agent.learn(rollout))
+    optimizers = agent.held(torch.optim.Optimizer)
+    trained = {id(param) for _, one in optimizers for group in one.param_groups for param in group["params"]}
+    left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in trained]
+    assert not (optimizers and left), (
+        f"no optimizer has {', '.join(left)}: make it behind them, add_param_group, or requires_grad_(False)"
+    )
+    again = type(agent)(env, agent.settings).to(env.device)
+    again.train(agent.training)
+    again.restore(deepcopy(agent.checkpoint()))
+    for one in (agent, again):
+        torch.manual_seed(seed)
+        obs, _ = env.reset(seed=seed)
+        one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
+    for name, value in agent.state_dict().items():
+        assert _equal(value, again.state_dict()[name]), (
+            f"a restored agent learns another {name}: what learning changes must be a parameter, a buffer, an "
+            "optimizer or a generator among its attributes, or be added to checkpoint and restore"
+        )
+
+
+def check_metrics(metrics: Any) -> None:
+    """What `Agent.learn` returns: a dict of detached 0-d tensors and numbers.
+
+    Raises:
+        AssertionError: it is none; says why.
+    """
     assert isinstance(metrics, dict), f"learn must return a dict of metrics, got {type(metrics).__name__}"
     for name, metric in metrics.items():
         if isinstance(metric, Tensor):
             assert metric.ndim == 0, f"the metric {name} must be 0-d, has shape {tuple(metric.shape)}"
             assert not metric.requires_grad, f"the metric {name} has a graph: detach it, or memory grows"
-    agent.restore(agent.checkpoint())
+        else:
+            assert isinstance(metric, (int, float)), f"the metric {name} must be a number, got {metric!r}"
+
+
+def _check_allowed(actions: Tensor, obs: Tree) -> None:
+    mask = obs.get(ACTION_MASK) if isinstance(obs, dict) else None
+    if mask is not None and actions.ndim == 1:
+        assert mask.gather(1, actions[:, None]).all(), (
+            "random_actions drew an action that the action_mask forbids: override it"
+        )
 
 
 def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs") -> None:
@@ -106,6 +145,10 @@ def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs"
     assert isinstance(obs, Tensor), f"{name} must be a tensor, got {type(obs).__name__}"
     assert tuple(obs.shape) == expected, f"{name} must have shape {expected}, got {tuple(obs.shape)}"
     assert obs.device.type == env.device.type, f"{name} must be on {env.device}, is on {obs.device}"
+    if name.endswith(f"[{ACTION_MASK!r}]"):
+        assert obs.dtype == torch.bool, f"{name} must be torch.bool, got {obs.dtype}"
+    elif isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
+        assert obs.dtype == torch.float32, f"{name} must be torch.float32, got {obs.dtype}"
 
 
 def _equal(a: Tree, b: Tree) -> bool:

@@ -26,7 +26,7 @@ from rlcore import registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
-from rlcore.run import RUNS_FOLDER, Run, without_nan
+from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
 from rlcore.settings import mistakes
 from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
 from rlcore.trainer import CLOSING, TRAINING, Trainer, derive_seed
@@ -70,6 +70,8 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     if not run.writable:
         raise InputError(f"cannot write into {run.path}; copy the run, and resume the copy")
     loaded = run.load(("trainer.stop_at=null", *overrides))
+    if loaded.config.seed != run.load().config.seed:
+        raise InputError(f"seed: a run keeps its own; rlcore train {run.path}/{CONFIG_FILE} seed=N begins another")
     console = make_console()
     saved_at = run.checkpoint_path("last")
     trainer, notes = configs.build(loaded.config)
@@ -341,7 +343,14 @@ def _documented(kind: str) -> list[tuple[str, str]]:
         files = {name: configs.find(name) for name in configs.shipped_names()}
         return [(name, path.read_text().partition("\n")[0].lstrip("# ")) for name, path in files.items()]
     known = KINDS[kind]
-    return [(name, (inspect.getdoc(known[name]) or "").partition("\n")[0]) for name in known.names()]
+    return [(name, _first_line(known, name)) for name in known.names()]
+
+
+def _first_line(known: registry.Registry, name: str) -> str:
+    try:
+        return (inspect.getdoc(known[name]) or "").partition("\n")[0]
+    except InputError as error:  # of a plugin
+        return str(error)
 
 
 def _multiply_adds(trainer: Trainer) -> int:

@@ -5,8 +5,10 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +121,7 @@ def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
         return Config(**tree)
     except ValidationError as error:
         found = mistakes(error, Config)
+        found.sort(key=lambda mistake: not mistake[1].startswith("unknown key"))  # it may be what another misses
         path, text = found[0]
         key = ".".join(path)
         whole = (".".join(path[: end + 1]) for end in range(len(path)))  # a list on the command line has no leaves
@@ -219,7 +222,7 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with unique keys and the scalars of version 1.2: ``1e-3`` and ``1_000`` are numbers, ``no`` is a string."""
+    """YAML of unique keys, the scalars of 1.2: ``1e-3`` is a number, ``1e6`` and ``1_000`` whole, ``no`` a string."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -247,7 +250,11 @@ def _scalar(tag: str, pattern: str, convert: Any) -> None:
 _NUMBER = r"(0|[1-9][0-9_]*)"
 _scalar("tag:yaml.org,2002:null", r"^(~|null|)$", lambda text: None)
 _scalar("tag:yaml.org,2002:bool", r"^(true|false)$", lambda text: text == "true")
-_scalar("tag:yaml.org,2002:int", rf"^[-+]?{_NUMBER}$", lambda text: int(text.replace("_", "")))
+_scalar(
+    "tag:yaml.org,2002:int",
+    rf"^[-+]?{_NUMBER}([eE]\+?[0-9]{{1,2}})?$",
+    lambda text: int(Decimal(text.replace("_", ""))),  # 1e6, too
+)
 _scalar(
     "tag:yaml.org,2002:float",
     rf"^[-+]?({_NUMBER}(\.[0-9_]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$",
@@ -266,7 +273,11 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{name}{line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # a ValueError: a tag that its value does not bear, !!int x
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # a tag that does not fit: !!int x
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
 
 
@@ -344,13 +355,17 @@ def import_module(name: str, config: Path) -> str:
             sys.modules[local.stem] = module
             spec.loader.exec_module(module)
         return str(local)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
-            f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
-        ) from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}") from error
+        if isinstance(error, ModuleNotFoundError) and local is None and name.startswith(str(error.name)):
+            raise InputError(
+                f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
+                f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
+            ) from error
+        if local is not None:
+            sys.modules.pop(local.stem, None)  # or else it would count as imported when the mistake is mended
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
+        raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}{where}") from error
 
 
 def dump(config: Config) -> str:

@@ -45,6 +45,7 @@ class Environment(VectorEnv, ABC):
       the true last one, for all N, in ``info["final_obs"]``, which may be missing where nothing was truncated.
     - The tensors that it returns are never written again.
     - ``terminated`` says that the episode reached its end, ``truncated`` that it was cut, by a time limit say.
+    - Discrete actions are counted from 0, whatever ``start`` the space has; an ``action_mask`` is bool.
     - All that is random comes from a generator seeded by ``reset(seed=...)``.
 
     A subclass declares its ``Settings`` and writes ``reset``, ``step`` and, where its state can be saved, `checkpoint`
@@ -106,8 +107,11 @@ class Environment(VectorEnv, ABC):
         """
 
     def random_actions(self) -> Tensor:
-        """Actions that are allowed now, drawn at random, [N, *A]. The default draws from the action space."""
-        return torch.as_tensor(self.action_space.sample(), device=self.device)
+        """Actions that are allowed now, drawn at random, [N, *A]. The default knows no mask."""
+        actions, space = self.action_space.sample(), self.single_action_space
+        if isinstance(space, (Discrete, MultiDiscrete)):
+            actions = actions - space.start
+        return torch.as_tensor(actions, device=self.device)
 
     def evaluation(self, num_envs: int) -> "Environment":
         """A twin for evaluation. The default is a new one of the same settings with that many environments."""
@@ -185,7 +189,7 @@ class GymEnvironment(Environment):
     so the true successor is the plain observation before the reset, and no filler row exists.
 
     Where ``info`` has an ``action_mask``, it becomes a part of the observation: ``{"observation": ..., "action_mask":
-    [N, A] bool}``.
+    [N, A] bool}``, or one more of a Dict.
 
     Raises:
         InputError: gymnasium does not know the id, or the environment normalises by itself.
@@ -238,7 +242,8 @@ class GymEnvironment(Environment):
         self._mask: Any = None
         if ACTION_MASK in info:
             self._mask = np.ones((s.num_envs, *np.shape(info[ACTION_MASK])), dtype=bool)
-            space = Dict({"observation": space, ACTION_MASK: MultiBinary(self._mask.shape[1:])})
+            parts = space.spaces if isinstance(space, Dict) else {"observation": space}
+            space = Dict({**parts, ACTION_MASK: MultiBinary(self._mask.shape[1:])})
         self._allowed: Tensor | None = None
         super().__init__(s.num_envs, space, self.envs.single_action_space, device)
         action = self.single_action_space
@@ -254,8 +259,7 @@ class GymEnvironment(Environment):
         """Actions that are allowed now, drawn at random, counted from 0, [N, *A]."""
         if self._allowed is not None and isinstance(self.single_action_space, Discrete):
             return torch.multinomial(self._allowed.float(), 1).squeeze(1)
-        actions = self.action_space.sample()
-        return torch.as_tensor(actions if self._start is None else actions - self._start, device=self.device)
+        return super().random_actions()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tree, dict[str, Any]]:
         """Begins an episode in every environment; environment n is seeded with ``seed + n``.
@@ -296,7 +300,7 @@ class GymEnvironment(Environment):
         """A twin of that many environments; of no more processes than this one has, if it has any."""
         if self.settings.vectorization == "async":
             num_envs = min(num_envs, self.num_envs)
-        return GymEnvironment(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
+        return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends the environments, and their processes."""
@@ -348,7 +352,7 @@ class GymEnvironment(Environment):
             if ACTION_MASK in info:
                 present = info[f"_{ACTION_MASK}"]
                 self._mask[present] = np.stack(list(info[ACTION_MASK][present])).astype(bool)
-            obs = {"observation": obs, ACTION_MASK: self._mask}
+            obs = {**(obs if isinstance(obs, dict) else {"observation": obs}), ACTION_MASK: self._mask}
         masked = isinstance(obs, dict) and ACTION_MASK in obs
         if masked and not final:
             self._check_mask(np.asarray(obs[ACTION_MASK]).astype(bool))

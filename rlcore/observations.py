@@ -178,4 +178,7 @@ def _reader(space: Space[Any]) -> tuple[nn.Module | None, tuple[int, ...]]:
         return OneHot(sizes, space.start.flatten().tolist()), (sum(sizes),)
     if isinstance(space, MultiBinary) or (isinstance(space, Box) and space.shape):
         return _Floats(), (math.prod(space.shape or ()),)
-    raise InputError(f"no network reads the observation space {space}; served: {SERVED}")
+    raise InputError(
+        f"no network reads the observation space {space}; served: {SERVED}; "
+        "gymnasium's others by env.wrappers=[{name: FlattenObservation}]"
+    )

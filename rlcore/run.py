@@ -15,6 +15,7 @@ from rlcore.agent import Agent
 from rlcore.checkpoint import restore_rng_state, rng_state
 from rlcore.config import Loaded
 from rlcore.errors import InputError
+from rlcore.registry import did_you_mean
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 CONFIG_FILE = "config.yaml"
@@ -77,14 +78,17 @@ class Run:
         return "best" if (self.path / CHECKPOINTS_FOLDER / "best.pt").is_file() else "last"
 
     def checkpoint_path(self, which: str) -> Path:
-        """The path of ``best``, ``last``, or of a file.
+        """The path of one of the run's checkpoints (``best``, ``last``, those that were kept), or of a file.
 
         Raises:
             InputError: it is not there.
         """
-        path = self.path / CHECKPOINTS_FOLDER / f"{which}.pt" if which in ("best", "last") else Path(which)
-        if not path.is_file():
-            raise InputError(f"there is no checkpoint {path}")
+        folder = self.path / CHECKPOINTS_FOLDER
+        path = next((path for path in (folder / f"{which}.pt", Path(which)) if path.is_file()), None)
+        if path is None:
+            names = sorted(path.stem for path in folder.glob("*.pt"))
+            told = f"the run has {', '.join(names) or 'none'}; a path is allowed, too"
+            raise InputError(f"there is no checkpoint {which}{did_you_mean(which, names)}: {told}")
         return path
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:

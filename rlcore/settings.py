@@ -1,6 +1,8 @@
 """Settings: typed, checked, frozen, declared beside what they set; and their mistakes in one line each."""
 
+import re
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -25,6 +27,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ResolvedPath = Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))]
 """Absolute, so that it is found again by a resumed run that starts elsewhere."""
 
+TAG = re.compile(r"^[\w-]+\[|^constrained-")
+"""What pydantic puts behind the key of a union, to tell its members apart: ``literal['auto']``, ``constrained-int``."""
+
 Mistake = tuple[tuple[str, ...], str]
 """Path of keys and what is wrong there."""
 
@@ -44,7 +49,7 @@ class Settings(BaseModel):
 
 
 class Choice(Settings):
-    """A registered thing by its name, with that thing's own settings: ``{name: mlp, hidden: [64, 64]}``.
+    """A registered thing by its name, with that thing's own settings: ``{name: mlp, hidden: [64, 64]}``, or ``mlp``.
 
     A subclass sets ``registry``; what is registered there has a nested class ``Settings``.
     """
@@ -57,6 +62,8 @@ class Choice(Settings):
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = {"name": given}
         if not isinstance(given, Mapping) or isinstance(given.get("settings"), Settings):
             return given
         settings = dict(given)
@@ -67,7 +74,9 @@ class Choice(Settings):
         try:
             return {"name": name, "settings": schema(**settings)}
         except ValidationError as error:
-            raise PydanticCustomError("nested", "", {"mistakes": mistakes(error, schema)}) from None
+            found = mistakes(error, schema)
+            told = "; ".join(f"{'.'.join(path)}: {text}" for path, text in found)
+            raise PydanticCustomError("nested", "{told}", {"told": told, "mistakes": found}) from None
 
     @model_serializer(mode="plain")
     def _write(self) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
     """
     found: list[Mistake] = []
     for item in error.errors():
-        path = tuple(str(key) for key in item["loc"])
+        path = tuple(takewhile(lambda key: not TAG.search(key), map(str, item["loc"])))
         if item["type"] == "nested":
             found += [(path + inner, text) for inner, text in item["ctx"]["mistakes"]]
         elif item["type"] == "extra_forbidden":
@@ -97,6 +106,8 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
             found.append((path, f"must be a mapping of keys to values, got {item['input']!r}"))
         else:
             expected = item["msg"].replace("Input should be", "must be", 1)
+            if found and found[-1][0] == path:  # a union, each of whose members refused it
+                expected = f"{found.pop()[1].rpartition(', got ')[0]} or {expected.removeprefix('must be ')}"
             found.append((path, f"{expected}, got {item['input']!r}"))
     return found
 

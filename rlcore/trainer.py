@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
+from rlcore.checks import check_metrics
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
@@ -97,9 +98,10 @@ class Trainer:
         if (settings is None) == (total_steps is None):
             raise InputError("Trainer needs either settings or total_steps")
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
-        self.agent, self.env, self.seed, self.run_dir = agent.to(env.device), env, seed, run_dir
+        self.agent, self.env, self.seed = agent.to(env.device), env, seed
+        self.run_dir = None if run_dir is None else Path(run_dir)
         env.watch(self.agent)
-        self.tracker = tracker or Tracker(run_dir, tensorboard=self.settings.tensorboard)
+        self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
         self.name = name or type(agent).__name__
         self.total_steps = total = _total_steps(self.settings, env)
         self.log_every = self.settings.log_every or max(1, total // 500)
@@ -135,12 +137,15 @@ class Trainer:
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
-            EnvironmentFailure: an environment raised an error, died or hangs; what was learned before has been saved.
+            EnvironmentFailure: an environment raised an error, died or hangs.
+
+        What was learned before an environment, an evaluation or a report failed has been saved.
         """
         try:
             return self._fit()
-        except EnvironmentFailure:
-            self.save("last")  # what was learned; of this rollout nothing was
+        except Exception as error:
+            if self._owed or isinstance(error, EnvironmentFailure):  # an evaluation failed, or a rollout; not learning
+                self.save("last")
             raise
 
     def _fit(self) -> Report:
@@ -209,6 +214,8 @@ class Trainer:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._dump(self._diagnose(rollout, str(error)), rollout) from None
+        if not self.steps:
+            check_metrics(metrics)
         self.env.learned()
         self.obs, self.state = rollout.last_obs, rollout.last_state
         self.steps += rollout.num_steps

@@ -51,7 +51,8 @@ def answers_of(pi: Distribution) -> Answers:
         return Classes(pi.log_probs.exp())
     if isinstance(pi, DiagonalGaussian):
         return Numbers(pi.mean, pi.log_std.exp().expand_as(pi.mean))
-    raise InputError(f"no uncertainty is known of a {type(pi).__name__}; served: Categorical, DiagonalGaussian")
+    kind = f"{type(pi).__module__}.{type(pi).__name__}"
+    raise InputError(f"no uncertainty is known of a {kind}; served: Categorical, DiagonalGaussian of rlcore")
 
 
 class ClassUncertainty(NamedTuple):

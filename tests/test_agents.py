@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from rlcore import check_agent, config
 from rlcore.agents.ppo import PPO
@@ -238,3 +239,84 @@ def test_minibatches_of_whole_episodes_are_refused():
 def test_ppo_solves_cartpole(seed):
     trainer, _ = config.build(config.load("cartpole_ppo", [f"seed={seed}"]).config)
     assert trainer.fit().scalars["return"] == 500
+
+
+class Guesses(PPO):
+    """PPO that also guesses the reward of each row, with parameters of its own."""
+
+    def __init__(self, env, settings):
+        super().__init__(env, settings)
+        self.guess = nn.Linear(self.body.num_features, 1)
+        self.optimizer.add_param_group({"params": self.guess.parameters()})
+
+    def losses(self, b, clip):
+        loss = super().losses(b, clip)
+        error = self.guess(self.body(b.obs)).squeeze(-1) - 1  # CartPole pays 1
+        return loss._replace(total=loss.total + error.square().mean())
+
+
+def test_ppo_takes_a_loss_of_ones_own():
+    env = CartPole(CartPole.Settings(num_envs=8))
+    settings = PPO.Settings(horizon=32, minibatch_size=64)
+    agent = Guesses(env, settings)
+    check_agent(agent, env)
+    obs, _ = env.reset(seed=1)
+    before = (agent.guess(agent.body(obs)) - 1).abs().mean()
+    Trainer(agent, env, total_steps=8_000).fit()
+    assert (agent.guess(agent.body(obs)) - 1).abs().mean() < 0.2 * before
+
+
+class Forgetful(PPO):
+    """Counts its updates, and learns less by each; the count is saved where ``saved``."""
+
+    saved = False
+
+    def __init__(self, env, settings):
+        super().__init__(env, settings)
+        if self.saved:
+            self.register_buffer("count", torch.zeros(()))
+        else:
+            self.count = 0
+
+    def learn(self, rollout):
+        self.count += 1
+        rollout.reward = rollout.reward / float(self.count)
+        return super().learn(rollout)
+
+
+class Untrained(PPO):
+    """Has a layer that its optimizer does not know."""
+
+    def __init__(self, env, settings):
+        super().__init__(env, settings)
+        self.late = nn.Linear(2, 2)
+
+
+class Listed(Reinforce):
+    """Keeps its optimizer in a list in a dict."""
+
+    def __init__(self, env, settings):
+        super().__init__(env, settings)
+        self.kept = {"all": [self.optimizer]}
+        del self.optimizer
+
+    def learn(self, rollout):
+        self.optimizer = self.kept["all"][0]
+        try:
+            return super().learn(rollout)
+        finally:
+            del self.optimizer
+
+
+def test_what_a_checkpoint_would_lack_is_named(monkeypatch):
+    env = CartPole(CartPole.Settings(num_envs=8))
+    settings = PPO.Settings(horizon=32, minibatch_size=64)
+    with pytest.raises(AssertionError, match=r"a restored agent learns another .*: what learning changes must be"):
+        check_agent(Forgetful(env, settings), env)
+    monkeypatch.setattr(Forgetful, "saved", True)
+    check_agent(Forgetful(env, settings), env)
+    with pytest.raises(AssertionError, match=r"no optimizer has late\.weight, late\.bias"):
+        check_agent(Untrained(env, settings), env)
+    listed = Listed(env, Reinforce.Settings())
+    assert [name for name, _ in listed.held(torch.optim.Optimizer)] == ["kept.all.0"]
+    check_agent(listed, env)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from rlcore import commands, config, registry
 from rlcore.agents.ppo import PPO
@@ -40,9 +41,10 @@ def fails(path, *overrides):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-3", 0.001), ("1e6", 1e6), ("-2.5", -2.5), (".5", 0.5), ("1_000", 1000), ("007", "007"), ("no", "no"),
-        ("on", "on"), ("Yes", "Yes"), ("true", True), ("null", None), ("", None), ("2020-01-01", "2020-01-01"),
-        ("1:30", "1:30"), ("[1, 2]", [1, 2]), ("'1'", "1"), ("0x10", "0x10"), ("+3", 3), ("1e", "1e"),
+        ("1e-3", 0.001), ("1e6", 1_000_000), ("1.5e6", 1.5e6), ("-2.5", -2.5), (".5", 0.5), ("1_000", 1000),
+        ("007", "007"), ("no", "no"), ("on", "on"), ("Yes", "Yes"), ("true", True), ("null", None), ("", None),
+        ("2020-01-01", "2020-01-01"), ("1:30", "1:30"), ("[1, 2]", [1, 2]), ("'1'", "1"), ("0x10", "0x10"),
+        ("+3", 3), ("1e", "1e"),
     ],
 )  # fmt: skip
 def test_scalars_are_those_of_yaml_1_2(text, value):
@@ -97,7 +99,8 @@ def test_overrides_and_where_settings_come_from(write):
         ("horizon: 32", "learning_rate: .nan", r"mine.yaml: agent.learning_rate: must be a finite number, got nan"),
         ("horizon: 32", "network: {name: mlp, hiden: [3]}", r"network.hiden: unknown key \(did you mean 'hidden'\?\)"),
         ("horizon: 32", "network: {name: mpl}", r"agent.network: unknown network 'mpl' \(did you mean 'mlp'\?\)"),
-        ("horizon: 32", "network: mlp", r"agent.network: must be a mapping .*got 'mlp'"),
+        ("horizon: 32", "network: mpl", r"agent.network: unknown network 'mpl' \(did you mean 'mlp'\?\)"),
+        ("horizon: 32", "network: [mlp]", r"agent.network: must be a mapping .*got \['mlp'\]"),
         ("horizon: 32", "minibatch_size: 1", r"one advantage cannot be normalized"),
         ("horizon: 32", "minibatch_size: 100", r"100 does not divide horizon x num_envs = 128 x 8 = 1024"),
         ("name: ppo", "name: pp0", r"agent: unknown agent 'pp0' \(did you mean 'ppo'\?\); known: .*ppo, random_search"),
@@ -108,7 +111,9 @@ def test_overrides_and_where_settings_come_from(write):
         ("name: cartpole", "name: gym, id: Blackjack-v1", r"no network reads the observation space Tuple"),
         ("num_envs: 8", "num_envs: 0", r"env.num_envs: must be greater than 0, got 0"),
         ("trainer: {total_steps: 1_000}", "", r"mine.yaml: trainer: missing"),
-        ("total_steps: 1_000", "total_steps: 1e3", r"trainer.total_steps: must be a valid integer, got 1000.0"),
+        ("total_steps: 1_000", "total_steps: 1e-3", r"trainer.total_steps: must be a valid integer, got 0.001"),
+        ("trainer:", "threads: 0\ntrainer:", r"mine.yaml: threads: must be 'auto' or greater than 0, got 0"),
+        ("agent:", "agnt:", r"mine.yaml: agnt: unknown key \(did you mean 'agent'\?\).* \(and 1 more\)"),
         ("trainer:", "trainr: 3\ntrainer:", r"mine.yaml: trainr: unknown key \(did you mean 'trainer'\?\)"),
         ("trainer:", "seed: -1\ntrainer:", r"seed: must be greater than or equal to 0, got -1"),
         ("trainer:", "device: gpu\ntrainer:", r"device: must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
@@ -124,6 +129,18 @@ def test_a_mistake_is_one_line_that_names_file_key_and_remedy(write, old, new, m
     assert old in GOOD
     got = fails(write(GOOD.replace(old, new)))
     assert re.search(message, got), got
+
+
+def test_a_name_alone_is_a_choice_and_1e3_a_whole_number(write):
+    loaded = config.load(write(GOOD), ["agent.network=lenet", "trainer.total_steps=1e3", "agent.learning_rate=1e0"])
+    assert loaded.config.agent.settings.network.name == "lenet"
+    assert loaded.config.trainer.total_steps == 1000
+    assert loaded.config.agent.settings.learning_rate == 1
+
+
+def test_a_mistake_within_a_choice_is_told_in_python_too():
+    with pytest.raises(ValidationError, match=r"hiden: unknown key \(did you mean 'hidden'"):
+        PPO.Settings(network={"name": "mlp", "hiden": [8]})
 
 
 def test_a_mistake_on_the_command_line_is_named_so(write):
@@ -147,8 +164,13 @@ def test_a_missing_or_unreadable_file_is_named(workdir):
 
 def test_an_import_that_fails_is_one_line(write):
     write("1 / 0\n", "broken_module.py")
-    got = fails(write(GOOD + "imports: [broken_module]\n"))
-    assert "imports: 'broken_module' fails: ZeroDivisionError" in got
+    path = write(GOOD + "imports: [broken_module]\n")
+    got = fails(path)
+    assert re.search(r"imports: 'broken_module' fails: ZeroDivisionError: .*broken_module\.py:1\)", got)
+    write("import gone_package\n", "broken_module.py")  # mended, but not yet well
+    assert "'broken_module' fails: ModuleNotFoundError: No module named 'gone_package'" in fails(path)
+    write("", "broken_module.py")
+    assert config.load(path).config.seed == 1
 
 
 def test_an_action_space_that_no_head_serves_is_named(write):

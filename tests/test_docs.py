@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
 import rlcore
-from rlcore import registry
+from rlcore import config, registry
 from rlcore.agents.ppo import PPO
+from rlcore.envs.cartpole import CartPole
+from rlcore.evaluation import Report, ReportChoice
+from rlcore.run import Run
 from rlcore.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +63,34 @@ def test_the_readmes_python_runs(workdir, monkeypatch):
             exec(code, {})
             return
     pytest.fail("README.md shows no Trainer")
+
+
+def test_an_agent_answers_gymnasium_as_the_readme_says(workdir):
+    (code,) = [code for code in blocks("README.md", "python") if "rlcore.load" in code and "env.step" in code]
+    made, _ = config.build(config.load("cartpole_ppo", ["agent.horizon=32", "trainer.total_steps=256"]).config)
+    run = Run.create(config.load("cartpole_ppo"), "run")
+    made.run_dir = run.path
+    made.fit()
+    env = gymnasium.make("CartPole-v1")
+    obs, _ = env.reset(seed=1)
+    given = {"rlcore": rlcore, "torch": torch, "env": env, "obs": obs}
+    exec(code.replace("runs/...", "run"), given)
+    assert given["obs"].shape == (4,)
+
+
+def test_the_python_of_the_agents_docs_runs(workdir):
+    losses, by_hand, _, report = blocks("docs/agents.md", "python")
+    given = {"PPO": PPO, "torch": torch}
+    exec(losses, given)
+    env = CartPole(CartPole.Settings(num_envs=8))
+    agent = given["Guesses"](env, PPO.Settings(horizon=32))
+    rlcore.check_agent(agent, env)
+    exec(by_hand, given)
+    assert {path.name for path in Path("runs/mine/checkpoints").iterdir()} >= {"half.pt", "last.pt", "best.pt"}
+    assert given["found"]["return"] > 0
+    exec(report, {})
+    made = ReportChoice.model_validate("actions").make()(given["agent"], env, Report({}))
+    assert 0 <= made.scalars["first"] <= 1
 
 
 def test_the_yaml_and_the_python_of_supervised_learning_are_true():

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from pydantic import ValidationError
 
 from rlcore import Trainer, check_agent, check_environment, checkpoint
 from rlcore.agents.ppo import PPO
-from rlcore.environment import GymEnvironment
+from rlcore.environment import Environment, GymEnvironment
 from rlcore.envs import probes
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.evaluation import Report, play
@@ -472,3 +472,59 @@ def test_what_was_learned_is_saved_where_the_evaluation_fails(tmp_path):
     with pytest.raises(EnvironmentFailure, match="has no display"):
         trainer.fit()
     assert checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] >= 200
+
+
+def test_a_mask_told_in_info_joins_a_dict():
+    space = Dict({"x": Box(-1, 1, (2,)), "n": Discrete(3)})
+    shown = {"x": np.zeros(2, np.float32), "n": 1}
+    env = make("Odd-v0", 3, options={"shown": shown, "space": space, "mask": [0, 1, 0]})
+    check_environment(env, 30)
+    obs, _ = env.reset(seed=1)
+    assert {*obs} == {"x", "n", "action_mask"}
+    agent = PPO(env, PPO.Settings.model_validate({"horizon": 4, "minibatch_size": 4, "network": "multi_input"}))
+    assert (agent.act(obs).action == 1).all()
+
+
+class Masked(probes.Identity):
+    """Forbids the first action, by masks and observations of given dtypes; random actions respect it where told."""
+
+    mask, floats, careful = torch.bool, torch.float32, True
+
+    def __init__(self):
+        super().__init__()
+        parts = {"x": Box(-1, 1, (2,)), "action_mask": MultiBinary(4)}
+        Environment.__init__(self, self.num_envs, Dict(parts), Discrete(4, start=5))
+
+    def shown(self, result):
+        N = self.num_envs
+        mask = torch.tensor([0, 1, 1, 1]).expand(N, -1).to(self.mask)
+        return {"x": torch.zeros(N, 2, dtype=self.floats), "action_mask": mask}, *result[1:]
+
+    def reset(self, **given):
+        return self.shown(super().reset(**given))
+
+    def step(self, actions):
+        return self.shown(super().step(actions))
+
+    def random_actions(self):
+        actions = super().random_actions()
+        return actions.clamp_min(1) if self.careful else actions
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told"),
+    [
+        ({"mask": torch.int8}, r"obs\['action_mask'\] must be torch.bool, got torch.int8"),
+        ({"floats": torch.float64}, r"obs\['x'\] must be torch.float32, got torch.float64"),
+        ({"careful": False}, "random_actions drew an action that the action_mask forbids"),
+        ({}, None),
+    ],
+)
+def test_dtypes_and_masks_of_ones_own_environment_are_checked(monkeypatch, spoilt, told):
+    for name, value in spoilt.items():
+        monkeypatch.setattr(Masked, name, value)
+    if told is None:
+        check_environment(Masked(), 30)
+        return
+    with pytest.raises(AssertionError, match=told):
+        check_environment(Masked(), 30)

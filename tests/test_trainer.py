@@ -422,3 +422,33 @@ def test_a_signal_while_learning_leaves_out_the_evaluation(tmp_path):
     trainer.agent.predict = None
     assert trainer.fit().scalars == {}
     assert trainer.steps == 128
+
+
+class Unscored(CartPole):
+    def score(self, agent, num_episodes, seed):
+        raise ZeroDivisionError
+
+
+def test_what_was_learned_before_an_evaluation_fails_is_saved(tmp_path):
+    trainer = Trainer(ppo(env := Unscored()), env, total_steps=4096, run_dir=str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
+    assert 0 < saved["steps"] == trainer.steps < 4096
+    assert saved["owed"]  # so that it is made when the run goes on
+
+
+@pytest.mark.parametrize(
+    ("metrics", "told"),
+    [
+        (None, "learn must return a dict of metrics, got NoneType"),
+        ({"loss": torch.zeros(3)}, r"the metric loss must be 0-d, has shape \(3,\)"),
+        ({"loss": torch.zeros((), requires_grad=True)}, "the metric loss has a graph: detach it"),
+        ({"loss": "0"}, "the metric loss must be a number, got '0'"),
+    ],
+)
+def test_what_learn_returns_is_looked_at_once(monkeypatch, metrics, told):
+    trainer = make()
+    monkeypatch.setattr(trainer.agent, "learn", lambda rollout: metrics)
+    with pytest.raises(AssertionError, match=told):
+        trainer.update()
