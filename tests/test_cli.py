@@ -270,7 +270,7 @@ def test_mistakes_with_a_run(rlcore_, workdir):
 
     assert "holds a run already" in fails("train", "quick.yaml", "--run-dir", "run")
     assert "config.yaml is damaged or no checkpoint" in fails("eval", "run", "--checkpoint", "run/config.yaml")
-    assert "there is no checkpoint gone.pt: the run has last;" in fails("eval", "run", "--checkpoint", "gone.pt")
+    assert "there is no checkpoint gone.pt: the run has best, last;" in fails("eval", "run", "--checkpoint", "gone.pt")
     assert "did you mean 'last'" in fails("eval", "run", "--checkpoint", "lst")
     assert "seed: a run keeps its own" in fails("resume", "run", "seed=7")
     assert "unknown report 'episods' (did you mean 'episodes'?)" in fails("eval", "run", "--report", "episods")
