@@ -70,7 +70,9 @@ class Choice(Settings):
         name = settings.pop("name", None)
         if not isinstance(name, str):
             raise InputError(f"needs a name, one of: {', '.join(cls.registry.names())}")
-        schema = cls.registry[name].Settings
+        schema = getattr(cls.registry[name], "Settings", None)
+        if not (isinstance(schema, type) and issubclass(schema, Settings)):
+            raise InputError(f"the {cls.registry.noun} {name!r} has no nested class Settings(rlcore.Settings)")
         try:
             return {"name": name, "settings": schema(**settings)}
         except ValidationError as error:

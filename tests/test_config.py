@@ -223,3 +223,9 @@ def test_orthogonal_initialisation():
 
 def test_shipped_configs_are_package_data():
     assert Path(config.SHIPPED, "cartpole_ppo.yaml").is_file()
+
+
+def test_what_has_no_settings_is_named(monkeypatch, write):
+    monkeypatch.setitem(registry.networks._registered, "bare", object)
+    got = fails(write(GOOD), "agent.network=bare")
+    assert "agent.network: the network 'bare' has no nested class Settings(rlcore.Settings)" in got
