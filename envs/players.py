@@ -123,13 +123,13 @@ class SavedPlayer:
         run: ResolvedPath
         """The run's folder."""
         checkpoint: str | None = None
-        """``best``, ``last``, or a path; null is ``best`` where there is one, else ``last``."""
+        """``best``, ``last``, one that was kept, or a path; null is ``best`` where there is one, else ``last``."""
 
         @field_validator("checkpoint")
         @classmethod
         def _absolute(cls, path: str | None) -> str | None:
             """It is found again by a resumed run that starts elsewhere."""
-            return path if path is None or path.isalnum() else str(Path(str(path)).resolve())
+            return str(Path(path).resolve()) if path is not None and Path(path).suffix else path
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         trainer = load_trainer(settings.run, settings.checkpoint, device)

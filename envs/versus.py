@@ -169,9 +169,8 @@ class VersusEnv(GameEnv):
     def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
         """A copy of the agent that plays and does not learn, as it is now or with other parameters."""
         assert self._agent is not None
-        twin = copy.deepcopy(self._agent).requires_grad_(False).eval()
-        for name, _ in twin.held(torch.optim.Optimizer):
-            delattr(twin, name)
+        left_out = {id(optimizer): None for _, optimizer in self._agent.held(torch.optim.Optimizer)}
+        twin = copy.deepcopy(self._agent, left_out).requires_grad_(False).eval()
         if parameters is not None:
             twin.load_state_dict(parameters)
         return twin

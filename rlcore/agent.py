@@ -159,7 +159,7 @@ class Agent(nn.Module, ABC):
             raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The attributes that are of a kind, also those in lists, tuples and dicts, with their names."""
+        """The attributes that are of a kind, also those in lists and dicts, with their names."""
         return list(_of_kind(kind, vars(self).items()))
 
 
@@ -167,7 +167,7 @@ def _of_kind(kind: type, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str
     for name, thing in named:
         if isinstance(thing, kind):
             yield str(name), thing
-        elif isinstance(thing, (dict, list, tuple)):
+        elif isinstance(thing, (dict, list)):
             inner = thing.items() if isinstance(thing, dict) else enumerate(thing)
             yield from ((f"{name}.{key}", found) for key, found in _of_kind(kind, inner))
 

@@ -1,6 +1,7 @@
 """Is it a good environment, a good agent? Executable contracts, as gymnasium's ``check_env``."""
 
 from copy import deepcopy
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from gymnasium.spaces import Box, Dict
 from torch import Tensor
 
 from rlcore.agent import Agent
+from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.observations import ACTION_MASK
 from rlcore.rollout import Rollout, Tree, collect, tree_map
@@ -69,17 +71,17 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
 
 
 def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
-    """Lets an agent act and learn once, and checks the contract of `Agent`.
+    """Lets an agent act and learn, and checks the contract of `Agent`.
 
     Args:
         agent: the agent; it learns from two rollouts.
         env: an environment for it; it is reset.
-        seed: of the environment and of torch.
+        seed: of the environment, and of the global generators.
 
     Raises:
         AssertionError: says what is wrong and what was expected.
     """
-    torch.manual_seed(seed)
+    seed_everything(seed)
     agent.to(env.device)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
@@ -101,7 +103,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     again.train(agent.training)
     again.restore(deepcopy(agent.checkpoint()))
     for one in (agent, again):
-        torch.manual_seed(seed)
+        seed_everything(seed)
         obs, _ = env.reset(seed=seed)
         one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
     for name, value in agent.state_dict().items():
@@ -123,7 +125,7 @@ def check_metrics(metrics: Any) -> None:
             assert metric.ndim == 0, f"the metric {name} must be 0-d, has shape {tuple(metric.shape)}"
             assert not metric.requires_grad, f"the metric {name} has a graph: detach it, or memory grows"
         else:
-            assert isinstance(metric, (int, float)), f"the metric {name} must be a number, got {metric!r}"
+            assert isinstance(metric, Real), f"the metric {name} must be a number, got {metric!r}"
 
 
 def _check_allowed(actions: Tensor, obs: Tree) -> None:

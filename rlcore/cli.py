@@ -49,7 +49,7 @@ def evaluate(
     ] = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Default: as in the config.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(help="best, last, or a path. Default: best, if there is one.")
+        str | None, typer.Option(help="best, last, one that was kept, or a path. Default: best, if there is one.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     report: Annotated[str | None, typer.Option(help="Also make this report: rlcore list reports.")] = None,

@@ -196,7 +196,8 @@ def show(source: str, overrides: Sequence[str]) -> int:
     loaded = configs.load(source, overrides)
     table = Table("setting", "value", "from", title=loaded.name)
     for key, value in configs.flatten(loaded.config.model_dump(mode="json")).items():
-        table.add_row(key, escape(str(value)), loaded.origin.get(key, "default"))
+        origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice by its name alone
+        table.add_row(key, escape(str(value)), origin or "default")
     trainer, notes = configs.build(loaded.config)
     console = make_console()
     console.print(table)

@@ -247,13 +247,20 @@ def _scalar(tag: str, pattern: str, convert: Any) -> None:
     _Loader.add_constructor(tag, lambda loader, node: convert(node.value))
 
 
+def _whole(text: str) -> int:
+    number = Decimal(text)  # 1e6, too
+    if number != int(number):
+        raise ValueError(f"{text} is no whole number")
+    return int(number)
+
+
 _NUMBER = r"(0|[1-9][0-9_]*)"
 _scalar("tag:yaml.org,2002:null", r"^(~|null|)$", lambda text: None)
 _scalar("tag:yaml.org,2002:bool", r"^(true|false)$", lambda text: text == "true")
 _scalar(
     "tag:yaml.org,2002:int",
     rf"^[-+]?{_NUMBER}([eE]\+?[0-9]{{1,2}})?$",
-    lambda text: int(Decimal(text.replace("_", ""))),  # 1e6, too
+    lambda text: _whole(text.replace("_", "")),
 )
 _scalar(
     "tag:yaml.org,2002:float",
@@ -305,6 +312,8 @@ def _override(tree: dict[str, Any], override: str) -> str:
     inner = tree
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents, 1):
+        if isinstance(inner.get(parent), str):  # a choice by its name alone
+            inner[parent] = {"name": inner[parent]}
         inner = inner.setdefault(parent, {})
         if not isinstance(inner, dict):
             raise InputError(f"{COMMAND_LINE}: {key}: {'.'.join(parents[:depth])} is {inner!r}, it has no keys")
@@ -356,13 +365,14 @@ def import_module(name: str, config: Path) -> str:
             spec.loader.exec_module(module)
         return str(local)
     except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and local is None and name.startswith(str(error.name)):
+        if isinstance(error, ModuleNotFoundError) and local is None and f"{name}.".startswith(f"{error.name}."):
             raise InputError(
                 f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
                 f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
             ) from error
-        if local is not None:
-            sys.modules.pop(local.stem, None)  # or else it would count as imported when the mistake is mended
+        if local is not None:  # or else it would count as imported when the mistake is mended
+            sys.modules.pop(local.stem, None)
+            sys.modules |= {} if known is None else {local.stem: known}
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
         raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}{where}") from error

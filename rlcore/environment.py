@@ -257,8 +257,11 @@ class GymEnvironment(Environment):
 
     def random_actions(self) -> Tensor:
         """Actions that are allowed now, drawn at random, counted from 0, [N, *A]."""
-        if self._allowed is not None and isinstance(self.single_action_space, Discrete):
-            return torch.multinomial(self._allowed.float(), 1).squeeze(1)
+        space = self.single_action_space
+        if self._allowed is not None and isinstance(space, (Discrete, MultiDiscrete)):
+            sizes = [int(space.n)] if isinstance(space, Discrete) else space.nvec.flatten().tolist()
+            drawn = [torch.multinomial(allowed.float(), 1) for allowed in self._allowed.flatten(1).split(sizes, 1)]
+            return torch.cat(drawn, 1).view(self.action_space.shape or ())
         return super().random_actions()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tree, dict[str, Any]]:

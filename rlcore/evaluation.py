@@ -129,7 +129,8 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
             step = agent.predict(obs, state)
             obs, reward, terminated, truncated, _ = env.step(step.action)
             done = terminated | truncated
-            running += torch.stack([reward, torch.ones_like(reward)])
+            running[0] += reward
+            running[1] += 1
             if initial_state is not None:
                 state = where(done, initial_state, step.state)
             ended = done.nonzero().squeeze(1)

@@ -123,13 +123,12 @@ class Rollout:
         return cut & self.valid if self.ragged else cut
 
     @cached_property
-    def cut_places(self) -> tuple[Tensor, Tensor]:
+    def cut_places(self) -> tuple[Tensor, ...]:
         """Times and environments [K] int64 of the K rows of `cut`, in order of time: ``x[cut_places]`` is ``x[cut]``.
 
         Looked for once: to find out K, and so to index by a mask, is to wait for the device.
         """
-        times, envs = self.cut.nonzero(as_tuple=True)
-        return times, envs
+        return self.cut.nonzero(as_tuple=True)
 
     @cached_property
     def final_obs(self) -> Tree:
@@ -143,12 +142,12 @@ class Rollout:
     @cached_property
     def num_steps(self) -> int:
         """Environment steps, summed over environments."""
-        return len(self._places) if self.ragged else len(self) * self._rows[0].reward.numel()
+        return len(self._places[0]) if self.ragged else len(self) * self._rows[0].reward.numel()
 
     @cached_property
-    def _places(self) -> Tensor:
-        """[B] int64, those of the valid rows among all T * N; looked for once, as `cut_places`."""
-        return self.valid.flatten().nonzero().squeeze(1)
+    def _places(self) -> tuple[Tensor, ...]:
+        """Times and environments [B] of the valid rows; looked for once, as `cut_places`."""
+        return self.valid.nonzero(as_tuple=True)
 
     def __len__(self) -> int:
         """T."""
@@ -160,8 +159,7 @@ class Rollout:
 
     def rows(self, field: Tree) -> Tree:
         """A field [T, N, ...] as the valid rows [B, ...], B = `num_steps`."""
-        flat = tree_map(lambda x: x.flatten(0, 1), field)
-        return tree_map(lambda x: x[self._places], flat) if self.ragged else flat
+        return tree_map(lambda x: x[self._places] if self.ragged else x.flatten(0, 1), field)
 
     def append(
         self,

@@ -84,8 +84,8 @@ class Run:
             InputError: it is not there.
         """
         folder = self.path / CHECKPOINTS_FOLDER
-        path = next((path for path in (folder / f"{which}.pt", Path(which)) if path.is_file()), None)
-        if path is None:
+        path = Path(which) if Path(which).suffix else folder / f"{which}.pt"
+        if not path.is_file():
             names = sorted(path.stem for path in folder.glob("*.pt"))
             told = f"the run has {', '.join(names) or 'none'}; a path is allowed, too"
             raise InputError(f"there is no checkpoint {which}{did_you_mean(which, names)}: {told}")
@@ -152,7 +152,7 @@ def load(run: str | Path, checkpoint: str | None = None, device: torch.device | 
 
     Args:
         run: the run's folder.
-        checkpoint: ``best``, ``last``, or a path; None is ``best`` where there is one, else ``last``.
+        checkpoint: ``best``, ``last``, one that was kept, or a path; None is ``best``, else ``last``.
         device: where it will be; None is where the run's settings say.
 
     Raises:
@@ -166,9 +166,8 @@ def load_trainer(run: str | Path, checkpoint: str | None = None, device: torch.d
     rng, threads = rng_state(), torch.get_num_threads()
     try:
         folder = Run(run)
-        trainer, _ = folder.trainer(
-            checkpoint or folder.default_checkpoint, [] if device is None else [f"device={device}"]
-        )
+        moved = [] if device is None else [f"device={device}"]
+        trainer, _ = folder.trainer(checkpoint or folder.default_checkpoint, moved)
     finally:
         restore_rng_state(rng)
         torch.set_num_threads(threads)

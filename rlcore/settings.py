@@ -27,7 +27,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ResolvedPath = Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))]
 """Absolute, so that it is found again by a resumed run that starts elsewhere."""
 
-TAG = re.compile(r"^[\w-]+\[|^constrained-")
+TAG = re.compile(r"^(literal|list|dict|tuple|function-\w+|lax-or-strict)\[|^constrained-")
 """What pydantic puts behind the key of a union, to tell its members apart: ``literal['auto']``, ``constrained-int``."""
 
 Mistake = tuple[tuple[str, ...], str]
@@ -77,7 +77,7 @@ class Choice(Settings):
             return {"name": name, "settings": schema(**settings)}
         except ValidationError as error:
             found = mistakes(error, schema)
-            told = "; ".join(f"{'.'.join(path)}: {text}" for path, text in found)
+            told = "; ".join(": ".join(filter(None, (".".join(path), text))) for path, text in found)
             raise PydanticCustomError("nested", "{told}", {"told": told, "mistakes": found}) from None
 
     @model_serializer(mode="plain")
@@ -108,9 +108,10 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
             found.append((path, f"must be a mapping of keys to values, got {item['input']!r}"))
         else:
             expected = item["msg"].replace("Input should be", "must be", 1)
-            if found and found[-1][0] == path:  # a union, each of whose members refused it
-                expected = f"{found.pop()[1].rpartition(', got ')[0]} or {expected.removeprefix('must be ')}"
-            found.append((path, f"{expected}, got {item['input']!r}"))
+            given = f", got {item['input']!r}"
+            if len(path) < len(item["loc"]) and found and found[-1][0] == path and found[-1][1].endswith(given):
+                expected = f"{found.pop()[1].removesuffix(given)} or {expected.removeprefix('must be ')}"  # of a union
+            found.append((path, expected + given))
     return found
 
 

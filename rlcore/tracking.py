@@ -47,12 +47,12 @@ class Tracker:
 
     def __init__(
         self,
-        run_dir: Path | None = None,
+        run_dir: str | Path | None = None,
         console: Console | None = None,
         tensorboard: bool = True,
         purge_step: int | None = None,
     ):
-        self.run_dir, self.console = run_dir, console
+        self.run_dir, self.console = None if run_dir is None else Path(run_dir), console
         self.writer: SummaryWriter | None = None
         if run_dir is not None and tensorboard:
             from torch.utils.tensorboard.writer import SummaryWriter

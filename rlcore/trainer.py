@@ -91,7 +91,7 @@ class Trainer:
         *,
         total_steps: int | None = None,
         seed: int = 1,
-        run_dir: Path | None = None,
+        run_dir: str | Path | None = None,
         tracker: Tracker | None = None,
         name: str = "",
     ):
@@ -120,7 +120,7 @@ class Trainer:
         """Spent collecting, of that in the environment's steps, and learning."""
         self.interrupted: int | None = None
         """The signal that ended `fit` early."""
-        self._owed = False  # an evaluation that a signal prevented
+        self._owed = False  # an evaluation that was prevented, or failed
         self._evaluating = False
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
@@ -354,9 +354,9 @@ class Trainer:
         self.tracker.progress(self.steps, self.total_steps, told)
 
     def _evaluate(self) -> Report:
+        self._owed = True
         if self._evaluation_env is None:
             self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
-        self._owed = True
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
@@ -370,12 +370,12 @@ class Trainer:
             return Report({})
         finally:
             self._evaluating = False
-        self._owed = False
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)
             self.figures |= made.tagged(choice.name)
         self.figures |= report.tagged("eval")
+        self._owed = False
         if self.env.select_best:
             self._keep_if_best(report)
         return report

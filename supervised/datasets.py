@@ -331,7 +331,7 @@ def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
         return
     if targets.dtype != torch.int64 or targets.ndim != 1:
         raise InputError(
-            f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}; what is no class must be floats"
+            f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}; numbers must be floats"
         )
     if len(classes) < 2:
         raise InputError("all targets are class 0; there must be two classes at least")

@@ -6,7 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device: numbers that are read, and results whose size depends on values."""
+    """Counts what makes the host wait for a device: numbers that are read, and results whose size depends on values.
+
+    Copies to the CPU are none on the CPU, and not seen.
+    """
 
     WAITING = "_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique", "unique"
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_docs import blocks
 from torch import nn
 
 from rlcore import check_agent, config
@@ -241,24 +242,12 @@ def test_ppo_solves_cartpole(seed):
     assert trainer.fit().scalars["return"] == 500
 
 
-class Guesses(PPO):
-    """PPO that also guesses the reward of each row, with parameters of its own."""
-
-    def __init__(self, env, settings):
-        super().__init__(env, settings)
-        self.guess = nn.Linear(self.body.num_features, 1)
-        self.optimizer.add_param_group({"params": self.guess.parameters()})
-
-    def losses(self, b, clip):
-        loss = super().losses(b, clip)
-        error = self.guess(self.body(b.obs)).squeeze(-1) - 1  # CartPole pays 1
-        return loss._replace(total=loss.total + error.square().mean())
-
-
 def test_ppo_takes_a_loss_of_ones_own():
     env = CartPole(CartPole.Settings(num_envs=8))
     settings = PPO.Settings(horizon=32, minibatch_size=64)
-    agent = Guesses(env, settings)
+    given = {"PPO": PPO, "torch": torch}
+    exec(blocks("docs/agents.md", "python")[0], given)
+    agent = given["Guesses"](env, settings)
     check_agent(agent, env)
     obs, _ = env.reset(seed=1)
     before = (agent.guess(agent.body(obs)) - 1).abs().mean()

@@ -1,15 +1,18 @@
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from pydantic import ValidationError
+from pydantic import PositiveInt, ValidationError
 
+import rlcore
 from rlcore import commands, config, registry
 from rlcore.agents.ppo import PPO
 from rlcore.errors import InputError
 from rlcore.networks import build
+from rlcore.settings import mistakes
 
 MNIST = Path(os.environ.get("RLCORE_DATA", "")) / "mnist"
 
@@ -121,6 +124,7 @@ def test_overrides_and_where_settings_come_from(write):
         ("trainer:", "expect: {eval/return: {source: x}}\ntrainer:", r"expect.eval/return: needs either at_least"),
         ("trainer:", "imports: [no_such_module]\ntrainer:", r"imports: cannot import 'no_such_module'"),
         ("trainer:", "seed: 1\nseed: 2\ntrainer:", r"mine.yaml:4: the key 'seed' stands twice"),
+        ("trainer:", "seed: !!int 1.5\ntrainer:", r"mine.yaml: 1.5 is no whole number"),
         ("trainer:", "[3: 4\ntrainer:", r"mine.yaml:\d+: "),
         ("trainer:", "x: !!python/object/apply:os.system [ls]\ntrainer:", r"mine.yaml:3: could not determine"),
     ],
@@ -132,8 +136,15 @@ def test_a_mistake_is_one_line_that_names_file_key_and_remedy(write, old, new, m
 
 
 def test_a_name_alone_is_a_choice_and_1e3_a_whole_number(write):
-    loaded = config.load(write(GOOD), ["agent.network=lenet", "trainer.total_steps=1e3", "agent.learning_rate=1e0"])
+    overrides = [
+        "agent.network=lenet",
+        "agent.network.batch_norm=true",
+        "trainer.total_steps=1e3",
+        "agent.learning_rate=1e0",
+    ]
+    loaded = config.load(write(GOOD), [*network, "trainer.total_steps=1e3", "agent.learning_rate=1e0"])
     assert loaded.config.agent.settings.network.name == "lenet"
+    assert loaded.config.agent.settings.network.settings.batch_norm
     assert loaded.config.trainer.total_steps == 1000
     assert loaded.config.agent.settings.learning_rate == 1
 
@@ -141,6 +152,21 @@ def test_a_name_alone_is_a_choice_and_1e3_a_whole_number(write):
 def test_a_mistake_within_a_choice_is_told_in_python_too():
     with pytest.raises(ValidationError, match=r"hiden: unknown key \(did you mean 'hidden'"):
         PPO.Settings(network={"name": "mlp", "hiden": [8]})
+
+
+def test_what_no_member_of_a_union_takes_is_one_mistake():
+    class Unions(rlcore.Settings):
+        either: Literal["auto"] | PositiveInt = 1
+        many: PositiveInt | list[PositiveInt] = 1
+
+    def told(**given):
+        with pytest.raises(ValidationError) as caught:
+            Unions(**given)
+        return mistakes(caught.value, Unions)
+
+    assert told(either=0) == [(("either",), "must be 'auto' or greater than 0, got 0")]
+    assert told(either=0, many=0)[0] == (("either",), "must be 'auto' or greater than 0, got 0")
+    assert (("many",), "must be greater than 0, got -1") in told(many=[3, -1])
 
 
 def test_a_mistake_on_the_command_line_is_named_so(write):

@@ -6,11 +6,11 @@ from pathlib import Path
 import gymnasium
 import pytest
 import torch
+from compare import same
 
 import rlcore
-from rlcore import config, registry
+from rlcore import checkpoint, config, registry
 from rlcore.agents.ppo import PPO
-from rlcore.envs.cartpole import CartPole
 from rlcore.evaluation import Report, ReportChoice
 from rlcore.run import Run
 from rlcore.trainer import Trainer
@@ -66,31 +66,37 @@ def test_the_readmes_python_runs(workdir, monkeypatch):
 
 
 def test_an_agent_answers_gymnasium_as_the_readme_says(workdir):
-    (code,) = [code for code in blocks("README.md", "python") if "rlcore.load" in code and "env.step" in code]
+    (code,) = [code for code in blocks("README.md", "python") if "gymnasium.make" in code]
     made, _ = config.build(config.load("cartpole_ppo", ["agent.horizon=32", "trainer.total_steps=256"]).config)
     run = Run.create(config.load("cartpole_ppo"), "run")
     made.run_dir = run.path
     made.fit()
+    given = {}
+    exec(code.replace("runs/cartpole_ppo/...", "run"), given)
     env = gymnasium.make("CartPole-v1")
     obs, _ = env.reset(seed=1)
-    given = {"rlcore": rlcore, "torch": torch, "env": env, "obs": obs}
-    exec(code.replace("runs/...", "run"), given)
-    assert given["obs"].shape == (4,)
+    action = made.agent.distribution(torch.as_tensor(obs)[None]).mode
+    assert given["action"] == action
+    assert (given["obs"] == env.step(int(action))[0]).all()
 
 
-def test_the_python_of_the_agents_docs_runs(workdir):
-    losses, by_hand, _, report = blocks("docs/agents.md", "python")
-    given = {"PPO": PPO, "torch": torch}
-    exec(losses, given)
-    env = CartPole(CartPole.Settings(num_envs=8))
-    agent = given["Guesses"](env, PPO.Settings(horizon=32))
-    rlcore.check_agent(agent, env)
+def test_the_python_of_the_agents_docs_runs(workdir, monkeypatch):
+    _, by_hand, of_config, _, report = blocks("docs/agents.md", "python")
+    given = {}
     exec(by_hand, given)
     assert {path.name for path in Path("runs/mine/checkpoints").iterdir()} >= {"half.pt", "last.pt", "best.pt"}
-    assert given["found"]["return"] > 0
+    saved = checkpoint.load(Path("runs/mine/checkpoints/last.pt"))
+    assert saved["steps"] >= 20_000 > checkpoint.load(Path("runs/mine/checkpoints/half.pt"))["steps"] >= 10_000
+    assert given["found"]["return"] == saved["figures"]["eval/return"]
+    exec(of_config, {})
+    agent = rlcore.load("runs/seven", "last")
+    same(agent.state_dict(), checkpoint.load(Path("runs/seven/checkpoints/last.pt"))["agent"]["parameters"])
+    monkeypatch.delitem(registry.reports._registered, "actions", raising=False)
     exec(report, {})
-    made = ReportChoice.model_validate("actions").make()(given["agent"], env, Report({}))
-    assert 0 <= made.scalars["first"] <= 1
+    env = given["env"]
+    made = ReportChoice.model_validate("actions").make()(agent, env, Report({}))
+    obs, _ = env.reset(seed=1)
+    assert made.scalars["first"] == (agent.predict(obs).action == 0).float().mean()
 
 
 def test_the_yaml_and_the_python_of_supervised_learning_are_true():

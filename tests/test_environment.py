@@ -474,15 +474,21 @@ def test_what_was_learned_is_saved_where_the_evaluation_fails(tmp_path):
     assert checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] >= 200
 
 
-def test_a_mask_told_in_info_joins_a_dict():
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_a_mask_told_in_info_joins_a_dict(vectorization):
     space = Dict({"x": Box(-1, 1, (2,)), "n": Discrete(3)})
     shown = {"x": np.zeros(2, np.float32), "n": 1}
-    env = make("Odd-v0", 3, options={"shown": shown, "space": space, "mask": [0, 1, 0]})
+    options = {"shown": shown, "space": space, "mask": [0, 1, 0]}
+    wrappers = [{"name": "TimeLimit", "max_episode_steps": 4}]
+    env = make("Odd-v0", 3, options=options, wrappers=wrappers, vectorization=vectorization)
     check_environment(env, 30)
+    agent = PPO(env, PPO.Settings.model_validate({"horizon": 8, "minibatch_size": 8, "network": "multi_input"}))
     obs, _ = env.reset(seed=1)
-    assert {*obs} == {"x", "n", "action_mask"}
-    agent = PPO(env, PPO.Settings.model_validate({"horizon": 4, "minibatch_size": 4, "network": "multi_input"}))
-    assert (agent.act(obs).action == 1).all()
+    rollout = collect(agent, env, obs, 8)
+    assert {*rollout.obs} == {*rollout.final_obs} == {"x", "n", "action_mask"}
+    assert rollout.final_obs["action_mask"].tolist() == [[False, True, False]] * 6  # three, cut twice
+    assert (rollout.action == 1).all()
+    env.close()
 
 
 class Masked(probes.Identity):

@@ -429,13 +429,30 @@ class Unscored(CartPole):
         raise ZeroDivisionError
 
 
-def test_what_was_learned_before_an_evaluation_fails_is_saved(tmp_path):
-    trainer = Trainer(ppo(env := Unscored()), env, total_steps=4096, run_dir=str(tmp_path))
+class Twinless(CartPole):
+    def evaluation(self, num_envs):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("kind", [Unscored, Twinless, CartPole])
+def test_what_was_learned_before_an_evaluation_fails_is_saved(tmp_path, monkeypatch, kind):
+    env = kind()
+    trainer = Trainer(ppo(env), env, total_steps=4096, run_dir=str(tmp_path), tracker=Tracker(str(tmp_path)))
+    if kind is CartPole:
+        monkeypatch.setattr(trainer.tracker, "report", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         trainer.fit()
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
     assert 0 < saved["steps"] == trainer.steps < 4096
     assert saved["owed"]  # so that it is made when the run goes on
+
+
+def test_a_failure_while_learning_saves_nothing(tmp_path, monkeypatch):
+    trainer = make(run_dir=tmp_path)
+    monkeypatch.setattr(trainer.agent, "learn", lambda rollout: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -452,3 +469,5 @@ def test_what_learn_returns_is_looked_at_once(monkeypatch, metrics, told):
     monkeypatch.setattr(trainer.agent, "learn", lambda rollout: metrics)
     with pytest.raises(AssertionError, match=told):
         trainer.update()
+    trainer.steps = 1
+    trainer.update()

@@ -299,3 +299,26 @@ def test_a_seed_decides_who_the_opponents_are():
     env.restore(saved)
     again = [env.step(env.game.legal(env._state).int().argmax(1))[0]["observation"] for _ in range(5)]
     same(first, again)
+
+
+class Listed(Reinforce):
+    """Keeps its optimizer in a list."""
+
+    def __init__(self, env, settings=None):
+        super().__init__(env, settings)
+        self.kept = [self.optimizer]
+        del self.optimizer
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_a_former_self_has_no_optimizer_wherever_it_is_kept():
+    env = VersusEnv(VersusEnv.Settings(game="tictactoe", num_envs=4, save_every=1))
+    agent = Listed(env)
+    trainer = Trainer(agent, env, total_steps=1000)
+    for _ in range(3):
+        trainer.update()
+    assert env.former
+    assert all(former.kept == [None] for former in env.former)
+    assert isinstance(agent.kept[0], torch.optim.Optimizer)
