@@ -142,7 +142,7 @@ def test_a_name_alone_is_a_choice_and_1e3_a_whole_number(write):
         "trainer.total_steps=1e3",
         "agent.learning_rate=1e0",
     ]
-    loaded = config.load(write(GOOD), [*network, "trainer.total_steps=1e3", "agent.learning_rate=1e0"])
+    loaded = config.load(write(GOOD), overrides)
     assert loaded.config.agent.settings.network.name == "lenet"
     assert loaded.config.agent.settings.network.settings.batch_norm
     assert loaded.config.trainer.total_steps == 1000
