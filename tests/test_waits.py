@@ -57,7 +57,7 @@ NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
         ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),
         ({"name": "reinforce"}, {**DIGITS, "action": "label"}, 3),
         ({"name": "recurrent_ppo", **HORIZON, "network": {"name": "frame_stack"}}, {"name": "cartpole"}, 3),
-        ({"name": "alphazero", "horizon": 10}, {"name": "selfplay", "game": "tictactoe"}, 10 + 2),
+        ({"name": "alphazero", "horizon": 4}, {"name": "selfplay", "game": "tictactoe"}, 4 + 2),
     ],
 )
 def test_an_update_waits(monkeypatch, agent, env, waits):
