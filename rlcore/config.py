@@ -280,11 +280,7 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{name}{line}: {error.problem}") from None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-    ) as error:  # a tag that does not fit: !!int x
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: a tag that does not fit, !!int x
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
 
 

@@ -152,7 +152,8 @@ def load(run: str | Path, checkpoint: str | None = None, device: torch.device | 
 
     Args:
         run: the run's folder.
-        checkpoint: ``best``, ``last``, one that was kept, or a path; None is ``best``, else ``last``.
+        checkpoint: ``best``, ``last``, one that was kept, or a path; None is ``best`` where there is one, else
+            ``last``.
         device: where it will be; None is where the run's settings say.
 
     Raises:
