@@ -85,6 +85,7 @@ class MCDropout:
                 raise
             except RuntimeError:  # a path around dropout met one through it, and their batches differ
                 self._shares_prefix = False
+                self._seed()  # masks were drawn
             finally:
                 for hook in hooks:
                     hook.remove()

@@ -81,7 +81,7 @@ class PPO(Agent):
         gae_lambda: float = Field(0.95, ge=0, le=1)
         """Decay of the advantage's trace."""
         normalize_advantages: bool = True
-        """To mean 0 and standard deviation 1 in each minibatch."""
+        """In each minibatch: (A - mean) / sqrt(variance + 1e-8)."""
         value_coefficient: NonNegativeFloat = 0.5
         """c_v."""
         entropy_coefficient: NonNegativeFloat = 0.0
@@ -89,7 +89,7 @@ class PPO(Agent):
         max_grad_norm: PositiveFloat = 0.5
         """Bound of the gradient's 2-norm."""
         target_kl: PositiveFloat | None = None
-        """If set, an update ends before the minibatch whose mean KL(pi_old, pi) is above 1.5 times this, nats."""
+        """If set, an update ends before any later minibatch whose mean KL(pi_old, pi) is above 1.5 times this, nats."""
         recompute_advantages: bool = False
         """At the beginning of each epoch, by the value network as it is then (Andrychowicz et al. 2021, sec. 3.5)."""
         normalize_observations: bool = False
@@ -166,7 +166,7 @@ class PPO(Agent):
         for b in self._minibatches(rows, rollout):
             loss = self.losses(b, clip)
             log_ratios.append(loss.log_ratio.detach())
-            if s.target_kl is not None and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
+            if s.target_kl is not None and steps and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
                 break  # a sync a minibatch, where asked for
             step = self.minimize(loss.total)
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))

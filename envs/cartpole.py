@@ -11,9 +11,9 @@ from pydantic import Discriminator, PositiveInt, Tag, model_validator
 from torch import Tensor
 
 from rlcore import settings
-from rlcore.checkpoint import restore_generator
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
+from rlcore.seeding import restore_generator
 
 ANGLE_LIMIT = 12 * 2 * math.pi / 360  # radians
 POSITION_LIMIT = 2.4

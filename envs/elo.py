@@ -9,13 +9,13 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import mirrored_contest, points, random_openings
+from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
 
@@ -54,7 +54,7 @@ class EloReport:
         shares = torch.full((len(players), len(players)), 0.5, dtype=torch.float64)
         with evaluating(agent):
             for (i, one), (j, other) in itertools.combinations(enumerate(players.values()), 2):
-                seed_everything(s.seed)
+                seed_everything(derive_seed(s.seed, ACTING))
                 shares[i, j] = points(mirrored_contest(env.game, one, other, begin))
                 shares[j, i] = 1 - shares[i, j]
         rating = ratings(shares, 2 * s.num)

@@ -11,12 +11,12 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import Game, Player, check_legal, mirrored_contest, openings, points, random_moves
 from rlcore.rollout import Tree
+from rlcore.seeding import restore_generator, seed_everything
 
 EVALUATION_BATCH = 512
 """Positions that are asked about at once."""

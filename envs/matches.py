@@ -7,13 +7,13 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from rlcore import settings
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import mirrored_contest, points, random_openings
+from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
 
@@ -55,7 +55,7 @@ class MatchesReport:
         lines = []
         for name, opponent in make_players(s.opponents, env.game, env.device, "report matches").items():
             with evaluating(agent):
-                seed_everything(s.seed)
+                seed_everything(derive_seed(s.seed, ACTING))
                 outcome = mirrored_contest(env.game, env.player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
             scalars |= {f"{name}_points": points(outcome), f"{name}_wins": won / len(outcome)}

@@ -9,8 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rlcore.checkpoint import restore_generator
 from rlcore.environment import Environment, StepResult
+from rlcore.seeding import restore_generator
 
 
 class Probe(Environment):

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rlcore import registry
 from rlcore.agent import Agent
-from rlcore.checkpoint import seeded
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
@@ -19,6 +18,7 @@ from rlcore.envs.truth import Truth
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
 from rlcore.observations import ACTION_MASK
+from rlcore.seeding import seeded
 
 
 class VersusEnv(GameEnv):

@@ -10,11 +10,11 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from rlcore import registry, settings
-from rlcore.checkpoint import restore_generator
 from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step, Tree, tree_map
+from rlcore.seeding import restore_generator
 from rlcore.settings import Choice
 from rlcore.uncertainty import Answers, answers_of
 
@@ -104,8 +104,9 @@ class Agent(nn.Module, ABC):
             The loss and, where it is clipped, the gradient's norm before clipping (``grad_norm``).
 
         Raises:
-            NonFiniteError: loss or gradient is NaN or infinite; no parameter has changed. On other devices than the CPU
-                to look would stall them: the step is skipped there by a fused optimizer, and `nonfinite` is set.
+            NonFiniteError: the loss, or a gradient that is clipped, is NaN or infinite; no parameter has changed. On
+                other devices than the CPU to look would stall them: the step is skipped there by a fused optimizer,
+                and `nonfinite` is set.
         """
         optimizer = optimizer or self.optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]

@@ -7,9 +7,7 @@ A checkpoint is tensors, numbers, strings and None in dicts, lists and tuples, a
 import contextlib
 import os
 import pickle
-import random
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,54 +89,3 @@ def _plain(value: Any, path: str) -> Any:
         f"{path} is a {type(value).__module__}.{type(value).__qualname__}; a checkpoint holds tensors, numbers, "
         "strings and None in dicts, lists and tuples"
     )
-
-
-def rng_state() -> dict[str, Any]:
-    """Every global random generator: Python's, numpy's, torch's on each device."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (users' environments may draw from it)
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def restore_rng_state(saved: dict[str, Any]) -> None:
-    """Puts back what `rng_state` returned."""
-    random.setstate(saved["python"])
-    name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(saved["torch"].cpu())
-    for index, state in enumerate(saved["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state.cpu(), index)
-
-
-def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Puts a generator back; one of another kind of device, which such a state does not fit, is seeded by it."""
-    state = state.cpu()
-    if state.shape == generator.get_state().shape:
-        generator.set_state(state)
-    else:
-        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds every global random generator."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generator of one device for a while, and puts it back; at 15 us, ``fork_rng`` takes 200."""
-    generator = torch.default_generator
-    if device.type == "cuda":
-        generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
-    before = generator.get_state()
-    generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        generator.set_state(before)

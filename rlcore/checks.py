@@ -11,10 +11,10 @@ from gymnasium.spaces import Box, Dict
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.observations import ACTION_MASK
 from rlcore.rollout import Rollout, Tree, collect, tree_map
+from rlcore.seeding import ACTING, derive_seed, seed_everything
 
 
 def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> None:
@@ -81,7 +81,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     Raises:
         AssertionError: says what is wrong and what was expected.
     """
-    seed_everything(seed)
+    seed_everything(derive_seed(seed, ACTING))
     agent.to(env.device)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
@@ -103,7 +103,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     again.train(agent.training)
     again.restore(deepcopy(agent.checkpoint()))
     for one in (agent, again):
-        seed_everything(seed)
+        seed_everything(derive_seed(seed, ACTING))
         obs, _ = env.reset(seed=seed)
         one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
     for name, value in agent.state_dict().items():

@@ -27,9 +27,10 @@ from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
+from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import mistakes
 from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
-from rlcore.trainer import CLOSING, TRAINING, Trainer, derive_seed
+from rlcore.trainer import Trainer
 
 KINDS = {
     "agents": registry.agents,

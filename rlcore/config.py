@@ -18,12 +18,12 @@ from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validat
 
 from rlcore import registry
 from rlcore.agent import Agent, AgentChoice
-from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
+from rlcore.seeding import TRAINING, derive_seed, seed_everything
 from rlcore.settings import Choice, Settings, mistakes
-from rlcore.trainer import TRAINING, Trainer, derive_seed
+from rlcore.trainer import Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
@@ -312,7 +312,7 @@ def _override(tree: dict[str, Any], override: str) -> str:
             inner[parent] = {"name": inner[parent]}
         inner = inner.setdefault(parent, {})
         if not isinstance(inner, dict):
-            raise InputError(f"{COMMAND_LINE}: {key}: {'.'.join(parents[:depth])} is {inner!r}, it has no keys")
+            raise InputError(f"{COMMAND_LINE}: {key}: {'.'.join(parents[:depth])} is {inner!r}, not a mapping")
     inner[last] = parse_yaml(text, COMMAND_LINE)
     return key
 

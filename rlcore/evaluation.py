@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlcore import registry, settings
 from rlcore.agent import Agent
-from rlcore.checkpoint import restore_rng_state, rng_state, seed_everything
 from rlcore.errors import InputError
 from rlcore.rollout import where
+from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import Choice
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
     lengths: list[list[float]] = [[] for _ in range(env.num_envs)]
     with evaluating(agent):
-        seed_everything(seed)
+        seed_everything(derive_seed(seed, ACTING))
         obs, _ = env.reset(seed=seed)
         state = initial_state = agent.initial_state(env.num_envs)
         running = torch.zeros(2, env.num_envs, dtype=torch.float64, device=env.device)  # return and length so far

@@ -12,10 +12,10 @@ import torch
 
 from rlcore import checkpoint, config
 from rlcore.agent import Agent
-from rlcore.checkpoint import restore_rng_state, rng_state
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
+from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 CONFIG_FILE = "config.yaml"

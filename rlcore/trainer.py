@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
@@ -23,14 +22,12 @@ from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
 from rlcore.rollout import Rollout, Tree, collect
+from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
-
-TRAINING, EVALUATION, CLOSING = range(3)
-"""Purposes of a seed, so that their streams have nothing in common."""
 
 
 class Trainer:
@@ -201,7 +198,7 @@ class Trainer:
     def update(self) -> Metrics:
         """One rollout and what is learned from it."""
         if self.obs is None:
-            checkpoint.seed_everything(derive_seed(self.seed, TRAINING))
+            seed_everything(derive_seed(self.seed, ACTING))
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
             self.state = self.agent.initial_state(self.env.num_envs)
         start = time.perf_counter()
@@ -241,7 +238,7 @@ class Trainer:
             "obs": self.obs,
             "state": self.state,
             "episodes": self.episodes.checkpoint(),
-            "rng": checkpoint.rng_state(),
+            "rng": rng_state(),
             "steps": self.steps,
             "total_steps": self.total_steps,
             "best": self.best,
@@ -309,7 +306,7 @@ class Trainer:
             self.env.reset()
             self.env.restore(saved["env"])
             self.obs, self.state = saved["obs"], saved["state"]
-        checkpoint.restore_rng_state(saved["rng"])
+        restore_rng_state(saved["rng"])
         return notes
 
     def _fits(self) -> str:
@@ -356,7 +353,8 @@ class Trainer:
     def _evaluate(self) -> Report:
         self._owed = True
         if self._evaluation_env is None:
-            self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
+            with preserved(self.agent):  # to make it may draw random numbers
+                self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
@@ -471,8 +469,3 @@ def _total_steps(settings: Trainer.Settings, env: Environment) -> int:
         raise InputError(f"trainer.epochs: {type(env).__name__} has no epochs; set trainer.total_steps")
     assert settings.epochs is not None
     return math.ceil(settings.epochs * env.num_examples / env.num_envs) * env.num_envs
-
-
-def derive_seed(seed: int, *purpose: int) -> int:
-    """A seed for one purpose, in [0, 2^31), with nothing in common with those for others or of neighbouring seeds."""
-    return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0] >> 1)

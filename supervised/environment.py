@@ -11,10 +11,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
+from rlcore.seeding import restore_generator, seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.actions import ACTIONS, Action, AskAction
 from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.agents.autoencoder import AutoencoderAgent
-from rlcore.checkpoint import seed_everything
 from rlcore.environment import Environment
 from rlcore.evaluation import Embedding, Report, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.rollout import tree_map
+from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv

@@ -9,12 +9,12 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.agents.autoencoder import AutoencoderAgent
-from rlcore.checkpoint import seed_everything
 from rlcore.distributions import HALF_LOG_2PI
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.reconstruction import ReconstructionEnv
 

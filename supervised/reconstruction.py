@@ -8,9 +8,9 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.checkpoint import restore_generator, seed_everything
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
+from rlcore.seeding import derive_seed, restore_generator, seed_everything
 from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, ValuesAction
 from rlcore.supervised.datasets import Dataset, Split
 from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
@@ -66,7 +66,7 @@ class ReconstructionEnv(SupervisedEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
         if seed is not None:
-            self._noise.manual_seed(seed)
+            self._noise.manual_seed(derive_seed(seed, 1))  # another stream than the order of the examples
         return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:

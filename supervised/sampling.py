@@ -6,10 +6,10 @@ from typing import Annotated
 import matplotlib.image
 import typer
 
-from rlcore.checkpoint import seed_everything
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.run import Run
+from rlcore.seeding import seed_everything
 from rlcore.supervised.latent import sampled, tiled
 from rlcore.supervised.likelihood import autoencoding
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlcore import checkpoint
+from rlcore import checkpoint, seeding
 from rlcore.errors import CheckpointError
 
 
@@ -129,19 +129,19 @@ def test_every_global_generator_is_restored():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
-    checkpoint.seed_everything(5)
+    seeding.seed_everything(5)
     draw()
-    saved = checkpoint.rng_state()
+    saved = seeding.rng_state()
     first = draw()
     draw()
-    checkpoint.restore_rng_state(saved)
+    seeding.restore_rng_state(saved)
     assert draw() == first
 
 
 def test_a_generator_of_another_device_is_seeded_by_the_state_that_does_not_fit():
     def drawn(state):
         generator = torch.Generator()
-        checkpoint.restore_generator(generator, state)
+        seeding.restore_generator(generator, state)
         return torch.rand(8, generator=generator)
 
     one, other = (torch.arange(16, dtype=torch.uint8) + k for k in (0, 1))  # 16 bytes are a state on CUDA

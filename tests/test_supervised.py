@@ -16,9 +16,9 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.probes import Product
 from rlcore.networks import NetworkChoice
+from rlcore.seeding import TRAINING, derive_seed
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
-from rlcore.trainer import TRAINING, derive_seed
 
 
 def toy(n=50, shape=(3,), num_classes=4, num_test=7, dtype=np.float32, seed=0):

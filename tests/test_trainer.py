@@ -10,17 +10,20 @@ from gymnasium.spaces import Box, Discrete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlcore import checkpoint
+from rlcore.agent import Agent
 from rlcore.agents.ppo import PPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
-from rlcore.envs.probes import Identity, Target
+from rlcore.envs.probes import Identity, Probe, Target
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.evaluation import Report
+from rlcore.rollout import Step, collect
+from rlcore.seeding import derive_seed
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.tracking import Tracker
-from rlcore.trainer import DUMP_FILE, Trainer, derive_seed
+from rlcore.trainer import DUMP_FILE, Trainer
 
 
 def ppo(env):
@@ -83,8 +86,16 @@ def test_a_resumed_run_ends_in_the_bits_of_an_unbroken_one(agent, tmp_path):
         assert set(map(str, points)) <= set(map(str, broken[tag])), tag
 
 
+class Restless(CartPole):
+    """Draws random numbers when it is made."""
+
+    def __init__(self, settings=None, device="cpu"):
+        super().__init__(settings, device)
+        torch.rand(3)
+
+
 def test_evaluation_changes_no_bit():
-    with_evaluations, without = make(eval_every=256), make(eval_every=10**6)
+    with_evaluations, without = (make(eval_every=every, env=Restless()) for every in (256, 10**6))
     with_evaluations.fit()
     without.fit()
     a, b = with_evaluations.checkpoint(), without.checkpoint()
@@ -136,8 +147,47 @@ def test_an_agent_may_have_nothing_to_tell(tmp_path):
 
 
 def test_seeds_of_purposes_and_neighbours_have_nothing_in_common():
-    seeds = [derive_seed(seed, purpose) for seed in range(50) for purpose in range(3)]
-    assert len(set(seeds)) == 150
+    seeds = [derive_seed(seed, purpose) for seed in range(50) for purpose in range(4)]
+    assert len(set(seeds)) == 200
+
+
+class Numbers(Probe):
+    """Shows numbers that it draws."""
+
+    def __init__(self, settings, device):
+        super().__init__(settings, 1, Discrete(2), device)
+
+    def observe(self):
+        return torch.rand(self.num_envs, 1, generator=self._generator)
+
+
+class Drawing(Agent):
+    """Keeps what it saw and what it drew."""
+
+    horizon = 4
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.seen, self.drawn = [], []
+
+    def act(self, obs, state=None):
+        self.seen += obs.flatten().tolist()
+        self.drawn += torch.rand(len(obs)).tolist()
+        return Step(torch.zeros(len(obs), dtype=torch.int64))
+
+    predict = act
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_no_environment_shows_an_agent_its_own_random_numbers():
+    env = Numbers(Numbers.Settings(num_envs=3), "cpu")
+    agent = Drawing(env)
+    Trainer(agent, env, total_steps=12).update()
+    env.evaluation(3).score(agent, 6, seed=1)
+    assert len(agent.seen) == len(agent.drawn) == 3 * 6
+    assert not set(agent.seen) & set(agent.drawn)
 
 
 class Spoiled(Target):
@@ -311,7 +361,7 @@ def test_returns_of_episodes_that_were_broken_off_are_forgotten():
 
     part, rest = trainer(), trainer()
     part.fit()
-    assert part.agent.reward_normalizer.running.all()
+    assert part.agent.reward_normalizer.running.any()
     rest.restore(part.checkpoint())
     assert not rest.agent.reward_normalizer.running.any()
 
@@ -345,9 +395,6 @@ def test_python_calls_of_a_vector_step_stay_few():
 
     sys.setprofile(count)
     try:
-        trainer.agent.horizon = 64
-        from rlcore.rollout import collect
-
         collect(trainer.agent, trainer.env, trainer.obs, 64)
     finally:
         sys.setprofile(None)

@@ -17,7 +17,7 @@ NEVER = np.iinfo(np.int64).max
 
 
 class Sign(torch.autograd.Function):
-    """+1 for x >= 0, else -1; the gradient passes straight through where |x| < 1, and is 0 elsewhere.
+    """+1 for x >= 0, else -1; the gradient passes straight through where |x| <= 1, and is 0 elsewhere.
 
     Hubara et al. 2016, "Binarized neural networks", equation 4.
     """
@@ -32,7 +32,7 @@ class Sign(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """The straight-through estimate."""
         (x,) = ctx.saved_tensors
-        return grad * (x.abs() < 1)
+        return grad * (x.abs() <= 1)
 
 
 class BinarizedLinear(nn.Linear):
