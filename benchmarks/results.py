@@ -2,7 +2,7 @@
 
     python benchmarks/results.py run NAME ...      the seeds of each config, resumed where they were cut; and the page
     python benchmarks/results.py page              docs/results.md, its figure and the README's table
-    python benchmarks/results.py under SECONDS     names of the configs of which a run takes less
+    python benchmarks/results.py under SECONDS     names of the configs of which a run takes less, and lacks nothing
 
 A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
 closing evaluation. A config's seeds are those of its result file, or those given with --seeds (1 to 5 unless told): a
@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
 SEEDS = [1, 2, 3, 4, 5]
 EPISODES = 100
-COLUMNS = "config", "steps", "figure", "IQM [95 %]", "seeds", "each", "claimed", "of others", "seconds", "steps/s"
+COLUMNS = "config", "steps", "figure", "IQM [95 %]", "seeds", "each", "claimed", "published", "seconds", "steps/s"
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
     commands.add_parser("under").add_argument("seconds", type=float)
     given = parser.parse_args()
     if given.command == "under":
-        print(*[name for name, result in load().items() if median(result, "seconds") < given.seconds])
+        print(*[name for name, result in load().items() if median(result, "seconds") < given.seconds and can_run(name)])
         return
     if given.command == "run":
         for name in given.names:
@@ -74,6 +74,12 @@ def train(name: str, seed: int) -> None:
     held_out = run.result.get("evaluation", {})
     if played and (held_out.get("checkpoint"), held_out.get("episodes")) != ("last", EPISODES):
         rlcore("eval", path, "--checkpoint", "last", "--episodes", EPISODES)
+
+
+def can_run(name: str) -> bool:
+    """Whether the run of another config that this one begins with is there, if it needs one."""
+    begins_with = getattr(config.load(name).config.agent.settings, "policy", None)
+    return begins_with is None or Path(begins_with).is_dir()
 
 
 def rlcore(*words: Any) -> None:
@@ -167,7 +173,7 @@ def write_page(results: dict[str, Any]) -> None:
 
 
 def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> list[str]:
-    """The cells behind the name, for one figure."""
+    """The cells after the name, for one figure."""
     steps, seconds = median(result, "steps"), median(result, "seconds")
     values = np.array([seed["figures"][figure] for seed in runs(result)])
     low, high = interval(values)

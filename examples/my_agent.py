@@ -1,4 +1,4 @@
-"""A policy gradient of one's own: one step of Adam on one episode from each environment."""
+"""A minimal policy gradient: one step of Adam on one episode from each environment."""
 
 import torch
 

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -350,11 +351,17 @@ def test_evaluation_and_reports_change_no_bit_of_the_training():
     same(trainer.checkpoint(), before)
 
 
-@pytest.fixture
-def digits_run(workdir):
-    run = workdir / "run"
+@pytest.fixture(scope="session")
+def trained_on_digits(tmp_path_factory):
+    run = tmp_path_factory.mktemp("digits") / "run"
     run_cli("train", "digits_vae", "trainer.epochs=3", "--run-dir", str(run))
     return run
+
+
+@pytest.fixture
+def digits_run(trained_on_digits, workdir):
+    """A folder of one's own, ``run``, in the working folder."""
+    return shutil.copytree(trained_on_digits, workdir / "run")
 
 
 def run_cli(*arguments):
@@ -511,7 +518,7 @@ def test_a_policy_learns_on_a_trained_encoder_which_keeps_or_changes_its_paramet
     same(dict(encoder.state_dict()), dict(trained.network.encoder.state_dict()))
     agent.train()
     assert encoder.training == (not frozen)
-    Trainer(agent, env, total_steps=32 * 130).fit()
+    Trainer(agent, env, total_steps=32 * 40).fit()
     kept = torch.equal(encoder[1].weight, trained.network.encoder[1].weight)
     assert kept == frozen
     check_agent(agent, env)
@@ -533,7 +540,7 @@ def test_a_frozen_encoder_keeps_its_statistics_and_drops_nothing(workdir, agent)
     obs, _ = env.reset(seed=1)
     agent.train()
     assert torch.equal(agent.body(obs), agent.body(obs))
-    Trainer(agent, env, total_steps=32 * 130).fit()
+    Trainer(agent, env, total_steps=32 * 40).fit()
     assert torch.equal(norm.running_mean, before)
 
 

@@ -191,8 +191,6 @@ def test_verify_says_pass_or_fail(rlcore_, workdir):
     status, out, _ = rlcore_("verify", "quick.yaml")
     assert (status, "pass" in out, "any policy" in out) == (0, True, True)
     (workdir / "proud.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
-    status, out, _ = rlcore_("verify", "proud.yaml")
-    assert (status, "FAIL" in out) == (1, True)
     status, out, _ = rlcore_("verify", "quick.yaml", "proud.yaml", "--seeds", 2, "--jobs", 3)
     assert status == 1
     verdicts = re.findall(r"^(\w+).yaml: eval/return +[\d.]+ +[\d.]+, (\w+)$", out, re.MULTILINE)

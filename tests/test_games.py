@@ -80,8 +80,8 @@ class RuleBook:
     ("game", "book"), [(TTT, (3, 3, 3, False)), (C4, (6, 7, 4, True))], ids=["tictactoe", "connect4"]
 )
 def test_the_rules_are_those_of_a_plain_rule_book(game, book):
-    """10,000 random games."""
-    N = 10_000
+    """2,000 random games."""
+    N = 2_000
     generator = random.Random(0)
     books, state = [RuleBook(*book) for _ in range(N)], game.initial(N)
     running = list(range(N))

@@ -240,6 +240,9 @@ def test_a_cue_is_remembered(network):
     env, agent = make(Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network=network)
     Trainer(agent, env, total_steps=16 * 24 * 40, seed=1).fit()
     assert env.evaluation(16).score(agent, 200, seed=3).scalars["return"] > 0.97
+
+
+def test_no_cue_is_remembered_without_a_memory():
     blind = Cue()
     forgetful = PPO(blind, PPO.Settings(horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8))
     Trainer(forgetful, blind, total_steps=16 * 24 * 40, seed=1).fit()

@@ -43,28 +43,13 @@ def test_a_target_is_met_by_a_squashed_policy_too():
     assert agent.act(obs).action.abs().max() <= 2
 
 
-OPTIONS = [
-    {"normalize_observations": True, "normalize_rewards": True},
-    {"recompute_advantages": True},
-    {"squash": True},
-    {"target_kl": 0.01},
-    {"clip_range": None, "num_epochs": 1, "minibatch_size": None},
-    {"value_clip": 0.2},
-    {"shared": True},
-]
+@pytest.mark.parametrize("kind", [PPO, RecurrentPPO, Reinforce])
+@pytest.mark.parametrize("probe", ["target", "masked bandit", "one part of three"])
+def test_an_interrupted_run_ends_in_the_same_bits(kind, probe):
+    settings = {"normalize_observations": True, "normalize_rewards": True}
+    if kind is not Reinforce and probe == "target":
+        settings |= {"recompute_advantages": True, "squash": True, "target_kl": 0.01, "value_clip": 0.2, "shared": True}
 
-
-INTERRUPTED = [
-    pytest.param(kind, probe, settings, id=f"{kind.__name__}-{probe}-{next(iter(settings))}")
-    for kind in (PPO, RecurrentPPO, Reinforce)
-    for probe in ("target", "masked bandit", "one part of three")
-    for settings in OPTIONS
-    if settings.keys() <= kind.Settings.model_fields.keys() and ("squash" not in settings or probe == "target")
-]
-
-
-@pytest.mark.parametrize(("kind", "probe", "settings"), INTERRUPTED)
-def test_an_interrupted_run_ends_in_the_same_bits(kind, probe, settings):
     def trainer():
         steps = 256 if kind is not Reinforce else 16
         return Trainer(*reversed(make(probe, kind, **settings)), total_steps=steps * 6, seed=4)
