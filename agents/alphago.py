@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.game_replay import GameReplay
-from rlcore.agents.search import Found, mixed, playouts, puct, search
 from rlcore.distributions import Categorical
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.selfplay import SelfPlayEnv
@@ -19,6 +18,7 @@ from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.run import load_trainer
 from rlcore.schedules import Schedule, anneal
+from rlcore.search import Found, mixed, playouts, puct, search
 from rlcore.settings import ResolvedPath
 
 

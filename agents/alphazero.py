@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.game_replay import GameReplay
-from rlcore.agents.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
@@ -19,6 +18,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Tree
 from rlcore.schedules import Schedule, anneal
+from rlcore.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 
 
 class Memory(NamedTuple):

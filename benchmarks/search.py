@@ -24,8 +24,8 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from rlcore.agents.search import Evaluator, gumbels, puct, search, search_gumbel  # noqa: E402
 from rlcore.envs.games import ConnectFour  # noqa: E402
+from rlcore.search import Evaluator, gumbels, puct, search, search_gumbel  # noqa: E402
 
 GAMES, SIMULATIONS, ROUNDS = 512, 64, 10
 GAME = ConnectFour()

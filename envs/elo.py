@@ -13,13 +13,13 @@ from rlcore.environment import Environment
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
+from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.game import mirrored_contest, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
 
-class EloReport:
+class EloReport(ReportMaker):
     """A tournament of all against all, and the ratings that fit it best (Elo 1978): 400 points are odds of 10 to 1."""
 
     class Settings(settings.Settings):
@@ -34,8 +34,7 @@ class EloReport:
         seed: Seed = 1
         """Of openings and players."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

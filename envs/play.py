@@ -6,9 +6,9 @@ import torch
 import typer
 from torch import Tensor
 
-from rlcore.agents.search import Found, Searcher
 from rlcore.errors import InputError
 from rlcore.run import Run
+from rlcore.search import Found, Searcher
 
 HELP = "a move, or: hint, undo, new, quit (or Ctrl-D), help"
 

@@ -8,11 +8,11 @@ from pydantic import PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore import registry, settings
-from rlcore.agents.search import playouts, search, uct
 from rlcore.envs.game_env import GameEnv
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, random_moves
 from rlcore.run import load_trainer
+from rlcore.search import playouts, search, uct
 from rlcore.settings import Choice, ResolvedPath
 
 SOONER = 1e-3

@@ -1,11 +1,12 @@
 """Evaluation: reports, and playing the first episodes of N environments."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from pydantic import PositiveInt
@@ -55,9 +56,16 @@ class Report:
         return {f"{prefix}/{name}": value for name, value in self.scalars.items()}
 
 
-class ReportMaker(Protocol):
-    """What is registered as a report: a class made with its own ``Settings``, and called after an evaluation."""
+class ReportMaker(ABC):
+    """What is registered as a report: made with its own ``Settings``, and called after an evaluation."""
 
+    class Settings(settings.Settings):
+        """Settings of a report that has none."""
+
+    def __init__(self, settings: settings.Settings):
+        self.settings = settings
+
+    @abstractmethod
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
         """The report.
 
@@ -169,7 +177,7 @@ def bootstrap_interval(x: Tensor, num_draws: int = 2000) -> tuple[float, float]:
     return low, high
 
 
-class EpisodesReport:
+class EpisodesReport(ReportMaker):
     """Each episode's return and length, and a histogram of the returns."""
 
     class Settings(settings.Settings):
@@ -178,8 +186,7 @@ class EpisodesReport:
         bins: PositiveInt = 20
         """Of the histogram."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
         """The report; see `ReportMaker`."""

@@ -10,11 +10,11 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment, GymEnvironment
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, play
+from rlcore.evaluation import Report, ReportMaker, play
 from rlcore.settings import Seed
 
 
-class VideoReport:
+class VideoReport(ReportMaker):
     """Plays some episodes, and the best and the worst of them again before a camera (gymnasium's RecordVideo)."""
 
     class Settings(settings.Settings):
@@ -27,8 +27,7 @@ class VideoReport:
         seed: Seed = 1
         """Of the first episode; of the next one 1 more."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

@@ -8,12 +8,12 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
+from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.supervised.latent import encoded
 from rlcore.supervised.likelihood import autoencoding
 
 
-class DisentanglementReport:
+class DisentanglementReport(ReportMaker):
     """The mutual information gap between the code and what can be seen: the class, and the shape of the stroke.
 
     For each factor v, the two coordinates z that tell most of it: (I(z1; v) - I(z2; v)) / H(v), in [0, 1]; 1 where one
@@ -29,8 +29,7 @@ class DisentanglementReport:
         """Of each coordinate, and of each factor that is a number. Counted frequencies tell some (bins - 1)^2 / 2n nats
         too many, n being the number of examples."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

@@ -11,7 +11,7 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.environment import Environment
-from rlcore.evaluation import Embedding, Report, evaluating
+from rlcore.evaluation import Embedding, Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.rollout import tree_map
 from rlcore.seeding import seed_everything
@@ -31,7 +31,7 @@ GREY = 0.5
 """Of the lines between images."""
 
 
-class LatentReport:
+class LatentReport(ReportMaker):
     """What the code looks like: reconstructions, samples, ways from one image to another, and what each number does.
 
     Of a code of two numbers also where the test split lies in it, and the images all over it.
@@ -49,8 +49,7 @@ class LatentReport:
         seed: Seed = 1
         """Of the samples."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
@@ -103,7 +102,7 @@ class LatentReport:
         return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, told)
 
 
-class InpaintingReport:
+class InpaintingReport(ReportMaker):
     """Completes images whose lower half is hidden, by gradient ascent in the code.
 
     maximise  log p(x_seen | z) + log N(z; 0, 1)  over z: the likeliest code, given what is seen; of several starts the
@@ -124,8 +123,7 @@ class InpaintingReport:
         seed: Seed = 1
         """Of the starts."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
@@ -181,7 +179,7 @@ class InpaintingReport:
         return z.detach().unflatten(0, (s.starts, len(obs)))[best, torch.arange(len(obs), device=env.device)]
 
 
-class ProjectorReport:
+class ProjectorReport(ReportMaker):
     """The codes of test examples, with labels and images, for TensorBoard's projector."""
 
     class Settings(settings.Settings):
@@ -190,8 +188,7 @@ class ProjectorReport:
         num: PositiveInt = 2500
         """Examples, the first ones. Their images become one picture, which browsers bound to 8,192 pixels a side."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

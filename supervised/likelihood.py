@@ -12,14 +12,14 @@ from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.distributions import HALF_LOG_2PI
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
+from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
 
-class ELBOReport:
+class ELBOReport(ReportMaker):
     """The evidence lower bound on the test split, an example: reconstruction from a draw of the code, and KL, nats."""
 
     class Settings(settings.Settings):
@@ -28,8 +28,7 @@ class ELBOReport:
         seed: Seed = 1
         """Of the draws."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
@@ -56,7 +55,7 @@ class ELBOReport:
         return Report(scalars, f"an example: {told}; pixels: {env.told}")
 
 
-class BoundReport:
+class BoundReport(ReportMaker):
     """The importance-weighted bound on the log-likelihood of the test split, nats an example.
 
     L_k = E log 1/k sum_i p(x, z_i) / q(z_i | x),  z_i ~ q(z | x)
@@ -76,8 +75,7 @@ class BoundReport:
         batch: PositiveInt = 5000
         """Codes that are decoded at once, which is what takes the memory."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

@@ -11,7 +11,7 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
+from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.binarized import BinarizedMLP, PackedMLP
 from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
 
@@ -22,14 +22,8 @@ ROWS_OF_TWO = {(False, False): " ", (True, False): "▀", (False, True): "▄", 
 """Upper and lower pixel of a character."""
 
 
-class ConfusionReport:
+class ConfusionReport(ReportMaker):
     """How often each class was answered by each: a figure of the confusion matrix."""
-
-    class Settings(settings.Settings):
-        """Settings of the report."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -49,7 +43,7 @@ class ConfusionReport:
         return Report({}, evaluation.text, {"confusion": figure})
 
 
-class ExamplesReport:
+class ExamplesReport(ReportMaker):
     """Examples with the agent's answer and the truth, images drawn in the terminal; or those it is most wrong about."""
 
     class Settings(settings.Settings):
@@ -64,8 +58,7 @@ class ExamplesReport:
         threshold: float = Field(0.4, gt=0, lt=1)
         """Share of the range of the pixels above which one is drawn."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -106,7 +99,7 @@ class ExamplesReport:
         return "\n".join(drawn)
 
 
-class FiltersReport:
+class FiltersReport(ReportMaker):
     """The weights of the first layer as images: what each unit looks for."""
 
     class Settings(settings.Settings):
@@ -115,8 +108,7 @@ class FiltersReport:
         num: PositiveInt = 64
         """How many, at most."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -136,14 +128,8 @@ class FiltersReport:
         return Report({}, f"{len(first)} filters of {tuple(filters.shape[1:])}", {"filters": figure})
 
 
-class PackedReport:
+class PackedReport(ReportMaker):
     """A binarized network on bytes and bits: whether it answers as it did on floats, and its size."""
-
-    class Settings(settings.Settings):
-        """Settings of the report."""
-
-    def __init__(self, settings: Settings):
-        self.settings = settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -168,7 +154,7 @@ class PackedReport:
         return Report({"packed_accuracy": accuracy, "packed_same_answers": same}, text)
 
 
-class BoundaryReport:
+class BoundaryReport(ReportMaker):
     """Of two inputs: the answer everywhere in the plane, and the training examples."""
 
     class Settings(settings.Settings):
@@ -179,8 +165,7 @@ class BoundaryReport:
         margin: NonNegativeFloat = 0.2
         """Around the examples, as a share of their range."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""

@@ -14,7 +14,7 @@ from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.mc_dropout import MCDropout
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, evaluating
+from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.rollout import tree_map
 from rlcore.settings import Seed
@@ -51,7 +51,7 @@ Ask = Callable[[Tensor], Answers]
 """Observations [B, *O] to all the answers there are, [T, B]."""
 
 
-class UncertaintyReport:
+class UncertaintyReport(ReportMaker):
     """How sure the agent is: calibration, risk and coverage, foreign inputs; and the examples that it doubts.
 
     Side by side: ``softmax``, one answer with nothing dropped, and ``mc_dropout``, if the network has dropout, or
@@ -74,8 +74,7 @@ class UncertaintyReport:
         memory: PositiveFloat = 512
         """What a batch with all its passes may take, MiB."""
 
-    def __init__(self, settings: Settings):
-        self.settings = settings
+    settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

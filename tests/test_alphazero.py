@@ -152,7 +152,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(settings):
 
 
 def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
-    monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.search.reading_waits", lambda device: True)
     counts = []
     for simulations in (4, 12):
         _, agent = make(simulations=simulations, game="connect4")
@@ -164,10 +164,10 @@ def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
     assert counts[0] == counts[1] <= 4
     for settings in ({}, {"search": "puct"}):
         _, waits = make(game="connect4", **settings)
-        monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: False)
+        monkeypatch.setattr("rlcore.search.reading_waits", lambda device: False)
         torch.manual_seed(1)
         read = waits.act(waits.game.initial(8))
-        monkeypatch.setattr("rlcore.agents.search.reading_waits", lambda device: True)
+        monkeypatch.setattr("rlcore.search.reading_waits", lambda device: True)
         torch.manual_seed(1)
         same(tuple(read), tuple(waits.act(waits.game.initial(8))))
 

@@ -12,7 +12,6 @@ from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.ppo import PPO, _kl
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.reinforce import Reinforce
-from rlcore.agents.search import Edges, improved_logits, search
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.games import TicTacToe
@@ -21,6 +20,7 @@ from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.evaluation import Report
 from rlcore.networks.dropout import recalled
 from rlcore.rollout import collect
+from rlcore.search import Edges, improved_logits, search
 from rlcore.statistics import EpisodeStatistics
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.trainer import Trainer

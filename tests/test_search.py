@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from rlcore import InputError
-from rlcore.agents import search as S
-from rlcore.agents.search import ROOT, Edges, considered_visits, dirichlet, gumbels, mixed, playouts, puct, uct
+from rlcore import search as S
 from rlcore.envs.games import ConnectFour, TicTacToe
 from rlcore.game import DISCOUNT, Game, Transition
+from rlcore.search import ROOT, Edges, considered_visits, dirichlet, gumbels, mixed, playouts, puct, uct
 
 TTT, C4 = TicTacToe(), ConnectFour()
 

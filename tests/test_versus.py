@@ -204,7 +204,7 @@ def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
     torch.manual_seed(1)
     _, half = agent.evaluate(state)
     torch.manual_seed(1)
-    _, played = rlcore.agents.search.playouts(env.game)(state)
+    _, played = rlcore.search.playouts(env.game)(state)
     torch.testing.assert_close(half, 0.75 * agent.judge(state)[1] + 0.25 * played)
 
 
