@@ -15,11 +15,12 @@ from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
 from rlcore.run import load_trainer
 from rlcore.schedules import Schedule, anneal
 from rlcore.search import Found, mixed, playouts, puct, search
 from rlcore.settings import ResolvedPath
+from rlcore.trees import Tree
 
 
 class Memory(NamedTuple):

@@ -16,9 +16,10 @@ from rlcore.errors import InputError
 from rlcore.game import Game, Player, mirrored_contest, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.optimizers import Adam
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
 from rlcore.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
+from rlcore.trees import Tree
 
 
 class Memory(NamedTuple):

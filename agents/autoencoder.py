@@ -13,8 +13,9 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
+from rlcore.trees import Tree
 
 
 class AutoencoderAgent(Agent):

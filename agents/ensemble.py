@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
 from rlcore.errors import InputError
-from rlcore.rollout import Rollout, Row, Step, Tree, stack, tree_map
+from rlcore.rollout import Rollout, Row, Step
+from rlcore.trees import Tree, stack, tree_map
 from rlcore.uncertainty import Answers, answers_of, best_answer, uncertainty
 
 

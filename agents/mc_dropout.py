@@ -9,7 +9,8 @@ from rlcore.agent import Agent
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.networks.dropout import dropouts
-from rlcore.rollout import Step, Tree, leaves, tree_map
+from rlcore.rollout import Step
+from rlcore.trees import Tree, leaves, tree_map
 from rlcore.uncertainty import Answers, ClassUncertainty, NumberUncertainty, answers_of, best_answer, uncertainty
 
 MEBIBYTE = 2**20

@@ -18,8 +18,9 @@ from rlcore.normalization import ObservationNormalizer, RewardNormalizer
 from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
-from rlcore.rollout import Rollout, Step, Tree, concat, minibatches, tree_map
+from rlcore.rollout import Rollout, Step, minibatches
 from rlcore.schedules import SCHEDULES, Schedule, anneal
+from rlcore.trees import Tree, concat, tree_map
 
 
 class Rows(NamedTuple):

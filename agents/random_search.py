@@ -14,7 +14,8 @@ from rlcore.agent import Agent, Metrics
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.observations import observation_shape
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
+from rlcore.trees import Tree
 
 
 class RandomSearch(Agent):

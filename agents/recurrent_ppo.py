@@ -13,7 +13,8 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import drawn_masks
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.observations import action_mask
-from rlcore.rollout import Rollout, Step, Tree, leaves, stack, tree_map
+from rlcore.rollout import Rollout, Step
+from rlcore.trees import Tree, leaves, stack, tree_map
 
 
 class RecurrentPPO(PPO):

@@ -16,8 +16,9 @@ from rlcore.normalization import ObservationNormalizer, RewardNormalizer
 from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
+from rlcore.trees import Tree
 
 
 class Reinforce(Agent):

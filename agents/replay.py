@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from rlcore.rollout import leaves, tree_map
+from rlcore.trees import leaves, tree_map
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 

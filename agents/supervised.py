@@ -15,9 +15,10 @@ from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
-from rlcore.rollout import Rollout, Step, Tree
+from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
 from rlcore.spaces import Logits, LogOdds
+from rlcore.trees import Tree
 
 
 class Supervised(Agent):

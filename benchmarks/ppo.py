@@ -22,8 +22,8 @@ from measure import interleave, table
 from torch import nn
 
 from rlcore.agents.ppo import PPO
-from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
+from rlcore.gym_environment import GymEnvironment
 from rlcore.trainer import Trainer
 
 ENV_ID = sys.argv[1] if len(sys.argv) > 1 else "CartPole-v1"

@@ -15,8 +15,8 @@ from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import Game, Player, check_legal, mirrored_contest, openings, points, random_moves
-from rlcore.rollout import Tree
 from rlcore.seeding import restore_generator, seed_everything
+from rlcore.trees import Tree
 
 EVALUATION_BATCH = 512
 """Positions that are asked about at once."""

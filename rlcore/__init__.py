@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from rlcore import commands, networks, registry
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
-    from rlcore.environment import Environment, GymEnvironment
+    from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, InputError, NonFiniteError
     from rlcore.evaluation import Report
+    from rlcore.gym_environment import GymEnvironment
     from rlcore.rollout import Rollout, Step, collect
     from rlcore.run import load
     from rlcore.settings import Settings
@@ -42,9 +43,10 @@ __all__ = [
 _HOMES = {
     "agent": ("Agent", "Metrics"),
     "checks": ("check_agent", "check_environment"),
-    "environment": ("Environment", "GymEnvironment"),
+    "environment": ("Environment",),
     "errors": ("CheckpointError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
+    "gym_environment": ("GymEnvironment",),
     "rollout": ("Rollout", "Step", "collect"),
     "run": ("load",),
     "settings": ("Settings",),

@@ -13,9 +13,10 @@ from rlcore import registry, settings
 from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
-from rlcore.rollout import Rollout, Step, Tree, tree_map
+from rlcore.rollout import Rollout, Step
 from rlcore.seeding import restore_generator
 from rlcore.settings import Choice
+from rlcore.trees import Tree, tree_map
 from rlcore.uncertainty import Answers, answers_of
 
 Metrics = dict[str, Tensor | float]

@@ -13,8 +13,9 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.observations import ACTION_MASK
-from rlcore.rollout import Rollout, Tree, collect, tree_map
+from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, derive_seed, seed_everything
+from rlcore.trees import Tree, tree_map
 
 
 def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> None:

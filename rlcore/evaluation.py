@@ -15,9 +15,9 @@ from torch import Tensor
 from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.errors import InputError
-from rlcore.rollout import where
 from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import Choice
+from rlcore.trees import where
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

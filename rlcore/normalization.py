@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.observations import ACTION_MASK
 from rlcore.returns import discounted_sum
-from rlcore.rollout import Rollout, Tree
+from rlcore.rollout import Rollout
+from rlcore.trees import Tree
 
 EPSILON = 1e-8
 """Added to a variance before its root is taken."""

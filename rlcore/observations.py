@@ -13,7 +13,7 @@ from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
 from rlcore.networks.recurrent import Recurrent
-from rlcore.rollout import Tree
+from rlcore.trees import Tree
 
 ACTION_MASK = "action_mask"
 """The part of a dict observation that says which actions are allowed."""

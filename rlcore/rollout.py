@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rlcore.trees import Tree, leaves, stack, tree_map, where
+
 if TYPE_CHECKING:
     from rlcore.agent import Agent
     from rlcore.environment import Environment
-
-Tree = Any
-"""A tensor, or a dict, NamedTuple, tuple or list of trees."""
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
@@ -69,32 +68,32 @@ class Rollout:
     @cached_property
     def obs(self) -> Tree:
         """[T, N, *O]."""
-        return self._column(0)
+        return self._column("obs")
 
     @cached_property
     def action(self) -> Tensor:
         """[T, N, *A], as the agent gave it."""
-        return self._column(1)
+        return self._column("action")
 
     @cached_property
     def reward(self) -> Tensor:
         """[T, N] float32."""
-        return self._column(2)
+        return self._column("reward")
 
     @cached_property
     def terminated(self) -> Tensor:
         """[T, N] bool: the episode reached its end in this row."""
-        return self._column(3)
+        return self._column("terminated")
 
     @cached_property
     def truncated(self) -> Tensor:
         """[T, N] bool: the episode was cut short in this row, by a time limit say."""
-        return self._column(4)
+        return self._column("truncated")
 
     @cached_property
     def memory(self) -> Tree:
         """What ``act`` remembered; fields [T, N, ...]."""
-        return self._column(5)
+        return self._column("memory")
 
     @cached_property
     def done(self) -> Tensor:
@@ -209,8 +208,8 @@ class Rollout:
         """The rows, not stacked."""
         return iter(self._rows)
 
-    def _column(self, index: int) -> Tree:
-        return stack([row[index] for row in self._rows])
+    def _column(self, name: str) -> Tree:
+        return stack([getattr(row, name) for row in self._rows])
 
 
 def collect(
@@ -266,48 +265,3 @@ def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
     for piece in zip(*(leaf[order].split(size) for leaf in leaves(rows)), strict=True):
         remaining = iter(piece)
         yield tree_map(lambda _: next(remaining), rows)  # noqa: B023 (called at once)
-
-
-def stack(items: list[Tree]) -> Tree:
-    """Trees of tensors [...] to one tree of tensors [len(items), ...]."""
-    first = items[0]
-    if isinstance(first, Tensor):
-        return first.unsqueeze(0) if len(items) == 1 else torch.stack(items)
-    if first is None:
-        return None
-    if isinstance(first, dict):
-        return {key: stack([item[key] for item in items]) for key in first}
-    columns = [stack(list(column)) for column in zip(*items, strict=True)]
-    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
-
-
-def concat(trees: list[Tree]) -> Tree:
-    """Trees of tensors [B_i, ...] to one of tensors [sum of B_i, ...]."""
-    first, *others = trees
-    return tree_map(lambda *parts: torch.cat(parts), first, *others)
-
-
-def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
-    """Applies a function to the tensors of a tree, and to those in the same places of the others."""
-    if isinstance(tree, Tensor):
-        return function(tree, *others)
-    if tree is None:
-        return None
-    if isinstance(tree, dict):
-        return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
-    columns = [tree_map(function, *items) for items in zip(tree, *others, strict=True)]
-    return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
-
-
-def leaves(tree: Tree) -> Iterator[Tensor]:
-    """The tensors of a tree, in the order of `tree_map`; all of a batch have the same length."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif tree is not None:
-        for branch in tree.values() if isinstance(tree, dict) else tree:
-            yield from leaves(branch)
-
-
-def where(mask: Tensor, chosen: Tree, other: Tree) -> Tree:
-    """``torch.where`` on trees, by rows: mask [N], leaves [N, ...]."""
-    return tree_map(lambda a, b: torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b), chosen, other)

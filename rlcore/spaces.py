@@ -7,7 +7,7 @@ import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict
 
-from rlcore.rollout import Tree
+from rlcore.trees import Tree
 
 
 class Logits(Box):

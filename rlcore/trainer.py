@@ -21,10 +21,11 @@ from rlcore.checks import check_metrics
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
-from rlcore.rollout import Rollout, Tree, collect
+from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
+from rlcore.trees import Tree
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"

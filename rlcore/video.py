@@ -8,9 +8,10 @@ from pydantic import PositiveInt
 
 from rlcore import settings
 from rlcore.agent import Agent
-from rlcore.environment import Environment, GymEnvironment
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, play
+from rlcore.gym_environment import GymEnvironment
 from rlcore.settings import Seed
 
 

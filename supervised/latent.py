@@ -13,12 +13,12 @@ from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.environment import Environment
 from rlcore.evaluation import Embedding, Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
-from rlcore.rollout import tree_map
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports import figure_of
+from rlcore.trees import tree_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,11 +16,11 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.dropout import dropouts
-from rlcore.rollout import tree_map
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.foreign import foreign_inputs
 from rlcore.supervised.reports import classified, figure_of, terminal_lines
+from rlcore.trees import tree_map
 from rlcore.uncertainty import (
     Answers,
     Classes,

@@ -15,10 +15,11 @@ from pydantic import ValidationError
 
 from rlcore import Trainer, check_agent, check_environment, checkpoint
 from rlcore.agents.ppo import PPO
-from rlcore.environment import Environment, GymEnvironment
+from rlcore.environment import Environment
 from rlcore.envs import probes
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.evaluation import Report, play
+from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
 from rlcore.video import VideoReport
 

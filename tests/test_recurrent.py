@@ -16,7 +16,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.recurrent import Sequence
 from rlcore.observations import build_body
 from rlcore.returns import gae
-from rlcore.rollout import tree_map, where
+from rlcore.trees import tree_map, where
 
 NETWORKS = [{"name": "gru", "size": 8}, {"name": "lstm", "size": 8}]
 STACK = {"name": "frame_stack", "frames": 3, "body": {"name": "mlp", "hidden": [8]}}

@@ -7,8 +7,9 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, TwoStep
-from rlcore.rollout import Step, collect, minibatches, stack
+from rlcore.rollout import Step, collect, minibatches
 from rlcore.statistics import EpisodeStatistics
+from rlcore.trees import stack
 
 
 class Memory(NamedTuple):

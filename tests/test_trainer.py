@@ -14,11 +14,11 @@ from rlcore.agent import Agent
 from rlcore.agents.ppo import PPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
-from rlcore.environment import GymEnvironment
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Identity, Probe, Target
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.evaluation import Report
+from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import Step, collect
 from rlcore.seeding import derive_seed
 from rlcore.supervised.environment import SupervisedEnv

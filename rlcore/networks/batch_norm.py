@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rlcore.rollout import Tree
+from rlcore.trees import Tree
 
 
 def freeze_batch_norm(network: nn.Module) -> list[_BatchNorm]:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from rlcore.networks import NetworkChoice
 from rlcore.networks.recurrent import Recurrent, Sequence
-from rlcore.rollout import Tree, leaves, tree_map
 from rlcore.spaces import zeros
+from rlcore.trees import Tree, leaves, tree_map
 
 
 class FrameStack(Recurrent):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.base import Network
-from rlcore.rollout import Tree, tree_map
+from rlcore.trees import Tree, tree_map
 
 
 class Sequence(NamedTuple):
