@@ -1,4 +1,4 @@
-"""AlphaGo: a value network that learns from a policy's games with itself, and a search with both."""
+"""AlphaGo: a value network that learns from a policy's games against itself, and a search with both."""
 
 from typing import Any, NamedTuple
 
@@ -24,50 +24,53 @@ from rlcore.trees import Tree
 
 
 class Memory(NamedTuple):
-    """What AlphaGo remembers of a move in N games."""
+    """What AlphaGo records of a move in N games."""
 
-    policy: Tensor  # [N, A] that it was drawn from
+    policy: Tensor  # [N, A] that the move was drawn from
 
 
 class AlphaGo(Agent):
-    """The second and third stage of AlphaGo, upon a policy that has been trained before (Silver et al. 2016, methods).
+    """The second and third stage of AlphaGo, with a policy that has already been trained (Silver et al. 2016, methods).
 
-    The policy plays itself, and a value network learns how the games ended: minimise E[(z - v(s))^2]. In evaluation a
-    search makes the move of most visits: priors are the policy's, and a leaf is worth (1 - w) v + w z of a game of
-    random moves from there. The policy's parameters are read from its run when the agent is made; from then on they are
-    in this agent's checkpoints.
+    The policy plays against itself, and a value network learns the outcomes: minimise E[(z - v(s))^2]. In evaluation a
+    search plays the most visited move: priors are the policy's, and the value of a leaf is (1 - w) v + w z, z being the
+    outcome of a game of random moves from there. The policy's parameters are read from its run when the agent is made;
+    from then on they are in this agent's checkpoints.
     """
 
     class Settings(settings.Settings):
         """Settings of AlphaGo."""
 
         policy: ResolvedPath
-        """Folder of the run of an agent with a distribution over the same game's moves (``env.name=versus``, say)."""
+        """Run folder of an agent with a distribution over the same game's moves, e.g. with ``env.name=versus``."""
         horizon: PositiveInt = 16
         """T, moves in each game between two calls of `learn`."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
-        """From planes to the value, of which the tanh is taken."""
+        """Network from planes to the value before tanh."""
         eval_simulations: PositiveInt = 200
-        """Of a search when playing one's best."""
+        """Simulations per search in evaluation."""
         exploration: PositiveFloat = 1.25
-        """c of puct."""
+        """Exploration constant c of puct."""
         prior_temperature: PositiveFloat = 1.0
-        """Of the policy's logits, as priors of the search; above 1 it is less sure of itself."""
+        """Temperature of the policy as prior of the search; above 1 the prior is flatter."""
         value_weight: float = Field(0.5, ge=0, le=1)
-        """w, of the random games in a leaf's value: 0 is the value network alone."""
+        """w, weight of the random games in a leaf's value; 0 is the value network alone."""
         expand_after: PositiveInt = 1
-        """Simulations that must have come to a position before it joins the tree."""
+        """Simulations that must reach a position before it joins the tree."""
         replay_size: PositiveInt = 500_000
-        """Positions kept; the oldest go first."""
+        """Positions kept; the oldest are dropped first."""
         batch_size: PositiveInt = 512
+        """Positions per gradient step."""
         passes: PositiveFloat = 2.0
-        """Times that a position is learned from, on average."""
+        """Average number of times that a position is learned from."""
         learning_rate: PositiveFloat = 1e-3
+        """Step size of AdamW, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
         weight_decay: NonNegativeFloat = 1e-4
-        """Decoupled from the gradient (AdamW)."""
+        """Weight decay, decoupled from the gradient (AdamW)."""
         symmetries: bool = True
-        """Turn each position that is learned from by one of the game's symmetries, drawn at random."""
+        """Transform each position that is learned from by a random symmetry of the game."""
 
     settings: Settings
 
@@ -80,7 +83,7 @@ class AlphaGo(Agent):
         try:
             trained = load_trainer(s.policy, device=env.device)
         except InputError as error:
-            raise InputError(f"agent.policy: {error}; a run with env.name=versus is what it should name") from error
+            raise InputError(f"agent.policy: {error}; it should name a run, e.g. with env.name=versus") from error
         if not isinstance(trained.env, GameEnv) or type(trained.env.game) is not type(self.game):
             raise InputError(f"agent.policy: {s.policy} does not play {env.settings.game}")
         self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe
@@ -103,7 +106,7 @@ class AlphaGo(Agent):
         return self.network(self.game.observe(state)).squeeze(1).tanh()
 
     def judge(self, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, A] of the policy, and the value [B], of states [B, S]."""
+        """The policy's logits [B, A] at the prior temperature, and the value [B], of states [B, S]."""
         return self.distribution(state).logits / self.settings.prior_temperature, self.value(state)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
@@ -112,18 +115,18 @@ class AlphaGo(Agent):
         return Step(pi.sample(), Memory(pi.log_probs.exp()))
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The move of most visits of a search; obs [N, S]."""
+        """The most visited move of a search; obs [N, S]."""
         return Step(self.search(obs).action)
 
     def search(self, state: Tensor, simulations: int | None = None) -> Found:
-        """A search from states [N, S], of ``eval_simulations`` or another number."""
+        """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
         score = puct(s.exploration)
         return search(self.game, state, self.evaluate, num_simulations, score, expand_after=s.expand_after)
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Remembers the games that have ended, and fits the value network to how they did."""
+        """Stores the games that have ended, and fits the value network to their outcomes."""
         s = self.settings
         self.replay.add(rollout, rollout.memory.policy)
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
@@ -140,14 +143,14 @@ class AlphaGo(Agent):
         return metrics | {"value_loss": torch.stack([torch.as_tensor(loss) for loss in losses]).mean()}
 
     def train(self, mode: bool = True) -> "AlphaGo":
-        """Networks normalise by running statistics wherever they play; `learn` alone trains one."""
+        """Keeps evaluation mode, so that networks play by running statistics; only `learn` switches one to training."""
         return super().train(False)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Parameters, optimizer, replay, and the positions that wait."""
+        """Parameters, optimizer, replay, and the positions of unfinished games."""
         return {**super().checkpoint(), **self.replay.checkpoint()}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
+        """Restores what `checkpoint` returned."""
         super().restore(saved)
         self.replay.restore(saved)

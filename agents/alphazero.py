@@ -23,20 +23,20 @@ from rlcore.trees import Tree
 
 
 class Memory(NamedTuple):
-    """What AlphaZero remembers of a move in N games."""
+    """What AlphaZero records of a move in N games."""
 
     policy: Tensor  # [N, A], the search's
 
 
 class AlphaZero(Agent):
-    """Searches with a network, and teaches the network what the search found and how the game ended.
+    """Searches with a network, and trains the network on the search's policy and the outcome of the game.
 
     minimise  -sum pi log p + c_v (z - v)^2 + weight decay,  (p, v) the network's, pi the search's, z the outcome
 
     Silver et al. 2017 and 2018 ("A general reinforcement learning algorithm that masters chess, shogi, and Go through
     self-play"); with ``search: gumbel`` Danihelka et al. 2022. z is the return of the rest of the game with a discount
     of -1; positions wait until their game has ended. Weight decay is decoupled from the gradient (AdamW). With a gate,
-    as in AlphaGo Zero, games are played by the best network so far, which the one that learns replaces by winning.
+    as in AlphaGo Zero, the best network so far plays the games, until the one that learns wins a match against it.
     """
 
     class Settings(settings.Settings):
@@ -45,49 +45,53 @@ class AlphaZero(Agent):
         horizon: PositiveInt = 16
         """T, moves in each game between two calls of `learn`."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "policy_value"})
-        """From planes to the logits of the moves and the value."""
+        """Network from planes to the logits of the moves and the value."""
         search: Literal["gumbel", "puct"] = "gumbel"
-        """While learning."""
+        """Search used while learning; evaluation always uses puct."""
         simulations: PositiveInt = 16
-        """Of a search while learning."""
+        """Simulations per search while learning."""
         eval_simulations: PositiveInt = 200
-        """Of a search when playing one's best, by puct and without noise."""
+        """Simulations per search in evaluation, by puct and without noise."""
         exploration: PositiveFloat = 1.25
-        """c of puct."""
+        """Exploration constant c of puct."""
         dirichlet_alpha: PositiveFloat = 1.0
-        """Of puct's noise at the root."""
+        """With puct, concentration of the Dirichlet noise in the root's prior."""
         noise_fraction: float = Field(0.25, ge=0, le=1)
-        """Its share."""
+        """With puct, weight of the Dirichlet noise in the root's prior, [0, 1]."""
         reuse_tree: bool = False
-        """With puct while learning: go on from the tree of the last move, of which more visits come."""
+        """With puct while learning, continue from the subtree of the move just played; its visits count as well."""
         temperature_moves: NonNegativeInt = 12
-        """So many moves of a game are drawn: from the visits' shares, or by Gumbel noise; then the best are made."""
+        """Moves per game that are sampled, from the visits (puct) or by Gumbel noise; afterwards the best is played."""
         max_considered: PositiveInt = 16
-        """Moves that gumbel tries at the root, at most."""
+        """With gumbel, largest number of moves tried at the root."""
         value_scale: PositiveFloat = 1.0
-        """c_scale of gumbel."""
+        """With gumbel, c_scale: scale of the values against the logits."""
         replay_size: PositiveInt = 200_000
-        """Positions kept; the oldest go first."""
+        """Positions kept; the oldest are dropped first."""
         batch_size: PositiveInt = 512
+        """Positions per gradient step."""
         passes: PositiveFloat = 4.0
-        """Times that a position is learned from, on average."""
+        """Average number of times that a position is learned from."""
         learning_rate: PositiveFloat = 1e-3
+        """Step size of AdamW, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
         weight_decay: NonNegativeFloat = 1e-4
+        """Weight decay, decoupled from the gradient (AdamW)."""
         value_coefficient: NonNegativeFloat = 1.0
-        """c_v."""
+        """c_v, weight of the value loss."""
         symmetries: bool = True
-        """Turn each position that is learned from by one of the game's symmetries, drawn at random."""
+        """Transform each position that is learned from by a random symmetry of the game."""
         max_grad_norm: PositiveFloat | None = None
-        """Bound of the gradient's 2-norm; null does not clip."""
+        """Bound on the gradient's 2-norm; null disables clipping."""
         gate_every: PositiveInt | None = None
-        """Calls of `learn` between two matches of the network with the player; null: it plays as it learns."""
+        """Calls of `learn` between matches of the network against the player; null: the network itself plays."""
         gate_games: int = Field(400, ge=2, multiple_of=2)
-        """Games of a match: half as many openings, each from both sides, by the likeliest moves of the networks."""
+        """Games per match: half as many openings, each from both sides, by the networks' most likely moves."""
         gate_moves: NonNegativeInt = 6
-        """Random moves of such an opening."""
+        """Random moves in each opening of a match."""
         gate_threshold: float = Field(0.55, ge=0, le=1)
-        """Wins and half of the draws, as a share, from which on the network becomes the player."""
+        """Score of a match, wins plus half of the draws as a share, from which the network replaces the player."""
 
     settings: Settings
 
@@ -100,7 +104,7 @@ class AlphaZero(Agent):
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)
         self.player = copy.deepcopy(self.network).requires_grad_(False) if s.gate_every else self.network
-        """Who plays; without a gate the network itself."""
+        """The network that plays; without a gate, `network` itself."""
         self.optimizer = Adam(
             self.network.parameters(), s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True
         )
@@ -143,7 +147,7 @@ class AlphaZero(Agent):
         return Step(self.search(obs).action)
 
     def search(self, state: Tensor, simulations: int | None = None) -> Found:
-        """A search without noise from states [N, S], of ``eval_simulations`` or another number."""
+        """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
         return search(self.game, state, self.judge, num_simulations, puct(s.exploration))
@@ -153,11 +157,11 @@ class AlphaZero(Agent):
         return self._policy(obs, self.player)
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Remembers the games that have ended; ``passes`` minibatch steps; and now and then the gate."""
+        """Stores the games that have ended, takes minibatch steps, and runs the gate if due."""
         s = self.settings
         self.num_rollouts += 1
         self.replay.add(rollout, rollout.memory.policy)
-        self.earlier = None  # its values are those of the network before this update
+        self.earlier = None  # its values are from the network before this update
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
         if len(self.replay) >= s.batch_size:
@@ -185,7 +189,7 @@ class AlphaZero(Agent):
 
     @torch.no_grad()
     def _gate(self) -> Metrics:
-        """A match of the network with the player, whose place it takes if it wins."""
+        """A match of the network against the player, which it replaces if it wins."""
         s = self.settings
         generator = torch.Generator(self.replay.cells.device).manual_seed(int(torch.randint(2**31, ())))
         begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
@@ -202,11 +206,11 @@ class AlphaZero(Agent):
         return Categorical(logits.masked_fill(~self.game.legal(state), FORBIDDEN))
 
     def train(self, mode: bool = True) -> "AlphaZero":
-        """Networks normalise by running statistics wherever they play; `learn` alone trains them."""
+        """Keeps evaluation mode, so that networks play by running statistics; only `learn` switches one to training."""
         return super().train(False)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Parameters, optimizer, replay, and the positions that wait."""
+        """Parameters, optimizer, replay, and the positions of unfinished games."""
         return {
             **super().checkpoint(),
             **self.replay.checkpoint(),
@@ -214,7 +218,7 @@ class AlphaZero(Agent):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
+        """Restores what `checkpoint` returned."""
         super().restore(saved)
         self.replay.restore(saved)
         self.num_rollouts = saved["num_rollouts"]

@@ -1,4 +1,4 @@
-"""Autoencoders: what is shown is encoded, and given back; the code has its price."""
+"""Autoencoders: observations are encoded and reconstructed, and the code is penalised."""
 
 from typing import Any
 
@@ -19,12 +19,12 @@ from rlcore.trees import Tree
 
 
 class AutoencoderAgent(Agent):
-    """Reconstructs what it is shown from a code; plain, or variational if the network's code is a normal.
+    """Reconstructs observations from a code; plain, or variational if the network's code is a normal.
 
     maximise  E[log p(x | z)] - beta KL(q(z | x) || N(0, 1)),  z ~ q(z | x)
 
     The evidence lower bound for beta = 1 (Kingma & Welling 2014, equation 3; beta: Higgins et al. 2017). The first term
-    is what the environment pays, summed over pixels; the second is summed over the code; both are averaged over the
+    is the environment's reward, summed over pixels; the second is summed over the code; both are averaged over the
     batch. The gradient goes through the draw z = mean + std * noise.
     """
 
@@ -32,17 +32,19 @@ class AutoencoderAgent(Agent):
         """Settings of an autoencoder."""
 
         network: NetworkChoice = NetworkChoice.model_validate({"name": "vae"})
-        """One with ``encode`` and ``decode``: autoencoder, vae, conv_vae."""
+        """Network with ``encode`` and ``decode``: autoencoder, vae, conv_vae."""
         learning_rate: PositiveFloat = 1e-3
+        """Step size of Adam, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
         beta: NonNegativeFloat = 1.0
         """Weight of the KL divergence."""
         kl_warmup: float = Field(0.0, ge=0, le=1)
-        """Share of the run over which that weight rises from 0 (Bowman et al. 2016)."""
+        """Share of the run over which ``beta`` rises from 0 (Bowman et al. 2016)."""
         free_bits: NonNegativeFloat = 0.0
         """Nats of each coordinate's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""
         max_grad_norm: PositiveFloat | None = None
-        """Bound of the gradient's 2-norm; null does not clip."""
+        """Bound on the gradient's 2-norm; null disables clipping."""
 
     settings: Settings
     differentiable = True
@@ -54,8 +56,8 @@ class AutoencoderAgent(Agent):
         shape = observation_shape(env.single_observation_space)
         if env.single_action_space.shape != shape:
             raise InputError(
-                f"an autoencoder gives back what it is shown, {shape}; the answers here are {env.single_action_space}: "
-                "use env.name=reconstruction"
+                f"an autoencoder's actions have the shape of its observations, {shape}, got the action space "
+                f"{env.single_action_space}; use env.name=reconstruction"
             )
         self.network: Any = s.network.build(shape)
         if not (hasattr(self.network, "encode") and hasattr(self.network, "decode")):
@@ -64,8 +66,8 @@ class AutoencoderAgent(Agent):
             )
         if not getattr(self.network, "is_variational", True) and (s.beta, s.kl_warmup, s.free_bits) != (1, 0, 0):
             raise InputError(
-                f"agent.beta, kl_warmup, free_bits: are of a code that is a distribution; {s.network.name}'s is none, "
-                "agent.network.name=vae has one"
+                f"agent.beta, kl_warmup, free_bits: need a code that is a distribution; {s.network.name}'s is not, use "
+                "agent.network.name=vae"
             )
         self.max_grad_norm = s.max_grad_norm
         self.optimizer = Adam(self.parameters(), s.learning_rate)
@@ -75,21 +77,21 @@ class AutoencoderAgent(Agent):
         return self.network.encode(obs)
 
     def decode(self, z: Tensor) -> Tensor:
-        """[B, L] to answers [B, *O]."""
+        """[B, L] to reconstructions [B, *O]."""
         return self.network.decode(z)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Gives back, from a draw of the code; obs [N, *O]. Memory is the code."""
+        """Reconstructs from a draw of the code; obs [N, *O]. Memory is the code."""
         code = self.encode(obs)
         return Step(self.decode(draw(code)), code)
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """Gives back, from the mean of the code; obs [N, *O]."""
+        """Reconstructs from the mean of the code; obs [N, *O]."""
         return Step(self.decode(self.encode(obs).mean))
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """One step of the optimizer."""
+        """Takes one step of the optimizer."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         beta = s.beta * min(1.0, rollout.progress / s.kl_warmup) if s.kl_warmup else s.beta
@@ -104,7 +106,7 @@ class AutoencoderAgent(Agent):
 
 
 def draw(code: Code) -> Tensor:
-    """One z ~ q(z | x) a row, [B, L], with its gradient; from torch's global generator of the device."""
+    """One z ~ q(z | x) per row, [B, L], with its gradient; from torch's global generator of the device."""
     if code.log_var is None:
         return code.mean
     return code.mean + (0.5 * code.log_var).exp() * torch.randn_like(code.mean)

@@ -1,4 +1,4 @@
-"""EncoderOf: what an autoencoder has learned to see, as a body for other agents."""
+"""EncoderOf: the encoder of a trained autoencoder, as a body for other agents."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from rlcore.run import Run
 from rlcore.settings import ResolvedPath
 
 PREFIX = "network."
-"""Of the parameters of `AutoencoderAgent.network` in a checkpoint."""
+"""Prefix of the parameters of `AutoencoderAgent.network` in a checkpoint."""
 
 
 class EncoderOf(Network):
-    """The encoder of a run: an agent that has it sees the code, its mean, in place of the input.
+    """The encoder of a run: an agent with this network sees the code (its mean) instead of the input.
 
     The parameters are read from the run's checkpoint when the network is made; from then on they are the agent's.
     """
@@ -27,11 +27,11 @@ class EncoderOf(Network):
         """Settings of a trained encoder."""
 
         run: ResolvedPath
-        """Folder of the run of an autoencoder."""
+        """Run folder of an autoencoder."""
         frozen: bool = True
-        """Keep its parameters as they are, and it in evaluation mode."""
+        """Keep the encoder's parameters fixed, and the encoder in evaluation mode."""
         body: NetworkChoice | None = None
-        """A network that reads the code; null: what comes next reads it directly."""
+        """Network that reads the code; null: the agent's output layers read it directly."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
@@ -40,7 +40,7 @@ class EncoderOf(Network):
         self.autoencoder.requires_grad_(not settings.frozen)
         if settings.frozen:
             for module in dropouts(self.autoencoder):
-                module.p = 0.0  # else a policy would put its own dropout in the place, and switch it on
+                module.p = 0.0  # else a policy would replace it by its own dropout, and switch that on
         self.body: nn.Module
         if settings.body is not None:
             self.body = settings.body.build((num_codes,), out_features)
@@ -54,7 +54,7 @@ class EncoderOf(Network):
         return self.body(self.autoencoder.encode(x).mean)
 
     def train(self, mode: bool = True) -> "EncoderOf":
-        """As of every module, but that a frozen encoder stays in evaluation."""
+        """As for every module, except that a frozen encoder stays in evaluation mode."""
         super().train(mode)
         self.autoencoder.train(mode and not self.frozen)
         return self

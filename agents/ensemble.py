@@ -1,4 +1,4 @@
-"""An ensemble: agents that learn apart and answer together."""
+"""An ensemble: agents that learn separately and answer together."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +19,19 @@ class Ensemble(Agent):
     """K agents of one kind, each with its own initial parameters and N / K of the environments.
 
     Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles". The
-    members learn apart, from what they did themselves; asked (`predict`, `answers`), all of them answer, and the equal
-    mixture of what they say counts. In as many steps each sees a K-th of what a single agent would: K times the steps
-    are K times the cost. To ask costs K forward passes, one after another: with ``torch.func.vmap`` they are slower on
-    a CPU, but for a single image and convolutions (`benchmarks/uncertainty.py`).
+    members learn separately, from their own actions; in `predict` and `answers` all of them answer, and the result is
+    their equal mixture. In the same number of steps each member sees 1 / K of what a single agent would: K times the
+    steps are K times the cost. An answer costs K forward passes, one after another: with ``torch.func.vmap`` they are
+    slower on a CPU, except for a single image and convolutions (`benchmarks/uncertainty.py`).
     """
 
     class Settings(settings.Settings):
         """Settings of an ensemble."""
 
         agent: AgentChoice
-        """What each member is."""
+        """The agent that each member is."""
         members: int = Field(5, ge=2)
-        """K; it divides ``env.num_envs``."""
+        """K, number of members; must divide ``env.num_envs``."""
 
     settings: Settings
     members: Any
@@ -41,7 +41,7 @@ class Ensemble(Agent):
         super().__init__(env, settings)
         K = self.settings.members
         if env.num_envs % K:
-            raise InputError(f"agent.members: {K} members cannot share {env.num_envs} environments; let K divide them")
+            raise InputError(f"agent.members: {K} members cannot share {env.num_envs} environments; K must divide them")
         self.share = env.num_envs // K
         part = SimpleNamespace(
             num_envs=self.share,
@@ -52,23 +52,23 @@ class Ensemble(Agent):
         self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
         kind, name = type(self.members[0]), self.settings.agent.name
         if kind.distribution is Agent.distribution:
-            raise InputError(f"agent.agent: {name} has no distribution for members to answer by; try ppo or supervised")
+            raise InputError(f"agent.agent: {name} has no distribution, which members answer by; try ppo or supervised")
         if self.members[0].initial_state(1) is not None:
-            raise InputError(f"agent.agent: {name} has a memory, members have none; try ppo")
+            raise InputError(f"agent.agent: {name} has a memory, which members cannot have; try ppo")
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Each member answers in its own environments; obs [N, *O]. Memory is the members' steps, K of them."""
         steps = [member.act(_cut(obs, envs)) for member, envs in self._shares()]
-        # A leaf of the graph: each member goes backward by itself, and what they shared would be gone after the first.
+        # A leaf of the graph: each member goes backward separately, and the first would free what they share.
         action = torch.cat([step.action for step in steps]).detach().requires_grad_(self.differentiable)
         return Step(action, steps)
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """What all members say together; obs [N, *O]."""
+        """The combined answer of all members; obs [N, *O]."""
         return Step(best_answer(uncertainty(self.answers(obs)), self.action_space))
 
     def answers(self, obs: Tree) -> Answers:
-        """What each member says of observations [B, *O], fields [K, B, ...]."""
+        """Each member's answers to observations [B, *O], fields [K, B, ...]."""
         return stack([answers_of(member.distribution(obs)) for member in self.members])
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -86,12 +86,12 @@ class Ensemble(Agent):
         return {name: sum(metrics[name] for metrics in told) / len(told) for name in told[0]}
 
     def drop_running(self) -> None:
-        """The members forget what they know of episodes that were going on."""
+        """The members forget the episodes in progress, which were abandoned."""
         for member in self.members:
             member.drop_running()
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The members' attributes that are of a kind, with their names."""
+        """The members' attributes of a type, with their names."""
         return [(f"{k}.{name}", thing) for k, member in enumerate(self.members) for name, thing in member.held(kind)]
 
     def _shares(self) -> list[tuple[Any, slice]]:
@@ -100,10 +100,10 @@ class Ensemble(Agent):
 
 
 def _share(row: Row, k: int, envs: slice, slope: Tensor | None) -> Row:
-    """Member k's part of a row, with what it answered itself.
+    """Member k's part of a row, with its own answers.
 
-    Given the slope of the reward in the actions [N, *A], the reward gets a graph that leads to this member alone, and
-    is linear in its actions: of the same value and the same gradient.
+    Given the slope of the reward in the actions [N, *A], the reward gets a graph that leads to this member alone and is
+    linear in its actions, with the same value and the same gradient.
     """
     step: Step = row.memory[k]
     reward = row.reward[envs]

@@ -1,4 +1,4 @@
-"""GameReplay: positions of games, to learn from once it is known how they ended."""
+"""GameReplay: positions of games, to learn from once their outcome is known."""
 
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ from rlcore.rollout import Rollout
 
 
 class Position(NamedTuple):
-    """What a row of the replay holds."""
+    """Rows of the replay."""
 
     state: Tensor  # [B, S] int64
-    policy: Tensor  # [B, A], the mover's, or what it should be
+    policy: Tensor  # [B, A], the mover's, or the target for it
     outcome: Tensor  # [B] in [-1, 1], z, for the mover
 
 
@@ -24,11 +24,11 @@ class Waiting(NamedTuple):
 
     state: Tensor  # [W, N, S] int64
     policy: Tensor  # [W, N, A]
-    valid: Tensor  # [W, N] bool; the others have been learned from
+    valid: Tensor  # [W, N] bool; the others are in the replay
 
 
 class Batch(NamedTuple):
-    """What a network learns from."""
+    """A batch for a network to learn from."""
 
     planes: Tensor  # [B, C, H, W]
     legal: Tensor  # [B, A] bool
@@ -37,12 +37,12 @@ class Batch(NamedTuple):
 
 
 class GameReplay(nn.Module):
-    """Keeps the latest positions of games that have ended; those of the others wait.
+    """Keeps the latest positions of games that have ended; those of unfinished games wait.
 
     Args:
         game: the rules.
         capacity: positions kept.
-        symmetries: turn each position that is drawn by one of the game's symmetries, at random.
+        symmetries: transform each position that is drawn by a random symmetry of the game.
     """
 
     cells: Tensor  # [K, H * W]
@@ -62,27 +62,27 @@ class GameReplay(nn.Module):
         return len(self.replay)
 
     def add(self, rollout: Rollout, policy: Tensor) -> None:
-        """Takes a rollout of `SelfPlayEnv` and the policies [T, N, A] of its rows."""
+        """Adds a rollout of `SelfPlayEnv` and the policies [T, N, A] of its rows."""
         state, reward, done, valid = rollout.obs, rollout.reward, rollout.done, torch.ones_like(rollout.done)
         if self.waiting is not None:
             old = self.waiting
             state, policy = torch.cat([old.state, state]), torch.cat([old.policy, policy])
-            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # a game pays at its end alone
+            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # only the end of a game has a reward
             done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
         outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
         ready = (ended & valid).nonzero(as_tuple=True)
         self.replay.add(Position(state[ready], policy[ready], outcome[ready]))
         still = valid & ~ended
-        first = int((~still.any(1)).cumprod(0).sum())  # rows before it wait for nothing
+        first = int((~still.any(1)).cumprod(0).sum())  # no game needs the rows before it
         self.waiting = Waiting(state[first:], policy[first:], still[first:])
 
     def sample(self, size: int) -> Batch:
-        """That many positions, drawn with replacement by torch's global generator of their device."""
+        """``size`` positions, drawn with replacement by torch's global generator of their device."""
         return self.turned(self.replay.sample(size))
 
     def turned(self, rows: Position) -> Batch:
-        """Rows as a network sees them, each turned at random."""
+        """Rows as inputs of a network, each transformed by a random symmetry."""
         planes, legal = self.game.observe(rows.state), self.game.legal(rows.state)
         K = len(self.cells) if self.symmetries else 1
         if K == 1:
@@ -98,6 +98,6 @@ class GameReplay(nn.Module):
         return {"replay": self.replay.checkpoint(), "waiting": self.waiting and tuple(self.waiting)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
+        """Restores what `checkpoint` returned."""
         self.replay.restore(saved["replay"], Position)
         self.waiting = saved["waiting"] and Waiting(*saved["waiting"])

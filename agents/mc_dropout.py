@@ -1,4 +1,4 @@
-"""Monte Carlo dropout: any agent whose network has dropout can say how sure it is."""
+"""Monte Carlo dropout: the uncertainty of any agent whose network has dropout."""
 
 from typing import Any
 
@@ -17,52 +17,52 @@ MEBIBYTE = 2**20
 
 
 class MCDropout:
-    """Asks a trained agent T times, each time with other units dropped.
+    """Asks a trained agent T times, each time with different units dropped.
 
     Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation". The T passes are one pass over a batch of T B rows,
-    and that only from the first dropout on: what comes before is the same for all. Nothing of the agent changes: modes
-    and random generators are put back; batch norm goes by its running statistics.
+    and that only from the first dropout on: what comes before is the same for all. The agent does not change: modes and
+    random generators are restored; batch norm uses its running statistics.
 
     Args:
-        agent: a trained one, with `Agent.distribution` and at least one dropout module. Dropout that is no module
+        agent: a trained one, with `Agent.distribution` and at least one dropout module. Dropout that is not a module
             (``torch.nn.functional.dropout``, the argument of ``nn.LSTM``) stays off.
         passes: T, at least 2.
         seed: of the masks; the same observations get the same answers.
-        memory: what the outputs of all layers may take for one batch, MiB; larger batches are cut into pieces, but one
-            observation with its T passes is not.
+        memory_mib: memory for the outputs of all layers for one batch; larger batches are split, but the T passes of
+            one observation are not.
 
     Raises:
-        InputError: the network has no dropout module, there are too few passes, or ``memory`` is not above 0.
+        InputError: the network has no dropout module, there are too few passes, or ``memory_mib`` is not above 0.
     """
 
-    def __init__(self, agent: Agent, passes: int = 20, seed: int = 1, memory: float = 512):
+    def __init__(self, agent: Agent, passes: int = 20, seed: int = 1, memory_mib: float = 512):
         if passes < 2:
-            raise InputError(f"passes: a single answer tells nothing of how sure it is; at least 2, got {passes}")
-        if memory <= 0:
-            raise InputError(f"memory: must be above 0 MiB, got {memory}")
-        self.agent, self.passes, self.seed, self.memory = agent, passes, seed, memory
+            raise InputError(f"passes: a single answer does not show uncertainty; at least 2, got {passes}")
+        if memory_mib <= 0:
+            raise InputError(f"memory_mib: must be above 0, got {memory_mib}")
+        self.agent, self.passes, self.seed, self.memory_mib = agent, passes, seed, memory_mib
         self.dropouts = dropouts(agent)
         if not self.dropouts:
             raise InputError(
-                f"the network of {type(agent).__name__} has no dropout module, so that all passes would be the same; "
-                "train one that has, e.g. agent.network.dropout=0.1"
+                f"the network of {type(agent).__name__} has no dropout module, so all passes would be the same; "
+                "train one with dropout, e.g. agent.network.dropout=0.1"
             )
         self._shares_prefix = True
         self._batch_size: int | None = None
 
     def uncertainty(self, obs: Tree) -> ClassUncertainty | NumberUncertainty:
-        """What the passes say together of observations [B, *O]."""
+        """The uncertainty of all passes together about observations [B, *O]."""
         return uncertainty(self.answers(obs))
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """Answers by what the passes say together; obs [N, *O]."""
+        """The combined answer of all passes; obs [N, *O]."""
         return Step(best_answer(self.uncertainty(obs), self.agent.action_space))
 
     def answers(self, obs: Tree) -> Answers:
-        """What each pass says of observations [B, *O], fields [T, B, ...].
+        """Each pass's answers to observations [B, *O], fields [T, B, ...].
 
         Raises:
-            InputError: the agent has no distribution over its answers, or none that dropout changes.
+            InputError: the agent has no distribution over its answers, or dropout does not affect it.
         """
         with evaluating(self.agent):
             self._seed()
@@ -99,14 +99,14 @@ class MCDropout:
     def _seed(self) -> None:
         """Seeds the generators that dropout draws from; ``evaluating`` puts them back.
 
-        ``torch.manual_seed`` would note with a traceback what to do should CUDA be initialized later, at every call.
+        ``torch.manual_seed`` would record a traceback at every call, in case CUDA is initialized later.
         """
         torch.default_generator.manual_seed(self.seed)
         if torch.cuda.is_initialized():
             torch.cuda.manual_seed_all(self.seed)
 
     def _fitting_batch(self, obs: Tree) -> int:
-        """How many observations, with all their passes, keep within the memory; asks about one of them to see."""
+        """How many observations fit in the memory with all their passes; measured by asking about one of them."""
         outputs = 0
 
         def add(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -118,11 +118,11 @@ class MCDropout:
         self.agent.distribution(tree_map(lambda x: x[:1], obs))
         for hook in hooks:
             hook.remove()
-        return max(1, int(self.memory * MEBIBYTE / max(1, self.passes * outputs)))
+        return max(1, int(self.memory_mib * MEBIBYTE / max(1, self.passes * outputs)))
 
 
 class _Repeat:
-    """A hook of the dropouts: the first that a pass comes to gets each row T times."""
+    """A hook of the dropouts: the first one that a pass reaches gets each row T times."""
 
     def __init__(self, num_rows: int, passes: int):
         self.num_rows, self.passes, self.was_called = num_rows, passes, False
@@ -134,5 +134,5 @@ class _Repeat:
 
 
 def _repeated(x: Tensor, passes: int) -> Tensor:
-    """[B, ...] to [T B, ...], all of the first pass first."""
+    """[B, ...] to [T B, ...], all rows of the first pass first."""
     return x.repeat(passes, *[1] * (x.ndim - 1))

@@ -36,14 +36,14 @@ class Rows(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What PPO remembers of a step of N environments."""
+    """What PPO records of a step of N environments."""
 
     outputs: Tensor  # [N, K], of the policy's head
     masks: tuple[Tensor, ...]  # [N, ...] bool, of dropout
 
 
 class Losses(NamedTuple):
-    """Of a minibatch of B rows."""
+    """The losses of a minibatch of B rows."""
 
     total: Tensor  # 0-d, what is minimised
     policy: Tensor  # 0-d
@@ -56,9 +56,9 @@ class PPO(Agent):
 
     maximise  E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - V_target)^2] + c_e E[H],  r = pi(a|s) / pi_old(a|s)
 
-    The details follow Huang et al. 2022 ("The 37 implementation details of PPO"), but for these: old log-probabilities
-    and values are computed in one batch over the rollout rather than at every step, and a time limit is no death: V(s')
-    of the true successor counts there.
+    The details follow Huang et al. 2022 ("The 37 implementation details of PPO"), with two exceptions: old
+    log-probabilities and values are computed in one batch over the rollout rather than at every step, and a time limit
+    is not a terminal state: V(s') of the true successor counts there.
     """
 
     class Settings(settings.Settings):
@@ -69,47 +69,51 @@ class PPO(Agent):
         num_epochs: PositiveInt = 4
         """Passes over the rollout."""
         minibatch_size: PositiveInt | None = 256
-        """Rows in one gradient step; it divides horizon x num_envs. null: all of them."""
+        """Rows per gradient step; must divide horizon x num_envs; null: all of them."""
         learning_rate: PositiveFloat = 3e-4
+        """Step size of Adam, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
         clip_range: PositiveFloat | None = 0.2
-        """eps; null does not clip, which with one epoch of one minibatch is A2C."""
+        """eps, before the schedule; null disables clipping, which with one epoch of one minibatch is A2C."""
         clip_range_schedule: Schedule = "constant"
+        """How ``clip_range`` falls over the run."""
         value_clip: PositiveFloat | None = None
-        """If set, V may move by this much from its old value before its error stops counting."""
+        """If set, the value loss is the larger of those of V and of V clipped to this distance from its old value."""
         gamma: float = Field(0.99, ge=0, le=1)
         """Discount."""
         gae_lambda: float = Field(0.95, ge=0, le=1)
-        """Decay of the advantage's trace."""
+        """lambda, decay of the advantage's trace."""
         normalize_advantages: bool = True
-        """In each minibatch: (A - mean) / sqrt(variance + 1e-8)."""
+        """Normalise advantages in each minibatch: (A - mean) / sqrt(variance + 1e-8)."""
         value_coefficient: NonNegativeFloat = 0.5
-        """c_v."""
+        """c_v, weight of the value loss."""
         entropy_coefficient: NonNegativeFloat = 0.0
-        """c_e."""
+        """c_e, weight of the policy's entropy, nats."""
         max_grad_norm: PositiveFloat = 0.5
-        """Bound of the gradient's 2-norm."""
+        """Bound on the gradient's 2-norm."""
         target_kl: PositiveFloat | None = None
-        """If set, an update ends before any later minibatch whose mean KL(pi_old, pi) is above 1.5 times this, nats."""
+        """If set, an update ends before any later minibatch whose mean KL(pi_old, pi) exceeds 1.5 times this, nats."""
         recompute_advantages: bool = False
-        """At the beginning of each epoch, by the value network as it is then (Andrychowicz et al. 2021, sec. 3.5)."""
+        """Recompute advantages in each epoch, by the current value network (Andrychowicz et al. 2021, sec. 3.5)."""
         normalize_observations: bool = False
-        """Floats to mean 0 and variance 1 over all that was seen before, clipped to [-10, 10]."""
+        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
         normalize_rewards: bool = False
-        """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
-        """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
+        """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
         log_std_init: float = Field(0.0, ge=-20, le=2)
-        """Of actions in a Box: log of the initial standard deviation."""
+        """For actions in a Box: log of the initial standard deviation."""
         adam_eps: PositiveFloat = 1e-5
+        """Added to Adam's denominator."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""
         shared: bool = False
-        """One body for both, in place of one each."""
+        """One body for both policy and value, instead of one each."""
 
     settings: Settings
-    memory = False
-    """Whether the networks remember; see `RecurrentPPO`."""
+    recurrent = False
+    """Whether the networks have a memory; see `RecurrentPPO`."""
 
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -118,10 +122,10 @@ class PPO(Agent):
         _check_minibatches(s, env.num_envs)
         self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
         self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
-        self.body = build_body(s.network, env.single_observation_space, self.memory)
+        self.body = build_body(s.network, env.single_observation_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
-            self.value_body = build_body(s.network, env.single_observation_space, self.memory)
+            self.value_body = build_body(s.network, env.single_observation_space, self.recurrent)
         self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
@@ -153,11 +157,11 @@ class PPO(Agent):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The likeliest action; obs [N, *O]."""
+        """The most likely action; obs [N, *O]."""
         return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """``num_epochs`` passes of minibatch steps."""
+        """Takes minibatch steps in ``num_epochs`` passes over the rollout."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         clip = None if s.clip_range is None else s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
@@ -168,7 +172,7 @@ class PPO(Agent):
             loss = self.losses(b, clip)
             log_ratios.append(loss.log_ratio.detach())
             if s.target_kl is not None and steps and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
-                break  # a sync a minibatch, where asked for
+                break  # one sync per minibatch, only if asked for
             step = self.minimize(loss.total)
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
         self._normalize_by(rollout, rows)
@@ -188,11 +192,11 @@ class PPO(Agent):
         return metrics
 
     def losses(self, b: Rows, clip: float | None) -> Losses:
-        """What a minibatch has to lose; a subclass may add to the total.
+        """The losses of a minibatch; a subclass may add to the total.
 
         Args:
             b: B rows.
-            clip: eps as it is now; None does not clip.
+            clip: the current eps; None disables clipping.
         """
         s = self.settings
         with recalled(self.policy_dropouts, b.masks):
@@ -215,12 +219,12 @@ class PPO(Agent):
         return Losses(total, policy_loss, value_loss, log_ratio)
 
     def drop_running(self) -> None:
-        """Begins the returns that rewards are normalised by anew."""
+        """Restarts the running returns, by which rewards are normalised, from 0."""
         if self.reward_normalizer is not None:
             self.reward_normalizer.running.zero_()
 
     def train(self, mode: bool = True) -> "PPO":
-        """Batch norms stay as they are; see `freeze_batch_norm`."""
+        """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
         super().train(mode)
         freeze_batch_norm(self)
         return self
@@ -239,38 +243,34 @@ class PPO(Agent):
         return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
 
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
-        """Of all epochs."""
+        """The minibatches of all epochs."""
         for epoch in range(self.settings.num_epochs):
             if epoch and self.settings.recompute_advantages:
-                rows = self._estimated(rows, rollout)
+                value, advantage, target = self._estimates(rollout)
+                rows = rows._replace(value=value, advantage=advantage, target=target)
             yield from self._pieces(rows)
 
     def _pieces(self, rows: Rows) -> Iterator[Rows]:
-        """Of one epoch."""
+        """The minibatches of one epoch."""
         return minibatches(rows, self.settings.minibatch_size)
 
     @torch.no_grad()
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
-        memory: Memory = rollout.memory
-        pi = self.policy_head.distribution(memory.outputs.flatten(0, 1))
-        log_prob = pi.log_prob(rollout.action.flatten(0, 1)).view_as(rollout.reward)
-        entropy = pi.entropy().view_as(rollout.reward)
-        nothing = torch.zeros_like(log_prob)
-        columns = rollout.action, self._seen(rollout.obs), log_prob, nothing, nothing, nothing, memory.masks
-        rows = Rows(*map(rollout.rows, columns))
-        return self._estimated(rows, rollout), rollout.rows(entropy).mean()
+        memory, action, obs = map(rollout.rows, (rollout.memory, rollout.action, rollout.obs))
+        pi = self.policy_head.distribution(memory.outputs)
+        rows = Rows(action, self._seen(obs), pi.log_prob(action), *self._estimates(rollout), memory.masks)
+        return rows, pi.entropy().mean()
 
     @torch.no_grad()
-    def _estimated(self, rows: Rows, rollout: Rollout) -> Rows:
-        """The rows with values, advantages and targets by the value network as it is."""
+    def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, advantages and targets by the current value network, [B] each."""
         s = self.settings
         reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
         with switched_off(self.dropouts):
             value, next_value = self._values(rollout)
         advantage = gae(reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
-        value, advantage, target = map(rollout.rows, (value, advantage, advantage + value))
-        return rows._replace(value=value, advantage=advantage, target=target)
+        return rollout.rows(value), rollout.rows(advantage), rollout.rows(advantage + value)
 
     def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """V of each row and of its true successor, [T, N] both."""
@@ -282,7 +282,7 @@ class PPO(Agent):
         return value, next_value
 
     def _normalize_by(self, rollout: Rollout, rows: Rows) -> None:
-        """Takes what was seen into the running figures, now that it has been learned from."""
+        """Updates the running statistics with the rollout, now that it has been learned from."""
         if self.batch_norms:
             update_batch_norm(self.body, self.batch_norms, rows.obs)
             if not self.settings.shared:
@@ -301,7 +301,7 @@ def _kl(log_ratio: Tensor) -> Tensor:
 def _check_minibatches(s: PPO.Settings, num_envs: int) -> None:
     rows = s.minibatch_size or (0 if s.horizon is None else s.horizon * num_envs)
     if s.normalize_advantages and rows == 1:
-        raise InputError("agent.minibatch_size: one advantage cannot be normalized; take more rows than 1")
+        raise InputError("agent.minibatch_size: one advantage cannot be normalized; use more than 1 row")
     if s.minibatch_size is None:
         return
     if s.horizon is None:

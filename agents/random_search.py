@@ -1,4 +1,4 @@
-"""Random local search: learning with no gradient at all."""
+"""Random local search: learning without gradients."""
 
 import copy
 import math
@@ -24,19 +24,19 @@ class RandomSearch(Agent):
     theta' = theta + std N(0, I);  theta <- theta' if R(theta') >= R(theta), R the mean return of an episode from each
     environment as it was measured when theta was tried
 
-    Nothing is drawn but theta': the action is the network's output, or its argmax.
+    Only theta' is random: the action is the network's output, or its argmax.
     """
 
     class Settings(settings.Settings):
         """Settings of random search."""
 
         std: PositiveFloat = 0.1
-        """Standard deviation of a perturbation."""
+        """Standard deviation of the perturbations."""
         max_std: PositiveFloat | None = None
         """If set, the standard deviation doubles with each failure, up to this, and halves with each success, down to
         ``std``: a search that is stuck looks further away."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [], "init": "zeros"})
-        """From an observation to the action, or to a score for each of them."""
+        """Network from an observation to the action, or to a score for each action."""
 
     settings: Settings
     horizon = None
@@ -45,7 +45,7 @@ class RandomSearch(Agent):
         super().__init__(env, settings)
         space = env.single_action_space
         if not isinstance(space, (Box, Discrete)):
-            raise InputError(f"random search serves the action spaces Box and Discrete, got {space}")
+            raise InputError(f"random search supports the action spaces Box and Discrete, got {space}")
         self.answer_shape = space.shape if isinstance(space, Box) else None
         num_outputs = math.prod(space.shape) if isinstance(space, Box) else int(space.n)
         self.kept = self.settings.network.build(observation_shape(env.single_observation_space), num_outputs)
@@ -57,15 +57,15 @@ class RandomSearch(Agent):
         self.std: Tensor
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """What the perturbed network answers; obs [N, *O]."""
+        """The perturbed network's answer; obs [N, *O]."""
         return Step(self._answer(self.tried, obs))
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """What the kept network answers; obs [N, *O]."""
+        """The kept network's answer; obs [N, *O]."""
         return Step(self._answer(self.kept, obs))
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Keeps the perturbed parameters or drops them, and perturbs anew."""
+        """Keeps the perturbed parameters or drops them, and perturbs again."""
         score = (rollout.reward * rollout.valid).sum() / rollout.reward.shape[1]
         better = score >= self.score
         self.score = torch.maximum(score, self.score)

@@ -18,12 +18,13 @@ from rlcore.trees import Tree, leaves, stack, tree_map
 
 
 class RecurrentPPO(PPO):
-    """PPO whose policy and value remember what they saw of an episode; see `PPO` for the objective.
+    """PPO whose policy and value have a memory of the episode so far; see `PPO` for the objective.
 
-    What was remembered before a rollout is as the network, and the normaliser, before its last update left it.
+    The state before a rollout is the one computed while acting, by the network and the normaliser before their last
+    updates; it is not recomputed.
 
-    Gradients go back through time within a rollout, from the state that was remembered before it; a minibatch is whole
-    sequences, of some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
+    Gradients go back through time within a rollout, as far as the state before it; a minibatch is whole sequences, of
+    some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
     """
 
     class Settings(PPO.Settings):
@@ -33,7 +34,7 @@ class RecurrentPPO(PPO):
         """``gru``, ``lstm`` or ``frame_stack``, with a body of their own."""
 
     settings: Settings
-    memory = True
+    recurrent = True
     body: Recurrent
     value_body: Recurrent
 
@@ -41,23 +42,22 @@ class RecurrentPPO(PPO):
         super().__init__(env, settings)
         s = self.settings
         if self.batch_norms:
-            raise InputError("agent.network: recurrent_ppo serves no batch norm")
+            raise InputError("agent.network: recurrent_ppo does not support batch norm")
         if s.horizon is None:
             raise InputError("agent.horizon: recurrent_ppo needs rollouts of a fixed length, got null")
         if s.minibatch_size is not None and s.minibatch_size % s.horizon:
             raise InputError(
                 "agent.minibatch_size: must be whole sequences, a multiple of agent.horizon; "
-                f"{s.minibatch_size} is none of {s.horizon}"
+                f"{s.minibatch_size} is not a multiple of {s.horizon}"
             )
 
     def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:
-        """That of the policy, and of the value where it has a memory of its own."""
-        return self.body.initial_state(num_envs), () if self.settings.shared else self.value_body.initial_state(
-            num_envs
-        )
+        """The states of the policy and of the value, if that has its own memory."""
+        value_state = () if self.settings.shared else self.value_body.initial_state(num_envs)
+        return self.body.initial_state(num_envs), value_state
 
     def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows in each of which an episode begins."""
+        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
         size = len(next(leaves(obs)))
         outputs, _ = self._remembered(self._seen(obs), self.body.initial_state(size))
         return self.policy_head.distribution(outputs)
@@ -73,12 +73,12 @@ class RecurrentPPO(PPO):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The likeliest action; obs [N, *O]. What the value remembers stays as it was, for it is not asked."""
+        """The most likely action; obs [N, *O]. The value's state stays unchanged, as no value is computed."""
         outputs, policy_state = self._remembered(self._seen(obs), state[0])
         return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, state[1]))
 
     def _remembered(self, seen: Tree, state: Tree) -> tuple[Tensor, Tree]:
-        """Outputs of the policy's head [N, K] for one step, and what is remembered then."""
+        """Outputs of the policy's head [N, K] for one step, and the next state."""
         features, state = self.body.step(seen, state)
         return self.policy_head(features, action_mask(seen)), state
 
@@ -91,7 +91,7 @@ class RecurrentPPO(PPO):
         return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
 
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
-        """As of `PPO`, T * N rows time-major; but what was seen is one `Sequence` of them all."""
+        """As in `PPO`, T * N rows time-major; but observations are one `Sequence` of them all."""
         rows, entropy = super()._rows(rollout)
         return rows._replace(obs=self._sequence(rollout)), entropy
 
@@ -99,7 +99,7 @@ class RecurrentPPO(PPO):
         return Sequence(self._seen(rollout.obs), rollout.begins, rollout.initial_state)
 
     def _pieces(self, rows: Rows) -> Iterator[Rows]:
-        """The sequences of some environments after those of others, in random order."""
+        """Minibatches of the sequences of some environments, in random order."""
         s, (obs, begins, state) = self.settings, rows.obs
         T, N = begins.shape
         size = N if s.minibatch_size is None else s.minibatch_size // T
@@ -116,7 +116,7 @@ class RecurrentPPO(PPO):
             yield Rows(*tree_map(part, tuple(rows._replace(obs=None))))._replace(obs=piece)
 
     def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """V of each row and of its true successor, [T, N] both, after what was remembered there."""
+        """V of each row and of its true successor, [T, N] both, given the state there."""
         sequence = self._sequence(rollout)
         sequence = sequence._replace(state=sequence.state[0 if self.settings.shared else 1])
         times, envs = rollout.cut_places

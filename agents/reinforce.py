@@ -26,36 +26,39 @@ class Reinforce(Agent):
 
     maximise  E[log pi(a_t|s_t) (G_t - b(s_t))],  G_t the discounted return to go, b a learned baseline or 0
 
-    The factor is normalised over the batch, and gamma^t left out, as is usual. Without a baseline the return of an
-    episode that a time limit cut ends at the cut; with one, V of the true successor stands for the rest.
+    As is usual, the factor G_t - b is normalised over the batch, and gamma^t left out. If a time limit cuts an episode,
+    its return ends there without a baseline; with one, V of the true successor stands for the rest.
     """
 
     class Settings(settings.Settings):
         """Settings of REINFORCE."""
 
         learning_rate: PositiveFloat = 1e-3
+        """Step size of the policy's Adam, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the policy's learning rate falls over the run."""
         gamma: float = Field(0.99, ge=0, le=1)
         """Discount."""
         normalize: bool = True
-        """The returns, less the baseline, to mean 0 and standard deviation 1 over the batch."""
+        """Scale the returns, minus the baseline, to mean 0 and standard deviation 1 over the batch."""
         baseline: bool = False
-        """Learn V(s), with a network of its own, and subtract it."""
+        """Learn V(s), with its own network, and subtract it from the returns."""
         value_learning_rate: PositiveFloat = 1e-2
+        """Step size of the baseline's Adam, constant."""
         value_steps: PositiveInt = 20
-        """Gradient steps of the baseline on each batch of episodes, after the policy's one."""
+        """Gradient steps of the baseline on each batch of episodes, after the policy's single step."""
         entropy_coefficient: NonNegativeFloat = 0.0
         """Weight of the policy's entropy, which is maximised, nats."""
         max_grad_norm: PositiveFloat | None = None
-        """Bound of the gradient's 2-norm; null does not clip."""
+        """Bound on the gradient's 2-norm; null disables clipping."""
         normalize_observations: bool = False
-        """Floats to mean 0 and variance 1 over all that was seen before, clipped to [-10, 10]."""
+        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
         normalize_rewards: bool = False
-        """Divide them by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
-        """Of actions in a bounded Box: by tanh, in place of clipping what the normal distribution draws."""
+        """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
         log_std_init: float = Field(0.0, ge=-20, le=2)
-        """Of actions in a Box: log of the initial standard deviation."""
+        """For actions in a Box: log of the initial standard deviation."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body of the policy and, if there is one, of the baseline."""
 
@@ -90,11 +93,11 @@ class Reinforce(Agent):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The likeliest action; obs [N, *O]."""
+        """The most likely action; obs [N, *O]."""
         return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """One gradient step of the policy on the whole rollout; then the baseline's."""
+        """Takes one gradient step of the policy on the whole rollout, then those of the baseline."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         seen, G = self._seen(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
@@ -118,7 +121,7 @@ class Reinforce(Agent):
         }
 
     def train(self, mode: bool = True) -> "Reinforce":
-        """Batch norms stay as they are; see `freeze_batch_norm`."""
+        """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
         super().train(mode)
         freeze_batch_norm(self)
         return self
@@ -130,7 +133,7 @@ class Reinforce(Agent):
         return self.policy_head.distribution(self.policy_head(self.body(seen), action_mask(seen)))
 
     def _fit_baseline(self, seen: Tree, G: Tensor, V: Tensor) -> Metrics:
-        """``value_steps`` steps of the baseline, V [B] before them, towards the returns [B]."""
+        """Takes ``value_steps`` steps of the baseline towards the returns G [B]; V [B] is from before them."""
         assert self.baseline is not None
         for _ in range(self.settings.value_steps):
             value_loss = nn.functional.mse_loss(self.baseline(seen), G)
@@ -139,7 +142,7 @@ class Reinforce(Agent):
 
     @torch.no_grad()
     def _value(self, seen: Tree) -> Tensor:
-        """V(s) [B], nothing dropped."""
+        """V(s) [B], without dropout."""
         assert self.baseline is not None
         with switched_off(self.dropouts):
             return self.baseline(seen)
@@ -155,7 +158,7 @@ class Reinforce(Agent):
         return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
 
     def _normalize_by(self, rollout: Rollout, seen: Tree) -> None:
-        """Takes what was seen into the running figures, now that it has been learned from."""
+        """Updates the running statistics with the rollout, now that it has been learned from."""
         for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
             update_batch_norm(network, self.batch_norms, seen)
         if self.normalizer is not None:

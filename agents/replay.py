@@ -1,4 +1,4 @@
-"""Replay: the latest examples, to draw from."""
+"""Replay: a buffer of the latest examples, to draw from."""
 
 from typing import Any, Generic, TypeVar
 
@@ -11,7 +11,7 @@ Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
 class Replay(Generic[Rows]):
-    """Keeps the latest rows of a NamedTuple of trees [B, ...]; they stay on the device that they came on.
+    """Keeps the latest rows of a NamedTuple of trees [B, ...]; they stay on the device that they came from.
 
     Args:
         capacity: rows kept.
@@ -20,7 +20,7 @@ class Replay(Generic[Rows]):
     def __init__(self, capacity: int):
         self.capacity = capacity
         self.num_added = 0
-        """Rows that ever came."""
+        """Rows added so far."""
         self._rows: Rows | None = None  # [capacity, ...]
 
     def __len__(self) -> int:
@@ -28,7 +28,7 @@ class Replay(Generic[Rows]):
         return min(self.num_added, self.capacity)
 
     def add(self, rows: Rows) -> None:
-        """Takes rows [B, ...]; where they are too many, the oldest go."""
+        """Adds rows [B, ...]; beyond the capacity, the oldest are dropped."""
         first, *_ = leaves(rows)
         num = len(first)
         if self._rows is None:
@@ -55,10 +55,10 @@ class Replay(Generic[Rows]):
         return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(leaves(rows))}
 
     def restore(self, saved: dict[str, Any], kind: Any) -> None:
-        """Puts back what `checkpoint` returned; into another capacity, the latest rows.
+        """Restores what `checkpoint` returned; with another capacity, the latest rows that fit.
 
         Args:
-            saved: that.
+            saved: what `checkpoint` returned.
             kind: the NamedTuple, of tensors.
         """
         self.num_added, self._rows = 0, None

@@ -22,32 +22,35 @@ from rlcore.trees import Tree
 
 
 class Supervised(Agent):
-    """Answers with the outputs of a network, and follows the gradient of what they are paid.
+    """Answers with the outputs of a network, and follows the gradient of their reward.
 
     maximise  E[r(x, f(x))],  by the gradient of r through f: the pathwise gradient of an episode of one step
 
-    Where the reward is a log-likelihood this is maximum likelihood. The forward pass that acted is the one that learns.
+    If the reward is a log-likelihood this is maximum likelihood. The gradient goes through the forward pass that acted.
     """
 
     class Settings(settings.Settings):
         """Settings of supervised learning."""
 
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "activation": "relu", "init": "he"})
-        """From an example to the answer."""
+        """Network from an example to the answer."""
         optimizer: Literal["sgd", "adam", "adamw"] = "adam"
+        """Gradient descent, Adam, or Adam with decoupled weight decay."""
         learning_rate: PositiveFloat = 1e-3
+        """Step size of the optimizer, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
         momentum: float = Field(0.0, ge=0, lt=1)
-        """Of sgd."""
+        """Momentum of sgd."""
         bias_correction: bool = True
-        """Of adam and adamw; see `rlcore.optimizers.Adam`."""
+        """Bias correction of adam and adamw; see `rlcore.optimizers.Adam`."""
         weight_decay: NonNegativeFloat = 0.0
-        """L2 penalty, added to the gradient; adamw takes it from the parameters instead."""
+        """L2 penalty, added to the gradient; adamw subtracts it from the parameters instead."""
         label_smoothing: float = Field(0.0, ge=0, lt=1)
-        """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reward that
-        is told remains that of the true class."""
+        """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reported
+        reward remains that of the true class."""
         max_grad_norm: PositiveFloat | None = None
-        """Bound of the gradient's 2-norm; null does not clip."""
+        """Bound on the gradient's 2-norm; null disables clipping."""
 
         @model_validator(mode="after")
         def _check(self) -> "Supervised.Settings":
@@ -67,8 +70,8 @@ class Supervised(Agent):
         space = env.single_action_space
         if not (isinstance(space, Box) and space.shape):
             raise InputError(
-                f"no gradient goes through the action space {space}; served: Box, e.g. env.action=logits. For a bare "
-                "right or wrong: agent.name=reinforce or agent.name=ppo"
+                f"no gradient goes through the action space {space}; supported: Box, e.g. env.action=logits. To learn "
+                "from right or wrong alone: agent.name=reinforce or agent.name=ppo"
             )
         if s.label_smoothing and not isinstance(space, Logits):
             raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
@@ -97,12 +100,12 @@ class Supervised(Agent):
         return self.act(obs)
 
     def distribution(self, obs: Tree) -> Distribution:
-        """What the answers to [B, *O] mean: the reward is its log-likelihood, up to a constant.
+        """The distribution of the answers to [B, *O]: the reward is its log-likelihood, up to a constant.
 
-        Classes if they are logits, or the log-odds of one outcome; a squared error is that of normals of variance 1/2.
+        Classes for logits, or for the log-odds of one outcome; normals of variance 1/2 for a squared error.
 
         Raises:
-            InputError: they are the log-odds of several outcomes.
+            InputError: the answers are the log-odds of several outcomes.
         """
         outputs = self(obs)
         if isinstance(self.action_space, Logits):
@@ -110,7 +113,7 @@ class Supervised(Agent):
         if not isinstance(self.action_space, LogOdds):
             return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, 0.5 * math.log(0.5)))
         if math.prod(self.answer_shape) > 1:
-            raise InputError(f"no uncertainty is known of {self.action_space}: several outcomes are no classes")
+            raise InputError(f"uncertainty is not defined for {self.action_space}: several outcomes are not classes")
         return Categorical(torch.cat([torch.zeros_like(outputs), outputs], 1))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
@@ -118,7 +121,7 @@ class Supervised(Agent):
         return Step(self(obs))
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """One step of the optimizer."""
+        """Takes one step of the optimizer."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         row = rollout[0]  # not stacked: that would be one more node in the graph

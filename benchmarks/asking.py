@@ -1,12 +1,12 @@
 """Answer, or ask a person: python benchmarks/asking.py FOLDER
 
-Right pays 1, wrong -c, asked 0. FOLDER holds runs as ``make uncertainty`` leaves them: ``threshold`` with those of
-``mnist_ask_threshold``, and for each c ``reinforce-c`` and ``ppo-c``. Prints what is paid for a test example on
-average, and the share that was asked about; means over the seeds (range):
+The reward is 1 if right, -c if wrong, 0 for asking. FOLDER holds runs as ``make uncertainty`` leaves them:
+``threshold`` with those of ``mnist_ask_threshold``, and for each c ``reinforce-c`` and ``ppo-c``. Prints the mean
+reward per test example, and the share that was asked about; means over the seeds (range):
 
-- p > c / (1 + c): answer where the likeliest class is likelier than that (Chow 1970), of softmax and of MC dropout;
-- entropy: answer where the predictive entropy is below what pays best on the validation examples;
-- REINFORCE and PPO, which have learned it from the pay alone.
+- p > c / (1 + c): answer where the largest probability is above that (Chow 1970), of softmax and of MC dropout;
+- entropy: answer where the predictive entropy is below the bound of highest reward on the validation examples;
+- REINFORCE and PPO, which have learned it from the reward alone.
 """
 
 import json
@@ -27,13 +27,13 @@ PASSES = 20
 
 
 def paid(found: ClassUncertainty, target: Tensor, answers: Tensor, cost: float) -> tuple[float, float]:
-    """Mean pay, and the share asked about; ``answers`` [n] bool says where the classifier answers itself."""
+    """Mean reward, and the share asked about; ``answers`` [n] bool says where the classifier answers itself."""
     pay = torch.where(found.probabilities.argmax(1) == target, 1.0, -cost) * answers
     return pay.mean().item(), 1 - answers.double().mean().item()
 
 
 def best_bound(found: ClassUncertainty, target: Tensor, cost: float) -> float:
-    """The entropy below which to answer pays best."""
+    """The entropy up to which answering gives the highest reward."""
     entropy, order = found.predictive_entropy.sort()
     pay = torch.where(found.probabilities.argmax(1) == target, 1.0, -cost)[order].cumsum(0)
     best = int(pay.argmax())
@@ -41,7 +41,7 @@ def best_bound(found: ClassUncertainty, target: Tensor, cost: float) -> float:
 
 
 def thresholds(run: Path) -> dict[tuple[str, int], tuple[float, float]]:
-    """Way to decide and cost, to pay and share asked."""
+    """Maps decision rule and cost to mean reward and share asked."""
     trainer, _ = Run(run).trainer("last")
     env = trainer.env.evaluation(1)
     assert isinstance(env, SupervisedEnv)

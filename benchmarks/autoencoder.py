@@ -1,9 +1,9 @@
-"""The speed of the variational autoencoder beside a loop written by hand.
+"""The speed of the variational autoencoder compared with a loop written by hand.
 
 python benchmarks/autoencoder.py
 
 Random data of MNIST's shape; ``mnist_vae``'s network (784-400-20-400-784), batch 128; a block is a quarter of an epoch;
-torch on one thread; one process, the rivals taking turns block by block, process CPU time.
+torch on one thread; one process, the rivals alternating block by block, process CPU time.
 """
 
 import copy
@@ -24,7 +24,7 @@ STEPS = 60_000 // BATCH // 4
 
 
 class HandWritten:
-    """Slices the tensors of a permutation; nothing is checked, counted or kept."""
+    """Slices tensors by a permutation; nothing is checked, counted or kept."""
 
     def __init__(self, images: torch.Tensor, network: Any, optimizer: type):
         self.images, self.network = images, copy.deepcopy(network)

@@ -1,7 +1,7 @@
 """Learning curves: python benchmarks/curves.py [OPTIONS] RUNS-OF-A [RUNS-OF-B ...]
 
 Each argument is a folder of runs of one config, as ``rlcore train CONFIG --seeds 5 --run-dir FOLDER`` leaves it. Draws
-the mean over the seeds and their range against environment steps. The README's: docs/images/cartpole.png, by default.
+the mean over the seeds and their range against environment steps. By default the README's: docs/images/cartpole.png.
 That of docs/latent.md: --tag eval/accuracy --names pixels "code, beta 1" ... --out docs/images/codes.png --from 0.8
 That of docs/ten_days.md: --tag eval/accuracy --label accuracy --title MNIST --out docs/images/bandit.png --from 0.8
 """
@@ -19,11 +19,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--tag", default="rollout/return")
-    parser.add_argument("--label", default="return of the last 100 episodes, as played")
+    parser.add_argument("--label", default="return of the last 100 training episodes")
     parser.add_argument("--title", default="CartPole-v1")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "images" / "cartpole.png")
-    parser.add_argument("--names", nargs="+", help="of the folders; default: their agents'")
-    parser.add_argument("--from", dest="bottom", type=float, help="where the axis begins")
+    parser.add_argument("--names", nargs="+", help="labels of the folders; default: the names of their agents")
+    parser.add_argument("--from", dest="bottom", type=float, help="where the vertical axis begins")
     given = parser.parse_args()
 
     figure = Figure(figsize=(7, 3.4), layout="constrained")

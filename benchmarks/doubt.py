@@ -1,7 +1,7 @@
 """The tables of docs/uncertainty.md: python benchmarks/doubt.py FOLDER
 
 FOLDER holds runs as ``make uncertainty`` leaves them: five seeds of each of the configs ``mnist_lenet_dropout`` and
-``mnist_lenet_ensemble``, and in ``mnist_lenet_dropout-8`` and ``mnist_lenet_ensemble-8`` those trained on 0 to 7 alone.
+``mnist_lenet_ensemble``, and in ``mnist_lenet_dropout-8`` and ``mnist_lenet_ensemble-8`` those trained on 0 to 7 only.
 Prints means over the seeds and, after +-, 95 % confidence intervals of the mean (Student's t).
 """
 
@@ -59,7 +59,7 @@ def main(root: Path) -> None:
     for label, measure in MEASURES.items():
         cells = [told(root / config, f"{method}_{measure}") for config, method in COLUMNS.values()]
         print(f"| {label} | {' | '.join(cells)} |")
-    print(f"\n| ROC area, foreign or not | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
+    print(f"\n| ROC area, out-of-distribution or not | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for label, kind in KINDS.items():
         of = "-8" if kind == "classes" else ""
         for doubt, key in (("entropy", "roc_area"), ("mutual information", "mutual_information_roc_area")):

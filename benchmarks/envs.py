@@ -1,6 +1,6 @@
-"""What a vector step of CartPole costs, beside gymnasium's: python benchmarks/envs.py
+"""What a vector step of CartPole costs, compared with gymnasium's: python benchmarks/envs.py
 
-Random actions; one process, the rivals taking turns, process CPU time; torch on one thread.
+Random actions; one process, the rivals alternating, process CPU time; torch on one thread.
 """
 
 import gymnasium
@@ -51,7 +51,7 @@ def main() -> None:
             }
         )
         best = "   ".join(f"{name} {1e6 / max(speed):.0f} us" for name, speed in speeds.items())
-        print(f"{num_envs} environments, a vector step: {best}")
+        print(f"{num_envs} environments, per vector step: {best}")
         print(table(speeds, "rlcore CartPole", "vec steps/s"))
 
 

@@ -1,7 +1,7 @@
 """What TensorBoard costs: python benchmarks/events.py
 
-PPO on CartPole at the settings of benchmarks/ppo.py with the defaults of logging (500 points in a run of 400 rollouts),
-events on against off, taking turns, process CPU time.
+PPO on CartPole with the settings of benchmarks/ppo.py and the defaults of logging (500 points in a run of 400
+rollouts), events on against off, alternating, process CPU time.
 """
 
 import tempfile

@@ -1,13 +1,13 @@
-"""Learning beside Stable-Baselines3, at its own settings (rl-zoo's ppo.yml): python benchmarks/learning.py [NUM_SEEDS]
+"""Learning compared with Stable-Baselines3, at rl-zoo's settings (ppo.yml): python benchmarks/learning.py [NUM_SEEDS]
 
 CartPole, Acrobot (cut from 1M steps to 300k) and Pendulum, seed by seed and rival by rival in one process on one
-thread; these are not the settings of the configs that ship. Evaluations, 20 greedy episodes of gymnasium's own
-environment with the same seeds for all, stop the clock: the CPU time of the process. Draws docs/images/learning.png:
-return against steps and against seconds, interquartile mean and range over the seeds.
+thread; the shipped configs have other settings. Evaluations, 20 greedy episodes of gymnasium's own environment with the
+same seeds for all, stop the clock: the CPU time of the process. Draws docs/images/learning.png: return against steps
+and against seconds, interquartile mean and range over the seeds.
 
 CartPole is stepped as a user of each would: rlcore by its own batched environment, Stable-Baselines3 by gymnasium's.
-Its linear schedules look at the steps after a rollout, ours before it. Rl-zoo's Pendulum explores by gSDE, which rlcore
-has not; Stable-Baselines3 is shown with it and without.
+Its linear schedules use the steps after a rollout, ours those before it. Rl-zoo's Pendulum explores by gSDE, which
+rlcore does not have; Stable-Baselines3 is shown with and without it.
 """
 
 import sys
@@ -54,7 +54,7 @@ SHARED = ("horizon", "minibatch_size", "num_epochs", "gamma", "gae_lambda", "lea
 
 
 def evaluate(env_id: str, policy: Callable[[np.ndarray], Any]) -> float:
-    """Mean return of 20 episodes, all at once; a policy answers observations [20, *O]."""
+    """Mean return of 20 parallel episodes; a policy maps observations [20, *O] to actions."""
     envs = gymnasium.make_vec(env_id, 20)
     obs, _ = envs.reset(seed=10_000)
     total, running = np.zeros(20), np.ones(20, dtype=bool)
@@ -115,7 +115,7 @@ def sb3_curve(env_id: str, seed: int, **options: Any) -> Curve:
         return model.predict(seen, deterministic=True)[0]
 
     class Clock(BaseCallback):
-        """Collects a point before each rollout but the first, when all that was seen has been learned from."""
+        """Collects a point before each rollout except the first, when all data so far has been learned from."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ def sb3_curve(env_id: str, seed: int, **options: Any) -> Curve:
 
 
 class Stopwatch:
-    """Evaluates at each twentieth of the steps, with the clock stopped."""
+    """Evaluates after every twentieth of the steps, with the clock stopped."""
 
     def __init__(self, env_id: str):
         self.env_id, self.curve = env_id, Curve()
@@ -142,7 +142,7 @@ class Stopwatch:
         self.start = time.process_time()
 
     def look(self, steps: int, policy: Callable[[np.ndarray], Any]) -> None:
-        """Evaluates, if it is time to."""
+        """Evaluates if it is due."""
         before = self.curve[-1][0] if self.curve else 0
         if steps // self.every == before // self.every:
             return

@@ -1,4 +1,4 @@
-"""Timing that is fair on a machine whose speed changes: blocks of each rival in turn, process CPU time, ratios."""
+"""Timing that is fair on a machine whose speed varies: alternating blocks of the rivals, process CPU time, ratios."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Block = Callable[[], int]
 def interleave(
     rivals: dict[str, Block], num_blocks: int = 15, warmup: int = 1, clock: Callable[[], float] = time.process_time
 ) -> dict[str, list[float]]:
-    """Steps per second of each rival by a clock, process CPU time say, one figure a block, the rivals taking turns."""
+    """Steps per second of each rival by a clock, say process CPU time, one figure per block; the rivals alternate."""
     speeds: dict[str, list[float]] = {name: [] for name in rivals}
     for block in range(warmup + num_blocks):
         for name, run in rivals.items():

@@ -1,14 +1,14 @@
-"""PPO's speed beside its peers', at the same settings and the same number of updates.
+"""PPO's speed compared with its peers', with the same settings and the same number of updates.
 
 CartPole:                                     python benchmarks/ppo.py
 Through the gymnasium adapter:                python benchmarks/ppo.py Acrobot-v1 (or Pendulum-v1, LunarLander-v3)
 Each environment in a process, wall time:     python benchmarks/ppo.py LunarLander-v3 async
-Pixels, by the convolutions of Mnih et al.:   python benchmarks/ppo.py ale_py:ALE/Breakout-v5 (or CarRacing-v3)
+Pixels, with the network of Mnih et al.:      python benchmarks/ppo.py ale_py:ALE/Breakout-v5 (or CarRacing-v3)
 
 8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for
-all; one process, the rivals taking turns block by block, process CPU time. A block is 8 rollouts with their updates;
-of pixels one, of 2 environments CarRacing. Of Atari both see gymnasium's usual preprocessing and its stacks of 4
-frames. Also told: where rlcore's time goes, by the wall clock.
+all; one process, the rivals alternating block by block, process CPU time. A block is 8 rollouts with their updates; for
+pixels 1 rollout, and for CarRacing 2 environments. On Atari both use gymnasium's usual preprocessing and its stacks of
+4 frames. Also prints where rlcore's wall time goes.
 """
 
 import sys

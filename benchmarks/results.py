@@ -1,11 +1,11 @@
 """The results page.
 
-    python benchmarks/results.py run NAME ...      the seeds of each config, resumed where they were cut; and the page
-    python benchmarks/results.py page              docs/results.md, its figure and the README's table
-    python benchmarks/results.py under SECONDS     names of the configs of which a run takes less, and lacks nothing
+    python benchmarks/results.py run NAME ...      trains each config's seeds, resuming interrupted runs; then as page
+    python benchmarks/results.py page              writes docs/results.md, its figure and the README's table
+    python benchmarks/results.py under SECONDS     prints the configs whose runs take less, and lack no other run
 
-A run is judged by its last checkpoint: returns by 100 episodes of seeds that training never saw, other figures by the
-closing evaluation. A config's seeds are those of its result file, or those given with --seeds (1 to 5 unless told): a
+A run is evaluated by its last checkpoint: returns over 100 episodes with seeds that training never used, other figures
+by the final evaluation. A config's seeds are those given with --seeds, else those of its result file, else 1 to 5: a
 config whose settings were chosen on some seeds is shown with others.
 """
 
@@ -59,15 +59,15 @@ def main() -> None:
 
 
 def train(name: str, seed: int) -> None:
-    """One run to its end, from where it was cut."""
+    """Trains one run to its end, from where it was interrupted."""
     path = RUNS / name / f"seed{seed}"
     if not (path / "checkpoints" / "last.pt").is_file():
-        shutil.rmtree(path, ignore_errors=True)  # cut before its first checkpoint
+        shutil.rmtree(path, ignore_errors=True)  # interrupted before its first checkpoint
         rlcore("train", name, f"seed={seed}", "threads=1", "--run-dir", path)
     run, shipped = Run(path), config.load(name).config
     made = run.load().config
     if (made.env, made.agent, made.trainer) != (shipped.env, shipped.agent, shipped.trainer):
-        sys.exit(f"{path} has other settings than {name} has now: move it away, and it is trained anew")
+        sys.exit(f"{path} has other settings than {name} has now; move it away to train it again")
     if not run.result.get("finished"):
         rlcore("resume", path)
     played = "eval/return" in shipped.expect
@@ -77,20 +77,20 @@ def train(name: str, seed: int) -> None:
 
 
 def can_run(name: str) -> bool:
-    """Whether the run of another config that this one begins with is there, if it needs one."""
+    """Whether the run of another config that this one starts from exists, if it needs one."""
     begins_with = getattr(config.load(name).config.agent.settings, "policy", None)
     return begins_with is None or Path(begins_with).is_dir()
 
 
 def rlcore(*words: Any) -> None:
-    """A command; its output goes to the screen if it fails."""
+    """Runs a command; its output is shown if it fails."""
     done = subprocess.run([sys.executable, "-m", "rlcore", *map(str, words)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"rlcore {' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
 
 
 def gathered(name: str, seeds: list[int]) -> dict[str, Any]:
-    """What is kept of the runs of a config."""
+    """The results of a config's runs, as they are saved."""
     kept = {}
     for seed in seeds:
         run = Run(RUNS / name / f"seed{seed}")
@@ -116,17 +116,17 @@ def load() -> dict[str, Any]:
 
 
 def runs(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is kept of each."""
+    """The results of each run."""
     return list(result["seeds"].values())
 
 
 def median(result: dict[str, Any], key: str) -> float:
-    """Over the seeds: a run that was paused counts the pause in its seconds, and moves a mean."""
+    """Over the seeds; a mean would be distorted by a paused run, whose seconds include the pause."""
     return float(np.median([seed[key] for seed in runs(result)]))
 
 
 def published(claim: config.Expectation) -> dict[str, float]:
-    """Figures of the claim's source, each by what is said of it: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
+    """The figures in the claim's source, by the text around each: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
     found = {part.strip(): re.search(r": ([-\d.,]*\d)", part) for part in claim.source.split(";")}
     return {told: float(match[1].replace(",", "")) for told, match in found.items() if match}
 
@@ -137,7 +137,7 @@ def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the interquartile mean, 95 %, by the percentile bootstrap."""
+    """The 95 % interval of the interquartile mean, by the percentile bootstrap."""
     drawn = np.random.default_rng(1).choice(values, (9999, len(values)))
     low, high = np.percentile(iqm(drawn), [2.5, 97.5])
     return float(low), float(high)
@@ -186,12 +186,12 @@ def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> lis
 
 
 def digits(value: float) -> str:
-    """Four of them."""
+    """A number with four significant digits, or more before the point."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def draw(results: dict[str, Any]) -> None:
-    """Learning curves, a panel each: the interquartile mean over the seeds and their range, and what others published.
+    """Learning curves, one panel each: the interquartile mean over the seeds, their range, and published figures.
 
     A seed that ended sooner stays at its last value.
     """
@@ -199,7 +199,7 @@ def draw(results: dict[str, Any]) -> None:
     lines = -(-len(results) // columns)
     figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for (name, result), axes in zip(results.items(), panels, strict=False):  # in this order no panel is lost
+    for (name, result), axes in zip(results.items(), panels, strict=False):  # panels last: zip would drop one
         curves = [np.array(seed["curve"]).T for seed in runs(result)]
         steps = np.linspace(max(x[0] for x, _ in curves), max(x[-1] for x, _ in curves), 200)
         values = np.array([np.interp(steps, *curve) for curve in curves])
@@ -213,7 +213,7 @@ def draw(results: dict[str, Any]) -> None:
     for axes in list(panels):
         axes.axis("off")
     figure.supxlabel("thousand environment steps", fontsize=9)
-    figure.supylabel("return of evaluations", fontsize=9)
+    figure.supylabel("evaluation return", fontsize=9)
     figure.savefig(DOCS / "images" / "results.png", dpi=80)
 
 

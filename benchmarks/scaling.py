@@ -1,6 +1,6 @@
 """Steps/s and memory against the number of environments: python benchmarks/scaling.py
 
-PPO on CartPole, 128 steps a rollout, four minibatches, four epochs, each size in a process of its own, torch on one
+PPO on CartPole, 128 steps per rollout, four minibatches, four epochs, each size in its own process, torch on one
 thread. Memory is the peak of the process beyond what it holds before the first rollout. Writes docs/images/scaling.png.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
         per_row = row["megabytes"] * 2**20 / (HORIZON * num_envs)
         print(
             f"{num_envs:5d} environments: {row['steps_per_second']:10,.0f} steps/s, "
-            f"{row['megabytes']:7.1f} MB above the start, {per_row:7,.0f} bytes a row"
+            f"{row['megabytes']:7.1f} MB above the start, {per_row:7,.0f} bytes per row"
         )
     plot(rows)
 

@@ -1,9 +1,9 @@
-"""The speed of tree search beside DeepMind's mctx and OpenSpiel: python benchmarks/search.py [THREADS]
+"""The speed of tree search compared with DeepMind's mctx and OpenSpiel: python benchmarks/search.py [THREADS]
 
 512 games of connect four from the empty board, 64 simulations each, the same 84-128-128-8 network with random weights;
-rules, evaluation of leaves and tree writes inside the timing; one process, the rivals taking turns, each with an
-untimed run before the timed one; process CPU time and wall time; mctx compiled before. A second table: rlcore against
-the number of games and simulations. Needs the peers (``pip install -e '.[bench]'``). THREADS is 1 or 2.
+the timing includes rules, evaluation of leaves and tree writes; one process, the rivals alternating, each with an
+untimed run before the timed one; process CPU time and wall time; mctx compiled beforehand. A second table: rlcore by
+number of games and simulations. Needs the peers (``pip install -e '.[bench]'``). THREADS is 1 or 2.
 """
 
 import itertools
@@ -44,7 +44,7 @@ def evaluator(net: nn.Module) -> Evaluator:
 
 
 def with_mctx(net: nn.Sequential, policy: str) -> Callable[[], None]:
-    """mctx's own search; the network and the rules in jax, on planes, which it runs faster than bit boards."""
+    """mctx's own search; the network and the rules in jax, on planes, which it runs faster than bitboards."""
     weights = [(jnp.asarray(m.weight.numpy()), jnp.asarray(m.bias.numpy())) for m in net if isinstance(m, nn.Linear)]
     lines = jnp.asarray(np.stack(winning_lines(), 1), jnp.float32)  # [42, 69]
 
@@ -98,7 +98,7 @@ def winning_lines() -> list[np.ndarray]:
 
 
 def with_open_spiel() -> Callable[[], None]:
-    """OpenSpiel's Python search, one game after another, with a null network: the share of 8 games."""
+    """OpenSpiel's Python search of only 8 games, one after another, with a null network."""
     import pyspiel
     from open_spiel.python.algorithms import mcts
 
@@ -143,7 +143,7 @@ def main() -> None:
             run()
     for _ in range(ROUNDS):
         for name, (run, games) in rivals.items():
-            run()  # untimed: its memory is warm
+            run()  # untimed, to warm up its memory
             start, clock = time.process_time(), time.perf_counter()
             run()
             cpu[name].append(games * SIMULATIONS / (time.process_time() - start))
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def tree_bytes(games: int, simulations: int) -> int:
-    """Of a node: state; prior, visits, total and child of each move; path and moves of 42; value, depth and leaf."""
+    """A node holds state; prior, visits, total and child of each move; path and moves of 42; value, depth and leaf."""
     node = 8 * 2 + 7 * (4 + 4 + 4 + 8) + 8 * (43 + 42) + 4 + 8 + 8
     return games * (simulations + 1) * node
 

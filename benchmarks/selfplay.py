@@ -1,7 +1,7 @@
 """Where the time of self-play goes: python benchmarks/selfplay.py [CONFIG ...]
 
 Positions per second of process CPU time of the shipped AlphaZero configs, torch on one thread, once learning has begun;
-and the shares of the network, which judges leaves, of the rest of the search, and of learning.
+and the shares of the network, which evaluates leaves, of the rest of the search, and of learning.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""How long until CartPole is solved: python benchmarks/solve.py
+"""How long it takes to solve CartPole: python benchmarks/solve.py
 
-Stable-Baselines3 at its zoo's settings (8 x 32, batch 256, 20 epochs, lambda 0.8, gamma 0.98, learning rate and clip
-range from 1e-3 and 0.2 linearly to 0 over 100,000 steps), rlcore at the same, and rlcore at those of
-configs/cartpole_ppo.yaml. After every 2,048 steps 20 episodes are played greedily; solved is when all reach 500. Five
-seeds each, taking turns, each in a process of its own on one thread. CPU and wall seconds are those of training alone,
-without imports and evaluation; "from start" is the wall clock from the start of the process, with both.
+Stable-Baselines3 with its zoo's settings (8 x 32, batch 256, 20 epochs, lambda 0.8, gamma 0.98, learning rate and clip
+range from 1e-3 and 0.2 linearly to 0 over 100,000 steps), rlcore with the same, and rlcore with those of
+configs/cartpole_ppo.yaml. Every 2,048 steps 20 episodes are played greedily; CartPole is solved when all reach 500.
+Five seeds each, alternating, each in its own process on one thread. CPU and wall seconds are those of training only,
+without imports and evaluation; "from start" is the wall time from the start of the process, with both.
 """
 
 import json
@@ -17,7 +17,7 @@ CHUNK, LIMIT, EPISODES = 2048, 100_000, 20
 
 
 class Clock:
-    """Adds up the seconds inside ``with``."""
+    """Adds up the seconds spent inside ``with``."""
 
     def __init__(self) -> None:
         self.cpu = self.wall = 0.0
@@ -33,7 +33,7 @@ class Clock:
 ZOO = (
     "agent.horizon=32", "agent.num_epochs=20", "agent.gae_lambda=0.8", "agent.learning_rate=1e-3",
 )  # fmt: skip
-"""What makes of configs/cartpole_ppo.yaml the zoo's settings."""
+"""What turns configs/cartpole_ppo.yaml into the zoo's settings."""
 
 
 def rlcore(seed: int, clock: Clock, overrides: tuple[str, ...] = ()) -> int | None:

@@ -1,10 +1,10 @@
-"""The speed of supervised learning beside a loop written by hand, one with a DataLoader, and Lightning.
+"""The speed of supervised learning compared with a loop written by hand, one with a DataLoader, and Lightning.
 
 python benchmarks/supervised.py
 
-Random data of MNIST's shape and size (speed does not see the difference), and iris; the same network and the same
-optimizer in all rivals of a table; torch on one thread; one process, the rivals taking turns block by block, process
-CPU time. Lightning is left out where it is not installed (``pip install -e '.[bench]'``).
+Random data of MNIST's shape and size (which makes no difference in speed), and iris; the same network and the same
+optimizer in all rivals of a table; torch on one thread; one process, the rivals alternating block by block, process
+CPU time. Lightning is left out if it is not installed (``pip install -e '.[bench]'``).
 """
 
 import copy
@@ -33,7 +33,7 @@ except ImportError:
 
 
 def rlcore_block(data: Dataset, network: NetworkChoice, batch: int, steps: int) -> tuple[Block, nn.Module]:
-    """The Trainer; and its network, for the rivals to copy."""
+    """Blocks of the Trainer, and its network for the rivals to copy."""
     env = SupervisedEnv(SupervisedEnv.Settings(num_envs=batch, test_fraction=0), dataset=data)
     torch.manual_seed(1)
     agent = Supervised(env, Supervised.Settings(network=network))
@@ -48,7 +48,7 @@ def rlcore_block(data: Dataset, network: NetworkChoice, batch: int, steps: int) 
 
 
 class HandWritten:
-    """Slices the tensors of a permutation; nothing is checked, counted or kept."""
+    """Slices tensors by a permutation; nothing is checked, counted or kept."""
 
     def __init__(self, data: Dataset, network: nn.Module, optimizer: type, batch: int, steps: int):
         self.inputs, self.targets = data.train
@@ -72,7 +72,7 @@ class HandWritten:
 
 
 def loader(data: Dataset, batch: int) -> DataLoader[Any]:
-    """As tutorials make it, of the images as float32 in [0, 1]."""
+    """Made as in tutorials, of the images as float32 in [0, 1]."""
     inputs = data.train.inputs
     inputs = inputs / 255 if inputs.dtype == torch.uint8 else inputs
     return DataLoader(TensorDataset(inputs, data.train.targets), batch, shuffle=True, drop_last=True)
@@ -96,7 +96,7 @@ class WithDataLoader:
 
 
 def lightning_block(data: Dataset, network: nn.Module, batch: int, steps: int) -> Block:
-    """Lightning's Trainer with everything switched off that can be."""
+    """Lightning's Trainer with everything optional switched off."""
 
     class Module(lightning.LightningModule):
         def __init__(self) -> None:

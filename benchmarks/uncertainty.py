@@ -1,8 +1,8 @@
-"""The speed of asking 50 times, and of asking five networks: python benchmarks/uncertainty.py
+"""The speed of Monte Carlo dropout, and of an ensemble of five: python benchmarks/uncertainty.py
 
-Monte Carlo dropout beside a loop of 50 passes, and beside one pass over the inputs repeated 50 times, as is usual;
-torch on one thread, one process, the rivals taking turns, process CPU time. Then the members of an ensemble one after
-another beside ``torch.func.vmap`` over them.
+Monte Carlo dropout compared with a loop of 50 passes, and with the usual one pass over the inputs repeated 50 times;
+torch on one thread, one process, the rivals alternating, process CPU time. Then the members of an ensemble one by one
+compared with ``torch.func.vmap`` over them.
 """
 
 import copy

@@ -21,7 +21,7 @@ TIME_STEP = 0.02  # seconds
 
 
 class Range(settings.Settings):
-    """A constant that is drawn anew for each episode, uniformly."""
+    """A constant drawn uniformly for each episode."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class Range(settings.Settings):
 
 
 def _kind(value: Any) -> str:
-    """Which of the three is meant, so that a mistake is told of that one."""
+    """Which of the three is meant, so that an error message is about that one alone."""
     return "list" if isinstance(value, list) else "range" if isinstance(value, (dict, Range)) else "number"
 
 
@@ -50,15 +50,15 @@ class CartPole(Environment):
 
     The state is float64 and computed in gymnasium's order of operations: in float32 a balancing pole, which is an
     unstable system, drifts away from gymnasium's within an episode. Observations are float32 [N, 4]: position,
-    velocity, angle (radians), angular velocity; without velocities [N, 2]. Actions: 0 left, 1 right. The reward is 1 a
-    step.
+    velocity, angle (radians), angular velocity; without velocities [N, 2]. Actions: 0 left, 1 right. The reward is 1
+    per step.
 
-    The expressions below mean the same in numpy and in torch. On the CPU numpy evaluates them: on a few numbers its
+    The expressions below are valid in numpy and in torch. On the CPU numpy evaluates them: on small arrays its
     operations cost a third of torch's.
     """
 
     class Settings(Environment.Settings):
-        """Settings of CartPole; a constant may be a list, one for each environment, or a `Range`."""
+        """Settings of CartPole; a constant may also be a list, one value per environment, or a `Range`."""
 
         gravity: Constant = 9.8
         """m / s^2."""
@@ -71,9 +71,9 @@ class CartPole(Environment):
         force_mag: Constant = 10.0
         """N."""
         velocities: bool = True
-        """Show the speeds of cart and pole; without them one must remember to know them."""
+        """Observe the velocities of cart and pole; without them an agent needs memory to infer them."""
         max_episode_steps: PositiveInt = 500
-        """Time limit: the episode is truncated there."""
+        """Time limit, at which the episode is truncated."""
 
     def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
         self.settings: CartPole.Settings = settings or self.Settings()
@@ -83,16 +83,16 @@ class CartPole(Environment):
         self.xp = _array_namespace(self.device)
         self._generator = torch.Generator(self.device)
         self.ranges = {name: value for name, value in self.settings if isinstance(value, Range)}
-        """Of the constants that are drawn anew for each episode."""
+        """Of the constants drawn for each episode, by name."""
         self.constants = {name: self._constant(name) for name in CONSTANTS}
-        """By name, one number or [N] of them, float64."""
+        """By name, a scalar or [N], float64."""
         self._set_physics()
         self._reward = torch.ones(self.num_envs, device=self.device)
         self._state = self._start()  # [4, N] float64
         self._elapsed = self._array(torch.zeros(self.num_envs, dtype=torch.int64))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Begins an episode in every environment, each state uniform in [-0.05, 0.05]."""
+        """Begins an episode in every environment, with each state variable uniform in [-0.05, 0.05]."""
         if seed is not None:
             self._generator.manual_seed(seed)
         self._state = self._start()
@@ -112,7 +112,7 @@ class CartPole(Environment):
         truncated = elapsed >= self.settings.max_episode_steps
         done = terminated | truncated
         info = {}
-        if self.xp is torch or done.any():  # on a GPU to look would be to wait for it
+        if self.xp is torch or done.any():  # reading done would stall a GPU
             info["final_obs"] = self._observe(state)
             state = self.xp.where(done, self._start(), state)
             elapsed = elapsed * ~done
@@ -121,13 +121,13 @@ class CartPole(Environment):
         return self._observe(state), self._reward, torch.as_tensor(terminated), torch.as_tensor(truncated), info
 
     def evaluation(self, num_envs: int) -> "CartPole":
-        """A twin of that many environments; constants that differ by environment are repeated in order."""
+        """A twin of that many environments; lists of constants are repeated in order."""
         lists = {name: value for name, value in self.settings if isinstance(value, list)}
         cycled = {name: list(islice(cycle(value), num_envs)) for name, value in lists.items()}
         return type(self)(self.settings.model_copy(update={"num_envs": num_envs, **cycled}), self.device)
 
     def checkpoint(self) -> dict[str, Any]:
-        """State, clocks and generator."""
+        """State, clocks, generator and drawn constants."""
         return {
             "state": torch.as_tensor(self._state),
             "elapsed": torch.as_tensor(self._elapsed),
@@ -144,7 +144,7 @@ class CartPole(Environment):
         self._set_physics()
 
     def _randomize(self, begins: Any) -> None:
-        """Draws the constants that have a range, where an episode begins [N] bool."""
+        """Draws the constants that have a range, where an episode begins ([N] bool)."""
         if not self.ranges:
             return
         for name, between in self.ranges.items():
@@ -154,7 +154,7 @@ class CartPole(Environment):
         self._set_physics()
 
     def _set_physics(self) -> None:
-        """What the equations are made of, from the constants."""
+        """Computes the terms of the equations from the constants."""
         constants = self.constants
         self.gravity, self.length, self.force_mag = (constants[name] for name in ("gravity", "length", "force_mag"))
         self.masspole = constants["masspole"]
@@ -184,7 +184,7 @@ class CartPole(Environment):
         return state[self._shown].t().float()
 
     def _array(self, tensor: Tensor) -> Any:
-        """The tensor on the device; on the CPU as a numpy array of the same memory."""
+        """The tensor on the device; on the CPU as a numpy array that shares its memory."""
         return tensor.numpy() if self.xp is np else tensor.to(self.device)
 
     def _constant(self, name: str) -> Any:
@@ -192,7 +192,7 @@ class CartPole(Environment):
         if isinstance(value, Range):
             value = [value.low] * self.num_envs
         if isinstance(value, list) and len(value) != self.num_envs:
-            raise InputError(f"env.{name}: {len(value)} values for num_envs={self.num_envs} environments")
+            raise InputError(f"env.{name}: {len(value)} values for num_envs={self.num_envs}; give one per environment")
         return self._array(torch.tensor(value, dtype=torch.float64))
 
 

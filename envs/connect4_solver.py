@@ -1,10 +1,10 @@
-"""What a position of connect four is worth, exactly: alpha-beta search with a table of positions seen.
+"""Exact scores of connect-four positions: alpha-beta search with a transposition table.
 
-After Pascal Pons, "Solving Connect 4: how to build a perfect AI" (2015 to 2019): bit boards, moves that do not lose at
-once, the ones that make most threats first, windows of width one, and a table that keeps bounds.
+After Pascal Pons, "Solving Connect 4: how to build a perfect AI" (2015 to 2019): bitboards, only moves that do not lose
+at once, those that make most threats first, windows of width one, and a table of bounds.
 
-A score is 0 for a draw; for a win 1 and 1 more for each stone that the winner has left then; for a loss minus that. A
-stone's bit is as in `rlcore.envs.games.ConnectFour`.
+A draw scores 0; a win scores 1, plus 1 for each stone that the winner then has left; a loss scores minus that. Stones
+have the bits of `rlcore.envs.games.ConnectFour`.
 """
 
 WIDTH, HEIGHT = 7, 6
@@ -15,20 +15,20 @@ BOTTOM = sum(1 << 7 * column for column in range(WIDTH))
 BOARD = BOTTOM * COLUMN
 FROM_THE_CENTRE = tuple(COLUMNS[column] for column in (3, 2, 4, 1, 5, 0, 6))
 TABLE_SIZE = 4_000_000
-"""Positions kept; then the table begins anew."""
+"""Positions kept before the table is cleared."""
 
 
 class Solver:
-    """Solves positions, and remembers what it learned about others on the way."""
+    """Solves positions, and remembers the bounds found on the way."""
 
     def __init__(self) -> None:
         self.bounds: dict[int, tuple[int, int]] = {}
-        """Position to the least and the most that it is worth."""
+        """Lower and upper bound of the score of each position."""
         self.num_nodes = 0
-        """Positions looked at, over all calls."""
+        """Positions searched, over all calls."""
 
     def scores(self, mine: int, theirs: int) -> list[int | None]:
-        """The score of each column for the player to move, whose stones are ``mine``; None is a full one."""
+        """The score of each column for the player to move, whose stones are ``mine``; None if it is full."""
         mask = mine | theirs
         found: list[int | None] = []
         for column in COLUMNS:
@@ -50,7 +50,7 @@ class Solver:
         if _threats(mine, mask) & (mask + BOTTOM) & BOARD:
             return (left + 1) // 2
         low, high = -(left // 2), (left - 1) // 2
-        while low < high:  # is it more than the middle? the middles nearest to 0 first
+        while low < high:  # bisect: is the score above the middle? probe far from 0 first
             middle = low + (high - low) // 2
             if middle <= 0 and low // 2 < middle:
                 middle = -(-low // 2)
@@ -64,7 +64,7 @@ class Solver:
         return low
 
     def _search(self, mine: int, mask: int, threats: int, alpha: int, beta: int) -> int:
-        """The score if it is within (alpha, beta), else a bound of it: of a position that cannot be won at once.
+        """The score of a position that cannot be won at once if it is within (alpha, beta), else a bound on it.
 
         ``threats`` are the opponent's.
         """
@@ -75,9 +75,9 @@ class Solver:
         forced = moves & threats
         if forced:
             if forced & (forced - 1):
-                return -(left // 2)  # two at once
+                return -(left // 2)  # two threats cannot both be blocked
             moves = forced
-        moves &= ~(threats >> 1)  # not below one of theirs
+        moves &= ~(threats >> 1)  # not below one of their threats
         if not moves:
             return -(left // 2)
         if left <= 2:
@@ -122,7 +122,7 @@ class Solver:
 
 
 def _threats(stones: int, mask: int) -> int:
-    """The empty cells that would complete a line of these stones, as bits, whether they can be reached or not."""
+    """The empty cells that would complete a line of these stones, as bits, whether playable now or not."""
     found = (stones << 1) & (stones << 2) & (stones << 3)
     for d in (7, 6, 8):
         pair = stones & (stones << d)
@@ -131,7 +131,7 @@ def _threats(stones: int, mask: int) -> int:
 
 
 def _lines(stones: int) -> int:
-    """Not 0 if stones hold a line."""
+    """Nonzero if the stones contain a line."""
     found = 0
     for d in (1, 7, 6, 8):
         pair = stones & (stones >> d)

@@ -1,4 +1,4 @@
-"""The report ``elo``: what games between players say of the strength of each."""
+"""The report ``elo``: playing strength, estimated from games between players."""
 
 import itertools
 import math
@@ -20,19 +20,19 @@ from rlcore.settings import Seed
 
 
 class EloReport(ReportMaker):
-    """A tournament of all against all, and the ratings that fit it best (Elo 1978): 400 points are odds of 10 to 1."""
+    """A round-robin tournament, and the ratings that fit it best (Elo 1978): 400 points are odds of 10 to 1."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         players: list[PlayerChoice] = Field(min_length=1)
-        """Beside the agent: ``[{name: random}, {name: run, run: runs/another}]``. The first one's rating is 0."""
+        """Besides the agent: ``[{name: random}, {name: run, run: runs/another}]``. The first is rated 0."""
         num: PositiveInt = 20
         """Openings, each played from both sides by each pair."""
         random_moves: NonNegativeInt = 4
-        """Moves of an opening, drawn at random."""
+        """Random moves in an opening."""
         seed: Seed = 1
-        """Of openings and players."""
+        """Seed of openings and players."""
 
     settings: Settings
 
@@ -40,10 +40,10 @@ class EloReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            The rating of each player; as text, the points that each took from each.
+            The rating of each player; as text, the points that each player took from each other one.
 
         Raises:
-            InputError: the environment is no game, or two players have the same name.
+            InputError: the environment is not a game, or two players have the same name.
         """
         if not isinstance(env, GameEnv):
             raise InputError("report elo: needs a game (env.name=selfplay)")
@@ -61,13 +61,13 @@ class EloReport(ReportMaker):
 
 
 def ratings(shares: Tensor, num_games: int) -> Tensor:
-    """The most likely ratings [K], the first of them 0, by Hunter 2004 ("MM algorithms", equation 3).
+    """Maximum-likelihood ratings [K], the first of them 0, by Hunter 2004 ("MM algorithms", equation 3).
 
-    A drawn game is added to each pair, so that nobody who lost or won them all is infinitely far away.
+    A drawn game is added to each pair, so that the rating of a player who lost or won every game is finite.
 
     Args:
-        shares: [K, K] float64, of the points that the row's player took from the column's.
-        num_games: of each pair.
+        shares: [K, K] float64, the share of the points that the row's player took from the column's.
+        num_games: per pair.
     """
     K = len(shares)
     off_diagonal = 1 - torch.eye(K, dtype=torch.float64)
@@ -86,10 +86,10 @@ def ratings(shares: Tensor, num_games: int) -> Tensor:
 
 
 def _told(names: list[str], shares: Tensor, rating: Tensor) -> str:
-    """A table, the strongest first."""
+    """A table, the strongest player first."""
     order = rating.argsort(descending=True).tolist()
     width = max(map(len, names))
-    lines = [f"{'':{width}}     Elo   points, in %, from those in this order"]
+    lines = [f"{'':{width}}     Elo   points in %, against each in this order"]
     for i in order:
         row = " ".join("  - " if i == j else f"{100 * shares[i, j]:4.0f}" for j in order)
         lines.append(f"{names[i]:{width}}  {rating[i]:6.0f}   {row}")

@@ -19,17 +19,17 @@ from rlcore.seeding import restore_generator, seed_everything
 from rlcore.trees import Tree
 
 EVALUATION_BATCH = 512
-"""Positions that are asked about at once."""
+"""Positions evaluated at once."""
 STOCK = 1024
-"""Openings made at once: as many take hardly longer than one."""
+"""Openings made at once, which takes hardly longer than making one."""
 STATES = np.iinfo(np.int64)
 """The range of a state's numbers."""
 
 
 class GameEnv(Environment):
-    """N games in lockstep: what the environments of games have in common.
+    """N games in lockstep: the base of game environments.
 
-    A subclass says who moves when, and what an agent sees of a state.
+    A subclass defines who moves when, and how an agent observes a state.
     """
 
     class Settings(Environment.Settings):
@@ -38,17 +38,17 @@ class GameEnv(Environment):
         num_envs: PositiveInt = 256
         """N, games in lockstep."""
         game: str = "tictactoe"
-        """``rlcore list games``."""
+        """Its name, one of ``rlcore list games``."""
         random_openings: NonNegativeInt = 0
         """A game begins after 0 to this many random moves, or fewer where they would end it."""
         positions: str | None = None
-        """Positions whose worth is known, to evaluate by: ``all``, for a game so small that all can be listed; or a
-        file, see `rlcore.envs.truth.read`: its path, or the name of one beside the shipped configs."""
+        """Positions with known scores, for evaluation: ``all``, for a game small enough to enumerate, or a file (see
+        `rlcore.envs.truth.read`): its path, or the name of one shipped with the configs."""
 
         @field_validator("positions")
         @classmethod
         def _absolute(cls, positions: str | None) -> str | None:
-            """A file of the user's is found again by a resumed run that starts elsewhere."""
+            """Makes the path absolute, so that a run resumed from another folder finds the file."""
             return positions if positions in (None, "all") else str(positions_file(str(positions)).resolve())
 
     settings: Settings
@@ -66,33 +66,33 @@ class GameEnv(Environment):
         self._generator = torch.Generator(self.device)
         self._state = game.initial(self.num_envs, self.device)
         self._stock = self._state[:0]
-        """Openings to come, [K, S]."""
+        """Openings not yet used, [K, S]."""
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
 
     def seed(self, seed: int | None) -> None:
-        """Seeds all that is random; None goes on with it."""
+        """Seeds the generator, and drops unused openings; None continues with both."""
         if seed is not None:
             self._generator.manual_seed(seed)
             self._stock = self._stock[:0]
 
     @abstractmethod
     def observe(self, state: Tensor) -> Tree:
-        """What an agent sees of states [B, S] in which it is to move."""
+        """An agent's observation of states [B, S] in which it is to move."""
 
     def player(self, agent: Agent) -> Player:
-        """An agent of this environment, as it plays in evaluation."""
+        """The agent as a player, as it plays in evaluation."""
         return lambda state: agent.predict(self.observe(state)).action
 
     def policy(self, agent: Agent) -> Player:
-        """The likeliest move by the distribution of an agent of this environment, without a search."""
+        """The agent as a player of the most likely move of its distribution, without search."""
         return lambda state: agent.distribution(self.observe(state)).mode
 
     def judged(self, agent: Agent) -> dict[str, Player]:
-        """What plays the agent's moves in which ways, for `score` to judge."""
+        """The agent's ways to choose a move, by name, whose moves `score` checks."""
         return {"policy": self.policy(agent)}
 
     def opponents(self) -> dict[str, Player]:
-        """Whom `score` plays."""
+        """The opponents in `score`, by name."""
         return {"random": lambda state: random_moves(self.game.legal(state))}
 
     def random_actions(self) -> Tensor:
@@ -100,13 +100,13 @@ class GameEnv(Environment):
         return random_moves(self.game.legal(self._state))
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
-        """Plays the opponents, and compares the agent's moves with the truth about positions, if it is known.
+        """Plays the opponents, and compares the agent's moves with the known scores of positions, if any.
 
         Returns:
-            ``points_<opponent>``: wins and half of the draws in ``num_episodes`` games, half of them begun. Of the
-            moves that are `judged`, each by its name, the share that is ``right``, keeping what the position is worth,
-            or ``perfect``, the best there is: where moves differ in worth, and ``_all`` of all positions. As text, the
-            positions in which the first of them is not right.
+            ``points_<opponent>``: wins plus half of the draws, as a share of ``num_episodes`` games, half of them begun
+            by the agent. For each of `judged`, the share of moves that are ``<name>_right``, keeping the outcome of the
+            position, and ``<name>_perfect``, with the best score: over positions whose moves differ in outcome, and
+            with ``_all`` over all positions. As text, positions in which the first of `judged` is not right.
         """
         scalars, text = {}, ""
         with evaluating(agent):
@@ -124,12 +124,12 @@ class GameEnv(Environment):
         return Report(scalars, text)
 
     def evaluation(self, num_envs: int) -> "GameEnv":
-        """A twin, of the same truth; how many games it plays is `score`'s to say."""
+        """A twin with the same known positions; `score` decides how many games it plays."""
         settings = self.settings.model_copy(update={"num_envs": num_envs})
         return type(self)(settings, device=self.device, truth=self.truth)  # type: ignore[call-arg]
 
     def checkpoint(self) -> dict[str, Any]:
-        """The games, the openings to come, and the generator."""
+        """The games, the unused openings, and the generator."""
         return {"state": self._state, "stock": self._stock, "generator": self._generator.get_state()}
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ class GameEnv(Environment):
         restore_generator(self._generator, saved["generator"])
 
     def _openings(self, num: int) -> Tensor:
-        """Where games begin, [num, S]."""
+        """The initial states of games, [num, S]."""
         if num > len(self._stock):
             k = self.settings.random_openings
             num_moves = torch.randint(k + 1, (max(num, STOCK),), generator=self._generator, device=self.device)

@@ -1,4 +1,4 @@
-"""Tic-tac-toe and connect four, on bit boards."""
+"""Tic-tac-toe and connect four, on bitboards."""
 
 from functools import cache, reduce
 
@@ -8,27 +8,27 @@ from torch import Tensor
 from rlcore.game import Game, Transition
 
 SYMBOLS = "XO"
-"""Of the player who began, and of the other."""
+"""Of the player who began, and of the other one."""
 
 
 class BitBoardGame(Game):
-    """Stones on cells; a state is two words of 64 bits, [B, 2]: the mover's stones and the opponent's.
+    """Stones on cells; a state is two 64-bit words, [B, 2]: the mover's stones and the opponent's.
 
-    A subclass says which bit is which cell, and which lines win.
+    A subclass defines which bit is which cell, and which lines win.
     """
 
     state_size = 2
     cells: tuple[tuple[int, ...], ...]
-    """Rows from top to bottom, of the bit of each cell."""
+    """The bit of each cell, by row from top to bottom."""
     directions: tuple[tuple[int, int], ...]
-    """Lines that win: the distance of neighbours in bits, and how many they are."""
+    """Winning lines: the distance in bits between neighbours, and the number of cells."""
 
     def initial(self, num: int, device: torch.device | str = "cpu") -> Tensor:
         """Empty boards."""
         return torch.zeros(num, 2, dtype=torch.int64, device=device)
 
     def place(self, state: Tensor, stone: Tensor) -> Transition:
-        """Puts a stone, [B] int64 of one bit each."""
+        """Places a stone, [B] int64 of one bit each."""
         mine, theirs = state.unbind(1)
         mine = mine | stone
         won = self.has_line(mine)
@@ -36,12 +36,12 @@ class BitBoardGame(Game):
         return Transition(torch.stack([theirs, mine], 1), won.float(), won | full)
 
     def has_line(self, stones: Tensor) -> Tensor:
-        """Whether stones [B] int64 hold a line, [B] bool."""
+        """Whether stones [B] int64 contain a line, [B] bool."""
         return reduce(torch.bitwise_or, (self.lines(stones, *line) for line in self.directions)) != 0
 
     def lines(self, stones: Tensor, distance: int, count: int) -> Tensor:
         """The bits [B] where a line of ``count`` begins."""
-        while count > 1:  # of 4: pairs, and pairs of them; of 3: pairs, and a third
+        while count > 1:  # 4: pairs, then pairs of pairs; 3: pairs, then a third
             half = count // 2
             stones = stones & (stones >> distance * half)
             count -= half
@@ -53,7 +53,7 @@ class BitBoardGame(Game):
         return (state[:, :, None, None] & masks != 0).float()
 
     def num_moves(self, state: Tensor) -> Tensor:
-        """The stones on the board, [B] int64."""
+        """The number of stones on the board, [B] int64."""
         return self.observe(state).flatten(1).sum(1).long()
 
     def render(self, state: Tensor) -> str:
@@ -68,12 +68,12 @@ class BitBoardGame(Game):
 
     @property
     def full(self) -> int:
-        """All cells."""
+        """All cells, as bits."""
         return sum(1 << bit for row in self.cells for bit in row)
 
 
 class TicTacToe(BitBoardGame):
-    """Three in a row on 3 x 3 cells; bit and move r * 3 + c is row r, column c."""
+    """Three in a row on 3 x 3 cells; bit and move r * 3 + c are row r, column c."""
 
     num_actions = 9
     planes_shape = (2, 3, 3)
@@ -87,16 +87,16 @@ class TicTacToe(BitBoardGame):
         return taken[:, None] & _on(state.device, tuple(1 << cell for cell in range(9))) == 0
 
     def step(self, state: Tensor, action: Tensor) -> Transition:
-        """Puts a stone on a cell."""
+        """Places a stone on a cell."""
         return self.place(state, 1 << action)
 
     def has_line(self, stones: Tensor) -> Tensor:
-        """Whether stones [B] int64 hold one of the eight lines, [B] bool."""
+        """Whether stones [B] int64 contain one of the eight lines, [B] bool."""
         rows = _on(stones.device, self.rows)
         return ((stones[:, None] & rows) == rows).any(1)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """Four turns, each of the board and of its mirror image."""
+        """The four rotations of the board and of its mirror image."""
         board = torch.arange(9).view(3, 3)
         ways = [side.rot90(turns) for side in (board, board.flip(1)) for turns in range(4)]
         cells = torch.stack(ways).flatten(1)
@@ -104,10 +104,10 @@ class TicTacToe(BitBoardGame):
 
 
 class ConnectFour(BitBoardGame):
-    """Four in a row on 7 columns of 6 cells, stones fall; move c is column c, from the left.
+    """Four in a row on 7 columns of 6 cells, into which stones fall; move c is column c, from the left.
 
-    Bit 7 c + h is the cell of column c at height h; the seventh bit of a column stays empty and keeps lines apart
-    (Tromp's layout).
+    Bit 7 c + h is the cell of column c at height h; the seventh bit of a column stays empty, so that no line wraps
+    around (Tromp's layout).
     """
 
     num_actions = 7
@@ -126,7 +126,7 @@ class ConnectFour(BitBoardGame):
         """Drops a stone into a column."""
         taken = state[:, 0] | state[:, 1]
         bottom = torch.ones_like(action) << 7 * action
-        # to add the lowest bit of a column carries up to its first empty cell
+        # adding the lowest bit of a column carries up to its first empty cell
         return self.place(state, (taken + bottom) & (bottom * 0b111_111))
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
@@ -141,5 +141,5 @@ class ConnectFour(BitBoardGame):
 
 @cache
 def _on(device: torch.device, constants: tuple[int, ...] | tuple[tuple[int, ...], ...]) -> Tensor:
-    """Constants as a tensor; made once, as to send them to a GPU is to wait for it."""
+    """Constants as a tensor; made once, as copying them to a GPU waits for it."""
     return torch.tensor(constants, device=device)

@@ -24,16 +24,16 @@ class MatchesReport(ReportMaker):
         """Settings of the report."""
 
         opponents: list[PlayerChoice] = Field(min_length=1)
-        """Against whom: ``[{name: uct, simulations: 1000}, {name: minmax, depth: 4}]``."""
+        """The opponents: ``[{name: uct, simulations: 1000}, {name: minmax, depth: 4}]``."""
         num: PositiveInt = 50
         """Openings, each played from both sides."""
         random_moves: NonNegativeInt = 4
-        """Moves of an opening, drawn at random."""
+        """Random moves in an opening."""
         balanced: bool = False
-        """Begin in positions that are worth a draw, of those that the environment knows (``env.positions``), with the
-        fewest moves made, in place of random ones."""
+        """Instead of random openings, begin in positions of ``env.positions`` that are draws under perfect play, those
+        with the fewest moves first."""
         seed: Seed = 1
-        """Of openings and players."""
+        """Seed of openings and players."""
 
     settings: Settings
 
@@ -41,10 +41,10 @@ class MatchesReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            For each opponent ``<name>_points``, wins and half of the draws as a share, and ``<name>_wins``.
+            For each opponent ``<name>_points``, the share of wins plus half of the draws, and ``<name>_wins``.
 
         Raises:
-            InputError: the environment is no game, knows no balanced positions, or two opponents have the same name.
+            InputError: the environment is not a game, has no balanced positions, or two opponents have the same name.
         """
         if not isinstance(env, GameEnv):
             raise InputError("report matches: needs a game (env.name=selfplay)")
@@ -67,10 +67,10 @@ class MatchesReport(ReportMaker):
         if not s.balanced:
             return random_openings(env.game, s.num, s.random_moves, torch.Generator(env.device).manual_seed(s.seed))
         if env.truth is None:
-            raise InputError("report matches: balanced openings are taken from env.positions, which is null")
+            raise InputError("report matches: balanced openings are taken from env.positions, which is null; set it")
         drawn = env.truth.state[env.truth.score.amax(1) == 0]
         if not len(drawn):
-            raise InputError("report matches: no position of env.positions is worth a draw")
+            raise InputError("report matches: no position of env.positions is a draw; use balanced=false")
         return drawn[env.game.num_moves(drawn).argsort(stable=True)][: s.num]
 
     def _told(self, begin: Any) -> str:

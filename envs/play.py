@@ -1,4 +1,4 @@
-"""The command ``rlcore play``: a game in the terminal against the player of a run."""
+"""The command ``rlcore play``: a game in the terminal against the agent of a run."""
 
 from typing import Annotated
 
@@ -20,29 +20,29 @@ def play(
     ] = None,
     first: Annotated[bool, typer.Option("--first/--second", help="Who begins; default: you.")] = True,
 ) -> None:
-    """Play a game in the terminal against the player of a run."""
+    """Play a game in the terminal against the agent of a run."""
     folder = Run(run)
-    trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])  # for one game it is the fastest
+    trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])  # the fastest for one game
     if not isinstance(trainer.agent, Searcher):
-        raise InputError(f"play: {run} has no search to play by; train agent.name=alphazero")
+        raise InputError(f"play: the agent of {run} does not search; train one with agent.name=alphazero")
     Session(trainer.agent, simulations).run(first)
 
 
 class Session:
-    """Games between a person and a player.
+    """Games between a person and an agent.
 
     Args:
-        agent: the player.
-        simulations: of its searches; None is as in evaluation.
+        agent: the opponent.
+        simulations: per search of the agent; None: as in evaluation.
     """
 
     def __init__(self, agent: Searcher, simulations: int | None):
         self.agent, self.game, self.simulations = agent, agent.game, simulations
         self.history: list[Tensor] = []
-        """States [1, S] from the beginning to the present one."""
+        """States [1, S] from the first to the current one."""
 
     def run(self, person_begins: bool) -> None:
-        """Plays until the person leaves."""
+        """Plays games until the person quits."""
         try:
             while True:
                 self._game(person_begins)
@@ -73,7 +73,7 @@ class Session:
             persons_turn = not persons_turn
 
     def _ask(self) -> int | None:
-        """The person's move in the present position, which `undo` changes; None begins a new game."""
+        """The person's move in the current position, which `undo` changes; None begins a new game."""
         while True:
             text = input("your move: ").strip()
             action = self.game.parse_action(text)
@@ -86,7 +86,7 @@ class Session:
                 print(f"I would play {self.game.action_name(int(found.action))}. {self._told(found)}")
             elif text == "undo":
                 if len(self.history) < 3:
-                    print("there is no move of yours to take back")
+                    print("you have no move to take back")
                     continue
                 del self.history[-2:]
                 self._show()
@@ -96,7 +96,7 @@ class Session:
                 raise EOFError
             else:
                 if text not in ("", "help"):
-                    print(f"{text!r} is no move")
+                    print(f"{text!r} is not a move")
                 print(f"{HELP}; legal moves: {self._legal()}")
 
     def _show(self) -> None:
@@ -109,7 +109,7 @@ class Session:
         return " ".join(map(self.game.action_name, self.game.legal(self.history[-1])[0].nonzero().flatten().tolist()))
 
     def _told(self, found: Found) -> str:
-        """The shares of the visits, and the expected result for the one who is to move."""
+        """The shares of the visits, and the expected result for the player to move."""
         shares = found.policy[0].tolist()
         likely = [f"{self.game.action_name(a)} {share:.0%}" for a, share in enumerate(shares) if share >= 0.01]
         return f"(visits: {', '.join(likely)}; expected {float(found.value):+.2f})"

@@ -1,4 +1,4 @@
-"""Players to play against, by name: they turn positions into moves."""
+"""Players to play against, by name: they map positions to moves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from rlcore.search import playouts, search, uct
 from rlcore.settings import Choice, ResolvedPath
 
 SOONER = 1e-3
-"""Of the worth of a win, what a move's delay takes off it: the sooner win is the better one."""
+"""Share of a value that each move of delay takes off, so that sooner wins are preferred."""
 
 
 class PlayerChoice(Choice):
@@ -25,65 +25,65 @@ class PlayerChoice(Choice):
     registry = registry.players
 
     def make(self, game: Game, device: torch.device) -> Player:
-        """The player."""
+        """Makes the player."""
         made: Player = registry.players[self.name](self.settings, game, device)
         return made
 
     def __str__(self) -> str:
-        """``uct_1000``; of a path the last part, without its suffix."""
+        """``uct_1000``; of a path only the last part, without ``.pt``."""
         changed = self.settings.model_dump(exclude_defaults=True).values()
         return "_".join([self.name, *(Path(str(value)).name.removesuffix(".pt") for value in changed)])
 
 
 def make_players(choices: Sequence[PlayerChoice], game: Game, device: torch.device, where: str) -> dict[str, Player]:
-    """The players by their names.
+    """The players by name.
 
     Raises:
-        InputError: two have the same; ``where`` they were chosen is told.
+        InputError: two have the same name; the message begins with ``where``.
     """
     players = {str(choice): choice.make(game, device) for choice in choices}
     if len(players) < len(choices):
-        raise InputError(f"{where}: players need names of their own, got {', '.join(map(str, choices))}")
+        raise InputError(f"{where}: player names must be unique, got {', '.join(map(str, choices))}")
     return players
 
 
 class RandomPlayer:
-    """Any legal move, from torch's global generator of the device."""
+    """A random legal move, from torch's global generator of the device."""
 
     class Settings(settings.Settings):
-        """It has none."""
+        """No settings."""
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         self.game = game
 
     def __call__(self, state: Tensor) -> Tensor:
-        """States [B, S] to moves [B]."""
+        """Maps states [B, S] to moves [B]."""
         return random_moves(self.game.legal(state))
 
 
 class MinmaxPlayer:
-    """Looks at all that may come in some moves, and knows nothing of what lies behind; plays a best move.
+    """Searches all continuations of ``depth`` moves, with value 0 where the game goes on; plays a best move.
 
-    To decide among equals it draws from torch's global generator of the device.
+    Ties are broken at random, by torch's global generator of the device.
     """
 
     class Settings(settings.Settings):
         """Settings of the player."""
 
         depth: PositiveInt
-        """Moves looked ahead; the positions looked at are the number of moves to that power."""
+        """Moves to look ahead; the positions searched are the number of moves to that power."""
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         self.depth, self.game = settings.depth, game
 
     def __call__(self, state: Tensor) -> Tensor:
-        """States [B, S] to moves [B]."""
+        """Maps states [B, S] to moves [B]."""
         value = self.worth(state, self.depth)
         best = value == value.amax(1, keepdim=True)
         return torch.rand_like(value).where(best, -1.0).argmax(1)
 
     def worth(self, state: Tensor, depth: int) -> Tensor:
-        """Of each legal move, in (-1, 1]; -inf of the others, [B, A]."""
+        """The value of each legal move, in (-1, 1], and -inf of the others, [B, A]."""
         B, A = len(state), self.game.num_actions
         legal = self.game.legal(state)
         each = torch.arange(A, device=state.device).repeat(B)
@@ -96,21 +96,21 @@ class MinmaxPlayer:
 
 
 class UCTPlayer:
-    """Monte Carlo tree search with random playouts (Kocsis & Szepesvari 2006); the move of most visits."""
+    """Monte Carlo tree search with random playouts (Kocsis & Szepesvari 2006); plays the most visited move."""
 
     class Settings(settings.Settings):
         """Settings of the player."""
 
         simulations: PositiveInt = 1000
         exploration: PositiveFloat = 1.4
-        """c."""
+        """The exploration constant c."""
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
         self.settings, self.game = settings, game
         self.evaluate, self.score = playouts(game), uct(settings.exploration)
 
     def __call__(self, state: Tensor) -> Tensor:
-        """States [B, S] to moves [B]."""
+        """Maps states [B, S] to moves [B]."""
         return search(self.game, state, self.evaluate, self.settings.simulations, self.score).action
 
 
@@ -123,12 +123,12 @@ class SavedPlayer:
         run: ResolvedPath
         """The run's folder."""
         checkpoint: str | None = None
-        """``best``, ``last``, one that was kept, or a path; null is ``best`` where there is one, else ``last``."""
+        """``best``, ``last``, one that was kept, or a path; null is ``best`` if there is one, else ``last``."""
 
         @field_validator("checkpoint")
         @classmethod
         def _absolute(cls, path: str | None) -> str | None:
-            """It is found again by a resumed run that starts elsewhere."""
+            """Makes a path absolute, so that a run resumed from another folder finds it."""
             return str(Path(path).resolve()) if path is not None and Path(path).suffix else path
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
@@ -139,5 +139,5 @@ class SavedPlayer:
         self.play: Player = trainer.env.player(trainer.agent)
 
     def __call__(self, state: Tensor) -> Tensor:
-        """States [B, S] to moves [B]."""
+        """Maps states [B, S] to moves [B]."""
         return self.play(state)

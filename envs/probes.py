@@ -1,4 +1,4 @@
-"""Probes: toy environments whose values and best policies are known, to test an agent in seconds."""
+"""Probes: toy environments with known values and optimal policies, to test an agent in seconds."""
 
 import math
 from typing import Any, Literal
@@ -14,13 +14,13 @@ from rlcore.seeding import restore_generator
 
 
 class Probe(Environment):
-    """Episodes of ``length`` steps; a probe says what is seen, what is paid, and whether the end is one.
+    """Episodes of ``length`` steps; a probe defines observations, rewards, and how an episode ends.
 
-    Observations are float32 [N, O]. A subclass writes `observe` and `pay`, and may change ``ending``.
+    Observations are float32 [N, O]. A subclass overrides `observe` and `pay`, and may change ``ending``.
     """
 
     length = 1
-    """Steps in an episode."""
+    """Steps per episode."""
     ending = (True, False)
     """The flags of the last step: terminated, truncated."""
 
@@ -39,7 +39,7 @@ class Probe(Environment):
         self._obs = torch.zeros(self.num_envs, num_inputs, device=self.device)
 
     def observe(self) -> Tensor:
-        """What is seen now, [N, O]; may draw from the generator."""
+        """The current observation, [N, O]; may draw from the generator."""
         return one_hot(self._elapsed, self.length + 1).float()
 
     def pay(self, action: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class Probe(Environment):
         return self._obs, reward, terminated, truncated, {"final_obs": final_obs}
 
     def checkpoint(self) -> dict[str, Any]:
-        """Clocks, hidden state, what is seen, generator."""
+        """Clocks, hidden state, observation, generator."""
         return {
             "elapsed": self._elapsed,
             "hidden": self._hidden,
@@ -83,7 +83,7 @@ class Probe(Environment):
 
 
 class Identity(Probe):
-    """Name what you see: reward 1 for the action that is shown, else 0. The best return is 1."""
+    """Name what you see: reward 1 for the action that is shown, else 0. The optimal return is 1."""
 
     class Settings(Environment.Settings):
         """Settings of the identity task."""
@@ -96,7 +96,7 @@ class Identity(Probe):
         super().__init__(settings, settings.num_actions, Discrete(settings.num_actions), device)
 
     def observe(self) -> Tensor:
-        """A one-hot [N, K], drawn anew."""
+        """A random one-hot [N, K]."""
         num_actions = self._obs.shape[1]
         shown = torch.randint(num_actions, (self.num_envs,), generator=self._generator, device=self.device)
         return one_hot(shown, num_actions).float()
@@ -107,19 +107,19 @@ class Identity(Probe):
 
 
 class ConstantReward(Probe):
-    """Reward 1 a step for ``length`` steps. The clock is seen where the episode ends, a constant where it is cut.
+    """Reward 1 per step for ``length`` steps. Shows the clock if episodes terminate, a constant if they are truncated.
 
-    V(start) is 1 / (1 - gamma) where a time limit cuts the episode, and (1 - gamma^length) / (1 - gamma) where it ends,
-    also where both flags are set.
+    V(start) is 1 / (1 - gamma) if the episode is truncated, and (1 - gamma^length) / (1 - gamma) if it terminates, also
+    with both flags set.
     """
 
     class Settings(Environment.Settings):
         """Settings of the constant reward."""
 
         length: PositiveInt = 8
-        """Steps in an episode."""
+        """Steps per episode."""
         end: Literal["terminated", "truncated", "both"] = "terminated"
-        """The flags of its last step."""
+        """The flags of the last step."""
 
     def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
         settings = settings or self.Settings()
@@ -133,9 +133,9 @@ class ConstantReward(Probe):
 
 
 class TwoStep(Probe):
-    """Credit assignment: the first action decides the reward of the second step, which shows nothing of it.
+    """Credit assignment: the first action decides the reward of the second step, which does not show it.
 
-    The best return is 1, by action 1 first.
+    The optimal return is 1, by action 1 first.
     """
 
     length = 2
@@ -144,14 +144,14 @@ class TwoStep(Probe):
         super().__init__(settings or self.Settings(), self.length + 1, Discrete(2), device)
 
     def pay(self, action: Tensor) -> Tensor:
-        """Nothing at first; then 1 where the first action was 1."""
+        """0 in the first step; then 1 where the first action was 1."""
         reward = (self._hidden * (self._elapsed == 1)).float()
         self._hidden = action
         return reward
 
 
 class Target(Probe):
-    """Continuous: hit the number in [-1, 1] that is seen; reward minus the squared error. The best return is 0."""
+    """Continuous: hit the number in [-1, 1] that is shown; reward minus the squared error. The optimal return is 0."""
 
     def __init__(self, settings: Environment.Settings | None = None, device: torch.device | str = "cpu"):
         super().__init__(settings or self.Settings(), 1, Box(-2.0, 2.0, (1,)), device)
@@ -184,15 +184,15 @@ class Product(Probe):
         return torch.ones(self.num_envs, 1, device=self.device)
 
     def pay(self, action: Tensor) -> Tensor:
-        """The product behind the action [N, 2]."""
+        """The product after the action [N, 2]."""
         return (self.settings.x + action[:, 0]) * (self.settings.y + action[:, 1])
 
 
 class RockPaperScissors(Probe):
-    """Against an opponent who beats what was played last: the best policy is stochastic.
+    """Against an opponent who beats what was played last: the optimal policy is stochastic.
 
-    Actions: 0 rock, 1 paper, 2 scissors. Reward 1, 0 or -1; only a constant is seen. Any deterministic policy gets -1
-    at every step but the first, the uniform one 0 on average; no policy without memory gets more for certain.
+    Actions: 0 rock, 1 paper, 2 scissors. Reward 1, 0 or -1; only a constant is shown. Any deterministic policy gets -1
+    at every step except the first, the uniform one 0 on average; no policy without memory gets more for certain.
     """
 
     length = 16

@@ -15,10 +15,10 @@ from rlcore.game import Game, Player, check_legal
 
 
 class SelfPlayEnv(GameEnv):
-    """N games in lockstep; whoever is to move is asked, and paid as the mover: 1 for the move that wins.
+    """N games in lockstep; the agent moves for both players, and the reward is the mover's: 1 for a winning move.
 
-    An observation is the state of the game itself, [N, S] int64, as the mover sees it: the agent makes of it what its
-    network reads (`Game.observe`), and searches from it. A game that has ended is followed by a new one.
+    An observation is the state of the game itself, [N, S] int64, as the mover sees it: the agent makes its network's
+    input from it (`Game.observe`), and searches from it. A game that has ended is followed by a new one.
     """
 
     def __init__(self, settings: GameEnv.Settings, device: torch.device | str = "cpu", truth: Truth | None = None):
@@ -30,7 +30,7 @@ class SelfPlayEnv(GameEnv):
         return state
 
     def judged(self, agent: Agent) -> dict[str, Player]:
-        """The move played, and the likeliest without a search."""
+        """The move played, and the most likely one without search."""
         return {"search": self.player(agent), "policy": self.policy(agent)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -46,13 +46,13 @@ class SelfPlayEnv(GameEnv):
             actions: [N] int64.
 
         Raises:
-            InputError: a move is illegal; only on the CPU, as to look would stall other devices.
+            InputError: a move is illegal; checked on the CPU only, as it would stall other devices.
         """
         waits = reading_waits(self.device)
         if not waits:
             check_legal(self.game, self._state, actions)
         state, reward, terminated = self.game.step(self._state, actions)
-        if waits:  # so it is not asked which have ended
+        if waits:  # so avoid looking which have ended
             state = torch.where(terminated[:, None], self._openings(self.num_envs), state)
         elif terminated.any():
             state[terminated] = self._openings(int(terminated.sum()))

@@ -1,4 +1,4 @@
-"""What positions are worth: by listing all of a small game, or from a file."""
+"""Scores of positions: by enumerating a small game, or from a file."""
 
 import csv
 import math
@@ -13,19 +13,19 @@ from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game
 
 SMALL = 100_000
-"""Positions up to which a game may be listed."""
+"""The most positions that are enumerated."""
 FULL_COLUMN = -1000
-"""In a file, in place of the score of a move that is illegal."""
+"""In a file, the score of an illegal move."""
 
 
 class Truth(NamedTuple):
-    """Positions, and what each move is worth to the mover: positive a win, negative a loss, 0 a draw."""
+    """Positions, and the score of each move for the mover: positive for a win, negative for a loss, 0 for a draw."""
 
     state: Tensor  # [P, S] int64
-    score: Tensor  # [P, A] float32; -inf is illegal
+    score: Tensor  # [P, A] float32; -inf for illegal moves
 
     def judge(self, action: Tensor) -> dict[str, float]:
-        """The share of moves [P] that are right, and perfect; where moves differ in sign, if any do, and ``_all``."""
+        """The share of moves [P] that are right, and perfect: in positions that `differ`, if any, and in ``_all``."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         best = self.score.amax(1)
         right, perfect = chosen.sign() == best.sign(), chosen == best
@@ -35,12 +35,12 @@ class Truth(NamedTuple):
 
     @property
     def differ(self) -> Tensor:
-        """[P] bool: some legal moves are worth another sign than others."""
+        """[P] bool: the scores of the legal moves differ in sign."""
         legal = self.score > -torch.inf
         return (self.score.sign() != self.score.amax(1, keepdim=True).sign()).logical_and(legal).any(1)
 
     def misses(self, game: Game, action: Tensor) -> str:
-        """The first ten positions in which a move [P] is not right, drawn."""
+        """The first ten positions in which a move [P] is not right, rendered."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         wrong = (chosen.sign() != self.score.amax(1).sign()).nonzero().flatten().tolist()
         blocks = [f"{len(wrong):,} of {len(action):,} moves are not right"]
@@ -56,22 +56,22 @@ def truth_of(game: Game, positions: str, device: torch.device | str = "cpu") -> 
     """``all`` positions of a small game, or those of a file.
 
     Raises:
-        InputError: the game is not small, or the file is not as `read` wants it.
+        InputError: the game is too large, or the file is not as `read` expects it.
     """
     found = enumerate_positions(game) if positions == "all" else read(game, positions_file(positions))
     return Truth(*(tensor.to(device) for tensor in found))
 
 
 def positions_file(name: str) -> Path:
-    """The path of a file, or of one beside the shipped configs."""
+    """The path of a file, or of one shipped with the configs."""
     return SHIPPED / name if not Path(name).is_file() and (SHIPPED / name).is_file() else Path(name)
 
 
 def enumerate_positions(game: Game) -> Truth:
-    """Every position that can be reached and in which the game has not ended, from the beginning on.
+    """Every reachable position in which the game has not ended.
 
     Raises:
-        InputError: they are more than can be listed.
+        InputError: there are more than `SMALL`.
     """
     plies: list[tuple[Tensor, ...]] = []
     state, num_positions = game.initial(1), 0
@@ -97,17 +97,17 @@ def enumerate_positions(game: Game) -> Truth:
 
 
 def read(game: Game, path: Path) -> Truth:
-    """Positions from a CSV file: a header, then a row each, of the moves made, as characters, and a score a move.
+    """Positions from a CSV file: a header, then one row each of the moves made, as characters, and a score per move.
 
     Raises:
-        InputError: there is no such file, or a row is wrong; its line is named.
+        InputError: there is no such file, or a row is wrong; the message names its line.
     """
     where, games, scores = [], [], []
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             if next(rows, [""])[0] != "moves":
-                raise InputError(f"env.positions: {path} has no header: moves, and a name for each of the scores")
+                raise InputError(f"env.positions: {path} has no header; expected moves, then a name for each score")
             for row in rows:
                 where.append(f"env.positions: {path}, line {rows.line_num}")
                 if len(row) != 1 + game.num_actions:
@@ -118,20 +118,21 @@ def read(game: Game, path: Path) -> Truth:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"env.positions: {path} cannot be read: {error}") from None
     if not games:
-        raise InputError(f"env.positions: {path} has no positions: a header, then a row each")
+        raise InputError(f"env.positions: {path} has no positions; expected one row each below the header")
     state, score = _played(game, games, where), torch.tensor(scores)
     wrong = (game.legal(state) == (score == FULL_COLUMN)).nonzero().tolist()
     if wrong:
         row, move = wrong[0]
         told = "illegal" if score[row, move] != FULL_COLUMN else "legal"
         raise InputError(
-            f"{where[row]}: the move {game.action_name(move)} is {told} there, and its score is {score[row, move]:g}"
+            f"{where[row]}: the move {game.action_name(move)} is {told} there, but its score is {score[row, move]:g}; "
+            f"{FULL_COLUMN} is for illegal moves"
         )
     return Truth(state, score.masked_fill(score == FULL_COLUMN, -torch.inf))
 
 
 def _played(game: Game, games: list[str], where: list[str]) -> Tensor:
-    """The positions [P, S] after games of moves told as characters, all played at once."""
+    """The positions [P, S] after games given as characters, one per move; all are played at once."""
     state = game.initial(len(games))
     for ply in range(max(map(len, games))):
         rows = [row for row, moves in enumerate(games) if len(moves) > ply]
@@ -139,7 +140,7 @@ def _played(game: Game, games: list[str], where: list[str]) -> Tensor:
         legal = game.legal(state[rows]).tolist()
         for row, action, allowed in zip(rows, actions, legal, strict=True):
             if action is None or not allowed[action]:
-                told = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is no legal move"
+                told = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is not legal"
                 raise InputError(f"{where[row]}: {told}")
         state[rows], _, terminated = game.step(state[rows], torch.tensor(actions))
         if terminated.any():
@@ -154,5 +155,5 @@ def _number(text: str, where: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: a score is no number: {text!r}")
+        raise InputError(f"{where}: a score is not a number: {text!r}")
     return number

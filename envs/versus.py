@@ -1,4 +1,4 @@
-"""VersusEnv: N games against players of a pool, to which the agent's former selves may belong."""
+"""VersusEnv: N games against players from a pool, which may include the agent's former selves."""
 
 import copy
 from typing import Any
@@ -22,23 +22,23 @@ from rlcore.seeding import seeded
 
 
 class VersusEnv(GameEnv):
-    """N games in lockstep, in which the opponent's answer is part of the step; who begins takes turns.
+    """N games in lockstep, with the opponent's reply as part of the step; the two sides take turns to begin.
 
-    To the agent it is an environment like any other: it sees ``{"observation": planes [N, C, H, W], "action_mask":
-    [N, A] bool}`` and is paid 1, 0 or -1 when the game has ended. With ``save_every`` it plays its former selves, each
-    by a draw from its `Agent.distribution`, as the policy of AlphaGo did (Silver et al. 2016, methods). A step waits
-    for the device: which games go on decides who answers.
+    To the agent it is an environment like any other: it observes ``{"observation": planes [N, C, H, W], "action_mask":
+    [N, A] bool}``, and its reward is 1, 0 or -1 when a game has ended. With ``save_every`` it plays its former selves,
+    who sample from their `Agent.distribution`, as AlphaGo's policy did (Silver et al. 2016, methods). A step waits for
+    the device: which games go on decides who replies.
     """
 
     class Settings(GameEnv.Settings):
         """Settings of games against a pool."""
 
         pool: list[PlayerChoice] = []  # noqa: RUF012 (pydantic copies it)
-        """Players who are in it from the beginning: ``[{name: random}, {name: minmax, depth: 2}]``."""
+        """Players in the pool from the beginning: ``[{name: random}, {name: minmax, depth: 2}]``."""
         save_every: PositiveInt | None = None
-        """Updates of the agent between two savings of it into the pool, the first before them all; null: none."""
+        """Updates after which a copy of the agent joins the pool, the first before any update; null: none joins."""
         num_opponents: PositiveInt = 4
-        """Drawn from the pool after every update; each game that begins takes one of them."""
+        """Drawn from the pool after every update; each new game takes one of them."""
 
         @model_validator(mode="after")
         def _someone(self) -> "VersusEnv.Settings":
@@ -58,31 +58,31 @@ class VersusEnv(GameEnv):
         """The agent's former selves, the oldest first."""
         self._agent: Agent | None = None
         self._num_updates = 0
-        self._drawn = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # of the pool
-        self._opponent = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # of the pool, in each game
-        self._begins = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # the agent, in each game
+        self._drawn = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # pool members
+        self._opponent = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # pool member, by game
+        self._begins = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # the agent does, by game
 
     def observe(self, state: Tensor) -> dict[str, Tensor]:
         """Planes and legal moves of states [B, S]."""
         return {"observation": self.game.observe(state), ACTION_MASK: self.game.legal(state)}
 
     def opponents(self) -> dict[str, Player]:
-        """Whom `score` plays: random moves, and those in the pool from the beginning."""
+        """The opponents in `score`: random moves, and those in the pool from the beginning."""
         return super().opponents() | self.named
 
     def watch(self, agent: Agent) -> None:
-        """Whose former selves join the pool; the present one does at once.
+        """Sets the agent whose former selves join the pool; with ``save_every``, a first copy does at once.
 
         Raises:
-            InputError: the agent has a memory, and players answer to positions alone; or former selves are to play, and
-                it has no distribution to play by.
+            InputError: the agent has a memory, while players see positions only; or former selves are to play, but it
+                has no distribution to play by.
         """
         if agent.initial_state(1) is not None:
-            raise InputError("env.name: versus is no place for agents with a memory; use agent.name=ppo or reinforce")
+            raise InputError("env.name: versus does not support agents with a memory; use agent.name=ppo or reinforce")
         if self.settings.save_every is not None and type(agent).distribution is Agent.distribution:
             raise InputError(
-                f"env.save_every: former selves play by Agent.distribution, which {type(agent).__name__} has not; "
-                "use agent.name=ppo or reinforce, or a pool without them: env.save_every=null"
+                f"env.save_every: former selves play by Agent.distribution, which {type(agent).__name__} does not have"
+                "; use agent.name=ppo or reinforce, or a pool without them: env.save_every=null"
             )
         self._agent = agent
         if self.settings.save_every is not None:
@@ -90,7 +90,7 @@ class VersusEnv(GameEnv):
         self._draw()
 
     def learned(self) -> None:
-        """Saves the agent if it is time, and draws opponents."""
+        """Adds a copy of the agent to the pool if it is due, and draws opponents."""
         self._num_updates += 1
         if self.settings.save_every is not None and self._num_updates % self.settings.save_every == 0:
             self.former.append(self._twin())
@@ -108,7 +108,7 @@ class VersusEnv(GameEnv):
         return self.observe(self._state), {}
 
     def step(self, actions: Tensor) -> StepResult:
-        """Makes a move in every game, and the opponent's answer wherever it has not ended.
+        """Makes a move in every game, and the opponent's reply where the game has not ended.
 
         Args:
             actions: [N] int64.
@@ -128,7 +128,7 @@ class VersusEnv(GameEnv):
         return self.observe(self._state), reward, terminated, self._truncated, {}
 
     def _begin(self, games: Tensor) -> None:
-        """New games in the places [K]."""
+        """Begins new games at the indices [K]."""
         self._begins, self._opponent = self._begins.clone(), self._opponent.clone()
         self._begins[games] = ~self._begins[games]
         drawn = torch.randint(len(self._drawn), games.shape, generator=self._generator, device=self.device)
@@ -136,13 +136,13 @@ class VersusEnv(GameEnv):
         state = self._openings(len(games))
         theirs = (~self._begins[games]).nonzero().flatten()
         answered = self._answer(state[theirs], games[theirs])
-        # where the opponent could win at once the agent begins, for else there would be no game
+        # where the opponent would win at once, the agent begins: otherwise there would be no game
         state[theirs] = torch.where(answered.terminated[:, None], state[theirs], answered.state)
         self._state = self._state.clone()
         self._state[games] = state
 
     def _answer(self, state: Tensor, games: Tensor) -> Transition:
-        """The opponents' moves in positions [K, S] of games [K]."""
+        """Plays the opponents' moves in positions [K, S] of games [K]."""
         members = [*self.named.values(), *map(self._former_player, self.former)]
         if not members:
             raise InputError("versus: the pool is empty: name players in env.pool, or train with env.save_every")
@@ -161,13 +161,13 @@ class VersusEnv(GameEnv):
         return play
 
     def _draw(self) -> None:
-        """Who the next games are against; of the pool everyone is as likely."""
+        """Draws the opponents that new games choose from, uniformly from the pool."""
         size = len(self.named) + len(self.former)
         if size:
             self._drawn = torch.randint(size, self._drawn.shape, generator=self._generator, device=self.device)
 
     def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
-        """A copy of the agent that plays and does not learn, as it is now or with other parameters."""
+        """A copy of the agent that plays but does not learn, as it is now or with other parameters."""
         assert self._agent is not None
         left_out = {id(optimizer): None for _, optimizer in self._agent.held(torch.optim.Optimizer)}
         twin = copy.deepcopy(self._agent, left_out).requires_grad_(False).eval()

@@ -1,6 +1,6 @@
 """Random positions of connect four with exact scores: python examples/label_positions.py OUT.csv [NUM] [SEED]
 
-Of 14 to 34 stones, as many of each number; the format is that of `rlcore.envs.truth.read`. A second or so a position.
+With 14 to 34 stones, equally many of each; the format is that of `rlcore.envs.truth.read`. Takes about a second each.
 """
 
 import csv
@@ -17,7 +17,7 @@ FEWEST, MOST = 14, 34
 
 
 def random_game(game: ConnectFour, num_moves: int, draws: random.Random) -> tuple[list[int], torch.Tensor] | None:
-    """The moves of a random game that is not over after so many, and its position; None if it was over before."""
+    """The moves and the position of a random game after ``num_moves``; None if the game has ended by then."""
     state, moves = game.initial(1), []
     for _ in range(num_moves):
         moves.append(draws.choice(game.legal(state)[0].nonzero().flatten().tolist()))

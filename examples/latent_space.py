@@ -1,4 +1,4 @@
-"""Where digits lie in codes of two numbers, a panel a run: python examples/latent_space.py OUT.png RUN [RUN ...]"""
+"""Where digits lie in two-dimensional codes, a panel per run: python examples/latent_space.py OUT.png RUN [RUN ...]"""
 
 import sys
 

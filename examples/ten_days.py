@@ -1,4 +1,4 @@
-"""The figures of docs/ten_days.md: python examples/ten_days.py [FOLDER]    (half a minute; FOLDER: docs/images)"""
+"""The figures of docs/ten_days.md: python examples/ten_days.py [FOLDER]    (half a minute; default: docs/images)"""
 
 import os
 import sys
@@ -41,7 +41,7 @@ def draw_descent() -> Figure:
 
 
 def draw_boundaries(names: list[str], epochs: list[int]) -> Figure:
-    """Day 2: a row a config, a column a time."""
+    """Day 2: one row per config, one column per epoch shown."""
     figure = Figure(figsize=(2 * len(epochs), 2.2 * len(names)), layout="constrained")
     report = BoundaryReport(BoundaryReport.Settings())
     for name, row in zip(names, figure.subplots(len(names), len(epochs), squeeze=False), strict=True):
@@ -66,7 +66,7 @@ KERNELS = {
 
 
 def draw_kernels() -> Figure:
-    """Day 5: kernels on a digit of MNIST, or of scikit-learn where there is no MNIST."""
+    """Day 5: kernels on a digit of MNIST, or of scikit-learn if RLCORE_DATA is not set."""
     name = "mnist" if "RLCORE_DATA" in os.environ else "digits"
     image = load(name).train.inputs[0, 0].float()
     figure = Figure(figsize=(2 * len(KERNELS), 2.2), layout="constrained")

@@ -1,8 +1,8 @@
 """How sure a policy is where it was not trained: python examples/uncertain_policy.py RUN [RUN ...]
 
-The runs are of a policy with dropout: ``rlcore train cartpole_ppo_dropout --seeds 5``. Plays CartPole with another
+The runs are of a policy with dropout: ``rlcore train cartpole_ppo_dropout --seeds 5``. Plays CartPole with other
 gravity, pole or force, and asks Monte Carlo dropout about every state on the way. Prints a table, draws
-docs/images/policy_uncertainty.png, and tells what share of the rows PPO would clip at once, had it not kept the masks.
+docs/images/policy_uncertainty.png, and prints what share of the rows PPO would clip at once if it did not keep masks.
 """
 
 import sys
@@ -24,7 +24,7 @@ OUT = Path(__file__).parent.parent / "docs" / "images" / "policy_uncertainty.png
 
 
 def played(agent: PPO, seed: int, **physics: float) -> tuple[float, float, float]:
-    """Mean return of the first episodes, predictive entropy and mutual information (nats) of the states in them."""
+    """Mean return of the first episodes; mean predictive entropy and mutual information (nats) of their states."""
     env = CartPole(CartPole.Settings(num_envs=NUM_ENVS, **physics))
     obs, _ = env.reset(seed=seed)
     alive = torch.ones(NUM_ENVS, dtype=torch.bool)
@@ -39,7 +39,7 @@ def played(agent: PPO, seed: int, **physics: float) -> tuple[float, float, float
 
 
 def clipped_without_masks(agent: PPO) -> float:
-    """The share of a rollout's rows whose ratio is outside of [0.8, 1.2] before any step, under masks drawn anew."""
+    """The share of a rollout's rows whose ratio is outside of [0.8, 1.2] before any update, under new masks."""
     env = CartPole(CartPole.Settings(num_envs=8))
     agent.train()
     rollout = rlcore.collect(agent, env, env.reset(seed=1)[0], 256)
@@ -56,7 +56,7 @@ def clipped_without_masks(agent: PPO) -> float:
 def main(runs: list[str]) -> None:
     agents = [rlcore.load(run) for run in runs]
     shares = [clipped_without_masks(agent) for agent in agents]
-    print(f"clipped at once, were the masks drawn anew: {min(shares):.0%} to {max(shares):.0%}; with them kept: none\n")
+    print(f"clipped at once with new masks: {min(shares):.0%} to {max(shares):.0%}; with the masks kept: none\n")
     figure = Figure(figsize=(9, 3), layout="constrained")
     print(f"{'':>10}  {'factor':>6}  {'return':>7}  {'entropy':>8}  {'mutual information (range)':>30}")
     for axes, (name, value) in zip(figure.subplots(1, 3, sharey=True), TRAINED.items(), strict=True):

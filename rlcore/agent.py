@@ -1,4 +1,4 @@
-"""Agent: how parameters change. What users subclass."""
+"""Agent: the base class that users subclass; it acts and learns."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,29 +20,29 @@ from rlcore.trees import Tree, tree_map
 from rlcore.uncertainty import Answers, answers_of
 
 Metrics = dict[str, Tensor | float]
-"""Names to detached 0-d tensors or numbers; they appear in TensorBoard under ``train/``."""
+"""Names to detached 0-d tensors or numbers; TensorBoard shows them under ``train/``."""
 
 
 class Agent(nn.Module, ABC):
-    """Acts in an environment and learns from what came of it.
+    """Acts in an environment and learns from the results.
 
-    A subclass declares its ``Settings``, makes its networks and its ``optimizer`` in ``__init__``, and writes `act` and
-    `learn`. Whatever is a parameter, a buffer, an optimizer or a generator among its attributes is in the checkpoint.
+    A subclass declares its ``Settings``, creates its networks and its ``optimizer`` in ``__init__``, and implements
+    `act` and `learn`. Parameters, buffers, optimizers and generators among its attributes are saved in checkpoints.
 
     Args:
         env: the environment; only its spaces and sizes are read.
-        settings: an instance of the class's own ``Settings``; None is the defaults.
+        settings: an instance of the class's own ``Settings``; None means the defaults.
     """
 
     class Settings(settings.Settings):
-        """Settings of an agent that has none."""
+        """Settings of an agent without any."""
 
     horizon: int | None = 1
-    """T, environment steps between two calls of `learn`. None: one whole episode from each environment."""
+    """T, steps in each environment between two calls of `learn`; None: one whole episode from each."""
     differentiable: bool = False
-    """Whether `collect` lets `act` keep its graph, for a reward that carries a gradient."""
+    """Whether `collect` records the graph of `act`, for a reward that carries a gradient."""
     max_grad_norm: float | None = None
-    """Bound of the gradient's 2-norm in `minimize`; None does not clip."""
+    """Bound on the gradient's 2-norm in `minimize`; None disables clipping."""
     optimizer: torch.optim.Optimizer
 
     def __init__(self, env: Any, settings: settings.Settings | None = None):
@@ -51,23 +51,23 @@ class Agent(nn.Module, ABC):
         self.observation_space: Space[Any] = env.single_observation_space
         self.action_space: Space[Any] = env.single_action_space
         self.nonfinite: Tensor | None = None
-        """0-d bool, on other devices than the CPU: a loss was NaN or infinite; the trainer reads it at the next log."""
+        """0-d bool, used except on the CPU: a loss was NaN or infinite; the trainer reads it at the next log."""
 
     @abstractmethod
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Answers while learning: explores, and remembers what `learn` needs.
+        """Chooses actions while learning: explores, and records what `learn` needs.
 
         Args:
             obs: [N, *O].
-            state: recurrent agents only, what the last step returned, or `initial_state` where an episode begins.
+            state: recurrent agents only: the state that the last step returned, or `initial_state` of a new episode.
         """
 
     @abstractmethod
     def learn(self, rollout: Rollout) -> Metrics:
-        """Changes the parameters, by a rollout of `horizon` steps."""
+        """Updates the parameters from a rollout of `horizon` steps."""
 
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """Answers in evaluation: the greedy or mean action. The default acts as in learning.
+        """Chooses actions in evaluation: greedy or mean ones. The default acts as while learning.
 
         Args:
             obs: [N, *O].
@@ -76,7 +76,7 @@ class Agent(nn.Module, ABC):
         return self.act(obs, state)
 
     def distribution(self, obs: Tree) -> Distribution:
-        """Over the answers to observations [B, *O]: what uncertainty is read from; as the modes of the modules are.
+        """The distribution over answers to observations [B, *O], in the current modes of the modules.
 
         Raises:
             InputError: this agent has none.
@@ -84,30 +84,30 @@ class Agent(nn.Module, ABC):
         raise InputError(f"the agent {type(self).__name__} has no distribution over its answers (Agent.distribution)")
 
     def answers(self, obs: Tree) -> Answers:
-        """All the answers there are to observations [B, *O], for `rlcore.uncertainty`; T = 1 unless it has members."""
+        """The T answers to observations [B, *O], for `rlcore.uncertainty`; T = 1 unless the agent has members."""
         return tree_map(lambda x: x.unsqueeze(0), answers_of(self.distribution(obs)))
 
     def initial_state(self, num_envs: int) -> Tree:
-        """Recurrent agents only: the state in which an episode begins, fields [num_envs, ...]."""
+        """Recurrent agents only: the state at the beginning of an episode, fields [num_envs, ...]."""
         return None
 
     def drop_running(self) -> None:
-        """Forgets what it knows of episodes that were going on: they were broken off."""
+        """Forgets the episodes in progress, which were abandoned."""
 
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
-        """One step of the optimizer down the gradient of the loss; the only place that takes one.
+        """Takes one optimizer step down the gradient of the loss; the only place where optimizers step.
 
         Args:
             loss: 0-d, with a graph.
-            optimizer: None is ``self.optimizer``.
+            optimizer: None means ``self.optimizer``.
 
         Returns:
-            The loss and, where it is clipped, the gradient's norm before clipping (``grad_norm``).
+            The loss and, with clipping, the gradient's norm before it (``grad_norm``).
 
         Raises:
-            NonFiniteError: the loss, or a gradient that is clipped, is NaN or infinite; no parameter has changed. On
-                other devices than the CPU to look would stall them: the step is skipped there by a fused optimizer,
-                and `nonfinite` is set.
+            NonFiniteError: the loss, or the norm of a clipped gradient, is NaN or infinite; no parameter has changed.
+                Raised on the CPU only: checking would stall other devices, where a fused optimizer skips the step and
+                `nonfinite` is set.
         """
         optimizer = optimizer or self.optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
@@ -128,13 +128,13 @@ class Agent(nn.Module, ABC):
                 if not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {float(value)}")
             return
-        bad = torch.as_tensor(sum(metrics.values())) * 0 != 0  # of a NaN or an infinity
+        bad = torch.as_tensor(sum(metrics.values())) * 0 != 0  # true for NaN and infinities
         self.nonfinite = bad if self.nonfinite is None else self.nonfinite | bad
         if isinstance(optimizer, FusedOptimizer):
             optimizer.found_inf = bad.float()
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that learning has changed: parameters and buffers, optimizers, generators."""
+        """The settings, and everything that learning changes: parameters, buffers, optimizers, generators."""
         return {
             "settings": self.settings.model_dump(mode="json"),
             "parameters": self.state_dict(),
@@ -143,10 +143,10 @@ class Agent(nn.Module, ABC):
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned; where the settings are others now, optimizers follow the new ones.
+        """Restores what `checkpoint` returned; if the settings have changed, optimizers follow the new ones.
 
         Raises:
-            CheckpointError: it is another agent's, a network of another shape, or an optimizer of another kind.
+            CheckpointError: it is of another agent, a network of another shape, or an optimizer of another kind.
         """
         settings = self.settings.model_dump(mode="json")
         changed = saved.get("settings", settings) != settings
@@ -161,7 +161,7 @@ class Agent(nn.Module, ABC):
             raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The attributes that are of a kind, also those in lists and dicts, with their names."""
+        """The attributes of a type, including those in lists and dicts, with their names."""
         return list(_of_kind(kind, vars(self).items()))
 
 
@@ -197,5 +197,5 @@ class AgentChoice(Choice):
 
 
 def reading_waits(device: torch.device) -> bool:
-    """Whether to look at a number on this device is to wait until it has done all its work."""
+    """Whether reading a number from this device waits for all its pending work."""
     return device.type != "cpu"

@@ -1,6 +1,6 @@
-"""Checkpoints: atomic to write, safe to read, complete to go on from.
+"""Checkpoints: written atomically, safe to read, and sufficient to resume a run.
 
-A checkpoint is tensors, numbers, strings and None in dicts, lists and tuples, and nothing else: so it is read with
+A checkpoint holds only tensors, numbers, strings and None in dicts, lists and tuples, so it is read with
 ``weights_only=True``, and a file that would run code is refused.
 """
 
@@ -18,14 +18,14 @@ from torch import Tensor
 from rlcore.errors import CheckpointError
 
 SCHEMA = 1
-"""Number of the layout; a checkpoint of a larger one was written by a newer rlcore."""
+"""Version of the layout; a checkpoint with a larger one was written by a newer rlcore."""
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes beside the path, then renames into place, so that a crash or a full disk leaves the previous file.
+    """Writes a temporary file, then renames it, so that a crash or a full disk leaves the previous file intact.
 
     Raises:
-        CheckpointError: something in it is neither tensor nor plain, or it cannot be written.
+        CheckpointError: a value is neither a tensor nor plain data, or the file cannot be written.
     """
     path = Path(path)
     plain = _plain({"schema": SCHEMA, **content}, "checkpoint")
@@ -37,7 +37,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer makes a RuntimeError of a full disk
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__ or error
@@ -46,7 +46,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what `save` wrote; runs nothing.
+    """Reads what `save` wrote; runs no code in it.
 
     Raises:
         CheckpointError: the file is missing, damaged, of a newer schema, or holds more than tensors and plain data.
@@ -60,19 +60,19 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is refused: it is damaged, or holds more than tensors and plain data and might run code"
         ) from error
-    except Exception as error:  # whatever a reader of damaged bytes may raise
-        raise CheckpointError(f"{path} is damaged or no checkpoint: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # reading damaged bytes may raise anything
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
-        raise CheckpointError(f"{path} is no checkpoint of rlcore")
+        raise CheckpointError(f"{path} is not an rlcore checkpoint")
     if content["schema"] > SCHEMA:
         raise CheckpointError(
-            f"{path} has schema {content['schema']}, of a newer rlcore; this one reads up to {SCHEMA}: upgrade it"
+            f"{path} has schema {content['schema']}, of a newer rlcore; this one reads up to {SCHEMA}: upgrade rlcore"
         )
     return content
 
 
 def _plain(value: Any, path: str) -> Any:
-    """The same tree with views cloned and numpy scalars made plain; anything else is an error naming its place."""
+    """The same tree with views cloned and numpy scalars converted; any other type is an error that names its place."""
     if isinstance(value, Tensor):
         value = value.detach()
         return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value

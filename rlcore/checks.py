@@ -1,4 +1,4 @@
-"""Is it a good environment, a good agent? Executable contracts, as gymnasium's ``check_env``."""
+"""Executable contracts of environments and agents, like gymnasium's ``check_env``."""
 
 from copy import deepcopy
 from numbers import Real
@@ -27,13 +27,13 @@ def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> 
         seed: of the environment and the actions.
 
     Raises:
-        AssertionError: says what is wrong, what was expected and, where it helps, how to mend it.
+        AssertionError: says what is wrong, what was expected and, where it helps, how to fix it.
     """
     first, again = _play_random(env, num_steps, seed), _play_random(env, num_steps, seed)
     for t, (a, b) in enumerate(zip(first, again, strict=True)):
         for name, x, y in zip(("obs", "reward", "terminated", "truncated"), a, b, strict=True):
             assert _equal(x, y), (
-                f"{name} of step {t} differs between two runs of seed {seed}: draw from a seeded generator"
+                f"{name} of step {t} differs between two runs with seed {seed}: draw from a seeded generator"
             )
 
 
@@ -45,7 +45,7 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
     _check_obs(env, obs, env.single_observation_space)
     seen, copies = [], []
     for t in range(num_steps):
-        with torch.random.fork_rng():  # the same actions in each run, and what the environment draws by itself not
+        with torch.random.fork_rng():  # the same actions in each run, without seeding what the environment draws
             torch.manual_seed(seed + t)
             actions = env.random_actions()
         _check_allowed(actions, obs)
@@ -61,7 +61,7 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
             assert value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}"
         if truncated.any():
             assert "final_obs" in info, (
-                "a row was truncated, and info has no final_obs: put the true last observations [N, *O] there"
+                "a row was truncated, but info has no final_obs: put the true last observations [N, *O] there"
             )
             _check_obs(env, info["final_obs"], env.single_observation_space)
         seen.append((obs, reward, terminated, truncated))
@@ -92,13 +92,13 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     saved = {name: value.clone() for name, value in agent.state_dict().items()}
     rollout: Rollout = collect(agent, env, obs, agent.horizon, state)
     for name, value in agent.state_dict().items():
-        assert _equal(value, saved[name]), f"act changed {name}: parameters and buffers change in learn alone"
+        assert _equal(value, saved[name]), f"act changed {name}: only learn may change parameters and buffers"
     check_metrics(agent.learn(rollout))
     optimizers = agent.held(torch.optim.Optimizer)
     trained = {id(param) for _, one in optimizers for group in one.param_groups for param in group["params"]}
     left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in trained]
     assert not (optimizers and left), (
-        f"no optimizer has {', '.join(left)}: make it behind them, add_param_group, or requires_grad_(False)"
+        f"no optimizer has {', '.join(left)}: create it after them, use add_param_group, or requires_grad_(False)"
     )
     again = type(agent)(env, agent.settings).to(env.device)
     again.train(agent.training)
@@ -109,16 +109,16 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
         one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
     for name, value in agent.state_dict().items():
         assert _equal(value, again.state_dict()[name]), (
-            f"a restored agent learns another {name}: what learning changes must be a parameter, a buffer, an "
+            f"a restored agent learns a different {name}: what learning changes must be a parameter, a buffer, an "
             "optimizer or a generator among its attributes, or be added to checkpoint and restore"
         )
 
 
 def check_metrics(metrics: Any) -> None:
-    """What `Agent.learn` returns: a dict of detached 0-d tensors and numbers.
+    """Checks what `Agent.learn` returned: a dict of detached 0-d tensors and numbers.
 
     Raises:
-        AssertionError: it is none; says why.
+        AssertionError: it is anything else; says what.
     """
     assert isinstance(metrics, dict), f"learn must return a dict of metrics, got {type(metrics).__name__}"
     for name, metric in metrics.items():

@@ -1,4 +1,4 @@
-"""What the commands do. Each returns the exit status."""
+"""The commands; each returns its exit status."""
 
 import inspect
 import json
@@ -44,7 +44,7 @@ KINDS = {
 
 
 def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int | None, jobs: int) -> int:
-    """Trains the agent of a config; with ``seeds``, several of them, each in a process."""
+    """Trains the agent of a config; with ``seeds``, once per seed, each in its own process."""
     loaded = configs.load(source, overrides)
     if seeds is not None:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
@@ -55,7 +55,7 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
     trainer, notes = configs.build(loaded.config)
     run = Run.create(loaded, run_dir)
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
-    trainer.run_dir, trainer.tracker = run.path, tracker
+    trainer.write_to(run.path, tracker)
     console.print(f"{loaded.name}: {run.path}", highlight=False)
     for note in notes:
         console.print(note, highlight=False)
@@ -66,28 +66,28 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
 
 
 def resume(path: str, overrides: Sequence[str]) -> int:
-    """Goes on with a run from its last checkpoint, up to ``total_steps``."""
+    """Resumes a run from its last checkpoint, up to ``total_steps``."""
     run = Run(path)
     if not run.writable:
-        raise InputError(f"cannot write into {run.path}; copy the run, and resume the copy")
+        raise InputError(f"cannot write into {run.path}; copy the run and resume the copy")
     loaded = run.load(("trainer.stop_at=null", *overrides))
     if loaded.config.seed != run.load().config.seed:
-        raise InputError(f"seed: a run keeps its own; rlcore train {run.path}/{CONFIG_FILE} seed=N begins another")
+        raise InputError(f"seed: a run keeps its seed; start another: rlcore train {run.path}/{CONFIG_FILE} seed=N")
     console = make_console()
     saved_at = run.checkpoint_path("last")
     trainer, notes = configs.build(loaded.config)
     notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
     for note in notes:
         console.print(note, highlight=False)
-    if trainer.finished and run.result.get("finished"):  # else its closing evaluation is to be made
+    if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due
         trainer.close()
         further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
-        console.print(f"{run.path} is at its end, step {trainer.steps:,}; {further} goes further")
+        console.print(f"{run.path} has finished at step {trainer.steps:,}; extend it with {further}")
         return 0
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
-    trainer.run_dir, trainer.tracker = run.path, tracker
+    trainer.write_to(run.path, tracker)
     run.write_config(loaded)
-    console.print(f"{run.path}: going on from step {trainer.steps:,}", highlight=False)
+    console.print(f"{run.path}: resuming from step {trainer.steps:,}", highlight=False)
     return _fit(run, trainer, loaded, console)
 
 
@@ -102,7 +102,7 @@ def evaluate(
 ) -> int:
     """Evaluates the agent of a run, in episodes that training never saw."""
     if settings and report is None:
-        told = "is a setting of a report; name it: --report NAME; one of the run: --set KEY=VALUE"
+        told = "sets a report, which --report NAME must name; to change a setting of the run: --set KEY=VALUE"
         raise InputError(f"{settings[0]!r} {told}")
     run = Run(path)
     which = which or run.default_checkpoint
@@ -126,7 +126,7 @@ def evaluate(
             console.print(found.text, highlight=False, markup=False)
     try:
         run.write_result({**run.result, "evaluation": result})
-    except InputError as error:  # the answer is on the screen; a run that cannot be written to may still be evaluated
+    except InputError as error:  # the result is on the screen; a read-only run may still be evaluated
         print(f"rlcore: {error}", file=sys.stderr)
     if made is not None:
         if made.text and not as_json:
@@ -143,13 +143,13 @@ def evaluate(
 
 
 def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int) -> int:
-    """Reruns configs, or every one that ships with a claim, and says of each claim whether it holds; 1 if one does not.
+    """Reruns configs, or every shipped one with claims, and prints whether each claim holds; 1 if one does not.
 
     Raises:
-        InputError: none is named, or one that claims nothing.
+        InputError: no config is named, or one has no claims.
     """
     if bool(names) == everything:
-        raise InputError("verify: name configs, or give --all" if not names else "verify: either names or --all")
+        raise InputError("verify: name configs, or give --all" if not names else "verify: give either names or --all")
     if everything:
         names = [name for name in configs.shipped_names() if configs.load(name).config.expect]
     console, table = make_console(), Table("config", "figure", "claim", "source", "measured", "")
@@ -157,9 +157,9 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
     loaded = {name: configs.load(name) for name in names}
     for name, one in loaded.items():
         if not one.config.expect:
-            raise InputError(f"{name} claims nothing: it has no expect block")
+            raise InputError(f"{name} has no claims: it has no expect block")
     folder = Path(RUNS_FOLDER) / "verify"
-    trainings = [  # numbered, as two files in different folders may have one name
+    trainings = [  # numbered, as two files in different folders may share a name
         _seeds(one, name, (), folder / f"{number}-{one.name}", seeds or 1)
         for number, (name, one) in enumerate(loaded.items(), 1)
     ]
@@ -171,14 +171,14 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
             passed = all(map(claim.met, measured))
             good &= passed
             told, verdict = "  ".join(f"{value:,.6g}" for value in measured), "pass" if passed else "FAIL"
-            console.print(f"{name}: {figure} {told}, {verdict}", highlight=False)  # all of them may take hours
+            console.print(f"{name}: {figure} {told}, {verdict}", highlight=False)  # at once: all of them may take hours
             table.add_row(name, figure, str(claim), claim.source, told, verdict)
     console.print(table)
     return 0 if good else 1
 
 
 def list_names(kind: str) -> int:
-    """Prints what can be named, with its first line of documentation."""
+    """Prints the names of a kind, or of all, each with the first line of its documentation."""
     kinds = [*KINDS, "configs"]
     if kind not in [*kinds, "all"]:
         raise InputError(f"unknown kind {kind!r}{registry.did_you_mean(kind, kinds)}; known: {', '.join(kinds)}, all")
@@ -193,11 +193,11 @@ def list_names(kind: str) -> int:
 
 
 def show(source: str, overrides: Sequence[str]) -> int:
-    """Prints resolved settings, where each came from, and the network."""
+    """Prints the resolved settings, where each comes from, and the network."""
     loaded = configs.load(source, overrides)
     table = Table("setting", "value", "from", title=loaded.name)
     for key, value in configs.flatten(loaded.config.model_dump(mode="json")).items():
-        origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice by its name alone
+        origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice given by name alone
         table.add_row(key, escape(str(value)), origin or "default")
     trainer, notes = configs.build(loaded.config)
     console = make_console()
@@ -207,7 +207,7 @@ def show(source: str, overrides: Sequence[str]) -> int:
     console.print(str(trainer.agent), highlight=False, markup=False)
     size = sum(param.numel() for param in trainer.agent.parameters())
     console.print(
-        f"{size:,} parameters; {_multiply_adds(trainer):,} multiply-adds an answer; a rollout is "
+        f"{size:,} parameters; {_multiply_adds(trainer):,} multiply-adds per answer; a rollout is "
         f"{_rollout_size(trainer)}",
         highlight=False,
     )
@@ -240,17 +240,19 @@ def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
         trainer.close()
     if trainer.interrupted is not None:
         name = signal.Signals(trainer.interrupted).name
-        console.print(f"{name}: saved at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
+        console.print(
+            f"{name}: saved at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False
+        )
         return 128 + trainer.interrupted
     if not trainer.finished:
-        console.print(f"stopped at step {trainer.steps:,}; go on with: rlcore resume {run.path}", highlight=False)
+        console.print(f"stopped at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False)
     else:
         console.print(f"{time.perf_counter() - start:.1f} s; rlcore eval {run.path}", highlight=False)
     return 0
 
 
 class _Training(NamedTuple):
-    """A run to be trained in a process of its own."""
+    """A run to train in its own process."""
 
     source: str
     overrides: tuple[str, ...]
@@ -258,7 +260,7 @@ class _Training(NamedTuple):
 
 
 def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[_Training]:
-    """Of a config: its seed, and those that follow."""
+    """The runs of a config with its seed and those that follow."""
     first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
     return [
         _Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}")
@@ -267,9 +269,9 @@ def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, 
 
 
 def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path, int]]:
-    """The folders of the runs and their exit statuses, in order, each as soon as it and those before have ended.
+    """The folders of the runs and their exit statuses, in order, each as soon as it and all before it have ended.
 
-    A signal to end is passed on, once: what runs saves and ends, the rest does not begin.
+    A signal to end is passed on, once: the runs in progress save and end, the rest do not start.
     """
     running: set[subprocess.Popen[bytes]] = set()
 
@@ -279,7 +281,7 @@ def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path
         raise SystemExit(128 + number)
 
     signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup would have it
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         signals.append(signal.SIGHUP)
     previous = {which: signal.signal(which, end) for which in signals}
     try:
@@ -296,9 +298,9 @@ def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the run folder {path}: {error}") from error
+        raise InputError(f"cannot create the run folder {path}: {error}") from error
     with open(path / "train.log", "wb") as log:
-        # in a session of its own, so that Ctrl-C reaches it by way of us alone
+        # in its own session, so that Ctrl-C reaches it only through us
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     running.add(process)
     status = process.wait()
@@ -312,7 +314,7 @@ def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -
 
 
 def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
-    """Mean and standard deviation over the seeds, of the figures of the evaluation and of reports."""
+    """Prints mean and standard deviation over the seeds of the figures of the evaluation and of reports."""
     done = [path for path, status in runs if status == 0]
     table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path in done))
     figures = Run(done[0]).result["figures"] if done else {}
@@ -331,7 +333,7 @@ def _report(name: str, settings: Sequence[str]) -> ReportMaker:
     for item in settings:
         key, equals, text = item.partition("=")
         if not equals:
-            raise InputError(f"{item!r} is no KEY=VALUE of the report {name}")
+            raise InputError(f"{item!r} is not KEY=VALUE for the report {name}")
         tree[key] = configs.parse_yaml(text, "command line")
     try:
         return ReportChoice.model_validate(tree).make()
@@ -351,12 +353,12 @@ def _documented(kind: str) -> list[tuple[str, str]]:
 def _first_line(known: registry.Registry, name: str) -> str:
     try:
         return (inspect.getdoc(known[name]) or "").partition("\n")[0]
-    except InputError as error:  # of a plugin
+    except InputError as error:  # a plugin that cannot be imported
         return str(error)
 
 
 def _multiply_adds(trainer: Trainer) -> int:
-    """Of matrix products and convolutions, for the answer to one observation."""
+    """Multiply-adds of matrix products and convolutions for the answer to one observation."""
     from torch.utils.flop_counter import FlopCounterMode
 
     num_envs, agent = trainer.env.num_envs, trainer.agent

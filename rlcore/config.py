@@ -1,4 +1,4 @@
-"""Configuration: YAML to checked, frozen settings, and settings to a trainer."""
+"""Configuration: YAML to validated, frozen settings, and settings to a trainer."""
 
 import importlib
 import importlib.util
@@ -29,7 +29,7 @@ SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
 
 SMALL_NETWORK = 200_000
-"""Parameters up to which one thread of the CPU is faster than more, or than a GPU."""
+"""Number of parameters up to which one CPU thread is faster than several, or than a GPU."""
 
 
 class EnvironmentChoice(Choice):
@@ -53,7 +53,7 @@ class Expectation(Settings):
         return self
 
     def met(self, value: float) -> bool:
-        """Whether a figure is good enough; NaN is not."""
+        """Whether a value meets the bound; NaN does not."""
         return value >= self.at_least if self.at_least is not None else value <= self.at_most  # type: ignore[operator]
 
     def __str__(self) -> str:
@@ -62,21 +62,21 @@ class Expectation(Settings):
 
 
 class Config(Settings):
-    """A whole run."""
+    """The settings of a whole run."""
 
     env: EnvironmentChoice
     agent: AgentChoice
     trainer: Trainer.Settings
     seed: NonNegativeInt = 1
-    """Of every random generator."""
+    """Seed of every random generator."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     threads: Literal["auto"] | PositiveInt = "auto"
-    """Torch threads of this process."""
+    """Number of torch threads of this process."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
-    """Modules that register agents, environments, networks or reports: names, or paths of Python files."""
+    """Modules that register agents, environments, networks or reports: names, or paths to Python files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
-    """Figure, as in TensorBoard, to the bound that five seeds of five keep."""
+    """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Loaded:
     name: str
     config: Config
     origin: dict[str, str]
-    """Dotted key to the file, or ``command line``; what is missing has its default."""
+    """Dotted key to the file, or ``command line``; a key that is missing has its default."""
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
@@ -97,7 +97,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         overrides: ``KEY=VALUE``, the key dotted, the value YAML.
 
     Raises:
-        InputError: anything is wrong with it, in one line.
+        InputError: the config is invalid; one line says why.
     """
     path = find(source)
     tree = read_yaml(path)
@@ -112,7 +112,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
-    """A mapping to a `Config`.
+    """Converts a mapping to a `Config`.
 
     Raises:
         InputError: names the file, the key, what was given and what is allowed.
@@ -121,10 +121,10 @@ def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
         return Config(**tree)
     except ValidationError as error:
         found = mistakes(error, Config)
-        found.sort(key=lambda mistake: not mistake[1].startswith("unknown key"))  # it may be what another misses
+        found.sort(key=lambda mistake: not mistake[1].startswith("unknown key"))  # a misspelt key may cause another
         path, text = found[0]
         key = ".".join(path)
-        whole = (".".join(path[: end + 1]) for end in range(len(path)))  # a list on the command line has no leaves
+        whole = (".".join(path[: end + 1]) for end in range(len(path)))  # items of a list have no origin of their own
         where = COMMAND_LINE if any(origin.get(part) == COMMAND_LINE for part in whole) else file
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise InputError(f"{where}: {key}: {text}{more}") from None
@@ -134,7 +134,7 @@ def find(source: str | Path) -> Path:
     """The path of a config.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such config.
     """
     shipped = SHIPPED / f"{source}.yaml"
     if os.sep not in str(source) and shipped.is_file():
@@ -157,17 +157,17 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
     """A trainer that writes nothing yet, ready to fit or to restore; seeds every generator.
 
     Returns:
-        The trainer, and what was chosen for it, a line each.
+        The trainer, and one line for each choice made for it.
 
     Raises:
-        InputError: environment, agent and device do not go together.
+        InputError: environment, agent and device do not fit together.
     """
     device, reason = choose_device(config.device)
     seed_everything(derive_seed(config.seed, TRAINING))
     env, agent = _build(config, device)
     size = sum(param.numel() for param in agent.parameters())
     if config.device == "auto" and device.type != "cpu" and size <= SMALL_NETWORK:
-        device, reason = torch.device("cpu"), f"{size:,} parameters: so small a network is faster there"
+        device, reason = torch.device("cpu"), f"{size:,} parameters: a network this small is faster there"
         env.close()
         seed_everything(derive_seed(config.seed, TRAINING))
         env, agent = _build(config, device)
@@ -191,10 +191,10 @@ def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
 
 
 def choose_device(name: str) -> tuple[torch.device, str]:
-    """The device, and why.
+    """The device, and the reason for it.
 
     Raises:
-        InputError: it is not there.
+        InputError: there is no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -210,19 +210,19 @@ def choose_device(name: str) -> tuple[torch.device, str]:
 
 
 def set_threads(threads: str | int, num_parameters: int) -> str:
-    """Sets torch's threads and says why; tiny numbers are flushed to zero, which are slow to compute with."""
+    """Sets torch's threads and returns the reason; also flushes denormals, which are slow, to zero."""
     torch.set_flush_denormal(True)
     if isinstance(threads, int):
         torch.set_num_threads(threads)
         return f"torch threads: {threads} (as set)"
     small = num_parameters <= SMALL_NETWORK
     torch.set_num_threads(1 if small else min(8, os.cpu_count() or 1))
-    reason = "so small a network runs fastest on one" if small else "all cores, 8 at most"
+    reason = "a network this small is fastest on one" if small else "all cores, at most 8"
     return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of unique keys, the scalars of 1.2: ``1e-3`` is a number, ``1e6`` and ``1_000`` whole, ``no`` a string."""
+    """YAML with unique keys, scalars of 1.2: ``1e-3`` is a float, ``1e6`` and ``1_000`` integers, ``no`` a string."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
@@ -232,11 +232,11 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is no string", key_node.start_mark
+                    None, None, f"the key {key!r} is not a string", key_node.start_mark
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} is duplicated", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -248,9 +248,9 @@ def _scalar(tag: str, pattern: str, convert: Any) -> None:
 
 
 def _whole(text: str) -> int:
-    number = Decimal(text)  # 1e6, too
+    number = Decimal(text)  # also reads 1e6
     if number != int(number):
-        raise ValueError(f"{text} is no whole number")
+        raise ValueError(f"{text} is not a whole number")
     return int(number)
 
 
@@ -270,7 +270,7 @@ _scalar(
 
 
 def parse_yaml(text: str, name: str) -> Any:
-    """YAML text to plain containers.
+    """Parses YAML text into plain containers.
 
     Raises:
         InputError: names the line.
@@ -280,15 +280,15 @@ def parse_yaml(text: str, name: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{name}{line}: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: a tag that does not fit, !!int x
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: a wrong tag, such as !!int x
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that is a mapping.
+    """Reads a YAML file that holds a mapping.
 
     Raises:
-        InputError: it is none, or cannot be read.
+        InputError: it does not hold one, or cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -296,7 +296,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {error}") from None
     tree = parse_yaml(text, path.name)
     if not isinstance(tree, dict):
-        raise InputError(f"{path.name}: must be a mapping of keys to values, is {type(tree).__name__}")
+        raise InputError(f"{path.name}: must be a mapping of keys to values, got {type(tree).__name__}")
     return tree
 
 
@@ -304,11 +304,11 @@ def _override(tree: dict[str, Any], override: str) -> str:
     """Sets KEY=VALUE in the tree and returns the key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise InputError(f"{COMMAND_LINE}: {override!r} is no KEY=VALUE, e.g. agent.learning_rate=3e-4")
+        raise InputError(f"{COMMAND_LINE}: {override!r} is not KEY=VALUE, e.g. agent.learning_rate=3e-4")
     inner = tree
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents, 1):
-        if isinstance(inner.get(parent), str):  # a choice by its name alone
+        if isinstance(inner.get(parent), str):  # a choice given by name alone
             inner[parent] = {"name": inner[parent]}
         inner = inner.setdefault(parent, {})
         if not isinstance(inner, dict):
@@ -324,7 +324,7 @@ def _at(tree: dict[str, Any], key: str) -> Any:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one of dotted keys."""
+    """Flattens nested mappings to one with dotted keys."""
     if not isinstance(tree, dict):
         return {prefix: tree}
     flat: dict[str, Any] = {}
@@ -340,7 +340,7 @@ def import_module(name: str, config: Path) -> str:
         The file's path, or the module's name: what to import when the run is resumed from elsewhere.
 
     Raises:
-        InputError: it is missing, or fails.
+        InputError: the module is missing, or its import fails.
     """
     relative = Path(name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
     local = next((folder / relative for folder in (config.parent, Path()) if (folder / relative).is_file()), None)
@@ -366,7 +366,7 @@ def import_module(name: str, config: Path) -> str:
                 f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
                 f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
             ) from error
-        if local is not None:  # or else it would count as imported when the mistake is mended
+        if local is not None:  # otherwise it would count as imported once the mistake is fixed
             sys.modules.pop(local.stem, None)
             sys.modules |= {} if known is None else {local.stem: known}
         place = traceback.extract_tb(error.__traceback__)[-1]

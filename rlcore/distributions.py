@@ -1,4 +1,4 @@
-"""What the outputs of a policy mean: distributions over actions, and the heads that make them.
+"""Distributions over actions, and the policy heads that make them.
 
 They compute what ``torch.distributions`` computes, without its checks and broadcasting, which cost more than the
 arithmetic at the sizes of a policy.
@@ -19,9 +19,9 @@ from rlcore.errors import InputError
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 INSIDE = 1 - 2**-23
-"""The largest number below 1 of which atanh is taken, in float32."""
+"""Largest argument of atanh, below 1 in float32."""
 FORBIDDEN = -1e9
-"""Logit of an action that is not allowed: its chance is 0 and, unlike with -inf, what it adds to an entropy is 0."""
+"""Logit of a forbidden action: its probability is 0 and, unlike with -inf, so is its term of the entropy."""
 
 
 class Distribution(Protocol):
@@ -29,10 +29,10 @@ class Distribution(Protocol):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest action, [B, *A]."""
+        """The most likely action, [B, *A]."""
 
     def sample(self) -> Tensor:
-        """One action a row, [B, *A], from torch's global generator of the device."""
+        """One action per row, [B, *A], from torch's global generator of the device."""
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log p(action), [B], in nats."""
@@ -42,7 +42,7 @@ class Distribution(Protocol):
 
 
 class Categorical:
-    """Over 0 .. K-1.
+    """A distribution over 0 .. K-1.
 
     Args:
         logits: [B, K], unnormalised log-probabilities.
@@ -85,7 +85,7 @@ class Categorical:
 
 
 class DiagonalGaussian:
-    """Independent normals, one a component of the action.
+    """Independent normals, one per component of the action.
 
     Args:
         mean: [B, *A].
@@ -123,10 +123,10 @@ class DiagonalGaussian:
 
 
 class MultiCategorical:
-    """Independent `Categorical`, D of them, of K choices or fewer.
+    """D independent `Categorical` components of up to K choices each.
 
     Args:
-        logits: [B, D, K], `FORBIDDEN` where there is no such choice.
+        logits: [B, D, K], `FORBIDDEN` where a component has fewer choices.
     """
 
     __slots__ = ("each",)
@@ -157,7 +157,7 @@ class MultiCategorical:
 
 
 class Bernoulli:
-    """Independent zeros and ones.
+    """Independent components that are 0 or 1.
 
     Args:
         logits: [B, *A], log-odds of a one.
@@ -199,8 +199,8 @@ class SquashedGaussian:
     Args:
         mean: [B, *A], of u.
         log_std: [*A], of u.
-        low: [*A], of the box.
-        high: [*A].
+        low: [*A], lower bounds of the box.
+        high: [*A], upper bounds.
     """
 
     __slots__ = ("gaussian", "half", "middle")
@@ -211,7 +211,7 @@ class SquashedGaussian:
 
     @property
     def mode(self) -> Tensor:
-        """[B, *A] float32, the median rather, in the box."""
+        """[B, *A] float32, in the box; the median rather than the mode."""
         return self.middle + self.half * self.gaussian.mean.tanh()
 
     def sample(self) -> Tensor:
@@ -222,16 +222,16 @@ class SquashedGaussian:
         """[B], nats; summed over the components.
 
         Args:
-            action: [B, *A], in the box; on its border, where the density has no bound, as if just inside.
+            action: [B, *A], in the box; on its border, where the density is unbounded, it counts as just inside.
         """
         u = ((action - self.middle) / self.half).clamp(-INSIDE, INSIDE).atanh()
         log_slope = self.half.log() + _log_slope_of_tanh(u)
         return self.gaussian.log_prob(u) - log_slope.sum(self.gaussian.dims)
 
     def entropy(self) -> Tensor:
-        """[B], nats; summed over the components: the Gaussian's, and E[log da/du] by Gauss and Hermite's 24 points.
+        """[B], nats; summed over the components: the Gaussian's, and E[log da/du] by 24-point Gauss-Hermite quadrature.
 
-        A component is exact to 0.02 nats for standard deviations of u up to e, to 0.15 up to e^2.
+        A component's error is at most 0.02 nats for standard deviations of u up to e, 0.15 up to e^2.
         """
         gaussian, dims = self.gaussian, self.gaussian.dims
         nodes, weights = _quadrature(gaussian.mean.device)
@@ -242,32 +242,36 @@ class SquashedGaussian:
 
 @cache
 def _quadrature(device: torch.device) -> tuple[Tensor, ...]:
-    """The mean of f over a normal distribution is the sum of weights f(mean + sqrt(2) std nodes), over sqrt(pi)."""
+    """Nodes, weights: the mean of f over a normal is the sum of weights f(mean + sqrt(2) std nodes), over sqrt(pi)."""
     return tuple(torch.as_tensor(x, dtype=torch.float32, device=device) for x in np.polynomial.hermite.hermgauss(24))
 
 
 def _log_slope_of_tanh(u: Tensor) -> Tensor:
-    """Log(1 - tanh(u)^2), exact far out, too."""
+    """Log(1 - tanh(u)^2), accurate for large |u| too."""
     return 2 * (math.log(2) - u - softplus(-2 * u))
 
 
-class CategoricalHead(nn.Linear):
-    """Features [B, F] to logits [B, K], and these to a `Categorical`."""
+class _MaskedLinear(nn.Linear):
+    """A linear layer whose outputs can be masked."""
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, F] to [B, K], `FORBIDDEN` where a mask [B, K] bool does not allow the action."""
+        """[B, F] to [B, K], `FORBIDDEN` where a mask of K entries per row, [B, ...] bool, is False."""
         outputs = nn.functional.linear(features, self.weight, self.bias)
-        return outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN)
+        return outputs if mask is None else outputs.masked_fill(~mask.flatten(1), FORBIDDEN)
+
+
+class CategoricalHead(_MaskedLinear):
+    """Features [B, F] to logits [B, K], and these to a `Categorical`."""
 
     def distribution(self, outputs: Tensor) -> Categorical:
-        """What outputs [B, K] mean."""
+        """Outputs [B, K] as a distribution."""
         return Categorical(outputs)
 
 
-class MultiCategoricalHead(nn.Linear):
+class MultiCategoricalHead(_MaskedLinear):
     """Features [B, F] to the logits of several choices [B, sum of their sizes], and these to a `MultiCategorical`."""
 
-    places: Tensor  # [sum], of the outputs among D x K logits
+    places: Tensor  # [sum], positions of the outputs among D x K logits
 
     def __init__(self, num_features: int, sizes: list[int]):
         super().__init__(num_features, sum(sizes))
@@ -275,12 +279,8 @@ class MultiCategoricalHead(nn.Linear):
         places = [d * self.most + k for d, size in enumerate(sizes) for k in range(size)]
         self.register_buffer("places", torch.tensor(places), persistent=False)
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, F] to [B, sum], `FORBIDDEN` where a mask [B, sum] bool does not allow the choice."""
-        return _masked(nn.functional.linear(features, self.weight, self.bias), mask)
-
     def distribution(self, outputs: Tensor) -> MultiCategorical:
-        """What outputs [B, sum] mean; actions are [B, D]."""
+        """Outputs [B, sum] as a distribution; actions are [B, D]."""
         D, K = len(self.sizes), self.most
         if len(self.places) == D * K:
             return MultiCategorical(outputs.unflatten(-1, (D, K)))
@@ -288,19 +288,15 @@ class MultiCategoricalHead(nn.Linear):
         return MultiCategorical(padded.index_copy(-1, self.places, outputs).unflatten(-1, (D, K)))
 
 
-class BernoulliHead(nn.Linear):
+class BernoulliHead(_MaskedLinear):
     """Features [B, F] to log-odds [B, prod(shape)], and these to a `Bernoulli`."""
 
     def __init__(self, num_features: int, shape: tuple[int, ...]):
         super().__init__(num_features, math.prod(shape))
         self.shape = shape
 
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, F] to [B, prod(shape)], `FORBIDDEN` where a mask [B, *shape] bool does not allow a one."""
-        return _masked(super().forward(features), None if mask is None else mask.flatten(1))
-
     def distribution(self, outputs: Tensor) -> Bernoulli:
-        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+        """Outputs [B, prod(shape)] as a distribution; actions are [B, *shape]."""
         return Bernoulli(outputs.unflatten(-1, self.shape))
 
 
@@ -311,7 +307,7 @@ class GaussianHead(nn.Linear):
         num_features: F.
         shape: of an action.
         log_std: its initial value.
-        bounds: low and high [*shape], to squash between them; None squashes nothing.
+        bounds: low and high [*shape] to squash between; None does not squash.
     """
 
     low: Tensor
@@ -338,19 +334,15 @@ class GaussianHead(nn.Linear):
             InputError: there is a mask.
         """
         if mask is not None:
-            raise InputError("an action mask says which of several actions are allowed; this action is a Box")
+            raise InputError("an action mask says which discrete actions are allowed; this action is a Box")
         return super().forward(features)
 
     def distribution(self, outputs: Tensor) -> DiagonalGaussian | SquashedGaussian:
-        """What outputs [B, prod(shape)] mean; actions are [B, *shape]."""
+        """Outputs [B, prod(shape)] as a distribution; actions are [B, *shape]."""
         mean = outputs.unflatten(-1, self.shape)
         if self.squashed:
             return SquashedGaussian(mean, self.log_std, self.low, self.high)
         return DiagonalGaussian(mean, self.log_std)
-
-
-def _masked(outputs: Tensor, mask: Tensor | None) -> Tensor:
-    return outputs if mask is None else outputs.masked_fill(~mask, FORBIDDEN)
 
 
 Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
@@ -359,7 +351,7 @@ Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
 def policy_head(
     num_features: int, action_space: Space[object], squash: bool = False, log_std: float = 0.0, gain: float = 0.01
 ) -> Head:
-    """The layer that turns features into what a distribution over the actions of a space is made of.
+    """The layer that turns features into the parameters of a distribution over the actions of a space.
 
     ``head.distribution(head(features, mask))`` is the policy of each row.
 
@@ -368,12 +360,12 @@ def policy_head(
     Args:
         num_features: F.
         action_space: `Discrete`, `MultiDiscrete`, `MultiBinary`, or a `Box` of floats of at least one dimension.
-        squash: by tanh into a box; else actions are as the normal distribution draws them.
-        log_std: of actions in a `Box`, log of the initial standard deviation.
+        squash: squash actions in a `Box` into its bounds by tanh; otherwise they are plain draws of the normal.
+        log_std: for actions in a `Box`, log of the initial standard deviation.
         gain: scale of the initial weights.
 
     Raises:
-        InputError: no head serves this space, or it has no bounds to squash between.
+        InputError: no head supports this space, or these settings do not fit it.
     """
     head: Head
     space = action_space
@@ -387,18 +379,18 @@ def policy_head(
         if squash and not (
             np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
         ):
-            raise InputError(f"agent.squash: actions are squashed into bounds, and {space} has none everywhere")
+            raise InputError(f"agent.squash: actions are squashed into bounds, which {space} lacks in places")
         bounds = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
         head = GaussianHead(num_features, space.shape, log_std, bounds if squash else None)
     else:
         raise InputError(
-            f"no policy head serves the action space {space}; served: Discrete, MultiDiscrete of one dimension, "
+            f"no policy head supports the action space {space}; supported: Discrete, MultiDiscrete of one dimension, "
             "MultiBinary, Box of floats with at least one dimension"
         )
     if not isinstance(head, GaussianHead):
         for setting, value in {"squash": squash, "log_std_init": log_std}.items():
             if value:
-                raise InputError(f"agent.{setting}: is for actions in a Box, these are {space}")
+                raise InputError(f"agent.{setting}: is for actions in a Box, got {space}")
     nn.init.orthogonal_(head.weight, gain)
     nn.init.zeros_(head.bias)
     return head

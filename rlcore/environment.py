@@ -1,4 +1,4 @@
-"""Environment: where data comes from."""
+"""Environment: the base class of what data comes from."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -20,19 +20,19 @@ StepResult = tuple[Tree, Tensor, Tensor, Tensor, dict[str, Any]]
 
 
 class Environment(VectorEnv, ABC):
-    """N environments in lockstep, speaking tensors on one device: a ``gymnasium.vector.VectorEnv``.
+    """N environments in lockstep, exchanging tensors on one device: a ``gymnasium.vector.VectorEnv``.
 
     The contract, which `rlcore.check_environment` tests:
 
-    - ``step`` resets by itself (SAME_STEP): behind an episode's end it returns the next one's first observation, and
-      the true last one, for all N, in ``info["final_obs"]``, which may be missing where nothing was truncated.
-    - The tensors that it returns are never written again.
-    - ``terminated`` says that the episode reached its end, ``truncated`` that it was cut, by a time limit say.
+    - ``step`` resets automatically (SAME_STEP): after an episode's end it returns the next one's first observation, and
+      the true last ones, for all N, in ``info["final_obs"]``, which may be missing if nothing was truncated.
+    - The tensors that it returns are never written to again.
+    - ``terminated`` means that the episode reached its end, ``truncated`` that it was cut short, e.g. by a time limit.
     - Discrete actions are counted from 0, whatever ``start`` the space has; an ``action_mask`` is bool.
-    - All that is random comes from a generator seeded by ``reset(seed=...)``.
+    - All random numbers come from a generator seeded by ``reset(seed=...)``.
 
-    A subclass declares its ``Settings`` and writes ``reset``, ``step`` and, where its state can be saved, `checkpoint`
-    and `restore`. It is made as ``Class(settings, device)``.
+    A subclass declares its ``Settings`` and implements ``reset``, ``step`` and, if its state can be saved, `checkpoint`
+    and `restore`. It is constructed as ``Class(settings, device)``.
 
     Args:
         num_envs: N.
@@ -48,11 +48,11 @@ class Environment(VectorEnv, ABC):
         """N, environments in lockstep."""
 
     criterion = "return"
-    """The figure of `score` that counts; more is better, where the best checkpoint is chosen by it."""
+    """The main figure of `score`; larger is better if the best checkpoint is chosen by it."""
     select_best = True
-    """Whether the best checkpoint is chosen; not where that would be on the very examples that a result is told of."""
+    """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
     num_examples: int | None = None
-    """Of a data set: the length of an epoch, in steps; None where there is none."""
+    """For a data set, the length of an epoch in steps; None for other environments."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     settings: Settings
 
@@ -74,8 +74,8 @@ class Environment(VectorEnv, ABC):
         """Begins an episode in every environment.
 
         Args:
-            seed: seeds the generator; None goes on with it.
-            options: none are known here.
+            seed: seeds the generator; None continues with it.
+            options: not used here.
 
         Returns:
             obs [N, *O], info.
@@ -90,18 +90,18 @@ class Environment(VectorEnv, ABC):
         """
 
     def random_actions(self) -> Tensor:
-        """Actions that are allowed now, drawn at random, [N, *A]. The default knows no mask."""
+        """Random actions that are currently allowed, [N, *A]. The default ignores masks."""
         actions, space = self.action_space.sample(), self.single_action_space
         if isinstance(space, (Discrete, MultiDiscrete)):
             actions = actions - space.start
         return torch.as_tensor(actions, device=self.device)
 
     def evaluation(self, num_envs: int) -> "Environment":
-        """A twin for evaluation. The default is a new one of the same settings with that many environments."""
+        """A twin for evaluation. The default has the same settings, with that many environments."""
         return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
-        """Evaluates an agent here, in a twin made by `evaluation`. The default plays; see `rlcore.evaluation.play`."""
+        """Evaluates an agent in this twin, made by `evaluation`. The default is `rlcore.evaluation.play`."""
         return play(agent, self, num_episodes, seed)
 
     def watch(self, agent: Agent) -> None:
@@ -115,4 +115,4 @@ class Environment(VectorEnv, ABC):
         return None
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
+        """Restores what `checkpoint` returned."""

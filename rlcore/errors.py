@@ -1,12 +1,12 @@
-"""What goes wrong by what was given, said in one line."""
+"""Errors caused by invalid input, each described in one line."""
 
 from typing import Any
 
 
 class InputError(ValueError):
-    """A mistake in what was given: a setting, a file, an environment.
+    """Invalid input: a setting, a file, an environment.
 
-    The message is one line that names what was given, what was expected and how to mend it. The command line prints
+    The message is one line that names what was given, what was expected and how to fix it. The command line prints
     it and exits with status 2.
     """
 
@@ -20,13 +20,13 @@ class NonFiniteError(InputError):
 
 
 class EnvironmentFailure(InputError):
-    """An environment that raised an error, died or hangs.
+    """An environment that raised an error, died or hung.
 
     Args:
-        env: its number; or another failure, to be raised again, as gymnasium does with what a process raised.
-        told: what it did, one line.
-        traceback: of the error, as Python prints it; empty where there is none.
-        seed: that it was reset with; None if there was none.
+        env: its number; or a failure to copy, as gymnasium does to re-raise what a process raised.
+        told: what happened, in one line.
+        traceback: of the error, as Python prints it; empty if there is none.
+        seed: of its reset; None if there was none.
     """
 
     env: int
@@ -41,5 +41,5 @@ class EnvironmentFailure(InputError):
         self.env, self.told, self.traceback, self.seed = env, told, traceback, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Across processes all of it goes along."""
+        """Keeps all fields when passed between processes."""
         return type(self), (self.env, self.told, self.traceback, self.seed)

@@ -31,25 +31,25 @@ class Embedding(NamedTuple):
     vectors: Tensor
     """[n, D] float32, on the CPU."""
     labels: list[str]
-    """n of them."""
+    """n labels."""
     images: Tensor | None = None
     """[n, C, H, W] in [0, 1], on the CPU."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     scalars: dict[str, float]
     """Figures by name: ``return``, ``accuracy``."""
     text: str = ""
-    """For the terminal."""
+    """Text for the terminal."""
     figures: "dict[str, Figure]" = field(default_factory=dict)
-    """For TensorBoard and the run's ``figures/``."""
+    """Figures for TensorBoard and the run's ``figures/``."""
     columns: dict[str, list[float]] = field(default_factory=dict)
-    """One number an episode, or an example."""
+    """One number per episode or example."""
     embedding: Embedding | None = None
-    """For TensorBoard's projector."""
+    """Points for TensorBoard's projector."""
 
     def tagged(self, prefix: str) -> dict[str, float]:
         """The scalars as ``prefix/name``."""
@@ -57,22 +57,22 @@ class Report:
 
 
 class ReportMaker(ABC):
-    """What is registered as a report: made with its own ``Settings``, and called after an evaluation."""
+    """Base of the registered reports: constructed with its own ``Settings``, and called after an evaluation."""
 
     class Settings(settings.Settings):
-        """Settings of a report that has none."""
+        """Settings of a report without any."""
 
     def __init__(self, settings: settings.Settings):
         self.settings = settings
 
     @abstractmethod
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
-        """The report.
+        """Makes the report.
 
         Args:
-            agent: who was evaluated.
+            agent: the agent that was evaluated.
             env: its environment's twin for evaluation.
-            evaluation: what came of it.
+            evaluation: the results.
         """
 
 
@@ -82,13 +82,13 @@ class ReportChoice(Choice):
     registry = registry.reports
 
     def make(self) -> ReportMaker:
-        """The report, to be called."""
+        """The report maker, to be called."""
         return registry.reports[self.name](self.settings)
 
 
 @contextmanager
 def evaluating(agent: Agent) -> Iterator[None]:
-    """Evaluation changes no bit of the training: see `preserved`; and no graph is kept."""
+    """Evaluation mode without graphs, which leaves training bit-identical; see `preserved`."""
     with preserved(agent), torch.no_grad():
         agent.eval()
         yield
@@ -96,7 +96,7 @@ def evaluating(agent: Agent) -> Iterator[None]:
 
 @contextmanager
 def preserved(agent: Agent) -> Iterator[None]:
-    """Modes and random generators are put back."""
+    """Restores module modes and random generators at the end."""
     modes = {module: module.training for module in agent.modules()}
     rng, generators = rng_state(), [(held, held.get_state()) for _, held in agent.held(torch.Generator)]
     try:
@@ -110,16 +110,16 @@ def preserved(agent: Agent) -> Iterator[None]:
 
 
 def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Report:
-    """Plays the agent's best answers.
+    """Plays episodes with the agent's best answers.
 
-    Each of the N environments contributes its first ceil(num_episodes / N) episodes: to take the first ones to end
+    Each of the N environments contributes its first ceil(num_episodes / N) episodes: taking the first ones to end
     would favour short ones.
 
     Args:
-        agent: who plays, by `Agent.predict`.
+        agent: the agent, which plays by `Agent.predict`.
         env: a twin for evaluation (`Environment.evaluation`); it is reset.
         num_episodes: at least this many.
-        seed: of the environments and, where it draws at all, of the agent.
+        seed: of the environments and of any random numbers that the agent draws.
 
     Returns:
         ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``, the 95 % interval of the mean
@@ -165,11 +165,11 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
 
 
 def bootstrap_interval(x: Tensor, num_draws: int = 2000) -> tuple[float, float]:
-    """Between what 95 % of the means of that many draws lie, each of n with replacement (Efron 1979, percentiles).
+    """The 95 % bootstrap interval of the mean, by percentiles (Efron 1979).
 
     Args:
         x: [n].
-        num_draws: the draws, always the same.
+        num_draws: resamples of n with replacement, always the same ones.
     """
     generator = torch.Generator().manual_seed(0)
     means = x.cpu()[torch.randint(len(x), (num_draws, len(x)), generator=generator)].mean(1)
@@ -184,17 +184,17 @@ class EpisodesReport(ReportMaker):
         """Settings of the report."""
 
         bins: PositiveInt = 20
-        """Of the histogram."""
+        """Bins of the histogram."""
 
     settings: Settings
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
-        """The report; see `ReportMaker`."""
+        """Makes the report; see `ReportMaker`."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6, 4), layout="constrained")
         if "length" not in evaluation.columns:
-            raise InputError("report episodes: this environment's evaluation tells of no episodes")
+            raise InputError("report episodes: this environment's evaluation has no episodes")
         axes: Any = figure.subplots()
         axes.hist(evaluation.columns["return"], bins=self.settings.bins)
         axes.set(xlabel="return of an episode", ylabel="episodes")

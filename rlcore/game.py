@@ -1,6 +1,6 @@
 """Game: the rules of a two-player game as functions on batches of positions.
 
-Legend: B positions, A moves, S numbers a state, C planes of H x W cells, K symmetries.
+Legend: B positions, A moves, S numbers per state, C planes of H x W cells, K symmetries.
 """
 
 from abc import ABC, abstractmethod
@@ -13,26 +13,26 @@ from torch import Tensor
 from rlcore.errors import InputError
 
 DISCOUNT = -1.0
-"""What is good for one player is as bad for the other: the value of a move is its reward + DISCOUNT * V(next state)."""
+"""One player's gain is the other's loss: the value of a move is its reward + DISCOUNT * V(next state)."""
 
 
 class Transition(NamedTuple):
-    """What comes of a move."""
+    """The result of a move."""
 
     state: Tensor
-    """[B, S] int64, as the opponent sees it, who is to move now."""
+    """[B, S] int64, as seen by the opponent, who moves next."""
     reward: Tensor
-    """[B] float32 in [-1, 1], the mover's; 0 unless the game has ended."""
+    """[B] float32 in [-1, 1], for the player who moved; 0 unless the game has ended."""
     terminated: Tensor
-    """[B] bool, the game has ended."""
+    """[B] bool, whether the game has ended."""
 
 
 class Game(ABC):
-    """Rules without state of their own, of two players who move in turn, one's gain being the other's loss.
+    """Stateless rules of a zero-sum game of two players who move in turn.
 
-    A state is as seen by the player to move, and holds all there is to know. All methods are batched, work on the
-    device of their arguments and wait for nothing. An illegal move, or one after the end, gives some state or other:
-    whoever moves asks `legal` first.
+    A state is as seen by the player to move, and is complete. All methods are batched, work on the device of their
+    arguments and never wait for it. The result of an illegal move, or of one after the end, is arbitrary: check `legal`
+    first.
     """
 
     num_actions: int
@@ -42,15 +42,15 @@ class Game(ABC):
     planes_shape: tuple[int, int, int]
     """(C, H, W)."""
     max_moves: int
-    """No game is longer."""
+    """Upper bound on the moves of a game."""
 
     @abstractmethod
     def initial(self, num: int, device: torch.device | str = "cpu") -> Tensor:
-        """The beginning, [num, S] int64."""
+        """Initial states, [num, S] int64."""
 
     @abstractmethod
     def legal(self, state: Tensor) -> Tensor:
-        """The moves there are, [B, A] bool; at least one wherever the game has not ended."""
+        """Legal moves, [B, A] bool; at least one unless the game has ended."""
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Transition:
@@ -58,12 +58,12 @@ class Game(ABC):
 
         Args:
             state: [B, S] int64.
-            action: [B] int64, legal ones.
+            action: [B] int64, legal moves.
         """
 
     @abstractmethod
     def observe(self, state: Tensor) -> Tensor:
-        """What a network reads, [B, C, H, W] float32."""
+        """The input of a network, [B, C, H, W] float32."""
 
     @abstractmethod
     def num_moves(self, state: Tensor) -> Tensor:
@@ -71,24 +71,24 @@ class Game(ABC):
 
     @abstractmethod
     def render(self, state: Tensor) -> str:
-        """A position [S] for the terminal."""
+        """A position [S] as text for the terminal."""
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
-        """The ways to turn the board that leave the game as it is.
+        """The symmetries of the board that leave the game unchanged.
 
         Returns:
             Cells [K, H * W] and moves [K, A], int64: cell i of the k-th is cell ``cells[k, i]`` of the board, and
-            likewise moves. The default has the board as it is alone.
+            likewise for moves. The default is the identity alone.
         """
         _, height, width = self.planes_shape
         return torch.arange(height * width)[None], torch.arange(self.num_actions)[None]
 
     def action_name(self, action: int) -> str:
-        """What people call a move; `parse_action` reads it."""
+        """The name of a move for people; `parse_action` reads it."""
         return str(action + 1)
 
     def parse_action(self, text: str) -> int | None:
-        """The move that a person means; None if it is none."""
+        """The move that a person names; None if there is no such move."""
         names = [self.action_name(action) for action in range(self.num_actions)]
         return names.index(text.strip()) if text.strip() in names else None
 
@@ -102,12 +102,12 @@ def contest(game: Game, first: Player, second: Player, state: Tensor) -> Tensor:
 
     Args:
         game: the rules.
-        first: who moves at first.
-        second: who moves then.
-        state: [B, S], where they begin.
+        first: the player who moves first.
+        second: the other player.
+        state: [B, S], where the games begin.
 
     Returns:
-        What ``first`` has of each, [B]: 1, 0 or -1.
+        The outcome of each for ``first``, [B]: 1, 0 or -1.
     """
     outcome = torch.zeros(len(state), device=state.device)
     running = torch.arange(len(state), device=state.device)
@@ -123,7 +123,7 @@ def contest(game: Game, first: Player, second: Player, state: Tensor) -> Tensor:
 
 
 def mirrored_contest(game: Game, one: Player, other: Player, state: Tensor) -> Tensor:
-    """Both sides of each position: what ``one`` has of the games that it begins, and then of the others, [2 B]."""
+    """Plays both sides of each position: outcomes for ``one`` of the games it begins, then of the others, [2 B]."""
     return torch.cat([contest(game, one, other, state), -contest(game, other, one, state)])
 
 
@@ -133,17 +133,17 @@ def points(outcome: Tensor) -> float:
 
 
 def random_moves(legal: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """One of the legal moves of each position, [B, A] bool to [B]; all are as likely."""
+    """A legal move of each position, uniformly at random, [B, A] bool to [B]."""
     draws = torch.rand(legal.shape, generator=generator, device=legal.device)
-    return ((draws + 1) * legal).argmax(1)  # of an illegal move 0, of the others 1 or more
+    return ((draws + 1) * legal).argmax(1)  # 0 for illegal moves, at least 1 for the others
 
 
 def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Positions after random moves from the beginning, in none of which the game has ended, [B, S].
+    """Positions after random moves from the initial state, in none of which the game has ended, [B, S].
 
     Args:
         game: the rules.
-        num_moves: [B] int64, in each; a move that would end the game is not made, nor any after it.
+        num_moves: [B] int64, moves in each; one that would end the game is not made, nor any after it.
         most: the largest of them.
         generator: of the moves, on the device of ``num_moves``.
     """
@@ -157,7 +157,7 @@ def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generato
 
 
 def random_openings(game: Game, num: int, num_moves: int, generator: torch.Generator) -> Tensor:
-    """`openings` of the same number of moves, [num, S]."""
+    """`openings` with the same number of moves each, [num, S]."""
     return openings(game, torch.full((num,), num_moves, device=generator.device), num_moves, generator)
 
 

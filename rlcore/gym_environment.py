@@ -1,4 +1,4 @@
-"""The adapter for gymnasium, the only crossing between numpy and torch."""
+"""The adapter for gymnasium, the only place where numpy meets torch."""
 
 import importlib
 import logging
@@ -31,7 +31,7 @@ from rlcore.trees import Tree
 
 
 class WrapperChoice(settings.Settings):
-    """A wrapper of gymnasium by name, with its arguments: ``{name: TimeLimit, max_episode_steps: 200}``."""
+    """A gymnasium wrapper by name, with its arguments: ``{name: TimeLimit, max_episode_steps: 200}``."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -44,8 +44,8 @@ class WrapperChoice(settings.Settings):
         if name.startswith("Normalize"):
             option = "normalize_rewards" if "Reward" in name else "normalize_observations"
             raise InputError(
-                f"{name} keeps figures that no checkpoint would hold; the agent normalises, and saves them with "
-                f"itself: agent.{option}=true"
+                f"{name} keeps statistics that no checkpoint would hold; let the agent normalise and save them: "
+                f"agent.{option}=true"
             )
         if ":" not in name and not _is_wrapper(getattr(gymnasium.wrappers, name, None)):
             known = [key for key, value in vars(gymnasium.wrappers).items() if _is_wrapper(value)]
@@ -53,10 +53,10 @@ class WrapperChoice(settings.Settings):
         return name
 
     def wrap(self, env: Any) -> Any:
-        """The environment in it.
+        """Wraps an environment.
 
         Raises:
-            InputError: it cannot be made of these arguments.
+            InputError: the wrapper cannot be made with these arguments.
         """
         module, _, kind = self.name.rpartition(":")
         try:
@@ -67,7 +67,7 @@ class WrapperChoice(settings.Settings):
 
 
 def _num_choices(space: Any) -> int:
-    """Entries of a mask for these actions."""
+    """Number of entries of a mask for these actions."""
     if isinstance(space, Discrete):
         return int(space.n)
     return int(space.nvec.sum()) if isinstance(space, MultiDiscrete) else math.prod(space.shape)
@@ -78,16 +78,16 @@ def _is_wrapper(thing: Any) -> bool:
 
 
 class GymEnvironment(Environment):
-    """Any registered gymnasium environment, N copies of it.
+    """N copies of any registered gymnasium environment.
 
-    gymnasium's own vector environments run with their autoreset disabled, and the ended episodes are reset by a mask:
-    so the true successor is the plain observation before the reset, and no filler row exists.
+    gymnasium's own vector environments run with autoreset disabled, and ended episodes are reset by a mask: so the true
+    successor is the plain observation before the reset, and there are no filler rows.
 
-    Where ``info`` has an ``action_mask``, it becomes a part of the observation: ``{"observation": ..., "action_mask":
-    [N, A] bool}``, or one more of a Dict.
+    If ``info`` has an ``action_mask``, it becomes a part of the observation: ``{"observation": ..., "action_mask":
+    [N, A] bool}``, or one more part of a Dict.
 
     Raises:
-        InputError: gymnasium does not know the id, or the environment normalises by itself.
+        InputError: gymnasium does not know the id, or the environment itself normalises.
     """
 
     class Settings(Environment.Settings):
@@ -100,13 +100,13 @@ class GymEnvironment(Environment):
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
         """Keyword arguments of ``gymnasium.make``."""
         wrappers: list[WrapperChoice] = []  # noqa: RUF012
-        """Of gymnasium, from the inside out."""
+        """gymnasium wrappers, innermost first."""
         context: Literal["fork", "spawn", "forkserver"] | None = None
         """How processes are started; null is Python's default."""
         timeout: PositiveFloat | None = 300.0
-        """Seconds that a process may take for a step or a reset before it counts as hanging; null waits."""
+        """Seconds that a process may take for a step or a reset before it counts as hung; null waits forever."""
 
-    closed = True  # until there are environments to close, or else the end of an object half made would try
+    closed = True  # until there are environments to close, which deleting a half-made object would try
 
     def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
         self.settings: GymEnvironment.Settings = settings
@@ -127,10 +127,10 @@ class GymEnvironment(Environment):
                     )
             except (EOFError, OSError) as error:
                 raise InputError(
-                    f"env.id: a process ended while it made {s.id!r}; where processes are not forked it must be named "
-                    "by its module, too: module:Id-v0"
+                    f"env.id: a process ended while it made {s.id!r}; where processes are not forked, the id must name "
+                    "its module: module:Id-v0"
                 ) from error
-            # they ignore SIGTERM, by which Python would end them at its own end, and then wait for ever
+            # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
             weakref.finalize(self, _kill, self.envs.processes)
         self.closed = False
         space = self.envs.single_observation_space
@@ -151,7 +151,7 @@ class GymEnvironment(Environment):
                 raise InputError(f"env.id: the action_mask of {s.id} has {size} entries; {action} needs {needed}")
 
     def random_actions(self) -> Tensor:
-        """Actions that are allowed now, drawn at random, counted from 0, [N, *A]."""
+        """Random actions that are currently allowed, counted from 0, [N, *A]."""
         space = self.single_action_space
         if self._allowed is not None and isinstance(space, (Discrete, MultiDiscrete)):
             sizes = [int(space.n)] if isinstance(space, Discrete) else space.nvec.flatten().tolist()
@@ -163,7 +163,7 @@ class GymEnvironment(Environment):
         """Begins an episode in every environment; environment n is seeded with ``seed + n``.
 
         Raises:
-            EnvironmentFailure: one of them raised an error, died or hangs.
+            EnvironmentFailure: one of them raised an error, died or hung.
         """
         self._seed = self._seed if seed is None else seed
         obs, info = self._call("reset", seed=seed, options=options)
@@ -176,7 +176,7 @@ class GymEnvironment(Environment):
             actions: [N] or [N, D] int64, counted from 0; or [N, *A] float32, clipped to the bounds of the space.
 
         Raises:
-            EnvironmentFailure: one of them raised an error, died or hangs.
+            EnvironmentFailure: one of them raised an error, died or hung.
         """
         array = actions.numpy(force=True)
         if self._bounds is not None:
@@ -195,17 +195,17 @@ class GymEnvironment(Environment):
         return observed, self._to_device(reward.astype(np.float32)), *flags, info
 
     def evaluation(self, num_envs: int) -> "GymEnvironment":
-        """A twin of that many environments; of no more processes than this one has, if it has any."""
+        """A twin with that many environments; with no more processes than this one has, if it has any."""
         if self.settings.vectorization == "async":
             num_envs = min(num_envs, self.num_envs)
         return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Ends the environments, and their processes."""
+        """Closes the environments, and ends their processes."""
         self.envs.close(**kwargs)
 
     def _call(self, what: str, **arguments: Any) -> Any:
-        """``reset`` or ``step`` of them all; where it fails no process is left behind."""
+        """Calls ``reset`` or ``step`` of all environments; a failure leaves no process behind."""
         envs: Any = self.envs
         try:
             if not isinstance(envs, AsyncVectorEnv):
@@ -218,19 +218,19 @@ class GymEnvironment(Environment):
         except multiprocessing.TimeoutError:
             slow = next((n for n, pipe in enumerate(envs.parent_pipes) if pipe is None or not pipe.poll(0)), 0)
             failure = EnvironmentFailure(
-                slow, f"hangs: no answer to {what} in {self.settings.timeout:g} s (env.timeout)"
+                slow, f"hung: no answer to {what} within {self.settings.timeout:g} s (env.timeout)"
             )
         except (EOFError, OSError):
             n, code = _dead(envs.processes)
             failure = EnvironmentFailure(n, f"died in {what}, exit code {code}")
-        except BaseException:  # a signal: who has not answered yet is not waited for
+        except BaseException:  # a signal: do not wait for those that have not answered
             self._abandon()
             raise
         self._abandon()
         raise self._seeded(failure)
 
     def _abandon(self) -> None:
-        """Leaves the processes, if there are any."""
+        """Kills the processes, if there are any."""
         if isinstance(self.envs, AsyncVectorEnv):
             _kill(self.envs.processes)
             self.envs.closed = True
@@ -241,7 +241,7 @@ class GymEnvironment(Environment):
         return EnvironmentFailure(failure.env, failure.told, failure.traceback, seed)
 
     def _observed(self, obs: Any, info: dict[str, Any], final: bool = False) -> Tree:
-        """As tensors, with the mask if there is one.
+        """Observations as tensors, with the mask if there is one.
 
         Raises:
             EnvironmentFailure: no action is allowed where one is to be chosen.
@@ -271,7 +271,7 @@ class GymEnvironment(Environment):
                 raise self._seeded(EnvironmentFailure(n, "has an action_mask that allows no action"))
 
     def _to_tensor(self, obs: Any) -> Tree:
-        """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest as it is."""
+        """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest unchanged."""
         if isinstance(obs, dict):
             return {key: self._to_tensor(value) for key, value in obs.items()}
         return self._to_device(np.array(obs, dtype=dtype_of_tensor(obs.dtype)))
@@ -307,7 +307,7 @@ class _Maker:
 
 
 class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Says which environment failed, and how; and looks whether observations are what their space promises.
+    """Reports which environment failed, and how; and checks that observations are in their space.
 
     Args:
         env: the environment.
@@ -319,7 +319,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.n = n
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the environment's; raises EnvironmentFailure if it fails."""
+        """Resets the environment; raises EnvironmentFailure if that fails."""
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -328,7 +328,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the environment's; raises EnvironmentFailure if it fails."""
+        """Steps the environment; raises EnvironmentFailure if that fails."""
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
@@ -341,14 +341,14 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         return EnvironmentFailure(self.n, f"failed in {what}: {told}", traceback.format_exc())
 
     def _look(self, obs: Any, space: Any, part: str = "") -> None:
-        """Raises an EnvironmentFailure if shape, kind of dtype or parts are not those of the space."""
+        """Raises an EnvironmentFailure if shape, kind of dtype or keys are not those of the space."""
         if isinstance(space, Dict):
             if obs.keys() != space.keys():
                 wrong = sorted(obs.keys() ^ space.keys())
                 raise EnvironmentFailure(
                     self.n,
-                    f"shows an observation of the parts {', '.join(sorted(obs))}, its space has "
-                    f"{', '.join(sorted(space.keys()))}; {', '.join(wrong)} must be in both",
+                    f"returned the keys {', '.join(sorted(obs))}; its space has {', '.join(sorted(space.keys()))}; "
+                    f"{', '.join(wrong)} must be in both",
                 )
             for key, value in obs.items():
                 self._look(value, space[key], f" part {key!r}")
@@ -358,16 +358,16 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
                 given = type(obs).__name__ if shape is None else f"shape {shape}, dtype {dtype}"
                 raise EnvironmentFailure(
                     self.n,
-                    f"shows an observation{part} that is none of its space: {given}; "
-                    f"the space says shape {space.shape}, dtype {space.dtype}",
+                    f"returned an observation{part} outside its space: {given}; "
+                    f"the space has shape {space.shape}, dtype {space.dtype}",
                 )
         elif isinstance(space, (Discrete, MultiDiscrete, MultiBinary)) and not space.contains(obs):
-            raise EnvironmentFailure(self.n, f"shows an observation{part} that is none of {space}: {obs!r}")
+            raise EnvironmentFailure(self.n, f"returned an observation{part} outside its space {space}: {obs!r}")
 
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Processes started in here never see SIGINT and SIGTERM; this one sees them behind it."""
+    """Processes started in here never receive SIGINT and SIGTERM; this one receives them afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -377,7 +377,7 @@ def _signals_held_back() -> Iterator[None]:
 
 @contextmanager
 def _gymnasiums_log_off() -> Iterator[None]:
-    """It would print tracebacks of workers, of which the failure tells."""
+    """Silences gymnasium, which would print the tracebacks of workers that the failure contains anyway."""
     level, logger.min_level = logger.min_level, logging.CRITICAL
     try:
         yield
@@ -393,7 +393,7 @@ def _kill(processes: Any) -> None:
 
 
 def _dead(processes: Any) -> tuple[int, int | None]:
-    """The first process that has ended, and its exit code; it may take a moment to be seen."""
+    """The first process that has ended, and its exit code, which may take a moment to appear."""
     for _ in range(100):
         for n, process in enumerate(processes):
             if process.exitcode is not None:
@@ -408,6 +408,6 @@ def _refuse_normalizers(env: Any, env_id: str) -> None:
             raise InputError(
                 f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so "
                 "that a resumed or evaluated agent would see other numbers; make the environment without it; "
-                "agent.normalize_observations and agent.normalize_rewards do the same"
+                "agent.normalize_observations and agent.normalize_rewards replace it"
             )
         env = env.env

@@ -1,4 +1,4 @@
-"""Normalising what is seen and paid by running means and variances, which are buffers of the agent."""
+"""Normalises observations and rewards by running means and variances, which are buffers of the agent."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ from rlcore.rollout import Rollout
 from rlcore.trees import Tree
 
 EPSILON = 1e-8
-"""Added to a variance before its root is taken."""
+"""Added to a variance before taking its square root."""
 CLIP = 10.0
 """Normalised numbers are clipped to [-CLIP, CLIP]."""
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of all rows that came, in whatever batches (Chan, Golub & LeVeque 1979, equation 2.1).
+    """Mean and variance of all rows so far, however they were batched (Chan, Golub & LeVeque 1979, equation 2.1).
 
-    Before the first they are 0 and 1.
+    Before the first row they are 0 and 1.
 
     Args:
         shape: of a row.
@@ -30,7 +30,7 @@ class RunningMoments(nn.Module):
 
     count: Tensor  # 0-d float64
     mean: Tensor  # [*shape] float64
-    var: Tensor  # [*shape] float64, over the count
+    var: Tensor  # [*shape] float64, dividing by the count
     shift: Tensor  # [*shape] float32, the mean
     scale: Tensor  # [*shape] float32, one over the standard deviation
 
@@ -43,12 +43,12 @@ class RunningMoments(nn.Module):
         self.register_buffer("scale", torch.ones(shape))
 
     def update(self, x: Tensor) -> None:
-        """Takes rows [B, *shape]."""
+        """Includes rows [B, *shape]."""
         x = x.double()
         count, mean, var = len(x), x.mean(0), x.var(0, correction=0)
         total = self.count + count
         delta = mean - self.mean
-        # torch.where: before the first rows the variance stands for none
+        # torch.where: before the first rows the variance represents no data
         old = torch.where(self.count > 0, self.var, 0.0) * self.count
         self.var.copy_((old + var * count + delta.square() * self.count * count / total) / total)
         self.mean.add_(delta * count / total)
@@ -58,7 +58,7 @@ class RunningMoments(nn.Module):
 
 
 class ObservationNormalizer(nn.Module):
-    """Brings floats to mean 0 and variance 1; parts that are none stay as they are.
+    """Scales floats to mean 0 and variance 1; other parts stay unchanged.
 
     Args:
         space: of one observation.
@@ -79,14 +79,14 @@ class ObservationNormalizer(nn.Module):
         self.parts = nn.ModuleList(RunningMoments(floats[key].shape) for key in self.keys)
 
     def forward(self, obs: Tree) -> Tree:
-        """[..., *O] to the same, clipped to [-10, 10]."""
+        """[..., *O] to the same shape, clipped to [-10, 10]."""
         if self.single is not None:
             return _normalized(obs, self.single)
         normalized = {key: _normalized(obs[key], part) for key, part in zip(self.keys, self.parts, strict=True)}
         return obs | normalized
 
     def update(self, obs: Tree) -> None:
-        """Takes observations [B, *O]."""
+        """Includes observations [B, *O]."""
         if self.single is not None:
             self.single.update(obs)
         for key, moments in zip(self.keys, self.parts, strict=True):
@@ -122,21 +122,21 @@ class RewardNormalizer(nn.Module):
         return discounted_sum(reward.flip(0), self.gamma * ~rollout.begins.flip(0)).flip(0)
 
     def forward(self, rollout: Rollout) -> Tensor:
-        """The rewards [T, N] of a rollout, divided, and clipped to [-10, 10]; of the first one by its own figures.
+        """The rewards [T, N] of a rollout, divided and clipped to [-10, 10]; the first rollout uses its own statistics.
 
-        `update` is to follow, once they have been learned from.
+        Call `update` once they have been learned from.
         """
         returns = rollout.rows(self.returns(rollout))
         scale = torch.where(self.moments.count > 0, self.moments.scale, (returns.var(correction=0) + EPSILON).rsqrt())
         return (rollout.reward * scale).clamp(-CLIP, CLIP)
 
     def update(self, rollout: Rollout) -> None:
-        """Takes a rollout's returns."""
+        """Includes a rollout's returns."""
         returns = self.returns(rollout)
         self.moments.update(rollout.rows(returns))
         self.running = returns[-1] * ~rollout.done[-1]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Takes as many environments as were saved: an agent may be evaluated in more or fewer."""
+        """Accepts any number of environments: an agent may be evaluated in more or fewer than were saved."""
         self.running = torch.zeros_like(state_dict.get(f"{prefix}running", self.running), device=self.running.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)

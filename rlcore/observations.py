@@ -1,4 +1,4 @@
-"""Observations of all kinds as a network reads them, and the actions that they allow."""
+"""Observations of all kinds as inputs of a network, and the actions that they allow."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ SERVED = "Box of floats or of pixels, Discrete, MultiDiscrete, MultiBinary, and 
 
 
 def action_mask(obs: Tree) -> Tensor | None:
-    """[B, A] bool, the actions that are allowed; None where observations do not tell."""
+    """[B, A] bool, the actions that are allowed; None if observations do not say."""
     return obs[ACTION_MASK] if isinstance(obs, dict) and ACTION_MASK in obs else None
 
 
@@ -32,29 +32,29 @@ def observation_shape(space: Space[Any]) -> tuple[int, ...]:
         InputError: they are not.
     """
     if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
-        raise InputError(f"this agent reads Box of floats with at least one dimension, not {space}")
+        raise InputError(f"this agent reads a Box of floats with at least one dimension, not {space}")
     return tuple(space.shape)
 
 
-def build_body(choice: NetworkChoice, space: Space[Any], memory: bool = False) -> Network:
-    """A network without an output layer for the observations of a space, the action mask left aside.
+def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False) -> Network:
+    """A network without an output layer for the observations of a space, ignoring the action mask.
 
-    A Box of floats is read as it is. Pixels (a Box of uint8 of two dimensions or more) become floats in [0, 1],
-    channels first; Discrete and MultiDiscrete become ones among zeros, MultiBinary floats.
+    A Box of floats is read as it is. Pixels (a Box of uint8 of two to four dimensions) become floats in [0, 1],
+    channels first; Discrete and MultiDiscrete become one-hot vectors, MultiBinary and other Boxes vectors of floats.
 
     Args:
-        choice: of the network.
+        choice: the network.
         space: of one observation.
-        memory: whether the network is to remember.
+        recurrent: whether the network must have a memory.
 
     Raises:
-        InputError: no network reads them, or it remembers and should not, or the other way round.
+        InputError: no network reads them, or the network has a memory and should not, or the reverse.
     """
     kind: Any = registry.networks[choice.name]
-    if issubclass(kind, Recurrent) != memory:
+    if issubclass(kind, Recurrent) != recurrent:
         raise InputError(
             f"agent.network.name: {choice.name} has no memory; gru, lstm and frame_stack have one"
-            if memory
+            if recurrent
             else f"agent.network.name: {choice.name} has a memory, which is for agent.name=recurrent_ppo"
         )
     if not isinstance(choice.settings, Recurrent.Settings):
@@ -69,7 +69,7 @@ def build_body(choice: NetworkChoice, space: Space[Any], memory: bool = False) -
 
 
 def _reader_of(space: Space[Any], name: str) -> tuple[nn.Module | None, Any]:
-    """What makes of an observation what the network of that name reads, and the shape that it is built for."""
+    """The module that turns observations into inputs of the network of that name, if needed, and their shape."""
     if not isinstance(space, Dict):
         return _reader(space)
     parts = {key: _reader(part) for key, part in space.items() if key != ACTION_MASK}
@@ -79,15 +79,15 @@ def _reader_of(space: Space[Any], name: str) -> tuple[nn.Module | None, Any]:
         }
     if len(parts) != 1:
         raise InputError(
-            f"agent.network.name: {name} reads one array, observations have the parts {', '.join(parts) or 'none'}; "
-            "multi_input reads them"
+            f"agent.network.name: {name} reads one array, but observations have the parts "
+            f"{', '.join(parts) or 'none'}; use multi_input"
         )
     ((key, (reader, shape)),) = parts.items()
     return nn.Sequential(_Part(key), reader or nn.Identity()), shape
 
 
 class Reading(Network):
-    """A network behind something that makes of an observation what the network reads."""
+    """A network after a module that turns observations into its inputs."""
 
     def __init__(self, reader: nn.Module, network: Network):
         super().__init__()
@@ -99,22 +99,22 @@ class Reading(Network):
 
 
 class Parts(nn.Module):
-    """Reads each part of a dict by a reader of its own, or as it is."""
+    """Reads each part of a dict by its own reader, or unchanged."""
 
     def __init__(self, readers: dict[str, nn.Module | None]):
         super().__init__()
-        self.keys = list(readers)  # any strings, which the names of modules may not be
+        self.keys = list(readers)  # any strings, unlike the names of modules
         self.readers = nn.ModuleList(reader or nn.Identity() for reader in readers.values())
 
     def forward(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Parts as observed to parts of floats."""
+        """Observed parts to parts of floats."""
         return {key: reader(obs[key]) for key, reader in zip(self.keys, self.readers, strict=True)}
 
 
 class Pixels(nn.Module):
     """Bytes to [0, 1], channels first: [B, H, W], [B, C, H, W], [B, H, W, C] or [B, K, H, W, C] to [B, C', H, W].
 
-    Channels are last where the last dimension is smaller than the first of an image.
+    Channels count as last if an image's last dimension is smaller than its first.
     """
 
     def __init__(self, shape: tuple[int, ...]):
@@ -129,14 +129,14 @@ class Pixels(nn.Module):
         """To float32."""
         if self.channels_last:
             x = x.movedim(-1, -3)
-        x = x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)  # while it is bytes
+        x = x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)  # while still bytes
         return x.float() / 255
 
 
 class OneHot(nn.Module):
-    """Numbers [B] or [B, D], of sizes [D], to ones among zeros [B, sum of the sizes]."""
+    """Integers [B] or [B, D], of D sizes, to one-hot vectors side by side, [B, sum of the sizes]."""
 
-    places: Tensor  # [D], of the first one of each number, less its start
+    places: Tensor  # [D], offset of each vector, minus the start of its integer
 
     def __init__(self, sizes: list[int], start: list[int]):
         super().__init__()
@@ -165,7 +165,7 @@ class _Part(nn.Module):
 
 
 def _reader(space: Space[Any]) -> tuple[nn.Module | None, tuple[int, ...]]:
-    """What makes floats of an observation, None where it is of floats; and their shape."""
+    """The module that turns observations into floats, None if they are floats; and their shape."""
     if isinstance(space, Box) and space.dtype.kind == "f" and space.shape:
         return None, tuple(space.shape)
     if isinstance(space, Box) and space.dtype == "uint8" and 2 <= len(space.shape) <= 4:
@@ -179,6 +179,6 @@ def _reader(space: Space[Any]) -> tuple[nn.Module | None, tuple[int, ...]]:
     if isinstance(space, MultiBinary) or (isinstance(space, Box) and space.shape):
         return _Floats(), (math.prod(space.shape or ()),)
     raise InputError(
-        f"no network reads the observation space {space}; served: {SERVED}; "
-        "gymnasium's others by env.wrappers=[{name: FlattenObservation}]"
+        f"no network reads the observation space {space}; supported: {SERVED}; "
+        "gymnasium's others with env.wrappers=[{name: FlattenObservation}]"
     )

@@ -1,8 +1,8 @@
-"""Optimizer steps without their bookkeeping.
+"""Optimizer steps without the bookkeeping.
 
-For small networks ``torch.optim.Adam.step`` and ``clip_grad_norm_`` spend most of their time in Python: with 12 tensors
-of 9,000 numbers 134 and 129 microseconds, of which the arithmetic is 10 and 30. These call the same kernels and compute
-the same bits.
+For small networks ``torch.optim.Adam.step`` and ``clip_grad_norm_`` spend most of their time in Python: for 12 tensors
+with 9,000 numbers they take 134 and 129 microseconds, of which the arithmetic takes 10 and 30. The versions here call
+the same kernels, and their results are bit-identical.
 """
 
 import operator
@@ -16,35 +16,35 @@ from torch import Tensor
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 LONG_AGO = 1e9
-"""A count of steps at which Adam's bias corrections, 1 - beta^t, are 1 to the last bit."""
+"""A step count at which Adam's bias corrections, 1 - beta^t, are 1 to the last bit."""
 
 
 class FusedOptimizer(torch.optim.Optimizer):
-    """What steps all parameters of a group by one kernel; the state is laid out as torch's own optimizers lay it out.
+    """Steps all parameters of a group by one kernel; its state has the layout of torch's own optimizers.
 
-    Parameters without a gradient are left alone; those with one are on one device.
+    Parameters without a gradient are left alone; those with one must be on one device.
     """
 
     def __init__(self, params: Params, defaults: dict[str, Any]):
         super().__init__(params, defaults)
         self._columns: dict[int, tuple[list[Tensor], ...]] = {}
         self.found_inf: Tensor | None = None
-        """0-d float32: 1 makes the kernel leave everything as it is, with no word to the host."""
+        """0-d float32: 1 makes the kernel change nothing, without involving the host."""
 
     @abstractmethod
     def _columns_of(self, params: list[Tensor], group: dict[str, Any]) -> tuple[list[Tensor], ...]:
-        """Parameters and the parts of their state as lists, the state being made where there is none."""
+        """Parameters and the parts of their state as lists; creates missing state."""
 
     @abstractmethod
     def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
         """One call of the kernel."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """For copies; torch's own forgets what a subclass holds."""
+        """For copies; torch's own drops the attributes of subclasses."""
         return {**self.__dict__, "_columns": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores state and settings, each in its parameter's layout in memory, for the kernel walks both alike."""
+        """Restores settings and state, in each parameter's memory layout, as the kernel walks both alike."""
         super().load_state_dict(state_dict)
         for param, state in self.state.items():
             for name, value in state.items():
@@ -62,11 +62,11 @@ class FusedOptimizer(torch.optim.Optimizer):
                 self._columns[index] = self._columns_of(params, group)
             self._apply(group, [param.grad for param in params], self._columns[index])
 
-    step.hooked = True  # type: ignore[attr-defined] # else torch wraps it in a profiler's range that costs more than it
+    step.hooked = True  # type: ignore[attr-defined] # else torch wraps it in a profiler range that costs more than the step
 
 
 class SGD(FusedOptimizer):
-    """Gradient descent, with momentum where asked for (Polyak 1964); the bits of ``torch.optim.SGD(fused=True)``.
+    """Gradient descent with optional momentum (Polyak 1964); bit-identical to ``torch.optim.SGD(fused=True)``.
 
     Args:
         params: parameters or parameter groups.
@@ -98,15 +98,15 @@ class SGD(FusedOptimizer):
             dampening=0.0,
             nesterov=False,
             maximize=False,
-            is_first_step=False,  # the sums begin as zeros
+            is_first_step=False,  # the sums begin at zero
             found_inf=self.found_inf,
         )
 
 
 class Adam(FusedOptimizer):
-    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019); the bits of torch's fused kernels.
+    """Adam (Kingma & Ba 2015, algorithm 1), or AdamW (Loshchilov & Hutter 2019); bit-identical to torch's fused ones.
 
-    Parameters with a gradient share their count of steps.
+    Parameters with a gradient share one step count.
 
     Args:
         params: parameters or parameter groups.
@@ -114,9 +114,9 @@ class Adam(FusedOptimizer):
         betas: decay of the running means of the gradient and of its square, [0, 1).
         eps: added to the denominator.
         weight_decay: L2 penalty, added to the gradient.
-        decoupled_weight_decay: take it from the parameters instead, outside the moments: AdamW.
-        bias_correction: divide the running means, which begin at 0, by 1 - beta^t. Without it the first steps are
-            longer: with the default betas by sqrt(10), the very first one.
+        decoupled_weight_decay: subtract it from the parameters instead, outside the moments (AdamW).
+        bias_correction: divide the running means, which begin at 0, by 1 - beta^t. Without it early steps are longer,
+            the first by a factor of sqrt(10) with the default betas.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Adam(FusedOptimizer):
 
     def _apply(self, group: dict[str, Any], grads: list[Tensor], columns: tuple[list[Tensor], ...]) -> None:
         params, means, squares, steps = columns
-        steps[0] += 1  # one tensor, in every place
+        steps[0] += 1  # the same tensor in every place
         self._kernel(
             params,
             grads,

@@ -1,7 +1,7 @@
 """Names to factories: how a YAML file finds agents, environments, networks, data sets, reports and commands.
 
-rlcore's own things are registered exactly as a third party's: by an entry point in ``setup.cfg`` (group
-``rlcore.agents`` and so on, ``name = module:object``), imported only when asked for; or, in a file that the YAML's
+rlcore's own objects are registered exactly as a third party's: by an entry point in ``setup.cfg`` (group
+``rlcore.agents`` and so on, ``name = module:object``), imported on first use; or, in a file that the YAML's
 ``imports:`` names, by a decorator::
 
     @rlcore.registry.agents.register("mine")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Registry:
-    """The things of one kind that can be named.
+    """The named objects of one kind.
 
     Args:
         group: the entry-point group, e.g. ``"rlcore.agents"``.
@@ -32,7 +32,7 @@ class Registry:
         self._found: dict[str, EntryPoint] | None = None
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that registers a class or function under ``name``; the latest registration counts."""
+        """A decorator that registers a class or function under ``name``; the latest registration wins."""
 
         def add(thing: T) -> T:
             self._registered[name] = thing
@@ -45,10 +45,10 @@ class Registry:
         return sorted({*self._registered, *self._entry_points()})
 
     def __getitem__(self, name: str) -> Any:
-        """The thing of that name, imported if need be.
+        """The object of that name, imported if necessary.
 
         Raises:
-            InputError: there is none of that name, or it cannot be imported.
+            InputError: the name is unknown, or the object cannot be imported.
         """
         if name not in self._registered:
             points = self._entry_points()
@@ -70,7 +70,7 @@ class Registry:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"``, or nothing if no known name is near."""
+    """``" (did you mean 'x'?)"``, or an empty string if no known name is close."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

@@ -1,7 +1,7 @@
 """Returns and advantages of a rollout: free functions on time-major tensors [T, N].
 
 Legend: T time, N environments, gamma the discount, lambda the decay of the trace, V(s') the value of the true
-successor (``Rollout`` tells how it differs from the next row where an episode ended).
+successor (see ``Rollout`` for how it differs from the next row where an episode ended).
 """
 
 import torch
@@ -11,16 +11,16 @@ from torch import Tensor
 def discounted_sum(x: Tensor, decay: Tensor) -> Tensor:
     """y_t = x_t + decay_t * y_{t+1}, with y_T = 0: every return and advantage here is one of these.
 
-    Computed by doubling (Hillis & Steele 1986): ceil(log2 T) steps on whole tensors in place of T on rows.
+    Computed by doubling (Hillis & Steele 1986): ceil(log2 T) steps on whole tensors instead of T on rows.
 
     Args:
         x: [T, N].
-        decay: [T, N]; zero cuts the sum behind that row.
+        decay: [T, N]; zero cuts the sum after that row.
 
     Returns:
         [T, N].
     """
-    width = 1  # each y_t now holds the first `width` terms, each decay_t their product
+    width = 1  # each y_t now holds the first `width` terms, each decay_t the product of as many decays
     while width < len(x):
         x = torch.cat([torch.addcmul(x[:-width], decay[: len(x) - width], x[width:]), x[-width:]])
         decay = decay[:-width] * decay[width:]
@@ -45,11 +45,11 @@ def gae(
     Args:
         reward: [T, N].
         value: [T, N], V(s_t).
-        next_value: [T, N], V of the true successor; read at every row that is not terminated.
+        next_value: [T, N], V of the true successor; used in every row that is not terminated.
         terminated: [T, N] bool, the episode ended.
-        truncated: [T, N] bool, the episode was cut short, by a time limit say.
+        truncated: [T, N] bool, the episode was cut short, e.g. by a time limit.
         gamma: discount, [-1, 1].
-        gae_lambda: decay of the trace, [0, 1]. 0 is the one-step error, 1 the Monte Carlo return less V.
+        gae_lambda: decay of the trace, [0, 1]. 0 is the one-step error, 1 the Monte Carlo return minus V.
 
     Returns:
         [T, N], A_t. The target of V is A + V.
@@ -67,9 +67,9 @@ def discounted_returns(
         reward: [T, N].
         terminated: [T, N] bool.
         truncated: [T, N] bool.
-        gamma: discount, [-1, 1]. -1 is a game of two players, each reward being the mover's.
+        gamma: discount, [-1, 1]. -1 is for a game of two players, where each reward is the mover's.
         next_value: [T, N], V of the true successor, added where an episode was truncated and in the last row; None
-            counts nothing there: the return up to the cut.
+            adds nothing: the return up to the cut.
 
     Returns:
         [T, N].

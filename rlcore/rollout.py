@@ -21,18 +21,18 @@ Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
 class Step(NamedTuple):
-    """What an agent answers to one observation of each environment."""
+    """An agent's answer to one observation of each environment."""
 
     action: Tensor
     """[N, *A], for ``env.step``."""
     memory: Tree = None
-    """What ``learn`` wants to remember of this step; fields [N, ...]."""
+    """What ``learn`` needs to know of this step; fields [N, ...]."""
     state: Tree = None
-    """Recurrent agents only: what ``act`` is given with the next observation; fields [N, ...]."""
+    """Recurrent agents only: passed to ``act`` with the next observation; fields [N, ...]."""
 
 
 class Row(NamedTuple):
-    """One step of N environments as it came; see the properties of `Rollout`."""
+    """One step of N environments; see the properties of `Rollout`."""
 
     obs: Tree
     action: Tensor
@@ -43,10 +43,10 @@ class Row(NamedTuple):
 
 
 class Rollout:
-    """What was seen: T steps of N environments. Each field is stacked when first read.
+    """T steps of N environments. Each field is stacked when first read.
 
-    An episode that ended in row t is followed in row t + 1 by the first observation of the next one. Its true last
-    observation matters only where it was truncated, and stands in `final_obs`.
+    If an episode ended in row t, row t + 1 has the first observation of the next one. Its true last observation matters
+    only if it was truncated, and is in `final_obs`.
 
     Args:
         progress: share of the run's steps done before this rollout, [0, 1].
@@ -57,10 +57,10 @@ class Rollout:
         self.progress = progress
         self.initial_state = initial_state
         self.last_obs: Tree = None
-        """[N, *O], what is seen after row T - 1."""
+        """[N, *O], the observations after row T - 1."""
         self.last_state: Tree = None
         self.env_seconds = 0.0
-        """Spent in ``env.step``."""
+        """Seconds spent in ``env.step``."""
         self._rows: list[Row] = []
         self._final_obs: list[Tree] = []
         self._valid: list[Tensor] = []
@@ -87,12 +87,12 @@ class Rollout:
 
     @cached_property
     def truncated(self) -> Tensor:
-        """[T, N] bool: the episode was cut short in this row, by a time limit say."""
+        """[T, N] bool: the episode was cut short in this row, e.g. by a time limit."""
         return self._column("truncated")
 
     @cached_property
     def memory(self) -> Tree:
-        """What ``act`` remembered; fields [T, N, ...]."""
+        """What ``act`` recorded; fields [T, N, ...]."""
         return self._column("memory")
 
     @cached_property
@@ -102,17 +102,17 @@ class Rollout:
 
     @property
     def begins(self) -> Tensor:
-        """[T, N] bool: the row before ended an episode; False in row 0, of which `initial_state` and the like tell."""
+        """[T, N] bool: the previous row ended an episode; False in row 0, which `initial_state` and the like cover."""
         return torch.cat([torch.zeros_like(self.done[:1]), self.done[:-1]])
 
     @property
     def ragged(self) -> bool:
-        """Whether it is a rollout of whole episodes, some of whose rows may not be valid."""
+        """Whether this is a rollout of whole episodes, some rows of which may not be valid."""
         return bool(self._valid)
 
     @cached_property
     def valid(self) -> Tensor:
-        """[T, N] bool: False behind the end in a rollout of whole episodes; such rows are neither data nor steps."""
+        """[T, N] bool: False after the end in a rollout of whole episodes; such rows are neither data nor steps."""
         return torch.stack(self._valid) if self.ragged else torch.ones_like(self.terminated)
 
     @cached_property
@@ -125,7 +125,7 @@ class Rollout:
     def cut_places(self) -> tuple[Tensor, ...]:
         """Times and environments [K] int64 of the K rows of `cut`, in order of time: ``x[cut_places]`` is ``x[cut]``.
 
-        Looked for once: to find out K, and so to index by a mask, is to wait for the device.
+        Computed once: finding K, as indexing by a mask must, waits for the device.
         """
         return self.cut.nonzero(as_tuple=True)
 
@@ -145,7 +145,7 @@ class Rollout:
 
     @cached_property
     def _places(self) -> tuple[Tensor, ...]:
-        """Times and environments [B] of the valid rows; looked for once, as `cut_places`."""
+        """Times and environments [B] of the valid rows; computed once, like `cut_places`."""
         return self.valid.nonzero(as_tuple=True)
 
     def __len__(self) -> int:
@@ -173,8 +173,8 @@ class Rollout:
         """Adds a row of N transitions.
 
         Args:
-            obs: [N, *O], what was seen.
-            step: what was answered.
+            obs: [N, *O], before the step.
+            step: the agent's answer.
             reward: [N] float32.
             terminated: [N] bool.
             truncated: [N] bool.
@@ -190,8 +190,8 @@ class Rollout:
         """The rollout of some of the environments.
 
         Args:
-            envs: which.
-            rows: T of them, of these environments.
+            envs: which ones.
+            rows: the T rows of these environments.
         """
 
         def cut(tree: Tree) -> Tree:
@@ -215,15 +215,15 @@ class Rollout:
 def collect(
     agent: "Agent", env: "Environment", obs: Tree, horizon: int | None, state: Tree = None, progress: float = 0.0
 ) -> Rollout:
-    """Plays.
+    """Plays a rollout.
 
     Args:
-        agent: who acts.
-        env: where.
-        obs: [N, *O], the present observation. A horizon of None needs that of a reset.
-        horizon: T, steps in each environment; or None: every environment plays one episode to its end. To leave out
+        agent: the agent that acts.
+        env: the environment.
+        obs: [N, *O], the current observation. A horizon of None needs that of a reset.
+        horizon: T, steps in each environment; or None: every environment plays one episode to its end. Leaving out
             the episodes that a fixed T cuts would favour short ones.
-        state: recurrent agents only, the present state.
+        state: recurrent agents only: the current state.
         progress: see `Rollout`.
     """
     rollout = Rollout(progress, state)
@@ -244,8 +244,8 @@ def collect(
             if running is not None:
                 done = terminated | truncated
                 running = running & ~done
-                if not running.any():  # one sync a step, and only where whole episodes are asked for
-                    if not done.all():  # else every environment is at a beginning already, whose data would be lost
+                if not running.any():  # one sync per step, and only for whole episodes
+                    if not done.all():  # else every environment has just begun an episode, which a reset would discard
                         obs, _ = env.reset()
                         state = initial_state
                     break
@@ -254,11 +254,11 @@ def collect(
 
 
 def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
-    """The rows in a new random order, cut into pieces.
+    """The rows in a new random order, cut into minibatches.
 
     Args:
         rows: a NamedTuple of trees [B, ...], the first of them a tensor.
-        size: rows in a piece; None is all of them.
+        size: rows per minibatch; None means all of them.
     """
     order = torch.randperm(len(rows[0]), device=rows[0].device)
     size = size or len(order)

@@ -30,20 +30,20 @@ class Run:
         path: the folder.
 
     Raises:
-        InputError: it is no run.
+        InputError: it is not a run.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / CONFIG_FILE).is_file():
-            raise InputError(f"{self.path} is no run: there is no {self.path / CONFIG_FILE}")
+            raise InputError(f"{self.path} is not a run: there is no {self.path / CONFIG_FILE}")
 
     @classmethod
     def create(cls, loaded: Loaded, path: str | Path | None = None) -> "Run":
-        """Makes the folder, ``runs/<config>/<time>-seed<k>`` if none is given, and writes the resolved settings.
+        """Creates the folder, ``runs/<config>/<time>-seed<k>`` if none is given, and writes the resolved settings.
 
         Raises:
-            InputError: the folder holds a run already, or cannot be made.
+            InputError: the folder already holds a run, or cannot be created.
         """
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{loaded.config.seed}"
         folder = Path(path) if path is not None else Path(RUNS_FOLDER) / loaded.name / stamp
@@ -52,20 +52,20 @@ class Run:
             number += 1
             folder = folder.with_name(f"{stamp}-{number}")
         if (folder / CONFIG_FILE).exists():
-            raise InputError(f"{folder} holds a run already; rlcore resume {folder} goes on with it")
+            raise InputError(f"{folder} already holds a run; resume it with: rlcore resume {folder}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot make the run folder {folder}: {error}") from error
+            raise InputError(f"cannot create the run folder {folder}: {error}") from error
         _write(folder / CONFIG_FILE, config.dump(loaded.config))
         return cls(folder)
 
     def load(self, overrides: Sequence[str] = ()) -> Loaded:
-        """Its settings."""
+        """The run's settings."""
         return config.load(self.path / CONFIG_FILE, overrides)
 
     def write_config(self, loaded: Loaded) -> None:
-        """Writes ``config.yaml``, other settings than before.
+        """Overwrites ``config.yaml`` with changed settings.
 
         Raises:
             InputError: it cannot be written.
@@ -74,25 +74,25 @@ class Run:
 
     @property
     def default_checkpoint(self) -> str:
-        """``best`` where there is one; a data set's evaluation picks none, and there it is ``last``."""
+        """``best`` if there is one, else ``last``: a data set's evaluation does not choose a best one."""
         return "best" if (self.path / CHECKPOINTS_FOLDER / "best.pt").is_file() else "last"
 
     def checkpoint_path(self, which: str) -> Path:
-        """The path of one of the run's checkpoints (``best``, ``last``, those that were kept), or of a file.
+        """The path of one of the run's checkpoints (``best``, ``last``, a kept one), or of a file.
 
         Raises:
-            InputError: it is not there.
+            InputError: there is no such file.
         """
         folder = self.path / CHECKPOINTS_FOLDER
         path = Path(which) if Path(which).suffix else folder / f"{which}.pt"
         if not path.is_file():
             names = sorted(path.stem for path in folder.glob("*.pt"))
-            told = f"the run has {', '.join(names) or 'none'}; a path is allowed, too"
+            told = f"the run has {', '.join(names) or 'none'}; a path is also allowed"
             raise InputError(f"there is no checkpoint {which}{did_you_mean(which, names)}: {told}")
         return path
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
-        """A trainer that neither writes nor speaks, its agent restored; and the checkpoint."""
+        """A trainer that writes and prints nothing, with its agent restored; and the checkpoint."""
         loaded = self.load(overrides)
         path = self.checkpoint_path(which)
         trainer, _ = config.build(loaded.config)
@@ -107,7 +107,7 @@ class Run:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What stands in ``result.json``; empty where there is none.
+        """The content of ``result.json``; empty if there is none.
 
         Raises:
             InputError: it cannot be read.
@@ -116,9 +116,9 @@ class Run:
         try:
             content = json.loads(path.read_text()) if path.exists() else {}
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path}: {error}; remove it, and it is made anew") from error
+            raise InputError(f"cannot read {path}: {error}; remove it, and it is remade") from error
         if not isinstance(content, dict):
-            raise InputError(f"{path} is damaged: no mapping; remove it, and it is made anew")
+            raise InputError(f"{path} is damaged: not a mapping; remove it, and it is remade")
         return content
 
     def write_result(self, content: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ class Run:
 
 
 def _write(path: Path, text: str) -> None:
-    """Writes beside and renames into place, so that a crash leaves the file as it was."""
+    """Writes a temporary file, then renames it, so that a crash leaves the previous file intact."""
     beside = path.with_name(path.name + ".writing")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -152,18 +152,17 @@ def load(run: str | Path, checkpoint: str | None = None, device: torch.device | 
 
     Args:
         run: the run's folder.
-        checkpoint: ``best``, ``last``, one that was kept, or a path; None is ``best`` where there is one, else
-            ``last``.
-        device: where it will be; None is where the run's settings say.
+        checkpoint: ``best``, ``last``, a kept one, or a path; None means ``best`` if there is one, else ``last``.
+        device: the agent's device; None means the one of the run's settings.
 
     Raises:
-        InputError: no run, no checkpoint, one that does not fit, or no such device.
+        InputError: there is no such run, checkpoint or device, or the checkpoint does not fit.
     """
     return load_trainer(run, checkpoint, device).agent
 
 
 def load_trainer(run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None) -> Trainer:
-    """A trainer that neither writes nor speaks, closed, for its agent and what its environment says; see `load`."""
+    """A closed trainer that writes and prints nothing, for its agent and facts about its environment; see `load`."""
     rng, threads = rng_state(), torch.get_num_threads()
     try:
         folder = Run(run)

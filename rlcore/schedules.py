@@ -1,4 +1,4 @@
-"""Schedules: the factor by which a setting shrinks, as a function of the share of the run that is done."""
+"""Schedules: the factor that a setting is multiplied by, as a function of the share of the run that is done."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
 }
-"""Name to factor in [0, 1], of ``Rollout.progress`` in [0, 1]."""
+"""Name to factor in [0, 1], as a function of ``Rollout.progress`` in [0, 1]."""
 
 
 def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, schedule: Schedule, progress: float) -> float:
-    """Sets the step size of an optimizer, ``learning_rate`` times the factor, and returns it."""
+    """Sets the step size of an optimizer to ``learning_rate`` times the factor, and returns it."""
     annealed = learning_rate * SCHEDULES[schedule](progress)
     for group in optimizer.param_groups:
         group["lr"] = annealed

@@ -1,11 +1,11 @@
 """Tree search over many games at once: select, expand, evaluate, backup, each on whole tensors.
 
 A simulation takes a fixed number of tensor operations, whatever the depth of the trees, and waits for nothing. Two
-things make that possible. Every node knows its path from the root, so a backup updates all of it at once. And every
-node knows where a simulation that comes through it will leave the tree (``leaf``): that changes only for the nodes on
-the path of a backup, so it is renewed there and selecting is to look it up at the root.
+things make that possible. Every node stores its path from the root, so a backup updates all of it at once. And every
+node stores where a simulation that passes through it will leave the tree (``leaf``): this changes only for the nodes on
+the path of a backup, so it is updated there, and selection is a look-up at the root.
 
-Legend: N games, M nodes a tree, A moves, S numbers a state, D length of the longest path, W that of a path at present.
+Legend: N games, M nodes per tree, A moves, S numbers per state, D length of the longest path, W that of current paths.
 A node is a row of the N * M nodes of all trees, an edge is ``node * A + move``.
 """
 
@@ -24,44 +24,44 @@ from rlcore.game import DISCOUNT, Game, random_moves
 ROOT = 0
 """The first node of each tree."""
 UNVISITED = -1
-"""In place of a child: no node stands for the state behind this edge."""
+"""In place of a child: no node stands for the state after this edge."""
 TINY = 1e-30
-"""In place of a chance of 0, of which there is no finite logarithm."""
+"""In place of a probability of 0, whose logarithm is not finite."""
 
 Evaluator = Callable[[Tensor], tuple[Tensor, Tensor]]
 """States [B, S] to logits of the moves [B, A] and the value for the player to move [B], in [-1, 1]."""
 
 
 class Edges(NamedTuple):
-    """What is known of the moves of some nodes, and of the nodes; leading dimensions [...] are theirs."""
+    """Statistics of some nodes and of their moves; leading dimensions [...] are those of the nodes."""
 
-    prior: Tensor  # [..., A] chance that the evaluator gives it; -inf is illegal
+    prior: Tensor  # [..., A] probability that the evaluator gives the move; -inf if illegal
     visits: Tensor  # [..., A] float32, simulations that made it
-    total: Tensor  # [..., A] sum of what came of it, for the mover
+    total: Tensor  # [..., A] sum of its outcomes, for the mover
     value: Tensor  # [...] the evaluator's value of the node, for the mover
 
     @property
     def mean(self) -> Tensor:
-        """Q [..., A], the mean of what came of each move; 0 where it was never made."""
+        """Q [..., A], the mean outcome of each move; 0 if it was never made."""
         return self.total / self.visits.clamp_min(1)
 
     @property
     def illegal(self) -> Tensor:
-        """[..., A], -inf where a move is illegal, else 0."""
+        """[..., A], -inf for illegal moves, else 0."""
         return self.prior - self.prior.clamp_min(0)
 
     @property
     def node_value(self) -> Tensor:
-        """[..., 1] the mean of all that came of the node, its evaluation included."""
+        """[..., 1], the mean of the outcomes of the node, its own evaluation included."""
         return (self.value[..., None] + self.total.sum(-1, keepdim=True)) / (1 + self.visits.sum(-1, keepdim=True))
 
 
 Score = Callable[[Edges], Tensor]
-"""Edges [...] to scores [..., A]; the best is tried next. Of illegal moves it is -inf."""
+"""Edges [...] to scores [..., A], -inf for illegal moves; the best is tried next."""
 
 
 class SearchTree(NamedTuple):
-    """N trees of M nodes, of which some are in use."""
+    """N trees with room for M nodes each."""
 
     state: Tensor  # [N, M, S] int64
     prior: Tensor  # [N, M, A]
@@ -69,17 +69,17 @@ class SearchTree(NamedTuple):
     total: Tensor  # [N, M, A]
     value: Tensor  # [N, M]
     child: Tensor  # [N, M, A] int64, node or UNVISITED
-    path: Tensor  # [N, M, D + 1] int64, nodes from the root to this one; anything behind it
-    moves: Tensor  # [N, M, D] int64, the moves between them; some move or other behind them
-    depth: Tensor  # [N, M] int64, moves from the root; 0 of a node not in use
+    path: Tensor  # [N, M, D + 1] int64, nodes from the root to this one; anything after it
+    moves: Tensor  # [N, M, D] int64, the moves between them; arbitrary moves after them
+    depth: Tensor  # [N, M] int64, moves from the root; 0 for an unused node
     leaf: Tensor  # [N, M] int64, the edge by which the next simulation through this node leaves the tree
 
     def edges(self, node: int) -> Edges:
-        """Those of one node of each tree, [N]."""
+        """The edges of one node of each tree, [N]."""
         return Edges(self.prior[:, node], self.visits[:, node], self.total[:, node], self.value[:, node])
 
     def edges_of(self, nodes: Tensor) -> Edges:
-        """Those of nodes [N, W], each a row of all."""
+        """The edges of nodes [N, W], given as rows of all trees."""
         rows = nodes.flatten()
         columns = self.prior, self.visits, self.total
         prior, visits, total = (x.flatten(0, 1).index_select(0, rows).view(*nodes.shape, -1) for x in columns)
@@ -93,7 +93,7 @@ def puct(exploration: float = 1.25, first_play: float | None = 0.0) -> Score:
 
     Args:
         exploration: c > 0.
-        first_play: Q of a move never made; None is the mean value of the node.
+        first_play: Q of a move never made; None means the mean value of the node.
     """
 
     def score(e: Edges) -> Tensor:
@@ -123,11 +123,11 @@ def uct(exploration: float = 1.4) -> Score:
 
 
 def gumbel(visit_scale: float = 50.0, value_scale: float = 1.0) -> Score:
-    """What the improved policy pi' has more than the visits so far, pi' - n / N (Danihelka et al. 2022, equation 14).
+    """By how much the improved policy pi' exceeds the visits so far, pi' - n / N (Danihelka et al. 2022, equation 14).
 
     Args:
         visit_scale: c_visit.
-        value_scale: c_scale, for values brought from [-1, 1] to [0, 1].
+        value_scale: c_scale, for values rescaled from [-1, 1] to [0, 1].
     """
 
     def score(e: Edges) -> Tensor:
@@ -140,7 +140,7 @@ def gumbel(visit_scale: float = 50.0, value_scale: float = 1.0) -> Score:
 def improved_logits(e: Edges, visit_scale: float, value_scale: float) -> Tensor:
     """Logits + sigma(completed Q), -inf where illegal, [..., A] (Danihelka et al. 2022, equations 8, 10 and 33).
 
-    A move never made counts as the mixed value: the evaluator's, and the mean of what was found, by the prior.
+    A move never made gets the mixed value: the evaluator's, averaged with the prior-weighted mean of the moves made.
     """
     visited, mean = e.visits.clamp_max(1), e.mean  # 1 where it was made; the mean of the others is 0
     prior = e.prior.clamp_min(TINY)
@@ -153,19 +153,19 @@ def improved_logits(e: Edges, visit_scale: float, value_scale: float) -> Tensor:
 
 
 def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> SearchTree:
-    """Trees of a root each.
+    """Trees that consist of a root each.
 
     Args:
         game: the rules.
         state: [N, S], in none of which the game has ended.
-        evaluate: judges the roots.
+        evaluate: evaluates the roots.
         num_nodes: M.
 
     Raises:
         InputError: a game has no legal move.
     """
     stuck = ~game.legal(state).any(1)
-    if stuck.any():  # a sync a search
+    if stuck.any():  # one sync per search
         n = int(stuck.nonzero()[0])
         raise InputError(f"search: game {n} has no legal move: its board is full, or the game has ended")
     (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
@@ -189,7 +189,7 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Sea
 
 
 def masked_prior(logits: Tensor, legal: Tensor) -> Tensor:
-    """Chances of the legal moves, -inf for the others, [B, A].
+    """Probabilities of the legal moves, -inf for the others, [B, A].
 
     Args:
         logits: [B, A].
@@ -200,7 +200,7 @@ def masked_prior(logits: Tensor, legal: Tensor) -> Tensor:
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Over the last dimension; torch's own kernel takes four times as long over so few columns."""
+    """Softmax over the last dimension; torch's own kernel takes four times as long for so few columns."""
     e = (logits - logits.amax(-1, keepdim=True)).exp()
     return e / e.sum(-1, keepdim=True)
 
@@ -214,11 +214,11 @@ def simulate(
     Args:
         tree: the trees; `renew` has been called for their roots.
         game: the rules.
-        evaluate: judges the new states.
-        score: by which moves are chosen.
-        node: the place that the new state takes, one that no simulation has used.
-        root_move: [N], made at the root; None chooses that by score too.
-        expand_after: simulations that must have come to a state before a node stands for it.
+        evaluate: evaluates the new states.
+        score: selects the moves.
+        node: index of the new state's node, which no simulation has used.
+        root_move: [N], made at the root; None selects it by score too.
+        expand_after: simulations that must reach a state before a node stands for it.
     """
     edge = select(tree, root_move)
     parent, action = edge // game.num_actions, edge % game.num_actions
@@ -235,7 +235,7 @@ def simulate(
 
 
 def select(tree: SearchTree, root_move: Tensor | None = None) -> Tensor:
-    """The edge by which each tree is left, [N]."""
+    """The edge by which the next simulation leaves each tree, [N]."""
     if root_move is None:
         return tree.leaf[:, ROOT]
     first = tree.path[:, ROOT, 0] * tree.prior.shape[-1] + root_move
@@ -249,7 +249,7 @@ def expand(
     """Writes a new node into each tree.
 
     Returns:
-        Its path, which it fills to the end, [N, W + 1]; the moves on it [N, W]; and how many they are [N].
+        Its path, padded with the node itself, [N, W + 1]; the moves on it [N, W]; and their number [N].
     """
     N, M = tree.depth.shape
     depth = tree.depth.take(parent) + 1
@@ -272,7 +272,7 @@ def _rows(field: Tensor, nodes: Tensor, width: int) -> Tensor:
 
 
 def backup(tree: SearchTree, path: Tensor, moves: Tensor, depth: Tensor, outcome: Tensor) -> None:
-    """Adds an outcome to every edge of a path; each player sees it from their own side.
+    """Adds an outcome to every edge of a path, each from the view of the player who moved there.
 
     Args:
         tree: the trees.
@@ -281,7 +281,7 @@ def backup(tree: SearchTree, path: Tensor, moves: Tensor, depth: Tensor, outcome
         depth: [N], moves on the path.
         outcome: [N], for the player who made the last move.
     """
-    before_last = depth[:, None] - 1 - torch.arange(moves.shape[1], device=moves.device)  # moves between this and that
+    before_last = depth[:, None] - 1 - torch.arange(moves.shape[1], device=moves.device)  # moves from here to the last
     counts = (before_last >= 0).float()
     edge = (path[:, :-1] * tree.prior.shape[-1] + moves).flatten()
     seen = outcome[:, None] * torch.where(before_last % 2 == 0, counts, DISCOUNT * counts)
@@ -290,10 +290,10 @@ def backup(tree: SearchTree, path: Tensor, moves: Tensor, depth: Tensor, outcome
 
 
 def renew(tree: SearchTree, path: Tensor, score: Score) -> None:
-    """Finds anew where simulations that come through the nodes of a path [N, W + 1] will leave the tree.
+    """Updates where simulations that pass through the nodes of a path [N, W + 1] will leave the tree.
 
-    At each node the best move leads out of the tree, or to a child off the path, whose leaf is known, or on to the next
-    node of the path: then the leaf is that of the next one.
+    At each node the best move leads out of the tree, or to a child off the path, whose leaf is known, or to the next
+    node of the path, whose leaf is then also this node's.
     """
     W = path.shape[1] - 1
     best = path * tree.prior.shape[-1] + score(tree.edges_of(path)).max(-1).indices  # argmax is slower
@@ -308,27 +308,27 @@ def renew(tree: SearchTree, path: Tensor, score: Score) -> None:
 
 @runtime_checkable
 class Searcher(Protocol):
-    """An agent that can be asked what it thinks of positions."""
+    """An agent that can search from given positions."""
 
     game: Game
 
     def search(self, state: Tensor, simulations: int | None = None) -> "Found":
-        """A search without noise from states [N, S], of as many simulations as in evaluation or another number."""
+        """Searches from states [N, S] without noise, with as many simulations as in evaluation or another number."""
 
 
 class Found(NamedTuple):
-    """What a search of N positions found."""
+    """The results of a search from N positions."""
 
     action: Tensor
     """[N] int64, the move to make."""
     policy: Tensor
-    """[N, A], what the network is to learn: the visits' shares, or the improved policy of `search_gumbel`."""
+    """[N, A], the target for the network: the shares of the visits, or the improved policy of `search_gumbel`."""
     value: Tensor
-    """[N], of the positions, for the mover."""
+    """[N], values of the positions, for the mover."""
     visits: Tensor
     """[N, A] float32, simulations that began with each move."""
     tree: SearchTree
-    """All of it; see ``earlier`` of `search`."""
+    """The whole trees; see ``earlier`` of `search`."""
 
 
 @torch.no_grad()
@@ -343,19 +343,19 @@ def search(
     expand_after: int = 1,
     earlier: tuple[SearchTree, Tensor] | None = None,
 ) -> Found:
-    """Monte Carlo tree search; with `puct` and a network that of AlphaZero (Silver et al. 2017, 2018).
+    """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
 
     Args:
         game: the rules.
         state: [N, S].
-        evaluate: judges states; `playouts` makes it UCT together with the score `uct`.
-        num_simulations: of each position.
-        score: by which moves are chosen; None is ``puct()``.
-        noise: [N, A], chances that are mixed into the priors of the roots; see `dirichlet`.
-        noise_fraction: their share.
-        expand_after: simulations that must have come to a state before it joins the tree.
-        earlier: the trees of a search one move ago, and the moves made then [N]. Where they lead to ``state``, what is
-            known of it is kept, and counts among the visits.
+        evaluate: evaluates states; `playouts` and the score `uct` make it UCT.
+        num_simulations: per position.
+        score: selects the moves; None means ``puct()``.
+        noise: [N, A], probabilities that are mixed into the priors of the roots; see `dirichlet`.
+        noise_fraction: weight of the noise.
+        expand_after: simulations that must reach a state before it joins the tree.
+        earlier: the trees of a search one move ago, and the moves made then [N]. Where they lead to ``state``, the
+            subtree is kept, and its visits count.
 
     Raises:
         InputError: a game has no legal move, or ``num_simulations`` is below 1.
@@ -386,16 +386,16 @@ def search_gumbel(
 ) -> Found:
     """Gumbel AlphaZero's search, which improves the policy with any number of simulations (Danihelka et al. 2022).
 
-    At the root the moves of the largest logit + noise are tried, and the worse half is left out again and again
-    (sequential halving, algorithm 2); below it moves are chosen by `gumbel`.
+    At the root the moves of the largest logit + noise are tried, and the worse half is dropped repeatedly (sequential
+    halving, algorithm 2); below the root, moves are selected by `gumbel`.
 
     Args:
         game: the rules.
         state: [N, S].
-        evaluate: judges states.
-        num_simulations: of each position.
-        noise: [N, A], drawn from Gumbel(0, 1); None is none, to play one's best.
-        max_considered: moves tried at the root, at most.
+        evaluate: evaluates states.
+        num_simulations: per position.
+        noise: [N, A], drawn from Gumbel(0, 1); None means none, for the best play.
+        max_considered: largest number of moves tried at the root.
         visit_scale: c_visit.
         value_scale: c_scale.
 
@@ -409,7 +409,7 @@ def search_gumbel(
     plan = considered_visits(max_considered, num_simulations, state.device)[num_considered]  # [N, simulations]
 
     def best_of(visits: Tensor) -> Tensor:
-        """The best move at the root of those made so often."""
+        """The best move at the root of those with that many visits."""
         root = tree.edges(ROOT)
         scores = noise + improved_logits(root, visit_scale, value_scale)
         return scores.where(root.visits == visits[:, None], -torch.inf).argmax(-1)
@@ -423,9 +423,10 @@ def search_gumbel(
 
 @cache
 def considered_visits(max_considered: int, num_simulations: int, device: torch.device | str = "cpu") -> Tensor:
-    """Sequential halving as a plan: how often a move must have been made to be tried now, [m + 1, simulations] int64.
+    """Sequential halving as a plan: visits that a move must have to be tried next, int64.
 
-    Row m is that of m moves considered (as in DeepMind's mctx). Of those made so often the best is tried.
+    [max_considered + 1, num_simulations]; row m is for m moves considered (as in DeepMind's mctx). Of the moves with
+    that many visits the best is tried.
     """
     plan = torch.zeros(max_considered + 1, num_simulations, dtype=torch.int64)
     for m in range(1, max_considered + 1):
@@ -447,20 +448,20 @@ def _planted(
     num_simulations: int,
     earlier: tuple[SearchTree, Tensor] | None = None,
 ) -> tuple[SearchTree, int]:
-    """Trees with room for the simulations, and how many of their nodes are in use."""
+    """Trees with room for the simulations, and the number of their nodes in use."""
     if num_simulations < 1:
         raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
     if earlier is None:
         return plant(game, state, evaluate, 1 + num_simulations), 1
     kept = below(*earlier, state)
-    num_used = max(1, int(kept.sum(1).max()))  # a sync a search
+    num_used = max(1, int(kept.sum(1).max()))  # one sync per search
     tree = plant(game, state, evaluate, num_used + num_simulations)
     transplant(earlier[0], kept, tree)
     return tree, num_used
 
 
 def below(tree: SearchTree, action: Tensor, state: Tensor) -> Tensor:
-    """The nodes at and below the child of the root by a move, [N, M] bool; none where it stands for another state.
+    """The subtree of the root's child by a move, [N, M] bool; empty where that child stands for another state.
 
     Args:
         tree: the trees.
@@ -474,11 +475,11 @@ def below(tree: SearchTree, action: Tensor, state: Tensor) -> Tensor:
 
 
 def transplant(tree: SearchTree, kept: Tensor, into: SearchTree) -> None:
-    """Copies the nodes that are kept, [N, M] bool, into the first places of other trees; the uppermost is the root."""
+    """Copies the nodes to keep, [N, M] bool, into the first places of other trees; the topmost becomes the root."""
     N, A = len(kept), tree.prior.shape[-1]
     old = kept.flatten().nonzero().squeeze(1)
     places = into.depth.shape[1] * torch.arange(N, device=old.device)[:, None] + kept.cumsum(1) - 1
-    place = torch.where(kept, places, UNVISITED).flatten()  # of each old node
+    place = torch.where(kept, places, UNVISITED).flatten()  # new row of each old node
     new = place[old]
     for source, target in zip(tree, into, strict=True):
         if source is not tree.path and source is not tree.moves:
@@ -495,24 +496,24 @@ def transplant(tree: SearchTree, kept: Tensor, into: SearchTree) -> None:
 
 
 def dirichlet(legal: Tensor, alpha: float) -> Tensor:
-    """Chances drawn from a Dirichlet distribution over the legal moves, 0 for the others, [N, A].
+    """Probabilities drawn from a Dirichlet distribution over the legal moves, 0 for the others, [N, A].
 
     Args:
         legal: [N, A] bool.
         alpha: concentration; AlphaZero's is about 10 / the number of moves.
     """
-    # of the least noise float32 knows, for gamma draws of a small alpha may all be 0
+    # clamped, as gamma draws of a small alpha may all be 0 in float32
     draws = torch._standard_gamma(torch.full_like(legal, alpha, dtype=torch.float32)).clamp_min(1e-30) * legal
     return draws / draws.sum(-1, keepdim=True)
 
 
 def gumbels(legal: Tensor) -> Tensor:
-    """Draws of Gumbel(0, 1), [N, A]."""
+    """Draws from Gumbel(0, 1), [N, A]."""
     return -torch.empty_like(legal, dtype=torch.float32).exponential_().log()
 
 
 def playouts(game: Game) -> Evaluator:
-    """Judges a state by a game of random moves from there, and no move better than another."""
+    """Evaluates a state by a game of random moves from there, and all its moves equally."""
 
     def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
         value, sign = torch.zeros(len(state), device=state.device), 1.0
@@ -530,7 +531,7 @@ def playouts(game: Game) -> Evaluator:
 
 
 def mixed(network: Evaluator, rollouts: Evaluator, value_weight: float) -> Evaluator:
-    """The network's moves, and (1 - w) its value + w that of playouts, as AlphaGo (Silver et al. 2016, methods).
+    """The network's priors, and (1 - w) its value + w that of playouts, as AlphaGo (Silver et al. 2016, methods).
 
     Args:
         network: gives priors and values.

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 TRAINING, EVALUATION, CLOSING, ACTING = range(4)
-"""Purposes of a seed, so that their streams have nothing in common.
+"""Purposes of a seed, whose random streams are independent.
 
-An agent draws from the global generators, an environment from its own. Two torch generators of the same seed give the
+An agent draws from the global generators, an environment from its own. Two torch generators with the same seed give the
 same numbers, and an environment that draws at the agent's rate would show it its own exploration noise: hence ACTING.
 """
 
 
 def derive_seed(seed: int, *purpose: int) -> int:
-    """A seed for one purpose, in [0, 2^31), with nothing in common with those for others or of neighbouring seeds."""
+    """A seed for one purpose, in [0, 2^31), independent of those for other purposes and of neighbouring seeds."""
     return int(np.random.SeedSequence([seed, *purpose]).generate_state(1)[0] >> 1)
 
 
@@ -31,7 +31,7 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Every global random generator: Python's, numpy's, torch's on each device."""
+    """The state of every global random generator: Python's, numpy's, torch's on each device."""
     name, keys, *rest = np.random.get_state()  # noqa: NPY002 (users' environments may draw from it)
     return {
         "python": random.getstate(),
@@ -42,7 +42,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(saved: dict[str, Any]) -> None:
-    """Puts back what `rng_state` returned."""
+    """Restores what `rng_state` returned."""
     random.setstate(saved["python"])
     name, keys, *rest = saved["numpy"]
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
@@ -52,7 +52,7 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Puts a generator back; one of another kind of device, which such a state does not fit, is seeded by it."""
+    """Restores a generator; one on another type of device, which the state does not fit, is seeded by it."""
     state = state.cpu()
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
@@ -62,7 +62,7 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generator of one device for a while, and puts it back; at 15 us, ``fork_rng`` takes 200."""
+    """Seeds torch's global generator of one device, then restores it; takes 15 us, ``fork_rng`` 200."""
     generator = torch.default_generator
     if device.type == "cuda":
         generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]

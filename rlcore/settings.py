@@ -1,4 +1,4 @@
-"""Settings: typed, checked, frozen, declared beside what they set; and their mistakes in one line each."""
+"""Settings: typed, validated, frozen, declared beside what they configure; and their mistakes in one line each."""
 
 import re
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ from rlcore.errors import InputError
 from rlcore.registry import Registry, did_you_mean
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of a random generator."""
+"""Seed of a random generator."""
 
 ResolvedPath = Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))]
-"""Absolute, so that it is found again by a resumed run that starts elsewhere."""
+"""Absolute path, so that a run that is resumed from elsewhere finds it."""
 
 TAG = re.compile(r"^(literal|list|dict|tuple|function-\w+|lax-or-strict)\[|^constrained-")
-"""What pydantic puts behind the key of a union, to tell its members apart: ``literal['auto']``, ``constrained-int``."""
+"""What pydantic puts after the key of a union, to tell its members apart: ``literal['auto']``, ``constrained-int``."""
 
 Mistake = tuple[tuple[str, ...], str]
 """Path of keys and what is wrong there."""
@@ -37,7 +37,8 @@ Mistake = tuple[tuple[str, ...], str]
 class Settings(BaseModel):
     """Base of every settings class; YAML and Python are checked alike.
 
-    Unknown keys, wrong types (``"3"`` is no integer, ``1`` is no boolean) and NaN are refused. Instances are frozen.
+    Unknown keys, wrong types (``"3"`` is not an integer, ``1`` is not a boolean), NaN and infinities are refused.
+    Instances are frozen.
 
     Raises:
         pydantic.ValidationError: a field is unknown, of a wrong type or out of range; see `mistakes`.
@@ -49,9 +50,9 @@ class Settings(BaseModel):
 
 
 class Choice(Settings):
-    """A registered thing by its name, with that thing's own settings: ``{name: mlp, hidden: [64, 64]}``, or ``mlp``.
+    """A registered object by its name, with its own settings: ``{name: mlp, hidden: [64, 64]}``, or ``mlp``.
 
-    A subclass sets ``registry``; what is registered there has a nested class ``Settings``.
+    A subclass sets ``registry``; objects registered there have a nested class ``Settings``.
     """
 
     registry: ClassVar[Registry]
@@ -90,7 +91,7 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
 
     Args:
         error: what ``schema`` raised.
-        schema: the settings class, asked for the names that it knows.
+        schema: the settings class, for the names that it knows.
     """
     found: list[Mistake] = []
     for item in error.errors():
@@ -116,7 +117,7 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
 
 
 def _fields(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
-    """The names that a settings class knows at a path."""
+    """The field names of a settings class at a path."""
     inner: Any = schema
     for key in path:
         field = inner.model_fields.get(key)

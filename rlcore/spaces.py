@@ -1,4 +1,4 @@
-"""Spaces whose numbers have a meaning that an agent may want to know, and what is in a space as tensors."""
+"""Spaces whose numbers have a meaning that an agent may use, and elements of spaces as tensors."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from rlcore.trees import Tree
 
 
 class Logits(Box):
-    """K unnormalised log-probabilities, one a class, any real numbers; float32.
+    """K unnormalised log-probabilities, one per class, any real numbers; float32.
 
     Args:
         num_classes: K.
@@ -41,12 +41,12 @@ class LogOdds(Box):
 
 
 def dtype_of_tensor(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """What arrays become before they are tensors: floats float32, integers int64, the rest as it is."""
+    """The dtype of an array as a tensor: float32 for floats, int64 for signed integers, otherwise unchanged."""
     return np.dtype({"f": np.float32, "i": np.int64}.get(dtype.kind, dtype))
 
 
 def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tree:
-    """Zeros [*batch, *O] like what is in a space, dict or array."""
+    """Zeros [*batch, *O] like the elements of a space, a dict or a tensor."""
     if isinstance(space, Dict):
         return {key: zeros(part, batch, device) for key, part in space.items()}
     assert space.dtype is not None

@@ -11,8 +11,8 @@ from rlcore.rollout import Rollout
 class EpisodeStatistics:
     """Adds up rewards by episode, across rollouts.
 
-    `add` only keeps references. The arithmetic, which waits for the device, is done when it is asked for: nothing is
-    paid between logs.
+    `add` only keeps references. The arithmetic, which waits for the device, is done when results are asked for, so that
+    it costs nothing between logs.
 
     Args:
         num_envs: N.
@@ -28,13 +28,13 @@ class EpisodeStatistics:
         self._pending: list[tuple[Any, ...]] = []  # reward, terminated, truncated and valid of each rollout
 
     def add(self, rollout: Rollout) -> None:
-        """Takes note of a rollout."""
+        """Adds a rollout."""
         rows = rollout if rollout.ragged or len(rollout) > 1 else rollout[0]  # one row needs no stacking
         valid = rollout.valid if rollout.ragged else None
         self._pending.append((rows.reward.detach(), rows.terminated, rows.truncated, valid))
 
     def count(self) -> int:
-        """Episodes that have ended."""
+        """Number of episodes that have ended."""
         self._flush()
         return self._num_episodes
 
@@ -55,7 +55,7 @@ class EpisodeStatistics:
             self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid)
 
     def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
-        """Sums between ends, as differences of cumulative sums; all arguments [T, N]."""
+        """Adds up each episode by differences of cumulative sums; all arguments [T, N]."""
         sums = torch.stack([reward, valid.double()]).cumsum(1) + self._running[:, None]  # [2, T, N]
         env, time = ended.t().nonzero(as_tuple=True)  # one environment after the other, each in order of time
         at_end = sums[:, time, env]
@@ -69,7 +69,7 @@ class EpisodeStatistics:
         self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
 
     def drop_running(self) -> None:
-        """Forgets the episodes under way, which will not go on."""
+        """Forgets the episodes in progress, which were abandoned."""
         self._flush()
         self._running.zero_()
 
@@ -83,7 +83,7 @@ class EpisodeStatistics:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
+        """Restores what `checkpoint` returned."""
         self._num_episodes = saved["num_episodes"]
         self._running = saved["running"].to(self._running)
         self._latest = saved["latest"].cpu()

@@ -1,4 +1,4 @@
-"""What a run tells the world: TensorBoard, the progress bar, the closing table."""
+"""What a run reports: TensorBoard, the progress bar, the closing table."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 def make_console() -> Console:
-    """Of the terminal; wide where there is none, so that a log's tables are whole."""
+    """A console for the terminal; wide if there is none, so that tables in logs are not cut."""
     return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
 
 
 def table_of(title: str, figures: Mapping[str, float]) -> Table:
-    """Names and values, for the terminal."""
+    """A table of names and values, for the terminal."""
     table = Table("figure", "value", title=title)
     for name, value in figures.items():
         table.add_row(name, f"{value:,.6g}")
@@ -42,7 +42,7 @@ class Tracker:
         run_dir: folder of the events and figures; None writes no file.
         console: for the progress bar and the closing table; None is silent.
         tensorboard: whether to write events.
-        purge_step: a resumed run's step; what an earlier process logged from there on is hidden.
+        purge_step: a resumed run's step; TensorBoard hides what an earlier process logged from there on.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Tracker:
         self._drawn = 0.0
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes scalars at an environment step, as one event: several times cheaper than an event each."""
+        """Writes scalars at an environment step, as one event: several times cheaper than one event each."""
         if self.writer is not None and values:
             from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -87,16 +87,16 @@ class Tracker:
             vectors, labels, images = report.embedding
             shutil.rmtree(
                 Path(self.writer.log_dir) / f"{step:05d}" / prefix, ignore_errors=True
-            )  # of an earlier report
+            )  # left by an earlier report
             self.writer.add_embedding(vectors, labels, images, step, prefix)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Writes text, shown as it stands."""
+        """Writes text, shown verbatim."""
         if self.writer is not None:
             self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Fills the hyper-parameters tab in this very run, with the tags of the metrics it is to show."""
+        """Fills the hyper-parameters tab for this run, with the tags of the metrics to show."""
         if self.writer is not None:
             from torch.utils.tensorboard.summary import hparams
 
@@ -105,7 +105,7 @@ class Tracker:
                 self.writer._get_file_writer().add_summary(summary)
 
     def progress(self, steps: int, total: int, figures: Mapping[str, float]) -> None:
-        """Moves the progress bar; where there is no terminal, prints a line each tenth of the run."""
+        """Updates the progress bar; without a terminal, prints a line every tenth of the run."""
         if self.console is None:
             return
         if steps < total and time.monotonic() < self._drawn + SECONDS_BETWEEN_DRAWINGS:
@@ -134,24 +134,24 @@ class Tracker:
         self._progress.update(self._task, completed=steps, told=told, refresh=True)
 
     def closing_table(self, steps: int, figures: Mapping[str, float]) -> None:
-        """Prints the last of every figure."""
+        """Prints the latest value of every figure."""
         self.stop_progress()
         if self.console is not None:
             self.console.print(table_of(f"after {steps:,} steps", figures))
 
     def flush(self) -> None:
-        """Lets TensorBoard see what is pending."""
+        """Writes pending events, so that TensorBoard sees them."""
         if self.writer is not None:
             self.writer.flush()
 
     def stop_progress(self) -> None:
-        """Takes the progress bar off the terminal."""
+        """Ends the progress bar, if there is one."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
 
     def close(self) -> None:
-        """Writes out what is pending."""
+        """Ends the progress bar and writes pending events."""
         self.stop_progress()
         if self.writer is not None:
             self.writer.close()

@@ -1,13 +1,9 @@
-"""Trainer: the one loop. It says when: collect, learn, and now and then log, evaluate, save."""
+"""Trainer: the one training loop, which decides when to collect, learn, log, evaluate and save."""
 
 import copy
 import math
 import platform
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,8 @@ from rlcore.checks import check_metrics
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
+from rlcore.finite import checksum, first_nonfinite
+from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.statistics import EpisodeStatistics
@@ -39,41 +37,41 @@ class Trainer:
         Trainer(PPO(env, PPO.Settings(learning_rate=3e-4)), env, total_steps=100_000).fit()
 
     Args:
-        agent: who learns; moved to the environment's device.
-        env: where.
+        agent: the agent that learns; moved to the environment's device.
+        env: the environment.
         settings: when to do what.
-        total_steps: in place of ``settings``, with its defaults.
+        total_steps: instead of ``settings``, whose other defaults apply.
         seed: of the environment and of every global random generator.
         run_dir: folder of events and checkpoints; None writes no file.
-        tracker: where figures go; None makes a silent one.
+        tracker: where figures go; None creates a silent one.
         name: of the agent, written into its checkpoints and compared when they are read.
     """
 
     class Settings(settings.Settings):
-        """When to do what; all counts are environment steps, summed over environments (for a data set: samples)."""
+        """When to do what. Steps are environment steps, summed over environments (for a data set: samples)."""
 
         total_steps: PositiveInt | None = None
         """Length of the run; every schedule ends here."""
         epochs: PositiveInt | None = None
-        """In place of ``total_steps``, for a data set: ceil(epochs x examples / batch size) batches."""
+        """Instead of ``total_steps``, for a data set: ceil(epochs x examples / batch size) batches."""
         total_episodes: PositiveInt | None = None
         """End after this many episodes, if that comes before ``total_steps``."""
         stop_at: PositiveInt | None = None
-        """Stop and save here, the schedules untouched; ``rlcore resume`` goes on."""
+        """Stop and save at this step, without changing the schedules; ``rlcore resume`` continues."""
         log_every: PositiveInt | None = None
-        """Default: total_steps / 500."""
+        """Steps between logs; default: total_steps / 500."""
         eval_every: PositiveInt | None = None
-        """Default: total_steps / 10."""
+        """Steps between evaluations; default: total_steps / 10."""
         eval_episodes: PositiveInt = 20
         """Episodes of one evaluation."""
         checkpoint_every: PositiveInt | None = None
-        """Default: as ``eval_every``."""
+        """Steps between checkpoints; default: ``eval_every``."""
         keep_checkpoints: bool = False
-        """Keep each one as ``checkpoints/<steps>.pt``, too."""
+        """Also keep each checkpoint as ``checkpoints/<steps>.pt``."""
         reports: list[ReportChoice] = []  # noqa: RUF012 (pydantic copies it)
-        """Made at every evaluation, for TensorBoard and ``figures/``."""
+        """Reports made at every evaluation, for TensorBoard and ``figures/``."""
         tensorboard: bool = True
-        """Write events."""
+        """Write TensorBoard events."""
 
         @model_validator(mode="after")
         def _one_length(self) -> "Trainer.Settings":
@@ -97,9 +95,8 @@ class Trainer:
             raise InputError("Trainer needs either settings or total_steps")
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
-        self.run_dir = None if run_dir is None else Path(run_dir)
         env.watch(self.agent)
-        self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
+        self.write_to(run_dir, tracker)
         self.name = name or type(agent).__name__
         self.total_steps = total = _total_steps(self.settings, env)
         self.log_every = self.settings.log_every or max(1, total // 500)
@@ -113,44 +110,51 @@ class Trainer:
         self.episodes = EpisodeStatistics(env.num_envs, env.device, window=max(100, env.num_envs))
         self.best = -math.inf
         self.figures: dict[str, float] = {}
-        """The latest of every figure, by TensorBoard tag."""
+        """The latest value of every figure, by TensorBoard tag."""
         self.collect_seconds = self.learn_seconds = self.env_seconds = 0.0
-        """Spent collecting, of that in the environment's steps, and learning."""
-        self.interrupted: int | None = None
-        """The signal that ended `fit` early."""
-        self._owed = False  # an evaluation that was prevented, or failed
-        self._evaluating = False
+        """Spent collecting, learning, and in the environment's steps, a part of collecting."""
+        self._interruption = Interruption()
+        self._evaluation_pending = False  # one is due that was interrupted or failed
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
         self._suspect: Tensor | None = None
 
-    def fit(self) -> Report:
-        """Trains to the end of the run and evaluates; or to ``stop_at``, and saves.
+    def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
+        """Sets where events and checkpoints go from now on.
 
-        SIGINT and SIGTERM let the update in hand finish, leave an evaluation, save, and return early (`interrupted`).
+        Args:
+            run_dir: the folder; None writes no file.
+            tracker: where figures go; None creates a silent one that writes into the folder.
+        """
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
+
+    def fit(self) -> Report:
+        """Trains to the end of the run and evaluates, or to ``stop_at``; saves.
+
+        On SIGINT or SIGTERM it finishes the current update, or abandons an evaluation, saves and returns early
+        (`interrupted`). If an environment, an evaluation or a report fails, what was learned before is also saved.
 
         Returns:
-            The closing evaluation; empty if its end was not reached.
+            The closing evaluation; empty if the end of the run was not reached.
 
         Raises:
-            NonFiniteError: an observation, a reward or a loss was NaN or infinite; see `NonFiniteError`.
-            EnvironmentFailure: an environment raised an error, died or hangs.
-
-        What was learned before an environment, an evaluation or a report failed has been saved.
+            NonFiniteError: an observation, a reward or a loss was NaN or infinite.
+            EnvironmentFailure: an environment raised an error, died or hung.
         """
         try:
             return self._fit()
         except Exception as error:
-            if self._owed or isinstance(error, EnvironmentFailure):  # an evaluation failed, or a rollout; not learning
+            if self._evaluation_pending or isinstance(error, EnvironmentFailure):  # learning did not fail
                 self.save("last")
             raise
 
     def _fit(self) -> Report:
-        if not self.agent.training:  # one that was loaded to answer
+        if not self.agent.training:  # one that was loaded for evaluation
             self.agent.train()
-        with self._signals():
-            if self._owed and not self.finished:
+        with self._interruption.listening():
+            if self._evaluation_pending and not self.finished:
                 self._evaluate()
             while not self._at_goal():
                 before = self.steps
@@ -171,7 +175,7 @@ class Trainer:
         return closing
 
     def close(self) -> None:
-        """Ends the environments, their processes if they have any, and the tracker."""
+        """Closes the environments, with any processes they have, and the tracker."""
         self.env.close()
         if self._evaluation_env is not None:
             self._evaluation_env.close()
@@ -179,7 +183,7 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """Spent collecting and learning, over all sittings."""
+        """Seconds spent collecting and learning, including those before the run was resumed."""
         return self.collect_seconds + self.learn_seconds
 
     @property
@@ -188,7 +192,7 @@ class Trainer:
         return self.steps / self.seconds if self.seconds else math.nan
 
     def timing(self) -> dict[str, float]:
-        """Steps per second, and the shares of environment, acting and learning (where they are waited for)."""
+        """Steps per second, and the shares of environment, acting and learning (as far as they are waited for)."""
         acting = self.collect_seconds - self.env_seconds
         shares = {"env": self.env_seconds, "act": acting, "learn": self.learn_seconds}
         return {
@@ -197,7 +201,7 @@ class Trainer:
         }
 
     def update(self) -> Metrics:
-        """One rollout and what is learned from it."""
+        """Collects one rollout and learns from it."""
         if self.obs is None:
             seed_everything(derive_seed(self.seed, ACTING))
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
@@ -206,12 +210,12 @@ class Trainer:
         progress = self.steps / self.total_steps
         rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
         collected = time.perf_counter()
-        if not self.agent.differentiable:  # there the loss is the reward, and nothing bad comes between them
+        if not self.agent.differentiable:  # there the loss, which is checked, is the reward
             self._check_finite(rollout)
         try:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
-            raise self._dump(self._diagnose(rollout, str(error)), rollout) from None
+            raise self._diverged(rollout, error) from None
         if not self.steps:
             check_metrics(metrics)
         self.env.learned()
@@ -229,7 +233,7 @@ class Trainer:
             checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", self.checkpoint())
 
     def checkpoint(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, as it is now: later updates do not change it."""
+        """A copy of everything that the rest of the run depends on: later updates do not change it."""
         content = {
             "name": self.name,
             "fits": self._fits(),
@@ -244,7 +248,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
-            "owed": self._owed,
+            "owed": self._evaluation_pending,
             "collect_seconds": self.collect_seconds,
             "learn_seconds": self.learn_seconds,
             "env_seconds": self.env_seconds,
@@ -253,30 +257,30 @@ class Trainer:
         return copy.deepcopy(content)
 
     def restore_agent(self, saved: dict[str, Any]) -> None:
-        """Puts back the agent alone, for evaluation.
+        """Restores the agent alone, for evaluation.
 
         Raises:
-            CheckpointError: it is another agent's.
+            CheckpointError: the checkpoint is of another agent.
         """
         if saved.get("name") != self.name:
             raise CheckpointError(f"the checkpoint is of the agent {saved.get('name')!r}, not of {self.name!r}")
         self.agent.restore(saved["agent"])
 
     def restore(self, saved: dict[str, Any]) -> list[str]:
-        """Goes on from what `checkpoint` returned.
+        """Restores what `checkpoint` returned.
 
         Returns:
-            What may keep the bits from being those of an unbroken run, a line each.
+            One line for each reason why results may not be bit-identical to an uninterrupted run's.
 
         Raises:
-            CheckpointError: it is another agent's or environment's, or lacks something.
+            CheckpointError: it is of another agent or environment, or incomplete.
         """
         try:
             return self._restore(saved)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise CheckpointError(f"the checkpoint lacks or misfits something: {error!r}") from error
+            raise CheckpointError(f"the checkpoint is incomplete or does not fit: {error!r}") from error
 
     def _restore(self, saved: dict[str, Any]) -> list[str]:
         if saved["fits"] != self._fits():
@@ -285,20 +289,26 @@ class Trainer:
         here = self.circumstances()
         for key, value in saved["made_with"].items():
             if here.get(key) != value:
-                notes.append(f"{key} was {value}, is {here.get(key)}: the bits will differ from an unbroken run's")
+                notes.append(
+                    f"{key} was {value}, is {here.get(key)}: "
+                    "results will not be bit-identical to an uninterrupted run's"
+                )
         if saved["total_steps"] != self.total_steps:
             notes.append(
                 f"total_steps was {saved['total_steps']:,}, is {self.total_steps:,}: the schedules change, "
-                "and the bits will differ from an unbroken run's"
+                "and results will not be bit-identical to an uninterrupted run's"
             )
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
-        self._owed, self._logged_at = saved.get("owed", False), self.steps
+        self._evaluation_pending, self._logged_at = saved.get("owed", False), self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
         if saved["env"] is None:
-            notes.append("this environment cannot be saved: it begins new episodes, and the bits will differ")
+            notes.append(
+                "this environment cannot be saved: it begins new episodes, "
+                "and results will not be bit-identical to an uninterrupted run's"
+            )
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
             self.state = self.agent.initial_state(self.env.num_envs)
             self.episodes.drop_running()
@@ -311,20 +321,25 @@ class Trainer:
         return notes
 
     def _fits(self) -> str:
-        """The environment as far as a checkpoint must fit it."""
+        """What a checkpoint must match of the environment."""
         env = self.env
         return f"{env.num_envs} environments of {env.single_observation_space} and {env.single_action_space}"
 
     def circumstances(self) -> dict[str, str]:
-        """What the bits of a run depend on beside its settings."""
+        """What bit-identical results depend on besides the settings."""
         device = self.env.device
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
         threads = str(torch.get_num_threads())
         return {"torch": str(torch.__version__), "device": f"{device.type} ({kind})", "threads": threads}
 
     @property
+    def interrupted(self) -> int | None:
+        """The signal that ended `fit` early."""
+        return self._interruption.signal
+
+    @property
     def finished(self) -> bool:
-        """Whether the run is at its end."""
+        """Whether the run has reached its end."""
         return self.steps >= self.total_steps or (
             self.settings.total_episodes is not None and self.episodes.count() >= self.settings.total_episodes
         )
@@ -343,7 +358,8 @@ class Trainer:
         values = torch.zeros(len(metrics), device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
-        figures = {f"train/{name}": value for name, value in zip(metrics, values.tolist(), strict=True)}
+        numbers = values.tolist()  # one sync for all of them
+        figures = {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = self.timing()
         self.figures |= figures
@@ -352,29 +368,26 @@ class Trainer:
         self.tracker.progress(self.steps, self.total_steps, told)
 
     def _evaluate(self) -> Report:
-        self._owed = True
+        self._evaluation_pending = True
         if self._evaluation_env is None:
-            with preserved(self.agent):  # to make it may draw random numbers
+            with preserved(self.agent):  # making it may draw random numbers
                 self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
         try:
-            with preserved(self.agent):  # as evaluation does by itself, but a signal may come while it does
-                self._evaluating = True
+            # evaluation itself preserves the agent, but a signal may come while it does
+            with preserved(self.agent), self._interruption.breaking():
                 report = env.score(self.agent, self.settings.eval_episodes, seed)
                 reports = [make(self.agent, env, report) for make in self._reports]
-                self._evaluating = False
-        except _Interrupted:
+        except Interrupted:
             return Report({})
-        finally:
-            self._evaluating = False
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)
             self.figures |= made.tagged(choice.name)
         self.figures |= report.tagged("eval")
-        self._owed = False
+        self._evaluation_pending = False
         if self.env.select_best:
             self._keep_if_best(report)
         return report
@@ -383,24 +396,19 @@ class Trainer:
         env, scalars = self.env, report.scalars
         if env.criterion not in scalars:
             raise InputError(
-                f"{type(env).__name__}.score gave {', '.join(scalars) or 'nothing'}; its criterion is {env.criterion!r}"
+                f"{type(env).__name__}.score returned {', '.join(scalars) or 'nothing'}; "
+                f"its criterion is {env.criterion!r}"
             )
         if scalars[env.criterion] >= self.best:
             self.best = scalars[env.criterion]
             self.save("best")
 
     def _check_finite(self, rollout: Rollout) -> None:
-        """One sum of all observations and rewards: a NaN or infinity in it stays one."""
-        total = rollout.reward.detach().sum()
-        leaves = rollout.obs.values() if isinstance(rollout.obs, dict) else [rollout.obs]
-        for leaf in leaves:
-            if leaf.is_floating_point():
-                total = total + leaf.detach().sum()
-        if not reading_waits(total.device):
-            if not math.isfinite(total) and (message := self._diagnose(rollout)):
-                raise self._dump(message, rollout)
-        else:  # to look now would stall the device; it is looked at with the next log
+        total = checksum(rollout)
+        if reading_waits(total.device):  # it is read with the next log
             self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
+        elif not math.isfinite(total) and (message := first_nonfinite(rollout, self.steps)):
+            raise self._dump(message, rollout)
 
     def _check_deferred(self) -> None:
         suspects = [x.item() for x in (self._suspect, self.agent.nonfinite) if x is not None]
@@ -408,59 +416,24 @@ class Trainer:
         if any(value != 0 for value in suspects):
             raise NonFiniteError(
                 f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before "
-                f"step {self.steps:,}; device=cpu finds the very row"
+                f"step {self.steps:,}; device=cpu finds the exact row"
             )
 
-    def _diagnose(self, rollout: Rollout, loss: str = "") -> str:
-        """Names the first tensor of the rollout that is not finite, and its place; or blames the loss."""
-        fields: dict[str, Tree] = {"observation": rollout.obs, "reward": rollout.reward, "action": rollout.action}
-        if isinstance(rollout.obs, dict):
-            fields |= {f"observation[{key!r}]": leaf for key, leaf in fields.pop("observation").items()}
-        for name, tensor in fields.items():
-            if tensor.is_floating_point() and not (finite := tensor.isfinite()).all():
-                t, n, *component = (~finite).nonzero()[0].tolist()
-                value = float(tensor[t, n].flatten()[~finite[t, n].flatten()][0])
-                within = f", component {component}" if component else ""
-                step = self.steps + t * self.env.num_envs + n
-                return f"the {name} is {value} at step {step:,}, environment {n} (row {t} of the rollout{within})"
-        if not loss:
-            return ""
-        return (
-            f"{loss} in the update at step {self.steps:,}, though observations and rewards are finite: the agent "
+    def _diverged(self, rollout: Rollout, error: NonFiniteError) -> NonFiniteError:
+        """The error for a loss that is not finite: what in the rollout is not finite, or that the agent diverged."""
+        message = first_nonfinite(rollout, self.steps) or (
+            f"{error} in the update at step {self.steps:,}, though observations and rewards are finite: the agent "
             "diverged; try a smaller learning rate or a bound on the gradient"
         )
+        return self._dump(message, rollout)
 
     def _dump(self, message: str, rollout: Rollout) -> NonFiniteError:
-        """Leaves rollout and agent in a file, and says where."""
+        """Writes rollout and agent to a file, and adds its path to the message."""
         if self.run_dir is not None:
             seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
             checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})
             message += f"; rollout and agent are in {self.run_dir / DUMP_FILE}"
         return NonFiniteError(message)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the loop to end; a second one ends it at once."""
-
-        def ask(number: int, frame: object) -> None:
-            self.interrupted = number
-            for which, handler in previous.items():
-                signal.signal(which, handler)
-            if self._evaluating:
-                raise _Interrupted
-
-        previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for which, handler in previous.items():
-                signal.signal(which, handler)
-
-
-class _Interrupted(BaseException):
-    """A signal came in an evaluation; no environment's `except Exception` may take it for its own failure."""
 
 
 def _total_steps(settings: Trainer.Settings, env: Environment) -> int:

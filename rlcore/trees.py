@@ -23,7 +23,7 @@ def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
 
 
 def leaves(tree: Tree) -> Iterator[Tensor]:
-    """The tensors of a tree, in the order of `tree_map`; all of a batch have the same length."""
+    """The tensors of a tree, in the order of `tree_map`; those of a batch have the same length."""
     if isinstance(tree, Tensor):
         yield tree
     elif tree is not None:

@@ -1,8 +1,8 @@
-"""How sure answers are, and whether that can be relied on.
+"""How certain answers are, and how reliable that is.
 
-There are T answers to each of B questions: passes with dropout, members of an ensemble; one, if nothing else is at
-hand. What they say together is their equal mixture; how far they differ among themselves is what is not known about the
-answer for want of data (Gal 2016, "Uncertainty in Deep Learning", section 3.3).
+There are T answers to each of B questions: passes with dropout, members of an ensemble, or just one. Together they are
+an equal mixture; how far they differ from each other is the uncertainty for lack of data (Gal 2016, "Uncertainty in
+Deep Learning", section 3.3).
 """
 
 import math
@@ -18,7 +18,7 @@ from rlcore.errors import InputError
 from rlcore.spaces import Logits, LogOdds
 
 BINS = 15
-"""Of a calibration error; the number of Guo et al. 2017."""
+"""Bins of a calibration error, as many as in Guo et al. 2017."""
 LARGEST_TEMPERATURE = 100.0
 
 
@@ -26,7 +26,7 @@ class Classes(NamedTuple):
     """Answers that are classes."""
 
     p: Tensor
-    """Of each class, [T, B, K]."""
+    """Probability of each class, [T, B, K]."""
 
 
 class Numbers(NamedTuple):
@@ -42,7 +42,7 @@ Answers = Classes | Numbers
 
 
 def answers_of(pi: Distribution) -> Answers:
-    """What a distribution of batch shape [B] says, without the leading T.
+    """A distribution of batch shape [B] as answers, without the leading T.
 
     Raises:
         InputError: it is neither a `Categorical` nor a `DiagonalGaussian`.
@@ -52,27 +52,27 @@ def answers_of(pi: Distribution) -> Answers:
     if isinstance(pi, DiagonalGaussian):
         return Numbers(pi.mean, pi.log_std.exp().expand_as(pi.mean))
     kind = f"{type(pi).__module__}.{type(pi).__name__}"
-    raise InputError(f"no uncertainty is known of a {kind}; served: Categorical, DiagonalGaussian of rlcore")
+    raise InputError(f"uncertainty is not defined for a {kind}; supported: rlcore's Categorical, DiagonalGaussian")
 
 
 class ClassUncertainty(NamedTuple):
-    """How sure T answers p_t [K] to each of B questions are; nats."""
+    """The uncertainty of T answers p_t [K] to each of B questions, in nats."""
 
     probabilities: Tensor
     """E p, the mean over the answers, [B, K]."""
     predictive_entropy: Tensor
-    """H[E p], all the doubt there is, [B], in [0, log K] (Gal 2016, equation 3.9)."""
+    """H[E p], the total uncertainty, [B], in [0, log K] (Gal 2016, equation 3.9)."""
     expected_entropy: Tensor
-    """E H[p], the doubt that more data would not take away, [B]."""
+    """E H[p], the uncertainty that more data would not remove, [B]."""
     mutual_information: Tensor
-    """H[E p] - E H[p], the doubt that they would: between answer and parameters, [B], in [0, H[E p]] (Houlsby et al.
-    2011, "Bayesian Active Learning for Classification and Preference Learning", equation 2)."""
+    """H[E p] - E H[p] of answer and parameters, the uncertainty that more data would remove, [B], in [0, H[E p]]
+    (Houlsby et al. 2011, "Bayesian Active Learning for Classification and Preference Learning", equation 2)."""
     variation_ratio: Tensor
-    """The share of answers whose likeliest class is not the commonest one, [B], in [0, 1 - 1 / T] (Gal 2016, 3.8)."""
+    """Share of answers whose most likely class is not the most common one, [B], in [0, 1 - 1 / T] (Gal 2016, 3.8)."""
 
 
 class NumberUncertainty(NamedTuple):
-    """How sure T normals are of numbers, for each of B questions; the law of total variance (Kendall & Gal 2017, 9)."""
+    """The uncertainty of T normals for each of B questions, by the law of total variance (Kendall & Gal 2017, 9)."""
 
     mean: Tensor
     """[B, *A]."""
@@ -81,11 +81,11 @@ class NumberUncertainty(NamedTuple):
     aleatoric_std: Tensor
     """sqrt(E sigma^2), the noise in the answers, [B, *A]."""
     epistemic_std: Tensor
-    """sqrt(Var mu), how far they differ, [B, *A]."""
+    """sqrt(Var mu), how far the answers differ, [B, *A]."""
 
 
 def uncertainty(answers: Answers) -> ClassUncertainty | NumberUncertainty:
-    """What T answers to each of B questions say together."""
+    """Combines T answers to each of B questions."""
     if isinstance(answers, Numbers):
         aleatoric = answers.std.square().mean(0)
         epistemic = answers.mean.var(0, correction=0)
@@ -105,7 +105,7 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def best_answer(together: ClassUncertainty | NumberUncertainty, space: Space[Any]) -> Tensor:
-    """The action that says it, [B, *A], in the space of the actions."""
+    """The combined answer as an action of the space, [B, *A]."""
     if isinstance(together, NumberUncertainty):
         return together.mean
     log_p = together.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -153,7 +153,7 @@ def reliability(
         confidence: [n], probability of the answer given.
         right: [n] bool.
         num_bins: how many.
-        equal: what the bins have in common: ``width``, or the number of examples, their ``mass``.
+        equal: what is the same for all bins: ``width``, or ``mass``, the number of examples.
     """
     confidence = confidence.double()
     if equal == "width":
@@ -182,11 +182,11 @@ def calibration_error(
 def risk_at_coverage(doubt: Tensor, wrong: Tensor) -> Tensor:
     """The share of wrong answers among the k least doubtful ones, for k = 1 .. n; float64 [n] (El-Yaniv & Wiener 2010).
 
-    Its mean is the area under the curve of risk against coverage. Examples of the same doubt come in no order: each
-    counts as their mean.
+    Its mean is the area under the curve of risk against coverage. Examples of equal doubt are not ordered: each counts
+    as their mean.
 
     Args:
-        doubt: [n], any score that orders the examples; the entropy, say.
+        doubt: [n], any score that orders the examples, e.g. the entropy.
         wrong: [n] bool.
     """
     _, group, count = doubt.unique(return_inverse=True, return_counts=True)
@@ -196,13 +196,13 @@ def risk_at_coverage(doubt: Tensor, wrong: Tensor) -> Tensor:
 
 
 def accuracy_at_coverage(doubt: Tensor, wrong: Tensor, coverage: float) -> float:
-    """The share of right answers among the ``coverage`` x n, rounded up, that are least doubtful."""
+    """The share of right answers among the ``coverage`` x n (rounded up) least doubtful ones."""
     covered = max(1, math.ceil(coverage * len(doubt) - 1e-9))
     return 1 - float(risk_at_coverage(doubt, wrong)[covered - 1])
 
 
 def roc_area(doubt: Tensor, positive: Tensor) -> float:
-    """The chance that a positive example is more doubtful than a negative one; NaN if there are not both.
+    """The probability that a positive example is more doubtful than a negative one; NaN unless there are both.
 
     Args:
         doubt: [n].
@@ -218,7 +218,7 @@ def roc_area(doubt: Tensor, positive: Tensor) -> float:
 def fit_temperature(probabilities: Tensor, target: Tensor) -> float:
     """The tau > 0 for which softmax(log p / tau) has the least negative log-likelihood (Guo et al. 2017, section 4.2).
 
-    The mean of several answers is tempered after it was taken, not each of them (Rahaman & Thiery 2021, "Uncertainty
+    Of several answers, the mean is tempered rather than each of them (Rahaman & Thiery 2021, "Uncertainty
     Quantification and Deep Ensembles").
 
     Args:

@@ -1,4 +1,4 @@
-"""The report ``video``: the best and the worst of some episodes, to look at."""
+"""The report ``video``: films of the best and the worst of some episodes."""
 
 from pathlib import Path
 
@@ -16,31 +16,31 @@ from rlcore.settings import Seed
 
 
 class VideoReport(ReportMaker):
-    """Plays some episodes, and the best and the worst of them again before a camera (gymnasium's RecordVideo)."""
+    """Plays some episodes, and films the best and the worst of them (gymnasium's RecordVideo)."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         episodes: PositiveInt = 10
-        """To choose from."""
+        """Episodes to choose from."""
         folder: str = "videos"
-        """Where the files go."""
+        """Folder of the files."""
         seed: Seed = 1
-        """Of the first episode; of the next one 1 more."""
+        """Seed of the first episode; each further one adds 1."""
 
     settings: Settings
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
-        """The report; see `rlcore.evaluation.ReportMaker`.
+        """Makes the report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            The returns of both, ``best`` and ``worst``; as text, where the files are.
+            The returns of both, ``best`` and ``worst``; the text says where the files are.
 
         Raises:
-            InputError: the environment is none of gymnasium's, renders no pixels, or moviepy is not installed.
+            InputError: the environment is not one of gymnasium's, renders no pixels, or moviepy is not installed.
         """
         if not isinstance(env, GymEnvironment):
-            raise InputError("report video: films environments of gymnasium (env.name=gym)")
+            raise InputError("report video: films only gymnasium environments (env.name=gym)")
         s = self.settings
         seeds = range(s.seed, s.seed + s.episodes)
         returns = {seed: self._play(agent, env, seed) for seed in seeds}
@@ -54,7 +54,7 @@ class VideoReport(ReportMaker):
         return Report(scalars, "\n".join(lines))
 
     def _play(self, agent: Agent, env: GymEnvironment, seed: int, film: str | None = None) -> float:
-        """The return of one episode; filmed, if it is to be, in the file of that name."""
+        """The return of one episode, which is filmed if a file name is given."""
         changes = {
             "num_envs": 1,
             "vectorization": "sync",

@@ -1,4 +1,4 @@
-"""What an action on an example means, and what it is paid."""
+"""What an action on an example means, and its reward."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,41 +17,41 @@ from rlcore.spaces import Logits, LogOdds
 from rlcore.supervised.datasets import Dataset
 
 ERRORS = ("squared_error", "cross_entropy")
-"""Units of which less is better."""
+"""Units in which less is better."""
 
 
 class Action(ABC):
-    """One way to answer; made as ``Class(dataset, device)``."""
+    """A kind of answer; made as ``Class(dataset, device)``."""
 
     space: Space[Any]
     """Of one answer."""
     unit: str
-    """What the reward is called in a report: it is that, or minus that if it is an error."""
+    """The name of the reward in reports, which is one of `ERRORS` if the reward is minus an error."""
 
     @abstractmethod
     def encode(self, targets: Tensor) -> Tensor:
-        """Targets [n, ...] as `reward` wants them; done once for the whole data set."""
+        """Targets [n, ...] as `reward` expects them; computed once for the whole data set."""
 
     @abstractmethod
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
-        """What each answer is paid, [N] float32; differentiable if the action is a `Box`."""
+        """The reward of each answer, [N] float32; differentiable if the action is a `Box`."""
 
     @abstractmethod
     def label(self, action: Tensor) -> Tensor:
-        """The class that each answer names, [N] int64; only where the targets are classes."""
+        """The class that each answer names, [N] int64; only if the targets are classes."""
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
-        """What each answer says of the classes, [N, K]; 1 for that which it names, unless it says more."""
+        """The class probabilities that each answer states, [N, K]; the default is 1 for the class it names."""
         return F.one_hot(self.label(action), num_classes).float()
 
     def told(self, reward: Tensor) -> dict[str, float]:
-        """The mean of rewards [n] by its name; an error is minus what is paid."""
+        """The mean of rewards [n] by its name; an error is minus the reward."""
         mean = reward.double().mean().item()
         return {self.unit: -mean if self.unit in ERRORS else mean}
 
 
 class LogitsAction(Action):
-    """The logits [N, K] of a class; paid its log-likelihood, log softmax(a)[y], nats."""
+    """Logits [N, K] of the classes; the reward is the log-likelihood of the target, log softmax(a)[y], nats."""
 
     unit = "log_likelihood"
 
@@ -66,11 +66,11 @@ class LogitsAction(Action):
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """[N] nats, <= 0."""
-        # Weights of -1 turn the sign within the kernel, bit for bit: no further node in the graph.
+        # Weights of -1 flip the sign inside the kernel, bit for bit: no further node in the graph.
         return F.cross_entropy(action, target, weight=self._minus_one, reduction="none")
 
     def label(self, action: Tensor) -> Tensor:
-        """The likeliest class."""
+        """The most likely class."""
         return action.argmax(1)
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
@@ -79,7 +79,7 @@ class LogitsAction(Action):
 
 
 class LabelAction(Action):
-    """A class [N]; paid 1 if it is right, else 0."""
+    """A class [N]; the reward is 1 if it is right, else 0."""
 
     unit = "accuracy"
 
@@ -100,15 +100,15 @@ class LabelAction(Action):
 
 
 class AskAction(LabelAction):
-    """A class [N], or K to ask a person; paid 1 if it is right, -c if it is wrong, 0 for asking.
+    """A class [N], or K to ask a person; the reward is 1 if it is right, -c if it is wrong, 0 for asking.
 
-    To answer pays on average if the chance to be right is above c / (1 + c) (Chow 1970, "On Optimum Recognition Error
-    and Reject Tradeoff").
+    Answering pays off on average if the chance of being right is above c / (1 + c) (Chow 1970, "On Optimum Recognition
+    Error and Reject Tradeoff").
 
     Args:
         dataset: with classes.
         device: of the targets.
-        wrong: c.
+        wrong: c, the cost of a wrong answer.
     """
 
     unit = "reward"
@@ -124,9 +124,9 @@ class AskAction(LabelAction):
 
 
 class LogOddsAction(Action):
-    """The log-odds [N, *D] of outcomes in [0, 1], one for two classes; paid their log-likelihood summed over D, nats.
+    """Log-odds [N, *D] of outcomes in [0, 1], one for two classes; the reward is their log-likelihood, summed, nats.
 
-    y log sigmoid(a) + (1 - y) log(1 - sigmoid(a)), Bernoulli where y is 0 or 1
+    sum over D of y log sigmoid(a) + (1 - y) log(1 - sigmoid(a)), Bernoulli where y is 0 or 1
     """
 
     unit = "log_likelihood"
@@ -135,13 +135,11 @@ class LogOddsAction(Action):
         targets = dataset.train.targets
         if dataset.classes is not None and len(dataset.classes) != 2:
             raise InputError(
-                f"env.action: log_odds answer a question of two classes, these are {len(dataset.classes)}; use logits"
+                f"env.action: log_odds needs two classes, the data set has {len(dataset.classes)}; use logits"
             )
         if dataset.classes is None and not ((targets >= 0) & (targets <= 1)).all():
             seen = f"{float(targets.min()):g} to {float(targets.max()):g}"
-            raise InputError(
-                f"env.action: log_odds need targets in [0, 1], these go from {seen}; for other numbers use values"
-            )
+            raise InputError(f"env.action: log_odds needs targets in [0, 1], got {seen}; for other numbers use values")
         self.shape = tuple(targets.shape[1:]) or (1,)
         self.space = LogOdds(self.shape)
 
@@ -154,7 +152,7 @@ class LogOddsAction(Action):
         return -F.binary_cross_entropy_with_logits(action, target, reduction="none").flatten(1).sum(1)
 
     def label(self, action: Tensor) -> Tensor:
-        """Class 1 where it is likelier than not."""
+        """Class 1 where it is more likely than not."""
         return (action.squeeze(1) > 0).long()
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
@@ -163,7 +161,7 @@ class LogOddsAction(Action):
 
 
 class ValuesAction(Action):
-    """Numbers [N, *D]; paid minus their squared error, summed over D. A class is one number 1 among K - 1 zeros."""
+    """Numbers [N, *D]; the reward is minus their squared error, summed over D. A class is one-hot over K."""
 
     unit = "squared_error"
 
@@ -187,12 +185,12 @@ class ValuesAction(Action):
 
 
 class GaussianAction(ValuesAction):
-    """Means [N, *D] of normals; paid the log-likelihood of numbers, summed over D, nats.
+    """Means [N, *D] of normals; the reward is the log-likelihood of the targets, summed over D, nats.
 
     Args:
         dataset: with numbers for targets.
         device: of the targets.
-        std: their standard deviation.
+        std: the standard deviation of the normals.
     """
 
     unit = "log_likelihood"

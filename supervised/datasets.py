@@ -1,4 +1,4 @@
-"""Data sets: shipped ones, and the user's own arrays.
+"""Data sets: the shipped ones, and the user's own arrays.
 
 A data set is registered by an entry point in the group ``rlcore.datasets``, or by ``registry.datasets.register(name)``,
 as a function ``(data_dir, seed) -> Dataset``.
@@ -28,7 +28,7 @@ MNIST_FILES = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Name to the SHA-256 of its decompressed content."""
+"""By name, the SHA-256 of the decompressed content."""
 
 MNIST_MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -41,7 +41,7 @@ IDX_UINT8 = 8
 
 
 class Split(NamedTuple):
-    """Examples and what is to be said of them."""
+    """Examples: inputs and their targets."""
 
     inputs: Tensor  # [n, *shape] uint8 (images, 0 to 255) or float32
     targets: Tensor  # [n] int64 classes; or float32 [n] or [n, *D], numbers
@@ -49,21 +49,21 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples to train on, and others to be evaluated on.
+    """Examples for training, and others for evaluation.
 
     Raises:
-        InputError: a split is empty, or its parts misfit each other or the other split.
+        InputError: a split is empty, or its parts do not match each other or the other split.
     """
 
     train: Split
     test: Split | None
-    """None: it has no test split of its own."""
+    """None if it has no test split of its own."""
     classes: tuple[str, ...] | None
-    """Their names; None: the targets are numbers."""
+    """Their names; None if the targets are numbers."""
     validation: Split | None = None
-    """Examples kept back from training, to set what is not learned; a temperature, say."""
+    """Examples held out from training, to fit what is not learned, such as a temperature."""
     foreign: Tensor | None = None
-    """Inputs [n, *shape] of classes that were left out; they have no right answer."""
+    """Inputs [n, *shape] of classes that were left out, which have no right answer."""
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
@@ -71,7 +71,7 @@ class Dataset:
                 _check(name, split, self.classes)
         if self.test is not None and self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
             shapes = tuple(self.test.inputs.shape[1:]), tuple(self.train.inputs.shape[1:])
-            raise InputError(f"a test input has shape {shapes[0]}, a training input {shapes[1]}; they must be alike")
+            raise InputError(f"a test input has shape {shapes[0]}, a training input {shapes[1]}; they must be equal")
 
 
 def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Dataset:
@@ -81,7 +81,7 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Datase
         name: a registered name, or the path of an ``.npz`` file with ``inputs`` and ``targets``, and perhaps
             ``test_inputs`` and ``test_targets``; see `from_arrays`.
         data_dir: where its files are; None looks in the usual places.
-        seed: of data that are drawn.
+        seed: of data that are generated.
 
     Raises:
         InputError: it is unknown, missing or damaged.
@@ -96,7 +96,7 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Datase
         raise InputError(f"env.dataset: there is no file {name}") from None
     except (OSError, ValueError, zlib.error, EOFError, AttributeError) as error:
         raise InputError(
-            f"env.dataset: {name} is no .npz file of plain arrays: {' '.join(str(error).split())}"
+            f"env.dataset: {name} is not an .npz file of plain arrays: {' '.join(str(error).split())}"
         ) from None
     known = ["inputs", "targets", "test_inputs", "test_targets"]
     if not {"inputs", "targets"} <= arrays.keys() <= set(known) or len(arrays) == 3:
@@ -111,9 +111,9 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
     """The user's own arrays or tensors as a data set.
 
     Args:
-        inputs: [n, *shape]; uint8 are kept, other numbers become float32.
-        targets: [n] integers are classes, 0 to K - 1, and K is what training has; floats [n] or [n, *D] are numbers.
-        test_inputs: as ``inputs``; None has no test split.
+        inputs: [n, *shape]; uint8 is kept, other numbers become float32.
+        targets: [n] integers are classes, 0 to K - 1, with K taken from training; floats [n] or [n, *D] are numbers.
+        test_inputs: as ``inputs``; None: no test split.
         test_targets: as ``targets``.
 
     Raises:
@@ -128,11 +128,11 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
 
 
 def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Split, Split]:
-    """Keeps a share of the examples back, drawn at random; returns the others, and these. One of both may be empty.
+    """Holds out a share of the examples, drawn at random; returns the rest, then these. Either may be empty.
 
     Args:
         split: the examples.
-        share: of those kept back, [0, 1).
+        share: to hold out, [0, 1).
         by_class: draw the same share of each class.
         seed: of the draw.
     """
@@ -146,16 +146,16 @@ def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Spl
 
 
 def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The examples of some classes, numbered anew in the order of ``names``; the other test inputs become ``foreign``.
+    """The examples of some classes, renumbered in the order of ``names``; the other test inputs become ``foreign``.
 
     Raises:
-        InputError: there is no such class, or none is left out.
+        InputError: there is no such class, one is repeated, fewer than two are named, or none is left out.
     """
     known = dataset.classes or ()
     if not set(names) < set(known) or len(set(names)) < max(2, len(names)):
         raise InputError(
-            f"env.classes: must be two or more of the data set's, each once, and not all; got {', '.join(names)}; its "
-            f"classes: {', '.join(known) or 'none, its targets are numbers'}"
+            f"env.classes: must be two or more of the data set's, each once, and not all; got {', '.join(names)}; the "
+            f"data set has {', '.join(known) or 'none, its targets are numbers'}"
         )
     numbers = torch.full((len(known),), -1)
     numbers[[known.index(name) for name in names]] = torch.arange(len(names))
@@ -171,7 +171,7 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def iris(data_dir: Path | None = None, seed: int = 1) -> Dataset:
-    """150 flowers of 3 kinds, 4 lengths in cm each (Anderson 1935, Fisher 1936), from scikit-learn."""
+    """150 flowers of 3 species, 4 lengths in cm each (Anderson 1935, Fisher 1936), from scikit-learn."""
     from sklearn.datasets import load_iris
 
     data = load_iris()
@@ -189,7 +189,7 @@ def digits(data_dir: Path | None = None, seed: int = 1) -> Dataset:
 
 
 def circles(data_dir: Path | None = None, seed: int = 1) -> Dataset:
-    """200 points about two circles of radius 1 and 0.6, with normal noise of 0.1; half as many for evaluation."""
+    """200 points around two circles of radius 1 and 0.6, with normal noise of 0.1; half as many for evaluation."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(num: int) -> Split:
@@ -218,11 +218,11 @@ def spirals(data_dir: Path | None = None, seed: int = 1) -> Dataset:
 def mnist(data_dir: Path | None = None, seed: int = 1) -> Dataset:
     """60,000 and 10,000 handwritten digits of 28 x 28 bytes (LeCun et al. 1998), from the four IDX files.
 
-    They are looked for in ``data_dir``, else in ``$RLCORE_DATA/mnist``, else in the user's cache folder, into which
-    they are downloaded if need be. Each is compared with its known hash.
+    They are read from ``data_dir`` if given, else from ``$RLCORE_DATA/mnist``, else from the user's cache folder, into
+    which they are downloaded if needed. Each is checked against its known hash.
 
     Raises:
-        InputError: a file is missing and cannot be downloaded, or it is damaged or another's.
+        InputError: a file is missing and cannot be downloaded, is damaged, or is not MNIST's.
     """
     arrays = {name: _mnist_file(name, data_dir) for name in MNIST_FILES}
     images, labels, test_images, test_labels = arrays.values()
@@ -231,14 +231,14 @@ def mnist(data_dir: Path | None = None, seed: int = 1) -> Dataset:
 
 
 def read_idx(path: Path, sha256: str | None = None) -> Tensor:
-    """The bytes of an IDX file, gzipped or not, as uint8 of the shape that its header tells.
+    """The bytes of an IDX file, gzipped or not, as uint8 of the shape in its header.
 
     Args:
         path: the file.
-        sha256: of its decompressed content, to be compared with; None compares nothing.
+        sha256: the expected hash of its decompressed content; None: not checked.
 
     Raises:
-        InputError: it is damaged, no IDX file of bytes, or another one.
+        InputError: it is damaged, not an IDX file of bytes, or has another hash.
     """
     try:
         content = path.read_bytes()
@@ -247,16 +247,16 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read: {error}; replace the file") from None
     if len(content) < 4 or content[:3] != bytes([0, 0, IDX_UINT8]):
-        raise InputError(f"{path} is no IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
+        raise InputError(f"{path} is not an IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
     header = 4 + 4 * content[3]
     shape = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
     if len(content) != header + math.prod(shape):
-        told = f"{len(content) - header:,} bytes follow a header that tells of {math.prod(shape):,}"
+        told = f"{len(content) - header:,} bytes follow a header that announces {math.prod(shape):,}"
         raise InputError(f"{path} is cut short or damaged: {told}; replace the file")
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(
-            f"{path} is not MNIST's: its content has the SHA-256 {found[:12]}..., MNIST's {sha256[:12]}...; "
-            "data of your own go into an .npz file"
+            f"{path} is not MNIST's: its content has the SHA-256 {found[:12]}..., expected {sha256[:12]}...; "
+            "pass your own data as an .npz file"
         )
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
 
@@ -275,7 +275,7 @@ def _mnist_file(name: str, data_dir: Path | None) -> Tensor:
 
 
 def _download(name: str) -> Tensor:
-    """From the user's cache, or into it from the first mirror that has the right file."""
+    """Reads from the user's cache, downloading into it if needed from the first mirror that has the right file."""
     import pooch
 
     pooch.get_logger().setLevel(logging.CRITICAL)
@@ -288,7 +288,7 @@ def _download(name: str) -> Tensor:
         try:
             pooch.retrieve(f"{mirror}{name}.gz", None, path.name, folder, downloader=downloader)
             return read_idx(path, MNIST_FILES[name])
-        except (OSError, ValueError):  # no network, or a foreign file: the next mirror
+        except (OSError, ValueError):  # no network, or the wrong file: try the next mirror
             path.unlink(missing_ok=True)
     files = ", ".join(f"{name}.gz" for name in MNIST_FILES)
     raise InputError(
@@ -315,29 +315,29 @@ def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
     inputs, targets = split
     if len(inputs) != len(targets):
         raise InputError(
-            f"the {name} split has {len(inputs):,} inputs and {len(targets):,} targets; they must be as many"
+            f"the {name} split has {len(inputs):,} inputs and {len(targets):,} targets; their numbers must be equal"
         )
     if len(inputs) == 0:
         raise InputError(f"the {name} split is empty")
     if inputs.ndim < 2:
-        raise InputError(f"inputs must be [n, *shape], got {tuple(inputs.shape)}; one number each is [n, 1]")
+        raise InputError(f"inputs must be [n, *shape], got {tuple(inputs.shape)}; for one number each, use [n, 1]")
     for kind, tensor in (("inputs", inputs), ("targets", targets)):
         bad = (~tensor.reshape(len(tensor), -1).isfinite()).any(1).nonzero().flatten().tolist()
         if bad:
             raise InputError(f"{len(bad):,} of the {name} {kind} are NaN or infinite, the first in row {bad[0]}")
     if classes is None:
         if targets.dtype != torch.float32:
-            raise InputError("integer targets are classes: they need names")
+            raise InputError("integer targets are classes and need names")
         return
     if targets.dtype != torch.int64 or targets.ndim != 1:
         raise InputError(
             f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}; numbers must be floats"
         )
     if len(classes) < 2:
-        raise InputError("all targets are class 0; there must be two classes at least")
+        raise InputError("all targets are class 0; there must be at least two classes")
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= len(classes):
         wrong = low if low < 0 else high
         raise InputError(
-            f"a {name} label is {wrong}; with {len(classes)} classes they run from 0 to {len(classes) - 1}"
+            f"a {name} label is {wrong}; with {len(classes)} classes, labels run from 0 to {len(classes) - 1}"
         )

@@ -1,4 +1,4 @@
-"""Whether each number of a code stands for one thing that can be seen: the mutual information gap."""
+"""Whether each coordinate of a code stands for one visible factor: the mutual information gap."""
 
 import torch
 from pydantic import Field
@@ -14,20 +14,20 @@ from rlcore.supervised.likelihood import autoencoding
 
 
 class DisentanglementReport(ReportMaker):
-    """The mutual information gap between the code and what can be seen: the class, and the shape of the stroke.
+    """The mutual information gap between the code and what is visible: the class, and the shape of the stroke.
 
-    For each factor v, the two coordinates z that tell most of it: (I(z1; v) - I(z2; v)) / H(v), in [0, 1]; 1 where one
-    coordinate tells all and no other anything (Chen et al. 2018, "Isolating Sources of Disentanglement in Variational
-    Autoencoders", equation 6). Of the coordinates' means, in bins. The factors of an image are measured from it; see
-    `image_factors`.
+    For each factor v and the two coordinates z most informative about it: (I(z1; v) - I(z2; v)) / H(v), in [0, 1]; 1 if
+    one coordinate determines v and no other is informative (Chen et al. 2018, "Isolating Sources of Disentanglement in
+    Variational Autoencoders", equation 6). Computed from the binned means of the coordinates. The factors of an image
+    are measured from it; see `image_factors`.
     """
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         bins: int = Field(20, ge=2, le=1000)
-        """Of each coordinate, and of each factor that is a number. Counted frequencies tell some (bins - 1)^2 / 2n nats
-        too many, n being the number of examples."""
+        """Of each coordinate, and of each factor that is a number. Estimated from n examples, mutual information is
+        about (bins - 1)^2 / 2n nats too high."""
 
     settings: Settings
 
@@ -35,22 +35,22 @@ class DisentanglementReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``gap`` of each factor, ``information`` (the best coordinate's, in shares of H(v)), and ``mean_gap``.
+            ``<factor>_gap``, ``<factor>_information`` (of the best coordinate, as a share of H(v)), and ``mean_gap``.
 
         Raises:
-            InputError: the agent is no autoencoder of images, or pixels are below 0.
+            InputError: the agent is not an autoencoder of images, or pixels are below 0.
         """
         env, agent = autoencoding("report disentanglement", agent, env, images=True)
         with evaluating(agent):
             codes = encoded(agent, env).mean.flatten(1)
             obs = torch.cat(list(env.batches()))
         if obs.min() < 0:
-            raise InputError(f"report disentanglement: pixels must be 0 or more, the least is {float(obs.min()):g}")
+            raise InputError(f"report disentanglement: pixels must be 0 or more, the lowest is {float(obs.min()):g}")
         bins = self.settings.bins
         factors = {name: quantiles(values, bins) for name, values in image_factors(obs).items()}
         if env.dataset.classes is not None:
             factors = {"class": env.targets, **factors}
-        factors = {name: v for name, v in factors.items() if v.min() < v.max()}  # nothing can be told of a constant
+        factors = {name: v for name, v in factors.items() if v.min() < v.max()}  # a constant has no entropy to share
         binned = [quantiles(z, bins) for z in codes.T]
         scalars: dict[str, float] = {}
         lines = ["factor       best  second  gap"]
@@ -64,10 +64,10 @@ class DisentanglementReport(ReportMaker):
 
 
 def image_factors(images: Tensor) -> dict[str, Tensor]:
-    """What moments tell of strokes on a dark ground, [n] each.
+    """The shape of strokes on a dark background, from moments, [n] each.
 
-    ``mass``: the sum of the pixels; ``slant``: the shear that would set the stroke upright, cov(x, y) / var(y);
-    ``width`` and ``height``: standard deviations of x, upright, and of y; in pixels.
+    ``mass``: the sum of the pixels; ``slant``: the shear that would make the stroke upright, cov(x, y) / var(y);
+    ``width`` and ``height``: standard deviations of x, once upright, and of y; in pixels.
 
     Args:
         images: [n, C, H, W], >= 0.
@@ -88,7 +88,7 @@ def image_factors(images: Tensor) -> dict[str, Tensor]:
 
 
 def quantiles(values: Tensor, bins: int) -> Tensor:
-    """Numbers [n] as the bins of equal mass that they fall into, [n] int64 from 0 to bins - 1; equals share a bin."""
+    """The bins of equal mass that numbers [n] fall into, [n] int64 from 0 to bins - 1; equal numbers share a bin."""
     edges = values.double().quantile(torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=values.device)[1:-1])
     return torch.bucketize(values.double(), edges)
 

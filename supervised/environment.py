@@ -1,4 +1,4 @@
-"""SupervisedEnv: a data set is an environment, an example an episode of one step."""
+"""SupervisedEnv: a data set as an environment, in which an example is an episode of one step."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +20,13 @@ from rlcore.supervised.actions import ACTIONS, Action, AskAction
 from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes
 
 EVALUATION_BATCH = 1000
-"""Examples that a twin for evaluation shows at once, at least."""
+"""The least number of examples that a twin for evaluation shows at once."""
 
 
 class SupervisedEnv(Environment):
-    """Shows N examples, and pays for each answer at once; every step ends N episodes.
+    """Shows N examples, and rewards each answer at once; every step ends N episodes.
 
-    What an answer is, and what it is paid, is the setting ``action``:
+    The setting ``action`` defines what an answer is, and its reward:
 
     ========  ==========  ==================================================  ===================
     logits    [N, K]      log-likelihood of the class, nats                   carries a gradient
@@ -37,13 +37,13 @@ class SupervisedEnv(Environment):
     values    [N, *D]     minus the squared error                             carries a gradient
     ========  ==========  ==================================================  ===================
 
-    The data live on the device and are indexed. They are shown in permutation after permutation, so that each example
-    is seen exactly once an epoch; a batch may straddle two epochs. The twin for evaluation shows the test split.
+    The data live on the device and are indexed. They are shown in one permutation after another, so that each example
+    is seen exactly once per epoch; a batch may straddle two epochs. The twin for evaluation shows the test split.
 
     Args:
         settings: see `Settings`.
         device: of the data.
-        dataset: in place of ``settings.dataset``: `rlcore.supervised.datasets.from_arrays(inputs, targets)`.
+        dataset: instead of ``settings.dataset``: `rlcore.supervised.datasets.from_arrays(inputs, targets)`.
         split: which examples are shown.
     """
 
@@ -54,44 +54,44 @@ class SupervisedEnv(Environment):
         """N, the batch size."""
         dataset: str | None = None
         """The name of a data set (``rlcore list datasets``), or the path of an ``.npz`` file that holds ``inputs`` and
-        ``targets``, and, if they have a test split, ``test_inputs`` and ``test_targets``."""
+        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``."""
         data_dir: str | None = None
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
         data_seed: Seed = 1
-        """Of data that are drawn, and of a test split that is."""
+        """Seed of generated data and of splits drawn at random."""
         action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
-        """What an answer is, and what it is paid."""
+        """What an answer is, and its reward."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
-        """``unit``: bytes are divided by 255, other numbers left as they are; ``raw``: all are left as they are;
-        ``standard``: to mean 0 and standard deviation 1 over the training split, by feature, or by channel."""
+        """``unit``: bytes are divided by 255, other numbers unchanged; ``raw``: all unchanged; ``standard``: to mean 0
+        and standard deviation 1 over the training split, per feature or channel."""
         test_fraction: float = Field(0.2, ge=0, lt=1)
-        """The share of examples, drawn by class, that a data set without a test split keeps for evaluation. 0: all are
-        trained on, and evaluated on."""
+        """The share of examples, drawn by class, that a data set without a test split holds out for evaluation. 0:
+        train and evaluate on all of them."""
         validation_fraction: float = Field(0, ge=0, lt=1)
-        """The share of the training examples, drawn by class, that is kept back; the report ``uncertainty`` sets a
-        temperature by it."""
+        """The share of the training examples, drawn by class, that is held out; the report ``uncertainty`` fits a
+        temperature to it."""
         classes: list[str] | None = None
-        """Train and test on these classes alone; the other test inputs are foreign ones to the report
+        """Train and test on these classes only; the other test inputs are out-of-distribution inputs in the report
         ``uncertainty``."""
         wrong: NonNegativeFloat = 1.0
-        """c, what a wrong answer costs where ``action`` is ``ask``."""
+        """c, the cost of a wrong answer if ``action`` is ``ask``."""
         wrong_warmup: NonNegativeInt = 0
-        """Examples over which that rises from 0 to c while training: an agent that knows nothing yet, and for which
-        a mistake is dear, learns but to ask."""
+        """Training examples over which that cost rises from 0 to c: at full cost, an agent that knows nothing yet
+        learns only to ask."""
         shuffle: bool = True
-        """Show them in random order; without it, in that of the data set."""
+        """Show the examples in random order, instead of that of the data set."""
 
         @field_validator("dataset")
         @classmethod
         def _absolute(cls, dataset: str | None) -> str | None:
-            """A file is found again by a resumed run that starts elsewhere."""
+            """Makes a path absolute, so that a run resumed from another folder finds the file."""
             return str(Path(dataset).resolve()) if dataset and dataset.endswith(".npz") else dataset
 
     settings: Settings
     select_best = False
     num_examples: int
     names_classes = True
-    """Whether an answer names a class, where there are classes."""
+    """Whether an answer names a class, if there are classes."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class SupervisedEnv(Environment):
             raise InputError("env.dataset: given twice, as a data set and by name; leave one out")
         if dataset is None:
             if settings.dataset is None:
-                raise InputError("env.dataset: missing; a name (rlcore list datasets) or the path of an .npz file")
+                raise InputError("env.dataset: missing; give a name (rlcore list datasets) or the path of an .npz file")
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
         self.dataset = _prepared(dataset, settings)
         self._shift, self._scale = self._scaling(torch.device(device))
@@ -145,10 +145,10 @@ class SupervisedEnv(Environment):
         return self._show(), {}
 
     def step(self, actions: Tensor) -> StepResult:
-        """Pays for the answers and shows the next N examples.
+        """Rewards the answers and shows the next N examples.
 
         Args:
-            actions: as the setting ``action`` says.
+            actions: as the setting ``action`` defines them.
 
         Raises:
             InputError: they have another shape or dtype.
@@ -165,11 +165,11 @@ class SupervisedEnv(Environment):
         return self._show(), reward, self._terminated, self._truncated, {}
 
     def evaluation(self, num_envs: int) -> "SupervisedEnv":
-        """A twin that shows the test split in its own order, in batches of a size that matters to nobody."""
+        """A twin that shows the test split in its own order, in batches whose size does not matter."""
         return type(self)(self.twin_settings(), self.device, self.dataset, "test")
 
     def twin_settings(self) -> Any:
-        """The settings of the twin for evaluation, which is given the data set as it was prepared here."""
+        """The settings of the twin for evaluation, which is given the data set as prepared here."""
         assert self.dataset.test is not None
         batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
         prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
@@ -181,8 +181,8 @@ class SupervisedEnv(Environment):
         Returns:
             The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``); for classes also
             ``accuracy`` and ``recall_<class>``, as text the confusion matrix, and the columns ``target``, ``answer``
-            and ``reward`` of each example. Where one may ask, ``asked`` is the share, the answer K, and all the others
-            are of the examples answered.
+            and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of answers K; accuracy,
+            recall and confusion matrix are of the other answers.
         """
         with evaluating(agent):
             seed_everything(seed)
@@ -210,14 +210,14 @@ class SupervisedEnv(Environment):
         return self.scaled(inputs) if inputs.dtype == torch.uint8 else inputs
 
     def scaled(self, inputs: Tensor) -> Tensor:
-        """Inputs as the data set has them, [B, *shape], to what an agent sees, float32."""
+        """Scales inputs as the data set has them, [B, *shape], to what an agent sees, float32."""
         inputs = inputs.to(torch.float32, copy=True)
         if self._shift is not None:
             inputs -= self._shift
         return inputs if self._scale is None else inputs.div_(self._scale)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The targets that are asked for, and the place in the present permutation."""
+        """The current targets, and the position in the current permutation."""
         return {
             "target": self._target,
             "cursor": self._cursor,
@@ -233,17 +233,17 @@ class SupervisedEnv(Environment):
         self._target = saved["target"].to(self.device)
 
     def _make_action(self, device: torch.device) -> Action:
-        """What an answer is."""
+        """What an answer is, as set by ``action``."""
         if self.settings.action == "ask":
             return AskAction(self.dataset, device, self.settings.wrong)
         return ACTIONS[self.settings.action](self.dataset, device)
 
     def _encode(self) -> Tensor:
-        """What is wanted of every example shown, [n, ...]."""
+        """The encoded targets of every example shown, [n, ...]."""
         return self.action.encode(self.targets)
 
     def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        """What is wanted of some, which are shown as ``inputs``."""
+        """The encoded targets of some examples, which are shown as ``inputs``."""
         return self._encoded[rows]
 
     def _show(self) -> Tensor:
@@ -270,7 +270,7 @@ class SupervisedEnv(Environment):
             self._order = torch.arange(self.num_examples, device=self.device)
 
     def _scaling(self, device: torch.device) -> tuple[Tensor | None, Tensor | float | None]:
-        """What is subtracted from the inputs, and what they are divided by then; of the training split."""
+        """What is subtracted from the inputs, and what they are then divided by; from the training split."""
         inputs = self.dataset.train.inputs
         if self.settings.scaling == "standard":
             examples = (0, *range(2, inputs.ndim))
@@ -282,7 +282,7 @@ class SupervisedEnv(Environment):
 
 
 def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor:
-    """How often class i was answered by class j, float64 [K, K].
+    """How often class i was answered with class j, float64 [K, K].
 
     Args:
         target: [n] int64, i.
@@ -303,7 +303,7 @@ def _matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:
 
 
 def _prepared(dataset: Dataset, settings: SupervisedEnv.Settings) -> Dataset:
-    """The classes that were asked for, and examples kept back for evaluation and validation."""
+    """Selects the classes asked for, and holds out examples for evaluation and validation."""
     if settings.classes is not None:
         dataset = only_classes(dataset, settings.classes)
     if dataset.test is None and settings.test_fraction == 0:

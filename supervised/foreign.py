@@ -1,4 +1,4 @@
-"""Inputs from another distribution than the one trained on: what an agent should doubt."""
+"""Out-of-distribution inputs, of which an agent should be uncertain."""
 
 import torch
 from torch import Tensor
@@ -8,17 +8,17 @@ from rlcore.supervised.datasets import Dataset, digits
 
 
 def foreign_inputs(dataset: Dataset, num: int = 2000, seed: int = 1) -> dict[str, Tensor]:
-    """Foreign inputs by kind, each [n, *shape] of the data set's dtype and range, n at most ``num``.
+    """Out-of-distribution inputs by kind, each [n, *shape] of the data set's dtype and range, n at most ``num``.
 
     - ``classes``: those left out of the data set, if any (``env.classes``);
-    - for images of at least 16 x 16 pixels: ``rotated`` by 90 degrees; ``shuffled``, the pixels of each image in an
-      order of its own; ``digits``, those of scikit-learn enlarged, if the images have one channel;
-    - ``noise``: normal, with mean and standard deviation of the test inputs, clipped to their range.
+    - for images of at least 16 x 16 pixels: ``rotated`` by 90 degrees; ``shuffled``, the pixels of each image in a
+      random order of its own; ``digits``, those of scikit-learn enlarged, if the images have one channel;
+    - ``noise``: normal, with the mean and standard deviation of the test inputs, clipped to their range.
 
     Args:
-        dataset: its test inputs are what the first two are made of.
+        dataset: ``rotated``, ``shuffled`` and ``noise`` are made from its test inputs.
         num: how many of each kind, at most.
-        seed: of what is drawn.
+        seed: of the random choices.
     """
     assert dataset.test is not None
     generator = torch.Generator().manual_seed(seed)

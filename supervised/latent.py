@@ -1,4 +1,4 @@
-"""What a latent code looks like: what comes out of it, and where."""
+"""What a latent code looks like: what it decodes to, and where examples lie in it."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ACTIVE = 0.01
-"""Variance of a coordinate's mean over the data above which it is in use (Burda et al. 2016, section 5.2)."""
+"""Variance of a coordinate's mean over the data above which it is active (Burda et al. 2016, section 5.2)."""
 INCHES = 0.45
 """Side of an image in a figure."""
 GREY = 0.5
-"""Of the lines between images."""
+"""Of the lines between images, and of hidden halves."""
 
 
 class LatentReport(ReportMaker):
-    """What the code looks like: reconstructions, samples, ways from one image to another, and what each number does.
+    """What the code looks like: reconstructions, samples, interpolations, and what each coordinate does.
 
-    Of a code of two numbers also where the test split lies in it, and the images all over it.
+    Of a two-dimensional code also where the test split lies in it, and the images on a grid over it.
     """
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         num: int = Field(10, ge=2, le=100)
-        """Images in a row, taken evenly from the test split."""
+        """Images per row, taken evenly from the test split."""
         extent: PositiveFloat = 3.0
-        """How far from 0 the images of the code go."""
+        """How far from 0 the coordinates of the code are varied."""
         side: int = Field(21, ge=2, le=100)
-        """Images on each side of the manifold: steps of 0.3 from -3 to 3."""
+        """Images on each side of the manifold; by default in steps of 0.3 from -3 to 3."""
         seed: Seed = 1
-        """Of the samples."""
+        """Seed of the samples."""
 
     settings: Settings
 
@@ -55,10 +55,10 @@ class LatentReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``active_units``, how many coordinates are in use; if the code is a distribution, ``kl_<i>`` of each, nats.
+            ``active_units``, how many coordinates are active; if the code is a distribution, ``kl_<i>`` of each, nats.
 
         Raises:
-            InputError: the agent is no autoencoder, or what it reads are no images.
+            InputError: the agent is not an autoencoder, or its inputs are not images.
         """
         env, agent = autoencoding("report latent", agent, env, images=True)
         s = self.settings
@@ -70,7 +70,7 @@ class LatentReport(ReportMaker):
             means = codes.mean[rows]
             figures = {
                 "reconstructions": _grid(
-                    [*env.inputs(rows), *_drawn(agent, env, means)], s.num, ["shown", "given back"]
+                    [*env.inputs(rows), *_drawn(agent, env, means)], s.num, ["shown", "reconstructed"]
                 ),
                 "interpolation": _grid(_drawn(agent, env, _ways(means)), s.num),
             }
@@ -83,17 +83,17 @@ class LatentReport(ReportMaker):
         scalars = {"active_units": float((codes.mean.var(0) > ACTIVE).sum())}
         if kl is not None:
             scalars |= {f"kl_{i}": value for i, value in enumerate(kl.tolist())}
-        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]} coordinates in use", figures)
+        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]} coordinates active", figures)
 
     def _manifold(self, agent: AutoencoderAgent, env: ReconstructionEnv) -> "Figure":
-        """The images all over a code of two numbers, the second upwards."""
+        """The images on a grid over a two-dimensional code, the second coordinate upwards."""
         s = self.settings
         ends = torch.linspace(-s.extent, s.extent, s.side, device=env.device)
         z = torch.cartesian_prod(ends.flip(0), ends).flip(1)
         return _grid(_drawn(agent, env, z), s.side)
 
     def _traversal(self, agent: AutoencoderAgent, env: ReconstructionEnv, mean: Tensor, kl: Tensor | None) -> "Figure":
-        """Each coordinate of an image's code from end to end, a row each; the dearest first, if they have a price."""
+        """Each coordinate of an image's code varied from end to end, one per row; the highest KL first, if any."""
         s, L = self.settings, len(mean)
         order = torch.arange(L, device=env.device) if kl is None else kl.argsort(descending=True)
         z = mean.repeat(L, s.num, 1)  # [L, num, L]
@@ -103,10 +103,10 @@ class LatentReport(ReportMaker):
 
 
 class InpaintingReport(ReportMaker):
-    """Completes images whose lower half is hidden, by gradient ascent in the code.
+    """Completes images whose lower half is hidden, by gradient ascent on the code.
 
-    maximise  log p(x_seen | z) + log N(z; 0, 1)  over z: the likeliest code, given what is seen; of several starts the
-    one that gets highest.
+    maximise  log p(x_seen | z) + log N(z; 0, 1)  over z: the most likely code, given what is seen; the best of several
+    starts.
     """
 
     class Settings(settings.Settings):
@@ -115,13 +115,13 @@ class InpaintingReport(ReportMaker):
         num: PositiveInt = 10
         """Images, taken evenly from the test split."""
         starts: PositiveInt = 16
-        """Of the ascent, drawn from the prior, for each image."""
+        """Starts of the ascent per image, drawn from the prior."""
         steps: PositiveInt = 300
-        """Of Adam."""
+        """Steps of Adam."""
         learning_rate: PositiveFloat = 0.05
-        """Of Adam, in units of the code."""
+        """Learning rate of Adam, in units of the code."""
         seed: Seed = 1
-        """Of the starts."""
+        """Seed of the starts."""
 
     settings: Settings
 
@@ -129,11 +129,11 @@ class InpaintingReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            What the hidden halves are paid: as they were ``completed``, as they are ``reconstructed`` from the whole
-            image, and for the ``mean_image`` of the training split, which knows nothing of the upper half.
+            The mean reward of the hidden halves: as ``completed``, as ``reconstructed`` from the whole image, and as in
+            the ``mean_image`` of the training split, which ignores the upper half.
 
         Raises:
-            InputError: the agent is no variational autoencoder of images.
+            InputError: the agent is not a variational autoencoder of images.
         """
         env, agent = autoencoding("report inpainting", agent, env, variational=True, images=True)
         s = self.settings
@@ -156,11 +156,11 @@ class InpaintingReport(ReportMaker):
             joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
             figure = _grid([*obs, *seen, *joined], s.num, ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
-        text = f"the hidden half is paid: {', '.join(lines)}; pixels: {env.told}"
+        text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.told}"
         return Report(paid, text, {"inpainting": figure})
 
     def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
-        """The code of each image, [B, L], by its upper half."""
+        """The code of each image, [B, L], from its upper half."""
         s = self.settings
         shape = agent.encode(obs[:1]).mean.shape[1:]
         z = torch.randn(s.starts * len(obs), *shape, device=env.device).requires_grad_()
@@ -186,7 +186,7 @@ class ProjectorReport(ReportMaker):
         """Settings of the report."""
 
         num: PositiveInt = 2500
-        """Examples, the first ones. Their images become one picture, which browsers bound to 8,192 pixels a side."""
+        """Examples, the first ones. Their images form one picture, which browsers limit to 8,192 pixels per side."""
 
     settings: Settings
 
@@ -194,7 +194,7 @@ class ProjectorReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Raises:
-            InputError: the agent is no autoencoder.
+            InputError: the agent is not an autoencoder.
         """
         env, agent = autoencoding("report projector", agent, env)
         num = min(self.settings.num, env.num_examples)
@@ -220,7 +220,7 @@ def sampled(agent: AutoencoderAgent, env: ReconstructionEnv, num: int) -> Tensor
 
 
 def tiled(images: list[Tensor], columns: int) -> Tensor:
-    """Images [C, H, W] side by side, grey lines between: [rows * (H + 1) + 1, columns * (W + 1) + 1, C] in [0, 1]."""
+    """Images [C, H, W] in a grid, grey lines between: [rows * (H + 1) + 1, columns * (W + 1) + 1, C] in [0, 1]."""
     rows = math.ceil(len(images) / columns)
     blank = torch.zeros_like(images[0])
     full = torch.stack([*images, *[blank] * (rows * columns - len(images))]).cpu().clamp(0, 1)
@@ -235,13 +235,13 @@ def _drawn(agent: AutoencoderAgent, env: ReconstructionEnv, z: Tensor) -> list[T
 
 
 def _ways(codes: Tensor) -> Tensor:
-    """From each code [n, L] to the next in n equal steps, [n * n, L]."""
+    """From each code [n, L] to the next, n evenly spaced points each, [n * n, L]."""
     share = torch.linspace(0, 1, len(codes), device=codes.device)[:, None]
     return torch.lerp(codes[:, None], codes.roll(-1, 0)[:, None], share).flatten(0, 1)
 
 
 def _grid(images: list[Tensor], columns: int, told: list[str] | None = None) -> "Figure":
-    """A figure of images, and a word beside each row."""
+    """A figure of images, with a label beside each row."""
     picture = tiled(images, columns)
     rows = math.ceil(len(images) / columns)
     height, width = images[0].shape[1:]
@@ -260,7 +260,7 @@ def _scatter(means: Tensor, env: ReconstructionEnv) -> "Figure":
 
 
 def scatter(axes: Any, means: Tensor, env: ReconstructionEnv) -> None:
-    """Draws where codes of two numbers [n, 2] lie, by class."""
+    """Draws where two-dimensional codes [n, 2] lie, by class."""
     classes = env.dataset.classes or ("",)
     which = env.targets.cpu() if env.dataset.classes else torch.zeros(len(means))
     for k, name in enumerate(classes):

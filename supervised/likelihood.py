@@ -20,13 +20,13 @@ from rlcore.supervised.reconstruction import ReconstructionEnv
 
 
 class ELBOReport(ReportMaker):
-    """The evidence lower bound on the test split, an example: reconstruction from a draw of the code, and KL, nats."""
+    """The evidence lower bound on the test split: reconstruction from a sampled code, and KL, nats per example."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         seed: Seed = 1
-        """Of the draws."""
+        """Seed of the draws."""
 
     settings: Settings
 
@@ -34,11 +34,11 @@ class ELBOReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``reconstruction`` (minus what it was paid), ``kl`` and their sum: ``negative_elbo`` where the reward is a
+            ``reconstruction`` (minus the reward), ``kl`` and their sum: ``negative_elbo`` if the reward is a
             likelihood, else ``loss``.
 
         Raises:
-            InputError: the agent is no autoencoder.
+            InputError: the agent is not an autoencoder.
         """
         env, agent = autoencoding("report elbo", agent, env)
         reconstruction, kl = [], []
@@ -52,28 +52,29 @@ class ELBOReport(ReportMaker):
         total = "negative_elbo" if env.is_likelihood else "loss"
         scalars = {"reconstruction": means[0], "kl": means[1], total: sum(means)}
         told = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
-        return Report(scalars, f"an example: {told}; pixels: {env.told}")
+        return Report(scalars, f"per example: {told}; pixels: {env.told}")
 
 
 class BoundReport(ReportMaker):
-    """The importance-weighted bound on the log-likelihood of the test split, nats an example.
+    """The importance-weighted bound on the log-likelihood of the test split, nats per example.
 
     L_k = E log 1/k sum_i p(x, z_i) / q(z_i | x),  z_i ~ q(z | x)
 
-    The ELBO for k = 1, towards log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders", equation 8).
+    It is the ELBO for k = 1, and approaches log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders",
+    equation 8).
     """
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         k: list[PositiveInt] = Field([1, 50, 5000], min_length=1)
-        """Draws a bound is made of."""
+        """Draws per bound; each k gives one."""
         num: PositiveInt | None = None
-        """Examples, the first ones; null is all of them."""
+        """Examples, the first ones; null: all of them."""
         seed: Seed = 1
-        """Of the draws."""
+        """Seed of the draws."""
         batch: PositiveInt = 5000
-        """Codes that are decoded at once, which is what takes the memory."""
+        """Codes decoded at once, which is what takes memory."""
 
     settings: Settings
 
@@ -81,15 +82,15 @@ class BoundReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``negative_bound_<k>``, nats an example.
+            ``negative_bound_<k>``, nats per example.
 
         Raises:
-            InputError: the agent is no variational autoencoder, or the reward is no likelihood.
+            InputError: the agent is not a variational autoencoder, or the reward is not a likelihood.
         """
         env, agent = autoencoding("report bound", agent, env, variational=True)
         if not env.is_likelihood:
             raise InputError(
-                "report bound: what is paid here is no likelihood; train with env.binarize=dynamic and "
+                "report bound: the reward here is not a likelihood; train with env.binarize=dynamic and "
                 "env.action=log_odds, or with env.action=gaussian"
             )
         with evaluating(agent):
@@ -100,7 +101,7 @@ class BoundReport(ReportMaker):
         return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.told}", *lines]))
 
     def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, k: int) -> float:
-        """L_k; of a k above the batch, in pieces."""
+        """L_k; in pieces if k is above the batch."""
         draws, batch = min(k, self.settings.batch), max(1, self.settings.batch // k)
         bounds = []
         for x in obs.split(batch):
@@ -118,7 +119,7 @@ def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, co
 
     Args:
         agent: variational.
-        env: that pays log p(x | z).
+        env: with reward log p(x | z).
         obs: x, [B, *O].
         code: q(z | x).
         k: how many draws.
@@ -136,12 +137,12 @@ def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, co
 def autoencoding(
     what: str, agent: Agent, env: Environment, variational: bool = False, images: bool = False
 ) -> tuple[ReconstructionEnv, AutoencoderAgent]:
-    """Both, if they are what is needed.
+    """Both, checked to be what is needed.
 
     Args:
         what: the name of what needs them, for the message.
-        agent: an autoencoder?
-        env: one that asks for what it shows?
+        agent: must be an autoencoder.
+        env: must be a `ReconstructionEnv`.
         variational: whether the code must be a distribution.
         images: whether examples must be images.
 
@@ -154,7 +155,7 @@ def autoencoding(
     with evaluating(agent):
         code = agent.encode(torch.zeros(1, *shape, device=env.device))
     if variational and code.log_var is None:
-        raise InputError(f"{what}: a plain autoencoder is no generative model; agent.network.name=vae makes one")
+        raise InputError(f"{what}: a plain autoencoder is not a generative model; use agent.network.name=vae")
     if images and (len(shape) != 3 or shape[0] not in (1, 3)):
         raise InputError(f"{what}: needs images (1 or 3 channels, height, width), the examples here have shape {shape}")
     return env, agent

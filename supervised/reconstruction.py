@@ -1,4 +1,4 @@
-"""ReconstructionEnv: shows examples, and asks for them back."""
+"""ReconstructionEnv: shows examples, and rewards their reconstruction."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
 
 
 class ReconstructionEnv(SupervisedEnv):
-    """Shows N examples, and pays for what they are reconstructed as; every step ends N episodes.
+    """Shows N examples, and rewards their reconstructions; every step ends N episodes.
 
     ========  ========  ============================================================  ==================
     log_odds  [N, *O]   Bernoulli log-likelihood of the example, summed over O, nats   carries a gradient
@@ -25,19 +25,20 @@ class ReconstructionEnv(SupervisedEnv):
     values    [N, *O]   minus the squared error, summed over O                         carries a gradient
     ========  ========  ============================================================  ==================
 
-    Of grey pixels the first is no likelihood, and told as ``cross_entropy``: compare it with no figure of binary ones.
+    For grey pixels the first is not a likelihood, and is reported as ``cross_entropy``: do not compare it with figures
+    of binary ones.
     """
 
     class Settings(SupervisedEnv.Settings):
         """Settings of reconstruction."""
 
         action: Literal["log_odds", "gaussian", "values"] = "log_odds"  # type: ignore[assignment]
-        """What an answer is, and what it is paid."""
+        """What an answer is, and its reward."""
         binarize: Literal["none", "static", "dynamic"] = "none"
-        """Draw each pixel, 1 with a chance of its value: ``static`` once, by ``data_seed``; ``dynamic`` anew whenever
-        it is shown (Salakhutdinov & Murray 2008; Burda et al. 2016). Evaluation draws once."""
+        """Draw each pixel, 1 with the probability of its value: ``static`` once, by ``data_seed``; ``dynamic`` each
+        time it is shown (Salakhutdinov & Murray 2008; Burda et al. 2016). Evaluation draws once."""
         std: PositiveFloat = 1.0
-        """Of ``gaussian``."""
+        """The standard deviation of ``gaussian``."""
 
         @model_validator(mode="after")
         def _check(self) -> "ReconstructionEnv.Settings":
@@ -66,7 +67,7 @@ class ReconstructionEnv(SupervisedEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
         if seed is not None:
-            self._noise.manual_seed(derive_seed(seed, 1))  # another stream than the order of the examples
+            self._noise.manual_seed(derive_seed(seed, 1))  # not the stream of the order of the examples
         return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
@@ -86,8 +87,8 @@ class ReconstructionEnv(SupervisedEnv):
         """Shows every example exactly once, whatever ``num_episodes``.
 
         Returns:
-            The mean of the reward by its name, ``log_likelihood`` or ``cross_entropy`` in nats, or ``squared_error``; a
-            column of each.
+            The mean of the reward by its name, ``log_likelihood`` or ``cross_entropy`` in nats, or ``squared_error``;
+            the column ``reward`` of each example.
         """
         with evaluating(agent):
             seed_everything(seed)
@@ -99,17 +100,17 @@ class ReconstructionEnv(SupervisedEnv):
         return map(self.inputs, self._rows())
 
     def pixels(self, answers: Tensor) -> Tensor:
-        """What answers [B, *O] look like: chances for log-odds, else themselves."""
+        """What answers [B, *O] look like: probabilities for log-odds, else themselves."""
         return answers.sigmoid() if self.settings.action == "log_odds" else answers
 
     def answers(self, pixels: Tensor) -> Tensor:
-        """The answers [B, *O] that look like pixels, in (0, 1) if they are chances."""
+        """The answers [B, *O] that look like pixels, which are in (0, 1) for log-odds."""
         return pixels.logit() if self.settings.action == "log_odds" else pixels
 
     def mean_input(self) -> Tensor:
         """The mean of the training split, [*O], as an agent sees it.
 
-        Chances never are 0 or 1: as if there had been one example more of each (Laplace's rule of succession).
+        Probabilities are never 0 or 1: as if there had been one more example of each (Laplace's rule of succession).
         """
         inputs = self.dataset.train.inputs
         mean = self.scaled(inputs.float().mean(0).to(self.device))
@@ -122,13 +123,13 @@ class ReconstructionEnv(SupervisedEnv):
 
     @property
     def told(self) -> str:
-        """What the figures are of, to be said with them."""
+        """What pixels the figures are of, to be reported with them."""
         if self.is_binary:
             return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"
-        return "not binary: comparable with no figure of binary ones"
+        return "not binary: not comparable with figures of binary ones"
 
     def checkpoint(self) -> dict[str, Any]:
-        """What is asked for, the place in the present permutation, and the generator of the pixels."""
+        """The current targets, the position in the current permutation, and the generator of the pixels."""
         return {**super().checkpoint(), "noise": self._noise.get_state()}
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -142,7 +143,7 @@ class ReconstructionEnv(SupervisedEnv):
         low, high = ends.aminmax()
         if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
             seen = f"{float(low):g} to {float(high):g}"
-            raise InputError(f"env.binarize: inputs must be chances in [0, 1], these go from {seen}; see env.scaling")
+            raise InputError(f"env.binarize: inputs must be probabilities in [0, 1], got {seen}; see env.scaling")
         least, most = min(x.amin() for x in splits), max(x.amax() for x in splits)
         has_two = all(bool(((x == least) | (x == most)).all()) for x in splits)
         self.is_binary = self.settings.binarize != "none" or bool(has_two and low == 0 and high == 1)
@@ -157,7 +158,7 @@ class ReconstructionEnv(SupervisedEnv):
         return action
 
     def _encode(self) -> Tensor:
-        return self.targets  # what is wanted is what is shown
+        return self.targets  # unused: the target is the input itself
 
     def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
         return inputs

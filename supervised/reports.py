@@ -1,4 +1,4 @@
-"""What one looks at in a data set's evaluation: confusion, examples, filters, decision boundaries, packed bits."""
+"""Reports on the evaluation of a data set: confusion, examples, filters, decision boundaries, packed bits."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROWS_OF_TWO = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
-"""Upper and lower pixel of a character."""
+"""The character for an upper and a lower pixel."""
 
 
 class ConfusionReport(ReportMaker):
-    """How often each class was answered by each: a figure of the confusion matrix."""
+    """How often each class was answered with each: a figure of the confusion matrix."""
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -50,13 +50,13 @@ class ExamplesReport(ReportMaker):
         """Settings of the report."""
 
         num: PositiveInt = 10
-        """How many."""
+        """How many examples."""
         wrong: bool = False
-        """The wrong answers that were paid least, in place of the first of the split."""
+        """Show the wrong answers of lowest reward, instead of the first examples of the split."""
         width: PositiveInt = 120
-        """Characters in a line."""
+        """Characters per line."""
         threshold: float = Field(0.4, gt=0, lt=1)
-        """Share of the range of the pixels above which one is drawn."""
+        """Share of the range of pixel values above which a pixel is drawn."""
 
     settings: Settings
 
@@ -87,7 +87,7 @@ class ExamplesReport(ReportMaker):
         return Report({}, self._draw(images > self.settings.threshold, told), {name: figure})
 
     def _draw(self, images: Tensor, told: list[str]) -> str:
-        """Images [B, H, W] bool side by side, two rows of pixels in a line of text."""
+        """Images [B, H, W] bool side by side, two rows of pixels per line of text."""
         blocks = [[text, *terminal_lines(image)] for image, text in zip(images, told, strict=True)]
         width = max(len(line) for block in blocks for line in block) + 2
         abreast = max(1, self.settings.width // width)
@@ -100,13 +100,13 @@ class ExamplesReport(ReportMaker):
 
 
 class FiltersReport(ReportMaker):
-    """The weights of the first layer as images: what each unit looks for."""
+    """The weights of the first layer as images: what each unit responds to."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         num: PositiveInt = 64
-        """How many, at most."""
+        """How many filters, at most."""
 
     settings: Settings
 
@@ -129,7 +129,7 @@ class FiltersReport(ReportMaker):
 
 
 class PackedReport(ReportMaker):
-    """A binarized network on bytes and bits: whether it answers as it did on floats, and its size."""
+    """A binarized network on bytes and bits: whether it answers as on floats, and its size."""
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -138,8 +138,8 @@ class PackedReport(ReportMaker):
         assert split is not None
         if not isinstance(network, BinarizedMLP) or split.inputs.dtype != torch.uint8 or env.settings.scaling != "raw":
             raise InputError(
-                "report packed: needs the agent supervised with the network binarized_mlp, trained on bytes as they "
-                "are (env.scaling=raw)"
+                "report packed: needs the agent supervised with the network binarized_mlp, trained on raw bytes "
+                "(env.scaling=raw)"
             )
         packed = PackedMLP(network)
         answers = torch.cat([torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(1000)])
@@ -147,15 +147,15 @@ class PackedReport(ReportMaker):
         accuracy = (answers == split.targets.cpu()).double().mean().item()
         floats = 4 * sum(parameter.numel() for parameter in network.parameters())
         text = (
-            f"on bits: accuracy {accuracy:.2%}; {same:.2%} of {len(answers):,} answers are those on floats\n"
-            f"{packed.num_bytes:,} bytes, {8 * packed.num_bytes / packed.num_weights:.2f} bits a weight all told; "
-            f"as float32 {floats:,} bytes, {floats / packed.num_bytes:.1f} times that"
+            f"on bits: accuracy {accuracy:.2%}; {same:.2%} of {len(answers):,} answers match those on floats\n"
+            f"{packed.num_bytes:,} bytes, {8 * packed.num_bytes / packed.num_weights:.2f} bits per weight in total; "
+            f"as float32 {floats:,} bytes, {floats / packed.num_bytes:.1f} times as many"
         )
         return Report({"packed_accuracy": accuracy, "packed_same_answers": same}, text)
 
 
 class BoundaryReport(ReportMaker):
-    """Of two inputs: the answer everywhere in the plane, and the training examples."""
+    """For two inputs: the answer everywhere in the plane, and the training examples."""
 
     class Settings(settings.Settings):
         """Settings of the report."""
@@ -163,7 +163,7 @@ class BoundaryReport(ReportMaker):
         resolution: PositiveInt = 150
         """Points along each axis."""
         margin: NonNegativeFloat = 0.2
-        """Around the examples, as a share of their range."""
+        """Margin around the examples, as a share of their range."""
 
     settings: Settings
 
@@ -176,10 +176,10 @@ class BoundaryReport(ReportMaker):
         return Report({}, figures={"boundary": figure})
 
     def draw(self, axes: Any, agent: Agent, env: Environment) -> None:
-        """Draws it into given matplotlib axes.
+        """Draws the boundary into given matplotlib axes.
 
         Raises:
-            InputError: the environment is no data set of two inputs and classes.
+            InputError: the environment is not a data set of two inputs and classes.
         """
         env, classes = classified("boundary", env)
         inputs, targets = env.dataset.train
@@ -202,10 +202,10 @@ class BoundaryReport(ReportMaker):
 
 
 def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str, ...]]:
-    """The environment as a data set of classes, and these.
+    """The environment as a data set of classes, and the class names.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not one.
     """
     if not isinstance(env, SupervisedEnv) or env.dataset.classes is None or not env.names_classes:
         raise InputError(f"report {report}: needs a data set of classes (env.name=supervised)")
@@ -213,7 +213,7 @@ def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str,
 
 
 def figure_of(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":
-    """A figure of panels in a grid, at most ten abreast; each of that many inches."""
+    """A figure of panels in a grid, at most ten per row; width and height are a panel's, in inches."""
     from matplotlib.figure import Figure
 
     columns = min(num_panels, 10)

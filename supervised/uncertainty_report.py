@@ -1,4 +1,4 @@
-"""The report ``uncertainty``: how sure an agent is of the test examples, and whether that can be relied on."""
+"""The report ``uncertainty``: how certain an agent is on the test examples, and how reliable that is."""
 
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
@@ -41,38 +41,38 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 BAR = 30
-"""Characters of a probability of 1."""
+"""Characters in the bar of a probability of 1."""
 LIKELY = 0.05
-"""Chance of a class above which a single pass shows its bar."""
+"""Probability of a class above which a single pass shows its bar."""
 THRESHOLD = 0.4
-"""Share of the range of the pixels above which one is drawn."""
+"""Share of the range of pixel values above which a pixel is drawn."""
 
 Ask = Callable[[Tensor], Answers]
-"""Observations [B, *O] to all the answers there are, [T, B]."""
+"""Maps observations [B, *O] to all answers, [T, B]."""
 
 
 class UncertaintyReport(ReportMaker):
-    """How sure the agent is: calibration, risk and coverage, foreign inputs; and the examples that it doubts.
+    """How certain the agent is: calibration, risk and coverage, out-of-distribution inputs, and uncertain examples.
 
-    Side by side: ``softmax``, one answer with nothing dropped, and ``mc_dropout``, if the network has dropout, or
-    ``ensemble``, if the agent is one. Examples and figures are of the latter.
+    Compares ``softmax``, one answer with nothing dropped, with ``mc_dropout``, if the network has dropout, or
+    ``ensemble``, if the agent is one. Examples and the histograms of the entropy are of the latter.
     """
 
     class Settings(settings.Settings):
         """Settings of the report."""
 
         passes: int = Field(20, ge=2)
-        """T, of Monte Carlo dropout."""
+        """T, the passes of Monte Carlo dropout."""
         above: PositiveFloat = 0.9
         """Show the examples whose predictive entropy is above this, nats."""
         num: PositiveInt = 10
-        """How many of them, at most."""
+        """How many of these examples, at most."""
         index: NonNegativeInt | None = None
-        """Show this test example alone, with the bars of every pass."""
+        """Show only this test example, with the bars of every pass."""
         seed: Seed = 1
-        """Of the masks and of foreign inputs."""
-        memory: PositiveFloat = 512
-        """What a batch with all its passes may take, MiB."""
+        """Seed of the masks and of out-of-distribution inputs."""
+        memory_mib: PositiveFloat = 512
+        """Memory that a batch with all its passes may take, MiB."""
 
     settings: Settings
 
@@ -80,8 +80,8 @@ class UncertaintyReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Raises:
-            InputError: the environment is no data set of classes, the agent gives no probabilities of them or one
-                answer alone, or ``index`` is none of the test examples.
+            InputError: the environment is not a data set of classes, the agent gives no probabilities of them or only
+                one answer, or ``index`` is not below the number of test examples.
         """
         env, _ = classified("uncertainty", env)
         askers = self._askers(agent)
@@ -95,19 +95,19 @@ class UncertaintyReport(ReportMaker):
         return Report(scalars, text, _figures(found, env.targets.cpu()))
 
     def _askers(self, agent: Agent) -> dict[str, Ask]:
-        """The ways to ask, the best one last."""
+        """The ways to ask the agent, the best one last."""
         s = self.settings
         if isinstance(agent, Ensemble):
             return {"softmax": agent.members[0].answers, "ensemble": agent.answers}
         if dropouts(agent):
-            return {"softmax": agent.answers, "mc_dropout": MCDropout(agent, s.passes, s.seed, s.memory).answers}
+            return {"softmax": agent.answers, "mc_dropout": MCDropout(agent, s.passes, s.seed, s.memory_mib).answers}
         raise InputError(
-            "report uncertainty: this agent has one answer alone; train one with dropout (agent.network.dropout=0.1), "
+            "report uncertainty: this agent gives only one answer; train one with dropout (agent.network.dropout=0.1), "
             "or an ensemble (agent.name=ensemble)"
         )
 
     def _doubted(self, env: SupervisedEnv, test: ClassUncertainty) -> str:
-        """The examples of the largest doubt, as they come."""
+        """The examples whose predictive entropy is above the setting, in their order."""
         above = self.settings.above
         indices = (test.predictive_entropy > above).nonzero().flatten().tolist()
         lines = [f"{len(indices):,} of {len(env.targets):,} examples have a predictive entropy above {above:g} nats"]
@@ -118,7 +118,7 @@ class UncertaintyReport(ReportMaker):
 
 
 class Measured(NamedTuple):
-    """What an agent says of the test examples and of foreign inputs, and the measures of it."""
+    """An agent's uncertainty on the test examples and on out-of-distribution inputs, and its measures."""
 
     test: ClassUncertainty
     foreign: dict[str, ClassUncertainty]
@@ -126,20 +126,21 @@ class Measured(NamedTuple):
 
 
 def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
-    """Asks about the test examples and foreign inputs.
+    """Asks about the test examples and out-of-distribution inputs.
 
     Args:
         env: the data set's twin for evaluation.
-        ask: observations to all the answers there are; the agent is in evaluation.
-        seed: of the foreign inputs.
+        ask: maps observations to all answers; the agent must be in evaluation mode.
+        seed: of the out-of-distribution inputs.
 
     Returns:
         The answers, and `rlcore.uncertainty.measures` of them; if the data set has validation examples, the
-        ``temperature`` set by these and what it mends; for each kind of foreign inputs, ``<kind>_roc_area`` of the
-        predictive entropy and ``<kind>_mutual_information_roc_area``.
+        ``temperature`` fitted to these and the measures with it, ``tempered_<measure>``; for each kind of
+        out-of-distribution inputs, ``<kind>_roc_area`` of the predictive entropy and, of several answers,
+        ``<kind>_mutual_information_roc_area``.
 
     Raises:
-        InputError: the answers are no probabilities of the data set's classes.
+        InputError: the answers are not probabilities of the data set's classes.
     """
     dataset, target = env.dataset, env.targets.cpu()
     all_rows = torch.arange(env.num_examples, device=env.device)
@@ -162,7 +163,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         scalars[f"{kind}_roc_area"] = roc_area(
             torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign
         )
-        if test.mutual_information.any():  # there is none in one answer
+        if test.mutual_information.any():  # a single answer has none
             scalars[f"{kind}_mutual_information_roc_area"] = roc_area(
                 torch.cat([test.mutual_information, found.mutual_information]), is_foreign
             )
@@ -170,7 +171,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
 
 
 def _asked(ask: Ask, batches: Iterable[Tensor]) -> ClassUncertainty:
-    """What the answers to all batches say, on the CPU."""
+    """The uncertainty of the answers to all batches, on the CPU."""
     pieces = []
     for obs in batches:
         answers = ask(obs)

@@ -308,7 +308,7 @@ class Listed(Reinforce):
 def test_what_a_checkpoint_would_lack_is_named(monkeypatch):
     env = CartPole(CartPole.Settings(num_envs=8))
     settings = PPO.Settings(horizon=32, minibatch_size=64)
-    with pytest.raises(AssertionError, match=r"a restored agent learns another .*: what learning changes must be"):
+    with pytest.raises(AssertionError, match=r"a restored agent learns a different .*: what learning changes must be"):
         check_agent(Forgetful(env, settings), env)
     monkeypatch.setattr(Forgetful, "saved", True)
     check_agent(Forgetful(env, settings), env)

@@ -238,7 +238,7 @@ def test_matches_are_told_by_opponent():
     drawn = MatchesReport.Settings.model_validate({**settings, "balanced": True, "num": 3})
     assert "from 3 balanced openings" in MatchesReport(drawn)(agent, env.evaluation(4), Report({})).text
     twice = MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}, {"name": "random"}]})
-    with pytest.raises(InputError, match="report matches: players need names of their own, got random, random"):
+    with pytest.raises(InputError, match="report matches: player names must be unique, got random, random"):
         MatchesReport(twice)(agent, env.evaluation(4), Report({}))
 
 
@@ -265,7 +265,7 @@ def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
         )
     with pytest.raises(InputError, match="saved plays TicTacToe, the game here is ConnectFour"):
         report(agent, other, Report({}))
-    with pytest.raises(InputError, match="tells of no episodes"):
+    with pytest.raises(InputError, match="has no episodes"):
         commands.evaluate("saved", 4, None, False, "episodes", [])
 
 
@@ -320,9 +320,9 @@ def test_a_game_in_the_terminal(monkeypatch, capsys):
     _, agent = make()
     out = session(monkeypatch, capsys, agent, ["5", "5", "x", "hint", "undo", "undo", "1", "help"])
     assert "5 cannot be played now; legal: " in out
-    assert "'x' is no move" in out
+    assert "'x' is not a move" in out
     assert "I would play" in out
-    assert "there is no move of yours to take back" in out
+    assert "you have no move to take back" in out
     assert "expected" in out
     assert out.rstrip().endswith("Goodbye.")
     out = session(monkeypatch, capsys, agent, [], first=False)

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from compare import Syncs, same
+from compare import same
 from torch import nn
 from torch.distributions import Bernoulli, MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional as F
@@ -325,18 +325,6 @@ def test_an_interrupted_run_ends_in_the_same_bits_noise_included(binarize):
     same(second.checkpoint(), whole.checkpoint())
 
 
-def test_an_update_waits_for_no_device(monkeypatch):
-    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
-    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
-    env = make(binarize="dynamic")
-    trainer = Trainer(vae(env, kl_warmup=0.5, free_bits=0.1), env, total_steps=10_000)
-    trainer.update()
-    with Syncs() as syncs:
-        for _ in range(20):
-            trainer.update()
-    assert syncs.count == 0
-
-
 def test_evaluation_and_reports_change_no_bit_of_the_training():
     env = make(binarize="dynamic")
     agent = vae(env)
@@ -402,8 +390,8 @@ def test_samples_and_figures_from_the_command_line(digits_run, workdir):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"scaling": "standard"}, r"log_odds need targets in \[0, 1\], these go from -\d.* to \d.*; for other numbers"),
-        ({"scaling": "standard", "binarize": "dynamic"}, r"chances in \[0, 1\], these go from"),
+        ({"scaling": "standard"}, r"log_odds needs targets in \[0, 1\], got -\d.* to \d.*; for other numbers"),
+        ({"scaling": "standard", "binarize": "dynamic"}, r"probabilities in \[0, 1\], got"),
     ],
 )
 def test_pixels_outside_the_range_are_named(settings, words):
@@ -422,12 +410,12 @@ def test_mistakes_are_one_line(digits_run, workdir):
         vae(rlcore.registry.envs["cartpole"](rlcore.registry.envs["cartpole"].Settings()))
     env = make()
     with pytest.raises(
-        InputError, match=r"bound: what is paid here is no likelihood; train with env\.binarize=dynamic and env\.action"
+        InputError, match=r"bound: the reward here is not a likelihood; train with env\.binarize=dynamic and env\.act"
     ):
         told(BoundReport, env, vae(env))
     plain = vae(env, name="autoencoder", network={"name": "autoencoder"})
     for report in ("bound", "inpainting"):
-        with pytest.raises(InputError, match="plain autoencoder is no generative model"):
+        with pytest.raises(InputError, match="plain autoencoder is not a generative model"):
             told(rlcore.registry.reports[report], env, plain)
     flat = make(from_arrays(np.random.default_rng(0).random((40, 3)), np.arange(40) % 2))
     with pytest.raises(InputError, match=r"needs images .* shape \(3,\)"):
@@ -436,13 +424,13 @@ def test_mistakes_are_one_line(digits_run, workdir):
     with pytest.raises(InputError, match="sample ppo: needs an autoencoder"):
         run_cli("sample", "ppo")
     run_cli("train", "digits_vae", "agent.network.name=autoencoder", "trainer.epochs=1", "--run-dir", "plain")
-    with pytest.raises(InputError, match="sample plain: a plain autoencoder is no generative model"):
+    with pytest.raises(InputError, match="sample plain: a plain autoencoder is not a generative model"):
         run_cli("sample", "plain")
     for run, shape, words in (
         ("ppo", (1, 8, 8), "ppo is a run of the agent ppo, not of an autoencoder"),
         ("run", (1, 9, 9), r"inputs here have shape \(1, 9, 9\), those that .*run encodes have shape \(1, 8, 8\)"),
         ("run", (64,), r"inputs here have shape \(64,\)"),
-        ("nothing", (1, 8, 8), "nothing is no run"),
+        ("nothing", (1, 8, 8), "nothing is not a run"),
     ):
         with pytest.raises(InputError, match=words):
             build("encoder_of", shape, run=run)
@@ -456,7 +444,7 @@ def test_a_report_of_classes_is_none_of_reconstructions(report):
 
 
 def test_settings_that_would_do_nothing_are_refused():
-    with pytest.raises(InputError, match="free_bits: are of a code that is a distribution; autoencoder's is none"):
+    with pytest.raises(InputError, match="free_bits: need a code that is a distribution; autoencoder's is not"):
         vae(make(), network={"name": "autoencoder"}, beta=2.0)
     with pytest.raises(ValueError, match="std: is a setting of the action gaussian"):
         make(std=2.0)
@@ -468,7 +456,7 @@ def test_both_splits_decide_what_pixels_are():
     classes = np.arange(40) % 2
     assert make(from_arrays(bits, classes, bits, classes)).is_binary
     assert not make(from_arrays(bits, classes, bits * 0.7, classes)).is_binary
-    with pytest.raises(InputError, match=r"these go from 0 to 1\.5"):
+    with pytest.raises(InputError, match=r"got 0 to 1\.5"):
         make(from_arrays(bits, classes, bits * 1.5, classes))
     raw = make(from_arrays(bits.astype(np.uint8), classes), binarize="static", scaling="raw")
     assert raw.inputs(slice(0, 5)).unique().tolist() == [0, 1]

@@ -90,7 +90,7 @@ def test_a_newer_schema_is_refused(path, monkeypatch):
 
 def test_a_foreign_or_missing_file_is_refused(tmp_path):
     torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
-    with pytest.raises(CheckpointError, match="no checkpoint of rlcore"):
+    with pytest.raises(CheckpointError, match="is not an rlcore checkpoint"):
         checkpoint.load(tmp_path / "foreign.pt")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         checkpoint.load(tmp_path / "missing.pt")

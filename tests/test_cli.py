@@ -53,12 +53,12 @@ def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):
     status, out, _ = rlcore_("train", "quick.yaml", "--run-dir", "run", "seed=4", "trainer.stop_at=1024")
     assert status == 0
     assert "device: cpu" in out
-    assert "go on with: rlcore resume run" in out
+    assert "resume with: rlcore resume run" in out
     assert json.loads((workdir / "run/result.json").read_text())["finished"] is False
 
     status, out, _ = rlcore_("resume", "run")
     assert status == 0
-    assert "going on from step 1,024" in out
+    assert "resuming from step 1,024" in out
     result = json.loads((workdir / "run/result.json").read_text())
     assert result["finished"] is True
     assert result["steps"] == 2048
@@ -71,10 +71,10 @@ def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):
 
     status, out, _ = rlcore_("resume", "run")
     assert status == 0
-    assert "is at its end" in out
+    assert "has finished at step" in out
     status, out, _ = rlcore_("resume", "run", "trainer.total_steps=2304")
     assert status == 0
-    assert "bits will differ" in out
+    assert "results will not be bit-identical" in out
 
     status, out, _ = rlcore_("eval", "run", "--episodes", 3, "--json")
     assert status == 0
@@ -123,7 +123,7 @@ def test_signals_finish_the_update_save_and_say_how_to_resume(workdir, number, s
     process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == status
-    assert re.search(r"saved at step [\d,]+; go on with: rlcore resume run", out)
+    assert re.search(r"saved at step [\d,]+; resume with: rlcore resume run", out)
     assert checkpoint.load(workdir / "run/checkpoints/last.pt")["steps"] > 0
 
 
@@ -170,7 +170,7 @@ def test_a_signal_is_passed_on_to_all_seeds_which_save(workdir, number):
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     logs = [path.read_text() for path in workdir.glob("many/*/train.log")]
-    assert [bool(re.search(r"saved at step [\d,]+; go on with", log)) for log in logs] == [
+    assert [bool(re.search(r"saved at step [\d,]+; resume with", log)) for log in logs] == [
         True,
         True,
     ]  # the third never began
@@ -230,7 +230,7 @@ def test_list_and_show(rlcore_):
     assert rlcore_("show", "quick.yaml", f"seed={2**63}")[0] == 0
     assert re.search(r"agent.horizon +│ 32 +│ quick.yaml", out)
     assert re.search(r"agent.clip_range +│ 0.2 +│ default", out)
-    assert "107 parameters; 48 multiply-adds an answer" in out  # two bodies of 4-8, heads of 2 and 1; V is not asked
+    assert "107 parameters; 48 multiply-adds per answer" in out  # two bodies of 4-8, heads of 2 and 1; V is not asked
 
 
 @pytest.mark.parametrize(
@@ -239,11 +239,14 @@ def test_list_and_show(rlcore_):
         (["train", "quick.yaml", "agent.gama=0.9"], "command line: agent.gama: unknown key (did you mean 'gamma'?)"),
         (["train", "nothing.yaml"], "there is no file nothing.yaml"),
         (["train", "cartpole_pp"], "did you mean 'cartpole_ppo'"),
-        (["eval", "nowhere"], "nowhere is no run: there is no nowhere/config.yaml"),
-        (["resume", "."], ". is no run"),
+        (["eval", "nowhere"], "nowhere is not a run: there is no nowhere/config.yaml"),
+        (["resume", "."], ". is not a run"),
         (["list", "agent"], "unknown kind 'agent' (did you mean 'agents'?)"),
         (["train", "quick.yaml", "device=cuda:99"], "device: there is no cuda:99"),
-        (["train", "quick.yaml", "--seeds", "2", "--run-dir", "quick.yaml"], "cannot make the run folder quick.yaml/"),
+        (
+            ["train", "quick.yaml", "--seeds", "2", "--run-dir", "quick.yaml"],
+            "cannot create the run folder quick.yaml/",
+        ),
         (["show", "quick.yaml", "seed=!!int x"], "command line: "),
     ],
 )
@@ -266,11 +269,11 @@ def test_mistakes_with_a_run(rlcore_, workdir):
         assert (status, err.count("\n")) == (2, 1), err
         return err
 
-    assert "holds a run already" in fails("train", "quick.yaml", "--run-dir", "run")
-    assert "config.yaml is damaged or no checkpoint" in fails("eval", "run", "--checkpoint", "run/config.yaml")
+    assert "already holds a run" in fails("train", "quick.yaml", "--run-dir", "run")
+    assert "config.yaml is damaged or not a checkpoint" in fails("eval", "run", "--checkpoint", "run/config.yaml")
     assert "there is no checkpoint gone.pt: the run has best, last;" in fails("eval", "run", "--checkpoint", "gone.pt")
     assert "did you mean 'last'" in fails("eval", "run", "--checkpoint", "lst")
-    assert "seed: a run keeps its own" in fails("resume", "run", "seed=7")
+    assert "seed: a run keeps its seed" in fails("resume", "run", "seed=7")
     assert "unknown report 'episods' (did you mean 'episodes'?)" in fails("eval", "run", "--report", "episods")
     assert "bins: must be greater than 0" in fails("eval", "run", "--report", "episodes", "bins=0")
     assert "does not fit" in fails("resume", "run", "agent.network.hidden=[3]")

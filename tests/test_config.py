@@ -123,8 +123,8 @@ def test_overrides_and_where_settings_come_from(write):
         ("trainer:", "device: cuda:99\ntrainer:", r"device: there is no cuda:99; torch sees \d+ CUDA devices"),
         ("trainer:", "expect: {eval/return: {source: x}}\ntrainer:", r"expect.eval/return: needs either at_least"),
         ("trainer:", "imports: [no_such_module]\ntrainer:", r"imports: cannot import 'no_such_module'"),
-        ("trainer:", "seed: 1\nseed: 2\ntrainer:", r"mine.yaml:4: the key 'seed' stands twice"),
-        ("trainer:", "seed: !!int 1.5\ntrainer:", r"mine.yaml: 1.5 is no whole number"),
+        ("trainer:", "seed: 1\nseed: 2\ntrainer:", r"mine.yaml:4: the key 'seed' is duplicated"),
+        ("trainer:", "seed: !!int 1.5\ntrainer:", r"mine.yaml: 1.5 is not a whole number"),
         ("trainer:", "[3: 4\ntrainer:", r"mine.yaml:\d+: "),
         ("trainer:", "x: !!python/object/apply:os.system [ls]\ntrainer:", r"mine.yaml:3: could not determine"),
     ],
@@ -172,7 +172,7 @@ def test_what_no_member_of_a_union_takes_is_one_mistake():
 def test_a_mistake_on_the_command_line_is_named_so(write):
     path = write(GOOD)
     assert fails(path, "agent.gamma=2").startswith("command line: agent.gamma: must be less than")
-    assert "is no KEY=VALUE" in fails(path, "gamma")
+    assert "is not KEY=VALUE" in fails(path, "gamma")
     assert "env.num_envs.x: env.num_envs is 8, not a mapping" in fails(path, "env.num_envs.x=3")
 
 
@@ -208,7 +208,7 @@ def test_an_action_space_that_no_head_serves_is_named(write):
         "odd_env.py",
     )
     got = fails(write(GOOD.replace("cartpole", "odd") + "imports: [odd_env]\n"))
-    assert "no policy head serves the action space Box(0, 9, (3,), int64); served: Discrete, MultiDiscrete" in got
+    assert "no policy head supports the action space Box(0, 9, (3,), int64); supported: Discrete, MultiDiscrete" in got
 
 
 def test_registry_by_entry_point(monkeypatch):

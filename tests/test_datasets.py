@@ -75,12 +75,12 @@ def test_idx_files_gzipped_or_not(tmp_path):
 def test_damaged_idx_files_are_refused_by_name(tmp_path):
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     for content, expected in {
-        idx(array)[:-3]: "21 bytes follow a header that tells of 24",
+        idx(array)[:-3]: "21 bytes follow a header that announces 24",
         idx(array) + b"x": "25 bytes",
         idx(array)[:9]: "cut short",
-        idx(array, kind=9): "no IDX file of bytes",
-        b"": "no IDX file of bytes: it begins with nothing",
-        b"<html>": "no IDX file of bytes",
+        idx(array, kind=9): "not an IDX file of bytes",
+        b"": "not an IDX file of bytes: it begins with nothing",
+        b"<html>": "not an IDX file of bytes",
     }.items():
         path = tmp_path / "file"
         path.write_bytes(content)
@@ -129,21 +129,21 @@ def test_npz_files_and_their_mistakes(tmp_path):
     np.savez(path, inputs=x, targets=y, test_inputs=x)
     assert "expected inputs, targets, test_inputs, test_targets" in refused(load, str(path))
     np.savez(path, inputs=np.array([{}]), targets=y)
-    assert "is no .npz file of plain arrays" in refused(load, str(path))
+    assert "is not an .npz file of plain arrays" in refused(load, str(path))
     path.write_bytes(b"junk")
-    assert "is no .npz file of plain arrays" in refused(load, str(path))
+    assert "is not an .npz file of plain arrays" in refused(load, str(path))
     assert "there is no file" in refused(load, str(tmp_path / "none.npz"))
     assert "did you mean 'circles'" in refused(load, "circle")
 
 
 def test_bad_arrays_are_one_line():
     x, y = np.ones((6, 3)), np.arange(6) % 2
-    assert "6 inputs and 5 targets; they must be as many" in refused(from_arrays, x, y[:5])
+    assert "6 inputs and 5 targets; their numbers must be equal" in refused(from_arrays, x, y[:5])
     assert "the test split is empty" in refused(from_arrays, x, y, x[:0], y[:0])
     assert "a training label is -1" in refused(from_arrays, x, y - 1 + np.array([0, 0, 0, 1, 1, 1]))
-    assert "a test label is 2; with 2 classes they run from 0 to 1" in refused(from_arrays, x, y, x, y + 1)
+    assert "a test label is 2; with 2 classes, labels run from 0 to 1" in refused(from_arrays, x, y, x, y + 1)
     assert "a test input has shape (2,), a training input (3,)" in refused(from_arrays, x, y, x[:, :2], y)
-    assert "two classes at least" in refused(from_arrays, x, y * 0)
+    assert "at least two classes" in refused(from_arrays, x, y * 0)
     assert "must be numbers" in refused(from_arrays, x.astype(str), y)
     assert "[n, 1]" in refused(from_arrays, x[:, 0], y)
     bad = x.copy()

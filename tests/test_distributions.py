@@ -61,7 +61,7 @@ def test_policy_head_serves_discrete_and_box():
 
 @pytest.mark.parametrize("space", [Box(0, 255, (2,), dtype="uint8"), gymnasium.spaces.Text(3)])
 def test_policy_head_names_what_it_serves(space):
-    with pytest.raises(InputError, match="served: Discrete, MultiDiscrete of one dimension, MultiBinary, Box"):
+    with pytest.raises(InputError, match="supported: Discrete, MultiDiscrete of one dimension, MultiBinary, Box"):
         policy_head(8, space)
 
 

@@ -186,13 +186,13 @@ def test_positions_are_read_and_a_bad_row_is_named_by_its_line(positions):
     good = "4,-1,0,1,2,1,0,-1"
     for row, words in (
         ("4,1,2,3", "line 3: 4 fields; expected the moves and 7 scores"),
-        ("49,1,2,3,4,5,6,7", "line 3: move 2 of 49, '9', is no legal move"),
-        ("1111111,1,2,3,4,5,6,7", "line 3: move 7 of 1111111, '1', is no legal move"),
+        ("49,1,2,3,4,5,6,7", "line 3: move 2 of 49, '9', is not legal"),
+        ("1111111,1,2,3,4,5,6,7", "line 3: move 7 of 1111111, '1', is not legal"),
         ("1212121,1,2,3,4,5,6,7", "line 3: the game ends with move 7 of 1212121"),
-        ("4,1,x,3,4,5,6,7", "line 3: a score is no number: 'x'"),
-        ("4,1,nan,3,4,5,6,7", "line 3: a score is no number: 'nan'"),
-        ("4,1,-1000,3,4,5,6,7", "line 3: the move 2 is legal there, and its score is -1000"),
-        ("111111,1,2,3,4,5,6,7", "line 3: the move 1 is illegal there, and its score is 1"),
+        ("4,1,x,3,4,5,6,7", "line 3: a score is not a number: 'x'"),
+        ("4,1,nan,3,4,5,6,7", "line 3: a score is not a number: 'nan'"),
+        ("4,1,-1000,3,4,5,6,7", "line 3: the move 2 is legal there, but its score is -1000"),
+        ("111111,1,2,3,4,5,6,7", "line 3: the move 1 is illegal there, but its score is 1"),
     ):
         with pytest.raises(InputError, match=words):
             read(C4, positions(good, row))

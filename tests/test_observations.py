@@ -92,7 +92,7 @@ def test_networks_for_pixels_have_the_published_sizes():
 def test_what_no_network_reads_is_one_line():
     with pytest.raises(InputError, match="no network reads the observation space Text"):
         build_body(MLP, Text(3))
-    with pytest.raises(InputError, match="mlp reads one array, observations have the parts a, b; multi_input"):
+    with pytest.raises(InputError, match="mlp reads one array, but observations have the parts a, b; use multi_input"):
         build_body(MLP, Dict({"a": VECTOR, "b": VECTOR}))
     with pytest.raises(InputError, match="there is no part 'arn'"):
         build_body(choice("multi_input", parts={"arn": {"name": "mlp"}}), Dict({"arm": VECTOR, "leg": VECTOR}))

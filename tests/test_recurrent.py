@@ -148,7 +148,7 @@ def test_frames_are_stacked_as_by_gymnasiums_wrapper(space):
             expected[n][t] = env.reset()[0] if t % length == 0 else env.step(0)[0]
     body = {"name": "multi_input", "image": {"name": "mlp"}} if space is WITH_NUMBER else {"name": "mlp"}
     network = NetworkChoice.model_validate({**STACK, "body": body})
-    stack = build_body(network, space, memory=True)
+    stack = build_body(network, space, recurrent=True)
     read, features = [], stack._features
     stack._features = lambda stacks: read.append(stacks) or features(stacks)
     obs = [as_tensors([observed[n][t] for n in range(N)]) for t in range(T)]
@@ -196,7 +196,7 @@ SPACES = [
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_frames_of_any_kind_are_read_as_one_of_them(space):
     linear = {"name": "mlp", "hidden": []}  # as a body it flattens and no more
-    stack = build_body(NetworkChoice.model_validate({**STACK, "frames": 8, "body": linear}), space, memory=True)
+    stack = build_body(NetworkChoice.model_validate({**STACK, "frames": 8, "body": linear}), space, recurrent=True)
     alone = build_body(NetworkChoice.model_validate(linear), space)
     space.seed(1)
     frames = [as_tensors([space.sample() for _ in range(2)]) for _ in range(8)]
@@ -238,7 +238,7 @@ MEMORIES = [{"name": "gru", "size": 16}, {"name": "lstm", "size": 16}, {"name": 
 @pytest.mark.parametrize("network", MEMORIES, ids=["gru", "lstm", "stack"])
 def test_a_cue_is_remembered(network):
     env, agent = make(Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network=network)
-    Trainer(agent, env, total_steps=16 * 24 * 40, seed=1).fit()
+    Trainer(agent, env, total_steps=16 * 24 * 20, seed=1).fit()
     assert env.evaluation(16).score(agent, 200, seed=3).scalars["return"] > 0.97
 
 

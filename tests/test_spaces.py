@@ -26,11 +26,12 @@ def make(probe, kind=PPO, **settings):
 @pytest.mark.parametrize("kind", [PPO, Reinforce])
 @pytest.mark.parametrize("probe", PROBES)
 def test_it_is_learned(probe, kind):
-    env, agent = make(probe, kind)
+    rate = 1e-3 if probe == "pixels" else 5e-3  # larger steps saturate the policy on a convolution
+    env, agent = make(probe, kind, learning_rate=rate, learning_rate_schedule="linear")
     if "mask" not in probe:  # its random actions know of no mask
         check_environment(env, 20)
     check_agent(agent, env)
-    Trainer(agent, env, total_steps=16_000 if kind is PPO else 32_000, seed=1).fit()
+    Trainer(agent, env, total_steps=8_000 if kind is PPO else 16_000, seed=1).fit()
     found = env.evaluation(16).score(agent, 400, 3).scalars["return"]
     assert found > (0.9 if probe == "target" else 0.95)
 

@@ -263,11 +263,11 @@ def test_a_limit_of_memory_cuts_the_batch_and_not_the_passes():
     agent.network.output.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     obs = env.inputs(slice(0, 20))
     bytes_a_row = 4 * (16 + 16 + 16 + 16 + 16 + 16 + 3)  # each layer's, activation's and dropout's output
-    answers = MCDropout(agent, passes=10, memory=10 * bytes_a_row * 6.5 / 2**20).answers(obs)
+    answers = MCDropout(agent, passes=10, memory_mib=10 * bytes_a_row * 6.5 / 2**20).answers(obs)
     assert seen == [1, 60, 60, 60, 20]  # the first asks what a row takes
     assert answers.p.shape == (10, 20, 3)
     seen.clear()
-    MCDropout(agent, passes=10, memory=1e-6).answers(obs)
+    MCDropout(agent, passes=10, memory_mib=1e-6).answers(obs)
     assert seen == [1] + [10] * 20
 
 
@@ -332,8 +332,8 @@ def test_what_cannot_be_asked_is_refused_in_one_line():
     agent, env = classifier()
     with pytest.raises(InputError, match="at least 2, got 1"):
         MCDropout(agent, passes=1)
-    with pytest.raises(InputError, match="memory: must be above 0"):
-        MCDropout(agent, memory=0)
+    with pytest.raises(InputError, match="memory_mib: must be above 0"):
+        MCDropout(agent, memory_mib=0)
     agent.network = Deaf((4,), 3, None)
     with pytest.raises(InputError, match="do not pass through its dropout"):
         MCDropout(agent).answers(obs)
@@ -491,7 +491,7 @@ def test_an_ensemble_of_any_agent_learns_resumes_and_doubts(kind):
 
     def trainer():
         agent, env = ensemble(kind, action=action, learning_rate=3e-3, **more)
-        return Trainer(agent, env, total_steps=90_000)
+        return Trainer(agent, env, total_steps=45_000)
 
     whole, cut = trainer(), trainer()
     for _ in range(4):

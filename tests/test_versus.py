@@ -243,7 +243,7 @@ def test_a_tournament_rates_the_agent_among_players():
     assert set(report.scalars) == {"random", "minmax_2", "agent"}
     assert report.text.splitlines()[1].startswith("minmax_2")
     twice = EloReport.Settings.model_validate({"players": [{"name": "random"}, {"name": "random"}]})
-    with pytest.raises(InputError, match="names of their own"):
+    with pytest.raises(InputError, match="names must be unique"):
         EloReport(twice)(agent, env.evaluation(2), Report({}))
 
 
@@ -271,14 +271,14 @@ def test_players_of_one_name_agents_with_a_memory_and_dict_readers_are_refused(p
     from rlcore.agents.ensemble import Ensemble
     from rlcore.agents.recurrent_ppo import RecurrentPPO
 
-    with pytest.raises(InputError, match="names of their own, got random, random"):
+    with pytest.raises(InputError, match="names must be unique, got random, random"):
         make(pool=RANDOM + RANDOM)
     env, _ = make(pool=RANDOM)
-    with pytest.raises(InputError, match="no place for agents with a memory"):
+    with pytest.raises(InputError, match="does not support agents with a memory"):
         Trainer(RecurrentPPO(env, RecurrentPPO.Settings(minibatch_size=None)), env, total_steps=100)
     former, _ = make(save_every=1)
     members = {"agent": {"name": "ppo", "minibatch_size": None}, "members": 2}
-    with pytest.raises(InputError, match=r"former selves play by Agent\.distribution, which Ensemble has not"):
+    with pytest.raises(InputError, match=r"former selves play by Agent\.distribution, which Ensemble does not have"):
         Trainer(Ensemble(former, Ensemble.Settings.model_validate(members)), former, total_steps=100)
     with pytest.raises(InputError, match=r"use env\.name=selfplay"):
         AlphaZero(env)

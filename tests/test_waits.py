@@ -43,6 +43,7 @@ def test_the_count_sees_what_waits():
 
 
 DIGITS = {"name": "supervised", "dataset": "digits"}
+VAE = {"name": "autoencoder", "network": {"name": "vae"}, "kl_warmup": 0.5, "free_bits": 0.1}
 HORIZON = {"horizon": 50, "minibatch_size": 100}
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
 
@@ -51,7 +52,7 @@ NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
     ("agent", "env", "waits"),
     [
         ({"name": "supervised"}, DIGITS, 0),
-        ({"name": "autoencoder", "network": {"name": "vae"}}, {"name": "reconstruction", "dataset": "digits"}, 0),
+        (VAE, {"name": "reconstruction", "dataset": "digits", "binarize": "dynamic"}, 0),
         ({"name": "ppo", **HORIZON}, {**DIGITS, "action": "label"}, 1),
         ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 100}, 1),
         ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),

@@ -1,4 +1,8 @@
-"""The network registry: any agent works with any body.
+"""The network registry.
+
+Any agent works with any network that can read the observations, with these exceptions: ``gru``, ``lstm`` and
+``frame_stack`` have a memory and are for ``recurrent_ppo``, which takes no others and no batch norm; the agent
+``autoencoder`` needs a network with ``encode`` and ``decode``.
 
 A network is registered by an entry point in the group ``rlcore.networks`` or by ``registry.networks.register(name)``.
 """
@@ -27,6 +31,6 @@ def build(name: str, in_shape: tuple[int, ...], out_features: int | None = None,
 
     Raises:
         InputError: no network has that name.
-        pydantic.ValidationError: it has no such settings.
+        pydantic.ValidationError: the settings are invalid.
     """
     return NetworkChoice.model_validate({"name": name, **settings}).build(in_shape, out_features)

@@ -1,4 +1,4 @@
-"""Autoencoders: networks that have a code, and lead back from it."""
+"""Autoencoders: networks that encode their inputs, and decode the code."""
 
 import math
 from itertools import pairwise
@@ -14,18 +14,18 @@ from rlcore.networks.mlp import ACTIVATIONS, Activate, Activation
 
 
 class Code(NamedTuple):
-    """What an input is encoded as: a point, or a normal with independent coordinates."""
+    """The code of an input: a point, or a normal with independent coordinates."""
 
     mean: Tensor
     """[B, L]."""
     log_var: Tensor | None = None
-    """[B, L], log of the variances; None: a point."""
+    """[B, L], log of the variances; None for a point."""
 
 
 class Autoencoder(Network):
-    """Encoder of hidden layers, a code of L numbers, and a decoder that mirrors it: 784-400-L-400-784.
+    """An encoder of hidden layers, a code of L numbers, and a decoder that mirrors the encoder: 784-400-L-400-784.
 
-    As a body it answers with the code (its mean); ``encoder`` and ``decoder`` are parts that can be taken out.
+    As a body it outputs the code (its mean); ``encoder`` and ``decoder`` are parts that can be taken out.
     """
 
     class Settings(Network.Settings):
@@ -36,9 +36,9 @@ class Autoencoder(Network):
         hidden: list[PositiveInt] = Field([400], min_length=1)
         """Sizes of the encoder's hidden layers; the decoder has them in reverse."""
         activation: Activation = "relu"
-        """After each hidden layer."""
+        """Activation after each hidden layer."""
         code_activation: Activation = "identity"
-        """Of the code; tanh bounds it."""
+        """Activation of the code; tanh bounds it."""
 
     is_variational = False
     """Whether the code is a distribution."""
@@ -53,7 +53,7 @@ class Autoencoder(Network):
         self.output = self._end(settings.latent, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, *in_shape] to [B, num_features], of the code's mean."""
+        """[B, *in_shape] to [B, num_features], from the code's mean."""
         return self.output(self.encode(x).mean)
 
     def encode(self, x: Tensor) -> Code:
@@ -65,7 +65,7 @@ class Autoencoder(Network):
         return Code(self.code_activation(mean), log_var)
 
     def decode(self, code: Tensor) -> Tensor:
-        """[B, L] to [B, *in_shape]: log-odds, or means, without bounds."""
+        """[B, L] to [B, *in_shape]: log-odds, or means, unbounded."""
         return self.decoder(code)
 
     def _encoder(self, settings: Settings) -> tuple[nn.Module, int]:
@@ -90,15 +90,16 @@ class VAE(Autoencoder):
 
 
 class ConvVAE(VAE):
-    """Convolutions: 1-32 4x4, 32-64 4x4, 64-128 3x3, stride 2; linear to 1,024; back by 256 4x4, 128 6x6, 1 6x6.
+    """Convolutions 1-32 4x4, 32-64 4x4, 64-128 3x3, stride 2; decoder: linear to 1,024, then 256 4x4, 128 6x6, 1 6x6.
 
-    For images of 28 x 28 pixels, of any number of channels.
+    For images of 28 x 28 pixels with any number of channels.
     """
 
     class Settings(VAE.Settings):
-        """Settings of the convolutional one; it has no other hidden layers."""
+        """Settings of the convolutional VAE."""
 
         hidden: list[PositiveInt] = Field([], max_length=0)
+        """Must be empty: the layers are fixed."""
 
     def _encoder(self, settings: Autoencoder.Settings) -> tuple[nn.Module, int]:
         if len(self.in_shape) != 3 or self.in_shape[1:] != (28, 28):
@@ -122,7 +123,7 @@ class ConvVAE(VAE):
 
 
 class _TransposedOfOnePixel(nn.ConvTranspose2d):
-    """Of an input of 1 x 1 pixels: a matrix product, which on a CPU is six times as fast as the convolution."""
+    """For inputs of 1 x 1 pixels: a matrix product, which on a CPU is six times as fast as the convolution."""
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         return (x.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:]) + self.bias[:, None, None]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""What every network has."""
+"""The base class of networks."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from rlcore import settings
 
 
 class Network(nn.Module):
-    """Turns [B, *in_shape] into [B, num_features]; made as ``Class(in_shape, out_features, settings)``.
+    """Turns [B, *in_shape] into [B, num_features]; constructed as ``Class(in_shape, out_features, settings)``.
 
     - ``in_shape``: shape of one observation, without the batch: ``(4,)``, ``(1, 28, 28)``;
     - ``out_features``: size of the output layer, or None for the body alone;
@@ -14,12 +14,12 @@ class Network(nn.Module):
     """
 
     class Settings(settings.Settings):
-        """Settings of a network that has none."""
+        """Settings of a network without any."""
 
     num_features: int
     """F, size of the output."""
 
     def _end(self, width: int, out_features: int | None) -> nn.Module:
-        """What follows a body of that width: the output layer, or nothing; sets ``num_features``."""
+        """The output layer after a body of that width, or nothing; sets ``num_features``."""
         self.num_features = out_features or width
         return nn.Identity() if out_features is None else nn.Linear(width, out_features)

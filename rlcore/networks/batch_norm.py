@@ -1,7 +1,7 @@
-"""Batch norm in a policy, where a minibatch's own statistics would make another policy learn than the one that acted.
+"""Batch norm in a policy, where minibatch statistics would make the policy that learns differ from the one that acted.
 
-So an agent that learns from what it did normalises by the running statistics, while acting and learning alike, and
-moves these once its learning is done.
+So an agent that learns from its own actions normalises by the running statistics, both in acting and in learning, and
+updates them once it has learned.
 """
 
 import torch
@@ -12,9 +12,9 @@ from rlcore.trees import Tree
 
 
 def freeze_batch_norm(network: nn.Module) -> list[_BatchNorm]:
-    """Lets every batch norm of a network normalise by its running statistics; returns those that are to move them.
+    """Makes every batch norm of a network normalise by its running statistics; returns those that may be updated.
 
-    One whose parameters are frozen keeps its statistics too.
+    A batch norm with frozen parameters keeps its statistics too.
     """
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
@@ -24,7 +24,7 @@ def freeze_batch_norm(network: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def update_batch_norm(network: nn.Module, norms: list[_BatchNorm], obs: Tree) -> None:
-    """Moves the running statistics towards those of observations [B, *O], by one forward pass of the network."""
+    """Updates the running statistics with observations [B, *O], by one forward pass of the network."""
     for norm in norms:
         norm.train()
     network(obs)

@@ -1,4 +1,4 @@
-"""Networks of one bit a weight, and their form for inference on packed bits."""
+"""Networks with one bit per weight, and their form for inference on packed bits."""
 
 import math
 from itertools import pairwise
@@ -45,15 +45,15 @@ class BinarizedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_features] to [B, out_features]."""
         if self.training:
-            with torch.no_grad():  # beyond 1 no gradient comes through: a weight that strays there would never return
+            with torch.no_grad():  # beyond 1 no gradient passes: a weight there would never return
                 self.weight.clamp_(-1, 1)
         return nn.functional.linear(x, Sign.apply(self.weight))
 
 
 class BinarizedMLP(Network):
-    """Weights and activations are signs; batch norm follows every layer, the output's too (Hubara et al. 2016).
+    """Weights and activations are signs; batch norm follows every layer, also the output layer (Hubara et al. 2016).
 
-    The first layer reads real inputs. The latent weights, which learn, stay in [-1, 1].
+    The first layer reads real inputs. The latent weights, which are learned, stay in [-1, 1].
     """
 
     class Settings(Network.Settings):
@@ -71,7 +71,7 @@ class BinarizedMLP(Network):
         self.num_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, *in_shape] to [B, num_features]; of the body alone, these are -1 or 1."""
+        """[B, *in_shape] to [B, num_features]; without an output layer, features are -1 or 1."""
         x = x.flatten(1)
         for index, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True), 1):
             x = norm(layer(x))
@@ -81,20 +81,20 @@ class BinarizedMLP(Network):
 
 
 class PackedLayer(NamedTuple):
-    """Bits of a hidden layer: a unit is 1 where the sum of its inputs lies between two whole numbers."""
+    """A hidden layer as bits: a unit is 1 if the sum of its inputs lies between two integers."""
 
-    weights: NDArray[np.uint8]  # [out, ceil(in / 8)], a bit a weight, 1 for +1
+    weights: NDArray[np.uint8]  # [out, ceil(in / 8)], one bit per weight, 1 for +1
     num_inputs: int
     low: NDArray[np.int64]  # [out], the least sum that gives 1
     high: NDArray[np.int64]  # [out], the greatest
 
 
 class PackedMLP:
-    """A trained `BinarizedMLP` on bytes and bits, in numpy alone; it answers as the network does, bit for bit.
+    """A trained `BinarizedMLP` on bytes and bits, in numpy alone; hidden units are exact, scores so up to rounding.
 
-    A hidden unit's batch norm and sign are a comparison of a whole number with a threshold. The thresholds are found by
-    bisection on torch's own batch norm, which rises or falls with the sum: so no rounding can set the two forms apart.
-    The first layer sums bytes; further ones count equal bits (XNOR). A weight takes one bit, in float32 it takes 32.
+    A hidden unit's batch norm and sign compare an integer with a threshold. The thresholds are found by bisection on
+    torch's own batch norm, which is monotonic in the sum: so rounding cannot make the two forms differ. The first layer
+    sums bytes; further ones count equal bits (XNOR). A weight takes one bit instead of 32.
 
     Args:
         network: with an output layer, trained on bytes as they are (``scaling: raw``).
@@ -127,13 +127,13 @@ class PackedMLP:
 
     @property
     def num_weights(self) -> int:
-        """Weights of all layers."""
+        """Number of weights of all layers."""
         hidden = sum(len(layer.weights) * layer.num_inputs for layer in self.layers)
         return hidden + len(self.output) * self.output_inputs
 
     @property
     def num_bytes(self) -> int:
-        """Of weights, thresholds (four bytes each would do, and are counted) and the output's scale and shift."""
+        """Bytes of weights, thresholds (counted as the four bytes they need) and the output's scale and shift."""
         bits = sum(layer.weights.nbytes for layer in self.layers) + self.output.nbytes
         return bits + 4 * sum(len(layer.low) + len(layer.high) for layer in self.layers) + 8 * len(self.scale)
 
@@ -157,7 +157,7 @@ def _bit_count(x: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def _thresholds(norm: nn.BatchNorm1d, bound: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The least and the greatest whole number in [-bound, bound] whose batch norm is not negative, by unit."""
+    """The least and the greatest integer in [-bound, bound] whose batch norm is not negative, per unit."""
     device = norm.running_mean.device  # type: ignore[union-attr]
 
     def fires(sums: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ def _thresholds(norm: nn.BatchNorm1d, bound: int) -> tuple[NDArray[np.int64], ND
     least = torch.full((norm.num_features,), -bound, dtype=torch.int64, device=device)
     at_least, at_most = fires(least), fires(-least)
     low, high = least, -least
-    while (high - low).max() > 1:  # fires(low) and fires(high) stay as they are, where they differ
+    while (high - low).max() > 1:  # fires(low) and fires(high) stay as they are if they differ
         middle = (low + high) // 2
         as_low = fires(middle) == at_least
         low, high = torch.where(as_low, middle, low), torch.where(as_low, high, middle)

@@ -21,7 +21,7 @@ class DepthwiseCNN(Network):
         """Settings of the depthwise separable network."""
 
         channels: list[PositiveInt] = Field([16, 32, 64], min_length=1)
-        """Of the first convolution and of each block."""
+        """Channels of the first convolution and of each block."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Dropout in a policy, where another mask while learning would make another policy learn than the one that acted.
+"""Dropout in a policy, where a new mask in learning would make the policy that learns differ from the one that acted.
 
-So the mask that each row was answered with is drawn in ``act``, kept in memory, and used again in ``learn`` (Hausknecht
-& Wagener 2022, "Consistent Dropout for Policy Gradient Reinforcement Learning").
+So the mask of each row is drawn in ``act``, kept in memory, and used again in ``learn`` (Hausknecht & Wagener 2022,
+"Consistent Dropout for Policy Gradient Reinforcement Learning").
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,10 +17,10 @@ BY_UNIT, BY_CHANNEL = (nn.Dropout,), (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
 class ConsistentDropout(_DropoutNd):
-    """Dropout that says which mask it drew, and can be given one.
+    """Dropout that keeps the mask it drew, and can be given one.
 
     Args:
-        p: chance that a unit is dropped.
+        p: probability that a unit is dropped.
         by_channel: whether a channel of [B, C, ...] is kept or dropped as a whole.
     """
 
@@ -30,13 +30,13 @@ class ConsistentDropout(_DropoutNd):
         self.drawn: Tensor | None = None
         """[B, ...] bool, the latest mask; True is kept."""
         self.given: Tensor | None = None
-        """To be used in place of a new one."""
+        """A mask to use instead of a new one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...], units dropped while training.
 
         Raises:
-            InputError: the mask that was given is of another batch.
+            InputError: the given mask is for a batch of another size.
         """
         if not self.training:
             return x
@@ -45,40 +45,40 @@ class ConsistentDropout(_DropoutNd):
             shape = x.shape[:2] + (1,) * (x.ndim - 2) if self.by_channel else x.shape
             mask = self.drawn = torch.rand(shape, device=x.device) >= self.p
         elif len(mask) != len(x):
-            raise InputError(f"dropout saw {len(x)} rows, and {len(mask)} when it acted: its input must be [B, ...]")
+            raise InputError(f"dropout saw {len(x)} rows, but {len(mask)} when it acted: its input must be [B, ...]")
         return x * mask / (1 - self.p)
 
 
 def dropouts(network: nn.Module) -> list[_DropoutNd]:
-    """The modules of a network that drop anything."""
+    """The dropout modules of a network that drop anything."""
     return [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]
 
 
 def make_consistent(network: nn.Module) -> list[ConsistentDropout]:
-    """Puts a `ConsistentDropout` in the place of every dropout within a network that drops; returns them, in order.
+    """Replaces every dropout within a network that drops anything by a `ConsistentDropout`; returns these, in order.
 
     Raises:
-        InputError: one is of a kind that has no such mask, alpha dropout.
+        InputError: one is of a kind without such a mask, alpha dropout.
     """
     found = []
     for parent in list(network.modules()):
         for name, module in parent.named_children():
             if isinstance(module, _DropoutNd) and module.p > 0 and not isinstance(module, ConsistentDropout):
                 if not isinstance(module, (*BY_UNIT, *BY_CHANNEL)):
-                    raise InputError(f"{type(module).__name__} keeps no mask for a policy to learn by; use nn.Dropout")
+                    raise InputError(f"{type(module).__name__} keeps no mask for a policy to reuse; use nn.Dropout")
                 setattr(parent, name, ConsistentDropout(module.p, isinstance(module, BY_CHANNEL)))
                 found.append(getattr(parent, name))
     return found
 
 
 def drawn_masks(modules: Iterable[ConsistentDropout]) -> tuple[Tensor, ...]:
-    """The masks of the latest pass, bool [N, ...]; for ``Step.memory``."""
+    """The masks of the latest forward pass, bool [N, ...]; for ``Step.memory``."""
     return tuple(module.drawn for module in modules if module.drawn is not None)
 
 
 @contextmanager
 def recalled(modules: list[ConsistentDropout], masks: tuple[Tensor, ...]) -> Iterator[None]:
-    """Passes in here use these masks, bool [B, ...]."""
+    """Forward passes in here use these masks, bool [B, ...]."""
     for module, mask in zip(modules, masks, strict=True):
         module.given = mask
     try:
@@ -90,7 +90,7 @@ def recalled(modules: list[ConsistentDropout], masks: tuple[Tensor, ...]) -> Ite
 
 @contextmanager
 def switched_off(modules: Iterable[_DropoutNd]) -> Iterator[None]:
-    """Passes in here drop nothing."""
+    """Forward passes in here drop nothing."""
     was_on = [module for module in modules if module.training]
     for module in was_on:
         module.eval()

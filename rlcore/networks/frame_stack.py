@@ -1,4 +1,4 @@
-"""The last frames of an episode, side by side: a memory that is not learned."""
+"""Frame stacking: the last frames of an episode, joined, as a memory that is not learned."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ from rlcore.trees import Tree, leaves, tree_map
 
 
 class FrameStack(Recurrent):
-    """A body that reads the last k observations, oldest first; before there are k the first one stands for the others.
+    """A body that reads the last k observations, oldest first; until there are k, the first one replaces the others.
 
-    What is kept of a rollout is each observation once, and the k - 1 before it; stacks are made when they are read.
-    They are joined along the first dimension of what a network reads of one: k times the numbers, or the channels.
+    A rollout keeps each observation once, and the k - 1 before it; stacks are made when they are read. Observations are
+    joined along the first dimension of a network's input: k times the numbers, or the channels.
     """
 
     class Settings(Recurrent.Settings):
         """Settings of a stack of frames."""
 
         frames: PositiveInt = 4
-        """k."""
+        """k, observations in a stack."""
         body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
-        """What k observations go through."""
+        """Network that reads the k observations."""
 
-    nothing: Tensor  # [0], where the network is
+    nothing: Tensor  # [0], on the network's device
 
     def __init__(self, in_shape: Any, out_features: int | None, settings: Settings):
         super().__init__(_times(settings.frames, in_shape), out_features, settings)
@@ -35,12 +35,12 @@ class FrameStack(Recurrent):
         self.register_buffer("nothing", torch.zeros(0), persistent=False)
 
     def initial_state(self, num_envs: int) -> tuple[Tree, Tensor]:
-        """The k - 1 frames before, [num_envs, k - 1, *O], and whether there were any, [num_envs] bool."""
+        """The k - 1 previous frames, [num_envs, k - 1, *O], and whether there were any, [num_envs] bool."""
         frames = zeros(self.observation_space, (num_envs, self.frames - 1), self.nothing.device)
         return frames, torch.zeros(num_envs, dtype=torch.bool, device=self.nothing.device)
 
     def step(self, obs: Tree, state: tuple[Tree, Tensor]) -> tuple[Tensor, tuple[Tree, Tensor]]:
-        """One observation [N, *O] after a state; features [N, F] and the state then."""
+        """One observation [N, *O] after a state; features [N, F] and the next state."""
         stacks = self._stacks(_alone(obs, state))
         return self._features(stacks)[0], _behind(stacks, 0)
 
@@ -78,13 +78,13 @@ def _alone(obs: Tree, state: tuple[Tree, Tensor]) -> Sequence:
 
 
 def _behind(stacks: Tree, t: int) -> tuple[Tree, Tensor]:
-    """The state behind row t of stacks [T, N, k, *O]."""
+    """The state after row t of stacks [T, N, k, *O]."""
     some = next(leaves(stacks))
     return tree_map(lambda x: x[t, :, 1:], stacks), torch.ones(some.shape[1], dtype=torch.bool, device=some.device)
 
 
 def _times(k: int, in_shape: Any) -> Any:
-    """The shape of k observations joined, of a tensor or of each part of a dict."""
+    """The shape of k joined observations, of a tensor or of each part of a dict."""
     if isinstance(in_shape, dict):
         return {key: _times(k, shape) for key, shape in in_shape.items()}
     return (k * in_shape[0], *in_shape[1:])

@@ -22,13 +22,13 @@ class LeNet(Network):
         """Settings of LeNet."""
 
         activation: Activation = "relu"
-        """After each layer but the last."""
+        """Activation after each layer except the output."""
         batch_norm: bool = False
-        """Between each convolution and its activation."""
+        """Batch norm between each convolution and its activation."""
         padding: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = [2, 0]  # noqa: RUF012
-        """Of the two convolutions, pixels. [2, 2] serves images from 4 x 4 on."""
+        """Padding of the two convolutions, pixels; [2, 2] supports images from 4 x 4 on."""
         dropout: float = Field(0.0, ge=0, lt=1)
-        """Chance that a unit of the last hidden layer is dropped while training."""
+        """Probability that a unit of the last hidden layer is dropped while training."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
@@ -37,7 +37,7 @@ class LeNet(Network):
             height, width = ((side + 2 * padding - KERNEL + 1) // POOL for side in (height, width))
         if min(height, width) < 1:
             raise InputError(
-                f"lenet: inputs of shape {in_shape} are too small; network.padding=[2, 2] serves 4 x 4 pixels"
+                f"lenet: inputs of shape {in_shape} are too small; network.padding=[2, 2] supports 4 x 4 pixels"
             )
         self.convolutions = nn.ModuleList(
             nn.Conv2d(m, n, KERNEL, padding=padding, bias=False)
@@ -61,7 +61,7 @@ class LeNet(Network):
 
 
 def image_shape(name: str, in_shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape as that of an image; InputError if it is none."""
+    """The input shape, checked to be that of an image; InputError if it is not."""
     if len(in_shape) != 3:
         raise InputError(f"{name} reads images (channels, height, width), got inputs of shape {in_shape}")
     return in_shape

@@ -52,24 +52,24 @@ class MLP(Network):
         hidden: list[PositiveInt] = [64, 64]  # noqa: RUF012 (pydantic copies it)
         """Sizes of the hidden layers, from input to output; [] is a perceptron."""
         activation: Activation = "tanh"
-        """After each hidden layer."""
+        """Activation after each hidden layer."""
         output_activation: Activation = "identity"
-        """After the output layer."""
+        """Activation after the output layer."""
         init: Init = "orthogonal"
         """Initial weights: ``zeros``; ``constant`` (``gain``); ``normal`` (standard deviation ``gain``); ``lecun``,
         ``xavier`` and ``he`` (normal of variance 1 / fan-in, 2 / (fan-in + fan-out) and 2 / fan-in, times gain^2;
         LeCun et al. 1998, Glorot & Bengio 2010, He et al. 2015); ``orthogonal`` (times sqrt(2) in hidden layers, and
         ``gain``; Saxe et al. 2014; usual in PPO); ``torch``'s default, weights and biases."""
         gain: float = 1.0
-        """Scale of the initial weights, as told under ``init``."""
+        """Scale of the initial weights, as described under ``init``."""
         bias: bool = True
-        """Whether layers add a bias. Those before batch norm never do: it would take it off again."""
+        """Whether layers add a bias. Those before batch norm never do, as it would subtract it again."""
         bias_std: NonNegativeFloat = 0.0
         """Initial biases are normal with this standard deviation."""
         batch_norm: bool = False
         """Batch norm between each hidden layer and its activation (Ioffe & Szegedy 2015)."""
         dropout: float | list[float] = 0.0
-        """Chance in [0, 1) that a hidden unit is dropped while training, after its activation; a list has one for each
+        """Probability in [0, 1) that a hidden unit is dropped while training, after its activation; a list has one per
         hidden layer (Srivastava et al. 2014)."""
 
         @model_validator(mode="after")
@@ -77,9 +77,9 @@ class MLP(Network):
             if not all(0 <= chance < 1 for chance in self.chances):
                 raise InputError(f"dropout: must be in [0, 1), got {self.dropout}")
             if len(self.chances) != len(self.hidden):
-                raise InputError(f"dropout: {len(self.chances)} chances for {len(self.hidden)} hidden layers")
+                raise InputError(f"dropout: {len(self.chances)} probabilities for {len(self.hidden)} hidden layers")
             if self.init == "torch" and (self.gain != 1.0 or self.bias_std != 0.0):
-                raise InputError("init: torch's default knows neither gain nor bias_std; choose another init")
+                raise InputError("init: torch's default has neither gain nor bias_std; choose another init")
             return self
 
         @property
@@ -103,7 +103,7 @@ class MLP(Network):
         chances = settings.chances
         self._plain = not settings.batch_norm and not any(chances)
         self.after = nn.ModuleList()
-        """What follows each hidden layer, where that is more than the activation."""
+        """What follows each hidden layer, if more than the activation."""
         if not self._plain:
             pairs = zip(settings.hidden, chances, strict=True)
             self.after.extend(_after(width, chance, settings) for width, chance in pairs)
@@ -117,7 +117,7 @@ class MLP(Network):
                 x = after(layer(x))
         else:
             for layer in self.hidden._modules.values():
-                # The dicts behind nn.Module's attributes: to ask for those costs PPO 3 % of its steps per second.
+                # The dicts behind nn.Module's attributes: reading the attributes costs PPO 3 % of its steps per second.
                 parameters: dict[str, Any] = layer._parameters
                 x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
         return x if self.output is None else self.output_activation(self.output(x))

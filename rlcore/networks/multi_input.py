@@ -12,28 +12,28 @@ from rlcore.registry import did_you_mean
 
 
 class MultiInput(Network):
-    """Each part through a body of its own; then all joined, through linear layers with tanh.
+    """Each part goes through its own body; then all, joined, through linear layers with tanh.
 
-    Made as every network, but that ``in_shape`` is a dict of shapes, and its input a dict of tensors.
+    Constructed like every network, except that ``in_shape`` is a dict of shapes and the input a dict of tensors.
     """
 
     class Settings(Network.Settings):
         """Settings of the network."""
 
         vector: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
-        """For parts of one dimension."""
+        """Network for parts that are not of three dimensions."""
         image: NetworkChoice = NetworkChoice.model_validate({"name": "nature_cnn"})
-        """For parts of three dimensions."""
+        """Network for parts of three dimensions."""
         parts: dict[str, NetworkChoice] = {}  # noqa: RUF012 (pydantic copies it)
-        """For parts by their names, in place of those."""
+        """Networks for parts by name, instead of those."""
         hidden: list[PositiveInt] = [64]  # noqa: RUF012
-        """Sizes of the layers behind the joint."""
+        """Sizes of the layers that read all parts, joined."""
 
     def __init__(self, in_shape: dict[str, tuple[int, ...]], out_features: int | None, settings: Settings):
         super().__init__()
         if not isinstance(in_shape, dict):
             raise InputError(
-                "multi_input reads a Dict of parts, observations are one array; mlp or a network for pixels does"
+                "multi_input reads a Dict of parts, but observations are one array; use mlp or a network for pixels"
             )
         unknown = [name for name in settings.parts if name not in in_shape]
         if unknown:
@@ -48,7 +48,7 @@ class MultiInput(Network):
         self.bodies = nn.ModuleList(bodies)
         if any(isinstance(body, Recurrent) for body in bodies):
             raise InputError(
-                "multi_input: a part has no memory; network={name: gru, body: {name: multi_input}} has one"
+                "multi_input: a part cannot have a memory; use network={name: gru, body: {name: multi_input}}"
             )
         joint: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": settings.hidden})
         self.joint = joint.build((sum(body.num_features for body in bodies),), out_features)

@@ -1,6 +1,6 @@
-"""Networks for pixels, as they are usual in reinforcement learning.
+"""Networks for pixels that are common in reinforcement learning.
 
-They keep channels last in memory, where convolutions are faster on a CPU; shapes are as ever.
+They keep channels last in memory, where convolutions are faster on a CPU; shapes are unchanged.
 """
 
 import torch
@@ -15,9 +15,10 @@ SQRT_2 = 2**0.5
 
 
 class NatureCNN(Network):
-    """Three convolutions and a linear layer (Mnih et al. 2015, "Human-level control", methods), of 36 pixels or more.
+    """Three convolutions and a linear layer (Mnih et al. 2015, "Human-level control", methods).
 
-    8 x 8 by steps of 4 to 32 channels, 4 x 4 by steps of 2 to 64, 3 x 3 to 64; each followed by ReLU.
+    8 x 8 with stride 4 to 32 channels, 4 x 4 with stride 2 to 64, 3 x 3 to 64; each followed by ReLU. For images of at
+    least 36 x 36 pixels.
     """
 
     class Settings(Network.Settings):
@@ -52,14 +53,14 @@ class NatureCNN(Network):
 class ImpalaCNN(Network):
     """Residual convolutions (Espeholt et al. 2018, "IMPALA", figure 3, right), for images of any size.
 
-    A section is a 3 x 3 convolution, 3 x 3 max pooling by steps of 2, and two residual blocks of two convolutions each.
+    A section is a 3 x 3 convolution, 3 x 3 max pooling with stride 2, and two residual blocks of two convolutions each.
     """
 
     class Settings(Network.Settings):
         """Settings of the network."""
 
         channels: list[PositiveInt] = Field([16, 32, 32], min_length=1)
-        """Of each section."""
+        """Channels of each section."""
         features: PositiveInt = 256
         """Units of the linear layer."""
 

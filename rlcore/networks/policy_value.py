@@ -1,4 +1,4 @@
-"""Networks of players: a body, and heads for the policy and the value."""
+"""Networks for players: a body, and heads for the policy and the value."""
 
 import math
 from itertools import pairwise
@@ -13,7 +13,7 @@ from rlcore.networks.lenet import image_shape
 
 
 class PolicyValue(Network):
-    """Linear layers, and a hidden layer for each of two heads: of ``out_features``, the last is the value."""
+    """Linear layers, and two heads with a hidden layer each; the last of ``out_features`` is the value."""
 
     class Settings(Network.Settings):
         """Settings of linear layers for a player."""
@@ -40,19 +40,19 @@ class PolicyValue(Network):
 class PolicyValueResNet(Network):
     """Residual blocks of 3 x 3 convolutions (He et al. 2016), and a head each for policy and value.
 
-    Silver et al. 2017, "Mastering the game of Go without human knowledge", methods; of ``out_features``, the last is
-    the value.
+    Silver et al. 2017, "Mastering the game of Go without human knowledge", methods; the last of ``out_features`` is the
+    value.
     """
 
     class Settings(Network.Settings):
         """Settings of the residual network."""
 
         channels: PositiveInt = 32
-        """Of each convolution."""
+        """Channels of each convolution."""
         blocks: PositiveInt = 3
-        """Of two convolutions each."""
+        """Residual blocks, of two convolutions each."""
         head_channels: PositiveInt = 4
-        """What each head makes of a cell before its linear layers."""
+        """Channels of each head before its linear layers."""
         head: PositiveInt = 64
         """Size of each head's hidden layer."""
 

@@ -1,4 +1,4 @@
-"""Networks with a memory: gated recurrent units and long short-term memory behind any body."""
+"""Networks with a memory: gated recurrent units and long short-term memory after any body."""
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from rlcore.trees import Tree, tree_map
 
 
 class Sequence(NamedTuple):
-    """What N environments saw in T steps, and what was remembered before."""
+    """The observations of N environments in T steps, and the state before them."""
 
     obs: Tree  # [T, N, *O]
     begins: Tensor  # [T, N] bool, an episode begins in this row
@@ -23,49 +23,49 @@ class Sequence(NamedTuple):
 
 
 class Recurrent(Network, ABC):
-    """A body, and what remembers what it saw; a body itself. `step` reads one step, `forward` many."""
+    """A body and a memory of what it read; itself a body. `step` reads one step, `forward` many."""
 
     class Settings(Network.Settings):
         """Settings of a network with a memory."""
 
         body: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [64]})
-        """What observations go through."""
+        """Network that reads the observations."""
 
     observation_space: Space[Any]
-    """Of what `step` reads; `build_body` sets it."""
+    """The space of the observations that `step` reads; set by `build_body`."""
 
     def __init__(self, in_shape: Any, out_features: int | None, settings: Settings):
         super().__init__()
         if out_features is not None:
             raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
         self.reader: nn.Module = nn.Identity()
-        """What makes of an observation what the network is built for; `build_body` sets it."""
+        """Turns observations into the body's inputs; set by `build_body`."""
         self.body = settings.body.build(in_shape)
         if isinstance(self.body, Recurrent):
-            raise InputError("agent.network.body: a network with a memory stands behind one without")
+            raise InputError("agent.network.body: must be a network without a memory")
 
     @abstractmethod
     def initial_state(self, num_envs: int) -> Tree:
-        """Nothing is remembered; fields [num_envs, ...]."""
+        """The empty memory; fields [num_envs, ...]."""
 
     @abstractmethod
     def step(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
-        """One observation [N, *O] after a state; features [N, F] and the state then."""
+        """One observation [N, *O] after a state; features [N, F] and the next state."""
 
     def remember(self, obs: Tree, state: Tree) -> Tree:
-        """The state after an observation [N, *O], where its features are not wanted."""
+        """The state after an observation [N, *O], if its features are not needed."""
         return self.step(obs, state)[1]
 
     @abstractmethod
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
-        """Features [T, N, F], nothing being remembered of an episode that has ended.
+        """Features [T, N, F]; the memory is emptied where an episode begins.
 
         Args:
-            sequence: what was seen.
-            after: rows behind which the state is wanted.
+            sequence: the observations.
+            after: rows after which the state is needed.
 
         Returns:
-            The features, and the state behind each of those rows, and behind the last.
+            The features, and the state after each of those rows, and after the last.
         """
 
     def forward(self, sequence: Sequence) -> Tensor:
@@ -74,7 +74,7 @@ class Recurrent(Network, ABC):
 
 
 class Gated(Recurrent, ABC):
-    """A cell behind a body."""
+    """A cell after a body."""
 
     class Settings(Recurrent.Settings):
         """Settings of a network with a cell."""
@@ -84,7 +84,7 @@ class Gated(Recurrent, ABC):
 
     cell_type: type[nn.GRU] | type[nn.LSTM]
     num_fields: int
-    """Of the state."""
+    """Number of fields of the state."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__(in_shape, out_features, settings)
@@ -97,12 +97,12 @@ class Gated(Recurrent, ABC):
         self.num_features = settings.size
 
     def initial_state(self, num_envs: int) -> tuple[Tensor, ...]:
-        """Nothing is remembered, [num_envs, H] zeros each."""
+        """The empty memory, [num_envs, H] zeros each."""
         weight = next(self.cell.parameters())
         return tuple(weight.new_zeros(num_envs, self.num_features) for _ in range(self.num_fields))
 
     def step(self, obs: Tree, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One observation [N, *O] after a state; features [N, H] and the state then."""
+        """One observation [N, *O] after a state; features [N, H] and the next state."""
         features, state = self._run(self.body(self.reader(obs))[None], state)
         return features[0], state
 
@@ -110,7 +110,7 @@ class Gated(Recurrent, ABC):
         """Features [T, N, H]; see `Recurrent`."""
         T, N = sequence.begins.shape
         x = self.body(self.reader(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs))).view(T, N, -1)
-        # the cell runs in one call from each row where an episode begins, or the state is wanted, to the next one
+        # one call of the cell runs from each row where an episode begins, or whose state is needed, to the next one
         borders = set(sequence.begins.any(1).nonzero().flatten().tolist()) | {t + 1 for t in after or []} | {T}
         first, state, features, states = 0, sequence.state, [], {}
         for border in sorted(borders - {0}):
@@ -123,7 +123,7 @@ class Gated(Recurrent, ABC):
 
     @abstractmethod
     def _run(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """[T, N, F] to [T, N, H] and the state [N, H] each behind it."""
+        """[T, N, F] to [T, N, H] and the state after it, [N, H] each."""
 
 
 class GRU(Gated):
