@@ -1,4 +1,4 @@
-"""The adapter for gymnasium, the only place where numpy meets torch."""
+"""The adapter for gymnasium, where its arrays become tensors."""
 
 import importlib
 import logging

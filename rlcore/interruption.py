@@ -42,8 +42,8 @@ class Interruption:
     @contextmanager
     def breaking(self) -> Iterator[None]:
         """A signal aborts the work in here by raising `Interrupted`."""
-        self._breaks = True
         try:
+            self._breaks = True
             yield
         finally:
             self._breaks = False

@@ -15,6 +15,7 @@ TRAINING, EVALUATION, CLOSING, ACTING = range(4)
 
 An agent draws from the global generators, an environment from its own. Two torch generators with the same seed give the
 same numbers, and an environment that draws at the agent's rate would show it its own exploration noise: hence ACTING.
+Initial weights are drawn once, with TRAINING's seed.
 """
 
 

@@ -121,7 +121,7 @@ class Trainer:
         self._suspect: Tensor | None = None
 
     def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
-        """Sets where events and checkpoints go from now on.
+        """Sets where events and checkpoints go from now on; a previous tracker is not closed.
 
         Args:
             run_dir: the folder; None writes no file.

@@ -15,6 +15,9 @@ from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, Val
 from rlcore.supervised.datasets import Dataset, Split
 from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
 
+PIXELS = 1
+"""Purpose of the seed by which pixels are drawn; the seed itself draws the order of the examples."""
+
 
 class ReconstructionEnv(SupervisedEnv):
     """Shows N examples, and rewards their reconstructions; every step ends N episodes.
@@ -67,7 +70,7 @@ class ReconstructionEnv(SupervisedEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
         if seed is not None:
-            self._noise.manual_seed(derive_seed(seed, 1))  # not the stream of the order of the examples
+            self._noise.manual_seed(derive_seed(seed, PIXELS))
         return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:

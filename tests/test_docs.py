@@ -69,7 +69,7 @@ def test_an_agent_answers_gymnasium_as_the_readme_says(workdir):
     (code,) = [code for code in blocks("README.md", "python") if "gymnasium.make" in code]
     made, _ = config.build(config.load("cartpole_ppo", ["agent.horizon=32", "trainer.total_steps=256"]).config)
     run = Run.create(config.load("cartpole_ppo"), "run")
-    made.run_dir = run.path
+    made.write_to(run.path)
     made.fit()
     given = {}
     exec(code.replace("runs/cartpole_ppo/...", "run"), given)
