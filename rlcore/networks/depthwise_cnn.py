@@ -36,6 +36,7 @@ class DepthwiseCNN(Network):
             pointwise = nn.Conv2d(m, n, 1, bias=False)
             self.blocks.append(nn.Sequential(*pool, *_normalized(depthwise), *_normalized(pointwise)))
         self.output = self._end(widths[-1], out_features)
+        self._channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""

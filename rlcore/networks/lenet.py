@@ -49,6 +49,7 @@ class LeNet(Network):
         self.dropout = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
         self.activation = ACTIVATIONS[settings.activation]
         self.output = self._end(84, out_features)
+        self._channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""

@@ -1,7 +1,4 @@
-"""Networks for pixels that are common in reinforcement learning.
-
-They keep channels last in memory, where convolutions are faster on a CPU; shapes are unchanged.
-"""
+"""Networks for pixels that are common in reinforcement learning."""
 
 import torch
 from pydantic import Field, PositiveInt
@@ -42,11 +39,11 @@ class NatureCNN(Network):
         self.hidden = nn.Linear(size, settings.features)
         self.output = self._end(settings.features, out_features)
         _orthogonal(self, SQRT_2)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""
-        features = self.convolutions(x.contiguous(memory_format=torch.channels_last))
+        features = self.convolutions(x)
         return self.output(self.hidden(features).relu())
 
 
@@ -74,11 +71,11 @@ class ImpalaCNN(Network):
         self.sections = nn.Sequential(*sections, nn.ReLU(), nn.Flatten())
         self.hidden = nn.Linear(settings.channels[-1] * height * width, settings.features)
         self.output = self._end(settings.features, out_features)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""
-        features = self.sections(x.contiguous(memory_format=torch.channels_last))
+        features = self.sections(x)
         return self.output(self.hidden(features).relu())
 
 

@@ -75,6 +75,7 @@ class PolicyValueResNet(Network):
             )
             size = settings.head_channels * cells
             self.heads, self.num_features = _Heads(size, size, settings.head, out_features), out_features
+        self._channels_last()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, num_features]."""
