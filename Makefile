@@ -28,7 +28,7 @@ lint: .venv/installed-dev
 	else echo "mypy does not see agents/"; exit 1; fi
 
 bench: .venv/installed-bench
-	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py uncertainty.py autoencoder.py \
+	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py memory_layout.py uncertainty.py autoencoder.py \
 	  "search.py 1" "search.py 2" selfplay.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 

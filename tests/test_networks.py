@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -55,6 +56,27 @@ def test_a_row_alone_is_that_row_in_its_batch(name, settings):
     torch.testing.assert_close(network(x)[2:3], network(x[2:3]), rtol=1e-4, atol=1e-5)
     body = networks.build(name, IMAGE, None, **settings)
     assert body(x).shape == (6, body.num_features)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("lenet", IMAGE),
+        ("depthwise_cnn", IMAGE),
+        ("policy_value_resnet", (2, 6, 7)),
+        ("nature_cnn", (4, 36, 36)),
+        ("impala_cnn", (3, 20, 20)),
+    ],
+)
+def test_channels_last_in_memory_survive_saving_and_change_no_answer(name, shape):
+    torch.manual_seed(1)
+    saved = networks.build(name, shape, 10).state_dict()
+    network = networks.build(name, shape, 10)
+    network.load_state_dict({key: value.contiguous() for key, value in saved.items()})
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in network.parameters() if p.dim() == 4)
+    first = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    x = torch.rand(6, *shape)
+    torch.testing.assert_close(network(x), first(x), rtol=1e-4, atol=1e-5)
 
 
 def test_networks_refuse_inputs_that_they_cannot_read():
