@@ -5,13 +5,14 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from rlcore.errors import InputError
 from rlcore.trees import leaves, tree_map
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
 class Replay(Generic[Rows]):
-    """Keeps the latest rows of a NamedTuple of trees [B, ...]; they stay on the device that they came from.
+    """Keeps the latest rows of a NamedTuple of tensors, or dicts of tensors, [B, ...], on the device they came from.
 
     Args:
         capacity: rows kept.
@@ -42,8 +43,13 @@ class Replay(Generic[Rows]):
         self.num_added += num
 
     def sample(self, size: int) -> Rows:
-        """Rows [size, ...], drawn with replacement by torch's global generator of their device."""
-        assert self._rows is not None
+        """Rows [size, ...], drawn with replacement by torch's global generator of their device.
+
+        Raises:
+            InputError: there are none.
+        """
+        if self._rows is None:
+            raise InputError("Replay.sample: the replay is empty; add rows first")
         first, *_ = leaves(self._rows)
         drawn = torch.randint(len(self), (size,), device=first.device)
         rows: Rows = tree_map(lambda x: x[drawn], self._rows)
@@ -52,14 +58,14 @@ class Replay(Generic[Rows]):
     def checkpoint(self) -> dict[str, Any]:
         """What `restore` needs."""
         rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
-        return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(leaves(rows))}
+        return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(rows)}
 
     def restore(self, saved: dict[str, Any], kind: Any) -> None:
         """Restores what `checkpoint` returned; with another capacity, the latest rows that fit.
 
         Args:
             saved: what `checkpoint` returned.
-            kind: the NamedTuple, of tensors.
+            kind: the NamedTuple.
         """
         self.num_added, self._rows = 0, None
         if saved["rows"] is None:

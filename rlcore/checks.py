@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 from torch import Tensor
 
 from rlcore.agent import Agent
 from rlcore.environment import Environment
+from rlcore.errors import ContractError
 from rlcore.observations import ACTION_MASK
-from rlcore.rollout import Rollout, collect
+from rlcore.rollout import Rollout, Step, collect
 from rlcore.seeding import ACTING, derive_seed, seed_everything
-from rlcore.trees import Tree, tree_map
+from rlcore.trees import Tree, leaves, tree_map
+
+PATIENCE = 100
+"""Rollouts in which an agent must begin to learn."""
 
 
 def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> None:
@@ -27,21 +31,23 @@ def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> 
         seed: of the environment and the actions.
 
     Raises:
-        AssertionError: says what is wrong, what was expected and, where it helps, how to fix it.
+        ContractError: says what is wrong, what was expected and, where it helps, how to fix it.
     """
     first, again = _play_random(env, num_steps, seed), _play_random(env, num_steps, seed)
     for t, (a, b) in enumerate(zip(first, again, strict=True)):
         for name, x, y in zip(("obs", "reward", "terminated", "truncated"), a, b, strict=True):
-            assert _equal(x, y), (
-                f"{name} of step {t} differs between two runs with seed {seed}: draw from a seeded generator"
+            _require(
+                _equal(x, y),
+                f"{name} of step {t} differs between two runs with seed {seed}: draw from a seeded generator",
             )
 
 
 def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
-    N = env.num_envs
     env.action_space.seed(seed)
-    obs, info = env.reset(seed=seed)
-    assert isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}"
+    made = env.reset(seed=seed)
+    _require(isinstance(made, tuple) and len(made) == 2, f"reset must return (obs, info), got {_kinds(made)}")
+    obs, info = made
+    _require(isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}")
     _check_obs(env, obs, env.single_observation_space)
     seen, copies = [], []
     for t in range(num_steps):
@@ -49,25 +55,28 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
             torch.manual_seed(seed + t)
             actions = env.random_actions()
         _check_allowed(actions, obs)
-        obs, reward, terminated, truncated, info = env.step(actions)
+        outcome: Any = env.step(actions)
+        _require(
+            isinstance(outcome, tuple) and len(outcome) == 5,
+            f"step must return (obs, reward, terminated, truncated, info), got {_kinds(outcome)}",
+        )
+        obs, reward, terminated, truncated, info = outcome
+        _require(isinstance(info, dict), f"info of step {t} must be a dict, got {type(info).__name__}")
         _check_obs(env, obs, env.single_observation_space)
-        for name, value, dtype in (
-            ("reward", reward, torch.float32),
-            ("terminated", terminated, torch.bool),
-            ("truncated", truncated, torch.bool),
-        ):
-            assert isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}"
-            assert value.shape == (N,), f"{name} must have shape ({N},), got {tuple(value.shape)}"
-            assert value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}"
+        _check_flow(env, reward, terminated, truncated)
+        for name, value in (("obs", obs), ("reward", reward)):
+            finite = all(x.isfinite().all() for x in leaves(value) if x.is_floating_point())
+            _require(finite, f"{name} of step {t} has a NaN or an infinity")
         if truncated.any():
-            assert "final_obs" in info, (
-                "a row was truncated, but info has no final_obs: put the true last observations [N, *O] there"
+            _require(
+                "final_obs" in info,
+                "a row was truncated, but info has no final_obs: put the true last observations [N, *O] there",
             )
             _check_obs(env, info["final_obs"], env.single_observation_space)
         seen.append((obs, reward, terminated, truncated))
         copies.append(tree_map(torch.clone, seen[-1]))
     for t, (given, copy) in enumerate(zip(seen, copies, strict=True)):
-        assert _equal(given, copy), f"the tensors of step {t} were written to later: return new ones at every step"
+        _require(_equal(given, copy), f"the tensors of step {t} were written to later: return new ones at every step")
     return seen
 
 
@@ -75,83 +84,150 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     """Lets an agent act and learn, and checks the contract of `Agent`.
 
     Args:
-        agent: the agent; it learns from two rollouts.
+        agent: the agent; it learns until its parameters change, and from one rollout more.
         env: an environment for it; it is reset.
         seed: of the environment, and of the global generators.
 
     Raises:
-        AssertionError: says what is wrong and what was expected.
+        ContractError: says what is wrong and what was expected.
     """
     seed_everything(derive_seed(seed, ACTING))
     agent.to(env.device)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
-    step = agent.predict(obs, state)
-    expected = tuple(env.action_space.shape or ())
-    assert tuple(step.action.shape) == expected, f"actions must have shape {expected}, got {tuple(step.action.shape)}"
-    saved = {name: value.clone() for name, value in agent.state_dict().items()}
-    rollout: Rollout = collect(agent, env, obs, agent.horizon, state)
-    for name, value in agent.state_dict().items():
-        assert _equal(value, saved[name]), f"act changed {name}: only learn may change parameters and buffers"
-    check_metrics(agent.learn(rollout))
+    step: Any = agent.predict(obs, state)
+    _require(isinstance(step, Step), f"predict must return a Step, got {type(step).__name__}")
+    _check_action(env, step.action)
     optimizers = agent.held(torch.optim.Optimizer)
     trained = {id(param) for _, one in optimizers for group in one.param_groups for param in group["params"]}
     left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in trained]
-    assert not (optimizers and left), (
-        f"no optimizer has {', '.join(left)}: create it after them, use add_param_group, or requires_grad_(False)"
+    _require(
+        not (optimizers and left),
+        f"no optimizer has {', '.join(left)}: create it after them, use add_param_group, or requires_grad_(False)",
     )
+    _let_it_learn(agent, env, obs, state)
     again = type(agent)(env, agent.settings).to(env.device)
     again.train(agent.training)
     again.restore(deepcopy(agent.checkpoint()))
     for one in (agent, again):
-        seed_everything(derive_seed(seed, ACTING))
-        obs, _ = env.reset(seed=seed)
+        seed_everything(
+            derive_seed(seed + 1, ACTING)
+        )  # other draws than before, or a replay that was lost may not show
+        obs, _ = env.reset(seed=seed + 1)
         one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
     for name, value in agent.state_dict().items():
-        assert _equal(value, again.state_dict()[name]), (
+        _require(
+            _equal(value, again.state_dict()[name]),
             f"a restored agent learns a different {name}: what learning changes must be a parameter, a buffer, an "
-            "optimizer or a generator among its attributes, or be added to checkpoint and restore"
+            "optimizer or a generator among its attributes, or be added to checkpoint and restore",
         )
+
+
+def _let_it_learn(agent: Agent, env: Environment, obs: Tree, state: Tree) -> None:
+    """Rollouts until a parameter changes: an agent may first fill a replay."""
+    start = [param.clone() for param in agent.parameters()]
+    for _ in range(PATIENCE):
+        before = {name: value.clone() for name, value in agent.state_dict().items()}
+        rollout = collect(agent, env, obs, agent.horizon, state)
+        for name, value in agent.state_dict().items():
+            _require(_equal(value, before[name]), f"act changed {name}: only learn may change parameters and buffers")
+        check_rollout(rollout, env)
+        check_metrics(agent.learn(rollout))
+        obs, state = rollout.last_obs, rollout.last_state
+        if not start or not _equal(start, list(agent.parameters())):
+            return
+    raise ContractError(
+        f"learn changed no parameter in {PATIENCE} rollouts: if the agent begins later, check it with settings by "
+        "which it begins sooner"
+    )
+
+
+def check_rollout(rollout: Rollout, env: Environment) -> None:
+    """Checks shapes and dtypes of a rollout's first row.
+
+    Raises:
+        ContractError: says what is wrong and what was expected.
+    """
+    row = rollout[0]
+    _check_obs(env, row.obs, env.single_observation_space)
+    _check_action(env, row.action)
+    _check_flow(env, row.reward, row.terminated, row.truncated)
 
 
 def check_metrics(metrics: Any) -> None:
     """Checks what `Agent.learn` returned: a dict of detached 0-d tensors and numbers.
 
     Raises:
-        AssertionError: it is anything else; says what.
+        ContractError: it is anything else; says what.
     """
-    assert isinstance(metrics, dict), f"learn must return a dict of metrics, got {type(metrics).__name__}"
+    _require(isinstance(metrics, dict), f"learn must return a dict of metrics, got {type(metrics).__name__}")
     for name, metric in metrics.items():
         if isinstance(metric, Tensor):
-            assert metric.ndim == 0, f"the metric {name} must be 0-d, has shape {tuple(metric.shape)}"
-            assert not metric.requires_grad, f"the metric {name} has a graph: detach it, or memory grows"
+            _require(metric.ndim == 0, f"the metric {name} must be 0-d, has shape {tuple(metric.shape)}")
+            _require(not metric.requires_grad, f"the metric {name} has a graph: detach it, or memory grows")
         else:
-            assert isinstance(metric, Real), f"the metric {name} must be a number, got {metric!r}"
+            _require(isinstance(metric, Real), f"the metric {name} must be a number, got {metric!r}")
+
+
+def _require(holds: bool, told: str) -> None:
+    if not holds:
+        raise ContractError(told)
+
+
+def _kinds(outcome: Any) -> str:
+    """``a tuple of 4``, or the type."""
+    return f"a tuple of {len(outcome)}" if isinstance(outcome, tuple) else type(outcome).__name__
+
+
+def _check_flow(env: Environment, reward: Any, terminated: Any, truncated: Any) -> None:
+    for name, value, dtype in (
+        ("reward", reward, torch.float32),
+        ("terminated", terminated, torch.bool),
+        ("truncated", truncated, torch.bool),
+    ):
+        _check_tensor(name, value, (env.num_envs,))
+        _require(value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}")
+
+
+def _check_action(env: Environment, action: Any) -> None:
+    space = env.single_action_space
+    _check_tensor("an action", action, tuple(env.action_space.shape or ()))
+    _require(
+        action.is_floating_point() == (isinstance(space, Box) and space.dtype.kind == "f"),
+        f"an action must have the kind of numbers of {space}, got {action.dtype}",
+    )
+    if isinstance(space, Discrete):
+        low, high = torch.stack(action.aminmax()).tolist()
+        _require(low >= 0 and high < space.n, f"an action must lie in 0 .. {space.n - 1}, got {low} to {high}")
 
 
 def _check_allowed(actions: Tensor, obs: Tree) -> None:
     mask = obs.get(ACTION_MASK) if isinstance(obs, dict) else None
     if mask is not None and actions.ndim == 1:
-        assert mask.gather(1, actions[:, None]).all(), (
-            "random_actions drew an action that the action_mask forbids: override it"
+        _require(
+            bool(mask.gather(1, actions[:, None]).all()),
+            "random_actions drew an action that the action_mask forbids: override it",
         )
 
 
 def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs") -> None:
     if isinstance(space, Dict):
-        assert isinstance(obs, dict), f"{name} must be a dict, got {type(obs).__name__}"
-        assert obs.keys() == space.spaces.keys(), f"{name} must have the keys {[*space]}, got {[*obs]}"
+        _require(isinstance(obs, dict), f"{name} must be a dict, got {type(obs).__name__}")
+        _require(obs.keys() == space.spaces.keys(), f"{name} must have the keys {[*space]}, got {[*obs]}")
         for key, part in obs.items():
             _check_obs(env, part, space[key], f"{name}[{key!r}]")
         return
-    expected = (env.num_envs, *(space.shape or ()))
-    assert isinstance(obs, Tensor), f"{name} must be a tensor, got {type(obs).__name__}"
-    assert tuple(obs.shape) == expected, f"{name} must have shape {expected}, got {tuple(obs.shape)}"
-    assert obs.device.type == env.device.type, f"{name} must be on {env.device}, is on {obs.device}"
+    _check_tensor(name, obs, (env.num_envs, *(space.shape or ())))
+    _require(obs.device.type == env.device.type, f"{name} must be on {env.device}, is on {obs.device}")
     if name.endswith(f"[{ACTION_MASK!r}]"):
-        assert obs.dtype == torch.bool, f"{name} must be torch.bool, got {obs.dtype}"
+        _require(obs.dtype == torch.bool, f"{name} must be torch.bool, got {obs.dtype}")
     elif isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-        assert obs.dtype == torch.float32, f"{name} must be torch.float32, got {obs.dtype}"
+        _require(obs.dtype == torch.float32, f"{name} must be torch.float32, got {obs.dtype}")
+
+
+def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    _require(isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}")
+    _require(tuple(value.shape) == shape, f"{name} must have shape {shape}, got {tuple(value.shape)}")
 
 
 def _equal(a: Tree, b: Tree) -> bool:

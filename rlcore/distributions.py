@@ -89,14 +89,14 @@ class DiagonalGaussian:
 
     Args:
         mean: [B, *A].
-        log_std: [*A], log of the standard deviations.
+        log_std: [*A] or [B, *A], log of the standard deviations.
     """
 
     __slots__ = ("dims", "log_std", "mean")
 
     def __init__(self, mean: Tensor, log_std: Tensor):
         self.mean, self.log_std = mean, log_std
-        self.dims = tuple(range(-log_std.ndim, 0))
+        self.dims = tuple(range(1, mean.ndim))
 
     @property
     def mode(self) -> Tensor:
@@ -118,8 +118,7 @@ class DiagonalGaussian:
 
     def entropy(self) -> Tensor:
         """[B], nats; summed over the components."""
-        entropy = (self.log_std + 0.5 + HALF_LOG_2PI).sum()
-        return entropy.expand(self.mean.shape[: self.mean.ndim - self.log_std.ndim])
+        return (self.log_std + 0.5 + HALF_LOG_2PI).expand_as(self.mean).sum(self.dims)
 
 
 class MultiCategorical:
@@ -198,7 +197,7 @@ class SquashedGaussian:
 
     Args:
         mean: [B, *A], of u.
-        log_std: [*A], of u.
+        log_std: [*A] or [B, *A], of u.
         low: [*A], lower bounds of the box.
         high: [*A], upper bounds.
     """
@@ -218,13 +217,22 @@ class SquashedGaussian:
         """[B, *A] float32, in the box."""
         return self.middle + self.half * self.gaussian.sample().tanh()
 
+    def sample_with_log_prob(self) -> tuple[Tensor, Tensor]:
+        """Actions [B, *A] and their log p [B], nats, from u itself: exact, unlike `log_prob` of a rounded action."""
+        u = self.gaussian.sample()
+        return self.middle + self.half * u.tanh(), self._log_prob_of(u)
+
     def log_prob(self, action: Tensor) -> Tensor:
         """[B], nats; summed over the components.
+
+        Beyond |u| = 6 or so, float32 has too few actions near the border to tell u; see `sample_with_log_prob`.
 
         Args:
             action: [B, *A], in the box; on its border, where the density is unbounded, it counts as just inside.
         """
-        u = ((action - self.middle) / self.half).clamp(-INSIDE, INSIDE).atanh()
+        return self._log_prob_of(((action - self.middle) / self.half).clamp(-INSIDE, INSIDE).atanh())
+
+    def _log_prob_of(self, u: Tensor) -> Tensor:
         log_slope = self.half.log() + _log_slope_of_tanh(u)
         return self.gaussian.log_prob(u) - log_slope.sum(self.gaussian.dims)
 

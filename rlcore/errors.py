@@ -19,6 +19,10 @@ class NonFiniteError(InputError):
     """A NaN or an infinity where training needs a number."""
 
 
+class ContractError(InputError):
+    """An environment or an agent that does not return what its base class asks for."""
+
+
 class EnvironmentFailure(InputError):
     """An environment that raised an error, died or hung.
 

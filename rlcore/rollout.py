@@ -139,6 +139,17 @@ class Rollout:
         return tree_map(lambda x: x[rows, envs], stack([self._final_obs[t] for t in distinct.tolist()]))
 
     @cached_property
+    def next_obs(self) -> Tree:
+        """[T, N, *O]: each row's true successor; where an episode terminated, the first observation of the next."""
+
+        def successor(obs: Tensor, last: Tensor, final: Tensor) -> Tensor:
+            next_obs = torch.cat([obs[1:], last[None]])
+            next_obs[self.cut_places] = final
+            return next_obs
+
+        return tree_map(successor, self.obs, self.last_obs, self.final_obs)
+
+    @cached_property
     def num_steps(self) -> int:
         """Environment steps, summed over environments."""
         return len(self._places[0]) if self.ragged else len(self) * self._rows[0].reward.numel()

@@ -48,6 +48,19 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """A choice without a name changes settings of the default one: ``network: {hidden: [256]}``."""
+        if not isinstance(given, Mapping):
+            return given
+        given = dict(given)
+        for key, field in cls.model_fields.items():
+            value, default = given.get(key), field.default
+            if isinstance(default, Choice) and isinstance(value, Mapping) and "name" not in value:
+                given[key] = {**default.model_dump(), **value}
+        return given
+
 
 class Choice(Settings):
     """A registered object by its name, with its own settings: ``{name: mlp, hidden: [64, 64]}``, or ``mlp``.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
-from rlcore.checks import check_metrics
+from rlcore.checks import check_metrics, check_rollout
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
@@ -93,6 +93,11 @@ class Trainer:
     ):
         if (settings is None) == (total_steps is None):
             raise InputError("Trainer needs either settings or total_steps")
+        if not (agent.horizon is None or (isinstance(agent.horizon, int) and agent.horizon > 0)):
+            raise InputError(
+                f"{type(agent).__name__}.horizon: must be a number of steps, or None for whole episodes; got "
+                f"{agent.horizon!r}"
+            )
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
         env.watch(self.agent)
@@ -210,14 +215,14 @@ class Trainer:
         progress = self.steps / self.total_steps
         rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
         collected = time.perf_counter()
+        if not self.steps:
+            check_rollout(rollout, self.env)
         if not self.agent.differentiable:  # there the loss, which is checked, is the reward
             self._check_finite(rollout)
         try:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._diverged(rollout, error) from None
-        if not self.steps:
-            check_metrics(metrics)
         self.env.learned()
         self.obs, self.state = rollout.last_obs, rollout.last_state
         self.steps += rollout.num_steps
@@ -353,6 +358,7 @@ class Trainer:
         return self.steps // every > before // every
 
     def _log(self, metrics: Metrics) -> None:
+        check_metrics(metrics)
         self._check_deferred()
         self._logged_at = self.steps
         values = torch.zeros(len(metrics), device=self.env.device)

@@ -308,11 +308,11 @@ class Listed(Reinforce):
 def test_what_a_checkpoint_would_lack_is_named(monkeypatch):
     env = CartPole(CartPole.Settings(num_envs=8))
     settings = PPO.Settings(horizon=32, minibatch_size=64)
-    with pytest.raises(AssertionError, match=r"a restored agent learns a different .*: what learning changes must be"):
+    with pytest.raises(InputError, match=r"a restored agent learns a different .*: what learning changes must be"):
         check_agent(Forgetful(env, settings), env)
     monkeypatch.setattr(Forgetful, "saved", True)
     check_agent(Forgetful(env, settings), env)
-    with pytest.raises(AssertionError, match=r"no optimizer has late\.weight, late\.bias"):
+    with pytest.raises(InputError, match=r"no optimizer has late\.weight, late\.bias"):
         check_agent(Untrained(env, settings), env)
     listed = Listed(env, Reinforce.Settings())
     assert [name for name, _ in listed.held(torch.optim.Optimizer)] == ["kept.all.0"]

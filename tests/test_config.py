@@ -10,6 +10,7 @@ from pydantic import PositiveInt, ValidationError
 import rlcore
 from rlcore import commands, config, registry
 from rlcore.agents.ppo import PPO
+from rlcore.agents.supervised import Supervised
 from rlcore.errors import InputError
 from rlcore.networks import build
 from rlcore.settings import mistakes
@@ -147,6 +148,12 @@ def test_a_name_alone_is_a_choice_and_1e3_a_whole_number(write):
     assert loaded.config.agent.settings.network.settings.batch_norm
     assert loaded.config.trainer.total_steps == 1000
     assert loaded.config.agent.settings.learning_rate == 1
+
+
+def test_a_choice_without_a_name_changes_the_default_one(write):
+    network = config.load(write(GOOD), ["agent.network.hidden=[3]"]).config.agent.settings.network
+    assert (network.name, network.settings.hidden, network.settings.activation) == ("mlp", [3], "tanh")
+    assert Supervised.Settings(network={"hidden": [3]}).network.settings.init == "he"  # as in its default
 
 
 def test_a_mistake_within_a_choice_is_told_in_python_too():

@@ -30,8 +30,9 @@ def test_categorical_samples_with_its_probabilities():
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 3)])
-def test_gaussian_equals_torch(shape):
-    mean, log_std, action = torch.randn(50, *shape), torch.randn(shape), torch.randn(50, *shape)
+@pytest.mark.parametrize("rows", [(), (50,)])
+def test_gaussian_equals_torch(shape, rows):
+    mean, log_std, action = torch.randn(50, *shape), torch.randn(*rows, *shape), torch.randn(50, *shape)
     ours = DiagonalGaussian(mean, log_std)
     theirs = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), len(shape))
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action), atol=1e-6, rtol=1e-6)
@@ -103,9 +104,10 @@ def test_bernoulli_equals_torch(shape):
     torch.testing.assert_close(share, logits[0].sigmoid(), atol=0.01, rtol=0)
 
 
-def test_squashed_gaussian_equals_torch():
+@pytest.mark.parametrize("rows", [(), (50, 1)])
+def test_squashed_gaussian_equals_torch(rows):
     low, high = torch.tensor([-2.0, 0.0]), torch.tensor([2.0, 5.0])
-    mean, log_std = torch.randn(50, 2), torch.tensor([-0.5, 0.3])
+    mean, log_std = torch.randn(50, 2), torch.tensor([-0.5, 0.3]).repeat(*rows or (1,))
     ours = SquashedGaussian(mean, log_std, low, high)
     transforms = [
         torch.distributions.TanhTransform(),
@@ -117,8 +119,23 @@ def test_squashed_gaussian_equals_torch():
     assert ((action >= low) & (action <= high)).all()
     torch.testing.assert_close(ours.log_prob(action), theirs.log_prob(action), atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(ours.mode, low + (high - low) * (1 + mean.tanh()) / 2)
+    assert ours.entropy().shape == (50,)
     border = torch.stack([low, high])
-    assert SquashedGaussian(mean[:2], log_std, low, high).log_prob(border).isfinite().all()
+    assert SquashedGaussian(mean[:2], torch.zeros(2), low, high).log_prob(border).isfinite().all()
+
+
+@pytest.mark.parametrize("u", [0.0, 3.0, 12.0])
+def test_squashed_draws_know_their_log_probability_however_near_the_border(u):
+    """d log p / d mean is 2 tanh(u) on average (of a draw that follows the mean): 2 where tanh has saturated."""
+    mean = torch.full((20_000, 1), u, requires_grad=True)
+    pi = SquashedGaussian(mean, torch.zeros(1), -torch.ones(1), torch.ones(1))
+    action, log_prob = pi.sample_with_log_prob()
+    assert ((action >= -1) & (action <= 1)).all()
+    log_prob.sum().backward()
+    normal = torch.distributions.Normal(u, 1).sample((100_000,))
+    assert mean.grad.mean().item() == pytest.approx(2 * normal.tanh().mean().item(), abs=0.03)
+    if u == 0:
+        torch.testing.assert_close(pi.log_prob(action), log_prob, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.8, 1.0), (-1.5, 0.3), (0.3, 1.5)])

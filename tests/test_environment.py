@@ -137,6 +137,7 @@ def test_normalizing_wrapper_is_refused():
         ({"terminated": lambda x: x.float()}, "terminated must be torch.bool"),
         ({"obs": lambda x: x[:1]}, "obs must have shape"),
         ({"reward": lambda x: x.unsqueeze(1)}, "reward must have shape"),
+        ({"reward": lambda x: x / 0}, "reward of step 0 has a NaN or an infinity"),
     ],
 )
 def test_check_environment_tells_what_is_wrong(broken, complaint):
@@ -148,8 +149,24 @@ def test_check_environment_tells_what_is_wrong(broken, complaint):
                 values[name] = spoil(values[name])
             return values["obs"], values["reward"], values["terminated"], truncated, info
 
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises(InputError, match=complaint):
         check_environment(Broken())
+
+
+@pytest.mark.parametrize(
+    ("method", "spoil", "complaint"),
+    [
+        ("reset", lambda obs, info: obs, r"reset must return \(obs, info\), got Tensor"),
+        ("reset", lambda obs, info: (obs, None), "info a dict; got NoneType"),
+        ("step", lambda *outcome: outcome[:4], r"step must return \(obs, .*, info\), got a tuple of 4"),
+        ("step", lambda *outcome: (*outcome[:4], None), "info of step 0 must be a dict, got NoneType"),
+    ],
+)
+def test_check_environment_counts_what_is_returned(monkeypatch, method, spoil, complaint):
+    proper = getattr(probes.Identity, method)
+    monkeypatch.setattr(probes.Identity, method, lambda *given, **more: spoil(*proper(*given, **more)))
+    with pytest.raises(InputError, match=complaint):
+        check_environment(probes.Identity())
 
 
 def test_check_environment_finds_tensors_that_are_written_again():
@@ -160,7 +177,7 @@ def test_check_environment_finds_tensors_that_are_written_again():
             self.buffer.copy_(obs)
             return self.buffer, *rest
 
-    with pytest.raises(AssertionError, match="written to later"):
+    with pytest.raises(InputError, match="written to later"):
         check_environment(Reusing())
 
 
@@ -170,7 +187,7 @@ def test_check_environment_finds_unseeded_draws():
             obs, reward, *rest = super().step(actions)
             return obs, reward + torch.rand(self.num_envs), *rest
 
-    with pytest.raises(AssertionError, match="seeded generator"):
+    with pytest.raises(InputError, match="seeded generator"):
         check_environment(Unseeded())
 
 
@@ -379,7 +396,7 @@ def test_parts_of_a_dict_are_checked():
         ),
     ):
         env.reset = lambda s=spoilt, **given: (s(reset(**given)[0]), {})
-        with pytest.raises(AssertionError, match=message):
+        with pytest.raises(InputError, match=message):
             check_environment(env, num_steps=10)
 
 
@@ -533,5 +550,5 @@ def test_dtypes_and_masks_of_ones_own_environment_are_checked(monkeypatch, spoil
     if told is None:
         check_environment(FirstForbidden(), 30)
         return
-    with pytest.raises(AssertionError, match=told):
+    with pytest.raises(InputError, match=told):
         check_environment(FirstForbidden(), 30)

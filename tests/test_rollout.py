@@ -91,6 +91,15 @@ def test_final_obs_are_those_of_truncated_rows_in_order():
     assert torch.equal(rollout.final_obs[:3], info["final_obs"])
 
 
+def test_next_obs_are_the_true_successors():
+    env = CartPole(CartPole.Settings(num_envs=3, max_episode_steps=4))
+    _, rollout = play(env, 9)
+    goes_on = ~rollout.done[:-1]
+    assert torch.equal(rollout.next_obs[:-1][goes_on], rollout.obs[1:][goes_on])
+    assert torch.equal(rollout.next_obs[rollout.cut], rollout.final_obs)
+    assert torch.equal(rollout.next_obs[-1], rollout.last_obs)
+
+
 def test_a_step_both_terminated_and_truncated_is_no_cut():
     _, rollout = play(ConstantReward(ConstantReward.Settings(num_envs=2, length=3, end="both")), 6)
     assert rollout.truncated.any()

@@ -501,10 +501,40 @@ def test_a_failure_while_learning_saves_nothing(tmp_path, monkeypatch):
         ({"loss": "0"}, "the metric loss must be a number, got '0'"),
     ],
 )
-def test_what_learn_returns_is_looked_at_once(monkeypatch, metrics, told):
+def test_what_learn_returns_is_looked_at_with_every_log(monkeypatch, metrics, told):
     trainer = make()
-    monkeypatch.setattr(trainer.agent, "learn", lambda rollout: metrics)
-    with pytest.raises(AssertionError, match=told):
+    monkeypatch.setattr(trainer.agent, "learn", lambda rollout: metrics if trainer.steps else {})
+    with pytest.raises(InputError, match=told):
+        trainer.fit()
+
+
+@pytest.mark.parametrize(
+    ("act", "told"),
+    [
+        (lambda action: action.float(), r"an action must have the kind of numbers of Discrete\(2\), got torch.float32"),
+        (lambda action: action + 7, r"an action must lie in 0 \.\. 1, got 7"),
+        (lambda action: action.int() * 0 - 1, r"an action must lie in 0 \.\. 1, got -1 to -1"),
+    ],
+)
+def test_actions_of_the_first_rollout_are_looked_at(monkeypatch, act, told):
+    trainer = make()
+    proper = trainer.agent.act
+
+    def spoilt(obs, state=None):
+        step = proper(obs, state)
+        return step._replace(action=act(step.action))
+
+    monkeypatch.setattr(trainer.agent, "act", spoilt)
+    with pytest.raises(InputError, match=told):
         trainer.update()
-    trainer.steps = 1
-    trainer.update()
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5])
+def test_a_horizon_that_no_rollout_has_is_refused(horizon):
+    def agent(env):
+        made = ppo(env)
+        made.horizon = horizon
+        return made
+
+    with pytest.raises(InputError, match=rf"PPO.horizon: must be a number of steps, or None .*; got {horizon}"):
+        make(agent)
