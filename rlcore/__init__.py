@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
     from rlcore.environment import Environment
-    from rlcore.errors import CheckpointError, InputError, NonFiniteError
+    from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
     from rlcore.evaluation import Report
     from rlcore.gym_environment import GymEnvironment
     from rlcore.rollout import Rollout, Step, collect
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "CheckpointError",
+    "ContractError",
     "Environment",
     "GymEnvironment",
     "InputError",
@@ -44,7 +45,7 @@ _HOMES = {
     "agent": ("Agent", "Metrics"),
     "checks": ("check_agent", "check_environment"),
     "environment": ("Environment",),
-    "errors": ("CheckpointError", "InputError", "NonFiniteError"),
+    "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
     "gym_environment": ("GymEnvironment",),
     "rollout": ("Rollout", "Step", "collect"),

@@ -1,7 +1,7 @@
 """Executable contracts of environments and agents, like gymnasium's ``check_env``."""
 
 from copy import deepcopy
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,7 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
     obs, info = made
     _require(isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}")
     _check_obs(env, obs, env.single_observation_space)
+    _check_finite("obs of a reset", obs)
     seen, copies = [], []
     for t in range(num_steps):
         with torch.random.fork_rng():  # the same actions in each run, without seeding what the environment draws
@@ -64,9 +65,8 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
         _require(isinstance(info, dict), f"info of step {t} must be a dict, got {type(info).__name__}")
         _check_obs(env, obs, env.single_observation_space)
         _check_flow(env, reward, terminated, truncated)
-        for name, value in (("obs", obs), ("reward", reward)):
-            finite = all(x.isfinite().all() for x in leaves(value) if x.is_floating_point())
-            _require(finite, f"{name} of step {t} has a NaN or an infinity")
+        _check_finite(f"obs of step {t}", obs)
+        _check_finite(f"reward of step {t}", reward)
         if truncated.any():
             _require(
                 "final_obs" in info,
@@ -91,6 +91,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     Raises:
         ContractError: says what is wrong and what was expected.
     """
+    check_horizon(agent)
     seed_everything(derive_seed(seed, ACTING))
     agent.to(env.device)
     obs, _ = env.reset(seed=seed)
@@ -99,20 +100,19 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     _require(isinstance(step, Step), f"predict must return a Step, got {type(step).__name__}")
     _check_action(env, step.action)
     optimizers = agent.held(torch.optim.Optimizer)
-    trained = {id(param) for _, one in optimizers for group in one.param_groups for param in group["params"]}
-    left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in trained]
+    trained = [param for _, one in optimizers for group in one.param_groups for param in group["params"]]
+    known = set(map(id, trained))
+    left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in known]
     _require(
         not (optimizers and left),
         f"no optimizer has {', '.join(left)}: create it after them, use add_param_group, or requires_grad_(False)",
     )
-    _let_it_learn(agent, env, obs, state)
+    _let_it_learn(agent, env, obs, state, trained)
     again = type(agent)(env, agent.settings).to(env.device)
     again.train(agent.training)
     again.restore(deepcopy(agent.checkpoint()))
-    for one in (agent, again):
-        seed_everything(
-            derive_seed(seed + 1, ACTING)
-        )  # other draws than before, or a replay that was lost may not show
+    for one in (agent, again):  # with other draws than before, or a replay that was lost may not show
+        seed_everything(derive_seed(seed + 1, ACTING))
         obs, _ = env.reset(seed=seed + 1)
         one.learn(collect(one, env, obs, one.horizon, one.initial_state(env.num_envs)))
     for name, value in agent.state_dict().items():
@@ -123,9 +123,9 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
         )
 
 
-def _let_it_learn(agent: Agent, env: Environment, obs: Tree, state: Tree) -> None:
-    """Rollouts until a parameter changes: an agent may first fill a replay."""
-    start = [param.clone() for param in agent.parameters()]
+def _let_it_learn(agent: Agent, env: Environment, obs: Tree, state: Tree, trained: list[Tensor]) -> None:
+    """Rollouts until one of the trained parameters changes: an agent may first fill a replay."""
+    start = [param.clone() for param in trained]
     for _ in range(PATIENCE):
         before = {name: value.clone() for name, value in agent.state_dict().items()}
         rollout = collect(agent, env, obs, agent.horizon, state)
@@ -134,11 +134,24 @@ def _let_it_learn(agent: Agent, env: Environment, obs: Tree, state: Tree) -> Non
         check_rollout(rollout, env)
         check_metrics(agent.learn(rollout))
         obs, state = rollout.last_obs, rollout.last_state
-        if not start or not _equal(start, list(agent.parameters())):
+        if not start or not _equal(start, trained):
             return
     raise ContractError(
         f"learn changed no parameter in {PATIENCE} rollouts: if the agent begins later, check it with settings by "
-        "which it begins sooner"
+        "which it begins sooner; if there is nothing to learn from, in another environment"
+    )
+
+
+def check_horizon(agent: Agent) -> None:
+    """Checks the agent's horizon.
+
+    Raises:
+        ContractError: it is neither None nor a whole number of steps.
+    """
+    horizon: Any = agent.horizon
+    _require(
+        horizon is None or (isinstance(horizon, Integral) and not isinstance(horizon, bool) and int(horizon) > 0),
+        f"{type(agent).__name__}.horizon: must be a number of steps, or None for whole episodes; got {horizon!r}",
     )
 
 
@@ -185,17 +198,17 @@ def _check_flow(env: Environment, reward: Any, terminated: Any, truncated: Any) 
         ("terminated", terminated, torch.bool),
         ("truncated", truncated, torch.bool),
     ):
-        _check_tensor(name, value, (env.num_envs,))
+        _check_tensor(env, name, value, (env.num_envs,))
         _require(value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}")
 
 
 def _check_action(env: Environment, action: Any) -> None:
     space = env.single_action_space
-    _check_tensor("an action", action, tuple(env.action_space.shape or ()))
-    _require(
-        action.is_floating_point() == (isinstance(space, Box) and space.dtype.kind == "f"),
-        f"an action must have the kind of numbers of {space}, got {action.dtype}",
-    )
+    _check_tensor(env, "an action", action, tuple(env.action_space.shape or ()))
+    is_box = isinstance(space, Box)
+    whole = is_box and not np.issubdtype(space.dtype, np.floating)  # a Box of integers takes both kinds
+    fits = whole or action.is_floating_point() == is_box
+    _require(fits, f"an action must have the kind of numbers of {space}, got {action.dtype}")
     if isinstance(space, Discrete):
         low, high = torch.stack(action.aminmax()).tolist()
         _require(low >= 0 and high < space.n, f"an action must lie in 0 .. {space.n - 1}, got {low} to {high}")
@@ -217,17 +230,22 @@ def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs"
         for key, part in obs.items():
             _check_obs(env, part, space[key], f"{name}[{key!r}]")
         return
-    _check_tensor(name, obs, (env.num_envs, *(space.shape or ())))
-    _require(obs.device.type == env.device.type, f"{name} must be on {env.device}, is on {obs.device}")
+    _check_tensor(env, name, obs, (env.num_envs, *(space.shape or ())))
     if name.endswith(f"[{ACTION_MASK!r}]"):
         _require(obs.dtype == torch.bool, f"{name} must be torch.bool, got {obs.dtype}")
     elif isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
         _require(obs.dtype == torch.float32, f"{name} must be torch.float32, got {obs.dtype}")
 
 
-def _check_tensor(name: str, value: Any, shape: tuple[int, ...]) -> None:
+def _check_tensor(env: Environment, name: str, value: Any, shape: tuple[int, ...]) -> None:
     _require(isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}")
     _require(tuple(value.shape) == shape, f"{name} must have shape {shape}, got {tuple(value.shape)}")
+    _require(value.device.type == env.device.type, f"{name} must be on {env.device}, is on {value.device}")
+
+
+def _check_finite(name: str, tree: Tree) -> None:
+    finite = all(x.isfinite().all() for x in leaves(tree) if x.is_floating_point())
+    _require(finite, f"{name} has a NaN or an infinity")
 
 
 def _equal(a: Tree, b: Tree) -> bool:

@@ -96,7 +96,7 @@ class DiagonalGaussian:
 
     def __init__(self, mean: Tensor, log_std: Tensor):
         self.mean, self.log_std = mean, log_std
-        self.dims = tuple(range(1, mean.ndim))
+        self.dims = tuple(range(1, mean.ndim)) if log_std.ndim == mean.ndim else tuple(range(-log_std.ndim, 0))
 
     @property
     def mode(self) -> Tensor:

@@ -54,17 +54,14 @@ class Settings(BaseModel):
         """A choice without a name changes settings of the default one: ``network: {hidden: [256]}``."""
         if not isinstance(given, Mapping):
             return given
-        given = dict(given)
-        for key, field in cls.model_fields.items():
-            value, default = given.get(key), field.default
-            if isinstance(default, Choice) and isinstance(value, Mapping) and "name" not in value:
-                given[key] = {**default.model_dump(), **value}
-        return given
+        choices = {key: field.default for key, field in cls.model_fields.items() if isinstance(field.default, Choice)}
+        return _changed({key: default.model_dump() for key, default in choices.items() if key in given}, given)
 
 
 class Choice(Settings):
     """A registered object by its name, with its own settings: ``{name: mlp, hidden: [64, 64]}``, or ``mlp``.
 
+    Where a field has a default, a mapping without a name, ``{hidden: [64, 64]}``, keeps its name and other settings.
     A subclass sets ``registry``; objects registered there have a nested class ``Settings``.
     """
 
@@ -90,7 +87,7 @@ class Choice(Settings):
         try:
             return {"name": name, "settings": schema(**settings)}
         except ValidationError as error:
-            found = mistakes(error, schema)
+            found = mistakes(error, schema, ("name",))
             told = "; ".join(": ".join(filter(None, (".".join(path), text))) for path, text in found)
             raise PydanticCustomError("nested", "{told}", {"told": told, "mistakes": found}) from None
 
@@ -99,12 +96,26 @@ class Choice(Settings):
         return {"name": self.name, **self.settings.model_dump()}
 
 
-def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
+def _changed(default: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given; choices in it that have no name, and the default has one, as changes to the default."""
+    return {
+        **default,
+        **{
+            key: _changed(default[key], value)
+            if isinstance(value, Mapping) and "name" not in value and "name" in (default.get(key) or ())
+            else value
+            for key, value in given.items()
+        },
+    }
+
+
+def mistakes(error: ValidationError, schema: type[BaseModel], also: tuple[str, ...] = ()) -> list[Mistake]:
     """Every mistake that pydantic found, in plain words.
 
     Args:
         error: what ``schema`` raised.
         schema: the settings class, for the names that it knows.
+        also: further keys that are allowed beside its own.
     """
     found: list[Mistake] = []
     for item in error.errors():
@@ -112,7 +123,7 @@ def mistakes(error: ValidationError, schema: type[BaseModel]) -> list[Mistake]:
         if item["type"] == "nested":
             found += [(path + inner, text) for inner, text in item["ctx"]["mistakes"]]
         elif item["type"] == "extra_forbidden":
-            known = _fields(schema, path[:-1])
+            known = [*(also if len(path) == 1 else ()), *_fields(schema, path[:-1])]
             found.append((path, f"unknown key{did_you_mean(path[-1], known)}; known: {', '.join(known)}"))
         elif item["type"] == "missing":
             found.append((path, "missing"))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics, reading_waits
-from rlcore.checks import check_metrics, check_rollout
+from rlcore.checks import check_horizon, check_metrics, check_rollout
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
@@ -45,6 +45,9 @@ class Trainer:
         run_dir: folder of events and checkpoints; None writes no file.
         tracker: where figures go; None creates a silent one.
         name: of the agent, written into its checkpoints and compared when they are read.
+
+    Raises:
+        InputError: neither or both of ``settings`` and ``total_steps`` are given, or the agent's horizon is invalid.
     """
 
     class Settings(settings.Settings):
@@ -93,11 +96,7 @@ class Trainer:
     ):
         if (settings is None) == (total_steps is None):
             raise InputError("Trainer needs either settings or total_steps")
-        if not (agent.horizon is None or (isinstance(agent.horizon, int) and agent.horizon > 0)):
-            raise InputError(
-                f"{type(agent).__name__}.horizon: must be a number of steps, or None for whole episodes; got "
-                f"{agent.horizon!r}"
-            )
+        check_horizon(agent)
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
         env.watch(self.agent)
@@ -146,6 +145,7 @@ class Trainer:
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite.
+            ContractError: the first rollout or the agent's metrics are not as they should be.
             EnvironmentFailure: an environment raised an error, died or hung.
         """
         try:
@@ -223,6 +223,8 @@ class Trainer:
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._diverged(rollout, error) from None
+        if not self.steps:
+            check_metrics(metrics)
         self.env.learned()
         self.obs, self.state = rollout.last_obs, rollout.last_state
         self.steps += rollout.num_steps

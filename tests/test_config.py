@@ -12,7 +12,7 @@ from rlcore import commands, config, registry
 from rlcore.agents.ppo import PPO
 from rlcore.agents.supervised import Supervised
 from rlcore.errors import InputError
-from rlcore.networks import build
+from rlcore.networks import NetworkChoice, build
 from rlcore.settings import mistakes
 
 MNIST = Path(os.environ.get("RLCORE_DATA", "")) / "mnist"
@@ -154,6 +154,14 @@ def test_a_choice_without_a_name_changes_the_default_one(write):
     network = config.load(write(GOOD), ["agent.network.hidden=[3]"]).config.agent.settings.network
     assert (network.name, network.settings.hidden, network.settings.activation) == ("mlp", [3], "tanh")
     assert Supervised.Settings(network={"hidden": [3]}).network.settings.init == "he"  # as in its default
+
+    class Nested(rlcore.Settings):
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "gru", "body": {"name": "mlp", "hidden": [7]}})
+
+    inner = Nested(network={"body": {"activation": "relu"}}).network.settings.body
+    assert (inner.name, inner.settings.hidden, inner.settings.activation) == ("mlp", [7], "relu")
+    assert Nested(network={"body": {"name": "lenet"}}).network.settings.body.name == "lenet"
+    assert "known: name, " in fails(write(GOOD), "agent.network={nmae: lenet}")
 
 
 def test_a_mistake_within_a_choice_is_told_in_python_too():

@@ -8,7 +8,7 @@ from compare import same
 from one_step import NETWORKS, PROBES, OneStep
 
 import rlcore
-from rlcore import InputError, Trainer, check_agent, config, registry
+from rlcore import InputError, Trainer, check_agent, checkpoint, config, registry
 from rlcore.agents.replay import Replay
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity
@@ -73,7 +73,7 @@ def test_the_contract_finds_a_replay_that_is_not_saved(dqn):
         check_agent(small(dqn, env, learning_starts=10_000), env)
 
 
-def test_it_keeps_observations_of_several_parts(dqn):
+def test_it_keeps_observations_of_several_parts(dqn, tmp_path):
     env = OneStep(*PROBES["one part of three"])
 
     def make():
@@ -82,7 +82,8 @@ def test_it_keeps_observations_of_several_parts(dqn):
     trainer, other = Trainer(make(), env, total_steps=10_000), make()
     for _ in range(3):
         trainer.update()
-    other.restore(trainer.agent.checkpoint())
+    checkpoint.save(tmp_path / "saved.pt", trainer.agent.checkpoint())
+    other.restore(checkpoint.load(tmp_path / "saved.pt"))
     same(other.checkpoint(), trainer.agent.checkpoint())
     torch.manual_seed(1)
     mine = trainer.agent.replay.sample(20)

@@ -98,6 +98,11 @@ def test_next_obs_are_the_true_successors():
     assert torch.equal(rollout.next_obs[:-1][goes_on], rollout.obs[1:][goes_on])
     assert torch.equal(rollout.next_obs[rollout.cut], rollout.final_obs)
     assert torch.equal(rollout.next_obs[-1], rollout.last_obs)
+    _, rollout = play(env, 8)  # cut in the last row
+    assert rollout.cut[-1].all()
+    assert torch.equal(rollout.next_obs[-1], rollout.final_obs[-3:])
+    _, rollout = play(env, None)
+    assert torch.equal(rollout.next_obs[rollout.cut], rollout.final_obs)
 
 
 def test_a_step_both_terminated_and_truncated_is_no_cut():

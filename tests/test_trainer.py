@@ -9,7 +9,7 @@ from compare import Calls, same
 from gymnasium.spaces import Box, Discrete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rlcore import checkpoint
+from rlcore import check_agent, checkpoint
 from rlcore.agent import Agent
 from rlcore.agents.ppo import PPO
 from rlcore.agents.reinforce import Reinforce
@@ -529,7 +529,7 @@ def test_actions_of_the_first_rollout_are_looked_at(monkeypatch, act, told):
         trainer.update()
 
 
-@pytest.mark.parametrize("horizon", [0, -1, 2.5])
+@pytest.mark.parametrize("horizon", [0, -1, 2.5, True])
 def test_a_horizon_that_no_rollout_has_is_refused(horizon):
     def agent(env):
         made = ppo(env)
@@ -538,3 +538,8 @@ def test_a_horizon_that_no_rollout_has_is_refused(horizon):
 
     with pytest.raises(InputError, match=rf"PPO.horizon: must be a number of steps, or None .*; got {horizon}"):
         make(agent)
+    env = CartPole()
+    with pytest.raises(InputError, match="horizon"):
+        check_agent(agent(env), env)
+    horizon = np.int64(16)
+    make(agent).update()
