@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
-from rlcore.errors import InputError
+from rlcore.errors import CheckpointError, InputError
 from rlcore.rollout import Rollout, Row, Step
-from rlcore.trees import Tree, stack, tree_map
+from rlcore.spaces import zeros
+from rlcore.trees import Tree, stack, take
 from rlcore.uncertainty import Answers, answers_of, best_answer, uncertainty
 
 
@@ -55,10 +56,13 @@ class Ensemble(Agent):
             raise InputError(f"agent.agent: {name} has no distribution, which members answer by; try ppo or supervised")
         if self.members[0].initial_state(1) is not None:
             raise InputError(f"agent.agent: {name} has a memory, which members cannot have; try ppo")
+        obs = zeros(self.observation_space, (1,), torch.device("cpu"))
+        with torch.no_grad():  # not all distributions can be mixed; better said now than at the first evaluation
+            answers_of(self.members[0].distribution(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Each member answers in its own environments; obs [N, *O]. Memory is the members' steps, K of them."""
-        steps = [member.act(_cut(obs, envs)) for member, envs in self._shares()]
+        steps = [member.act(take(obs, envs)) for member, envs in self._shares()]
         # A leaf of the graph: each member goes backward separately, and the first would free what they share.
         action = torch.cat([step.action for step in steps]).detach().requires_grad_(self.differentiable)
         return Step(action, steps)
@@ -90,6 +94,21 @@ class Ensemble(Agent):
         for member in self.members:
             member.drop_running()
 
+    def checkpoint(self) -> dict[str, Any]:
+        """Each member's own checkpoint."""
+        return {"members": [member.checkpoint() for member in self.members]}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restores what `checkpoint` returned.
+
+        Raises:
+            CheckpointError: it has another number of members, or does not fit one of them.
+        """
+        if len(saved["members"]) != len(self.members):
+            raise CheckpointError(f"the checkpoint has {len(saved['members'])} members, not {len(self.members)}")
+        for member, kept in zip(self.members, saved["members"], strict=True):
+            member.restore(kept)
+
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """The members' attributes of a type, with their names."""
         return [(f"{k}.{name}", thing) for k, member in enumerate(self.members) for name, thing in member.held(kind)]
@@ -109,8 +128,4 @@ def _share(row: Row, k: int, envs: slice, slope: Tensor | None) -> Row:
     reward = row.reward[envs]
     if slope is not None:
         reward = reward.detach() + ((step.action - step.action.detach()) * slope[envs]).flatten(1).sum(1)
-    return Row(_cut(row.obs, envs), step.action, reward, row.terminated[envs], row.truncated[envs], step.memory)
-
-
-def _cut(tree: Tree, envs: slice) -> Tree:
-    return tree_map(lambda x: x[envs], tree)
+    return Row(take(row.obs, envs), step.action, reward, row.terminated[envs], row.truncated[envs], step.memory)

@@ -10,7 +10,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.rollout import Step
-from rlcore.trees import Tree, leaves, tree_map
+from rlcore.trees import Tree, leaves, take, tree_map
 from rlcore.uncertainty import Answers, ClassUncertainty, NumberUncertainty, answers_of, best_answer, uncertainty
 
 MEBIBYTE = 2**20
@@ -32,7 +32,8 @@ class MCDropout:
             one observation are not.
 
     Raises:
-        InputError: the network has no dropout module, there are too few passes, or ``memory_mib`` is not above 0.
+        InputError: the network has no dropout module, the agent has a memory, there are too few passes, or
+            ``memory_mib`` is not above 0.
     """
 
     def __init__(self, agent: Agent, passes: int = 20, seed: int = 1, memory_mib: float = 512):
@@ -40,6 +41,8 @@ class MCDropout:
             raise InputError(f"passes: a single answer does not show uncertainty; at least 2, got {passes}")
         if memory_mib <= 0:
             raise InputError(f"memory_mib: must be above 0, got {memory_mib}")
+        if agent.initial_state(1) is not None:
+            raise InputError(f"{type(agent).__name__} has a memory of its episode, which MC dropout cannot ask about")
         self.agent, self.passes, self.seed, self.memory_mib = agent, passes, seed, memory_mib
         self.dropouts = dropouts(agent)
         if not self.dropouts:
@@ -70,7 +73,7 @@ class MCDropout:
             for module in self.dropouts:
                 module.train()
             starts = range(0, len(next(leaves(obs))), size)
-            pieces = [self._ask(tree_map(lambda x: x[start : start + size], obs)) for start in starts]  # noqa: B023
+            pieces = [self._ask(take(obs, slice(start, start + size))) for start in starts]
         return pieces[0] if len(pieces) == 1 else tree_map(lambda *x: torch.cat(x, 1), *pieces)
 
     def _ask(self, obs: Tree) -> Answers:
@@ -115,7 +118,7 @@ class MCDropout:
                 outputs += output.numel() * output.element_size()
 
         hooks = [module.register_forward_hook(add) for module in self.agent.modules()]
-        self.agent.distribution(tree_map(lambda x: x[:1], obs))
+        self.agent.distribution(take(obs, slice(1)))
         for hook in hooks:
             hook.remove()
         return max(1, int(self.memory_mib * MEBIBYTE / max(1, self.passes * outputs)))

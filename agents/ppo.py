@@ -137,7 +137,7 @@ class PPO(Agent):
 
     def forward(self, obs: Tree) -> tuple[Distribution, Tensor]:
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
-        return self._answers(self._seen(obs))
+        return self.distribution(obs), self.value(obs)
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
@@ -146,7 +146,7 @@ class PPO(Agent):
 
     def value(self, obs: Tree) -> Tensor:
         """[B, *O] to V(s) [B]."""
-        return self._value(self._seen(obs))
+        return self.value_head(self.value_body(self._seen(obs))).squeeze(-1)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
@@ -177,7 +177,7 @@ class PPO(Agent):
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
         self._normalize_by(rollout, rows)
         policy_losses, value_losses, grad_norms = map(torch.stack, zip(*steps, strict=True))
-        log_ratio = torch.cat(log_ratios)[-rollout.num_steps :]  # the last epoch's
+        log_ratio = torch.cat(log_ratios)[-rollout.num_steps :]  # of as many rows as an epoch has
         metrics: Metrics = {
             "policy_loss": policy_losses.mean(),
             "value_loss": value_losses.mean(),
@@ -231,9 +231,6 @@ class PPO(Agent):
 
     def _seen(self, obs: Tree) -> Tree:
         return obs if self.normalizer is None else self.normalizer(obs)
-
-    def _value(self, seen: Tree) -> Tensor:
-        return self.value_head(self.value_body(seen)).squeeze(-1)
 
     def _answers(self, seen: Tree) -> tuple[Distribution, Tensor]:
         """The policy and V [B] for observations [B, *O], normalised if asked for."""

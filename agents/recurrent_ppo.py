@@ -14,7 +14,7 @@ from rlcore.networks.dropout import drawn_masks
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.observations import action_mask
 from rlcore.rollout import Rollout, Step
-from rlcore.trees import Tree, leaves, stack, tree_map
+from rlcore.trees import Tree, leaves, stack, take, tree_map
 
 
 class RecurrentPPO(PPO):
@@ -58,9 +58,12 @@ class RecurrentPPO(PPO):
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
-        size = len(next(leaves(obs)))
-        outputs, _ = self._remembered(self._seen(obs), self.body.initial_state(size))
+        outputs, _ = self._remembered(self._seen(obs), self.body.initial_state(_num_rows(obs)))
         return self.policy_head.distribution(outputs)
+
+    def value(self, obs: Tree) -> Tensor:
+        """[B, *O] to V(s) [B], each the beginning of an episode."""
+        return self._value_after(obs, self.value_body.initial_state(_num_rows(obs)))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
@@ -73,9 +76,13 @@ class RecurrentPPO(PPO):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action; obs [N, *O]. The value's state stays unchanged, as no value is computed."""
-        outputs, policy_state = self._remembered(self._seen(obs), state[0])
-        return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, state[1]))
+        """The most likely action; obs [N, *O]. Without a state, they are the first ones of episodes.
+
+        The value's state stays unchanged, as no value is computed.
+        """
+        policy_state, value_state = self.initial_state(_num_rows(obs)) if state is None else state
+        outputs, policy_state = self._remembered(self._seen(obs), policy_state)
+        return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, value_state))
 
     def _remembered(self, seen: Tree, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs of the policy's head [N, K] for one step, and the next state."""
@@ -109,9 +116,9 @@ class RecurrentPPO(PPO):
                 return x.unflatten(0, (T, N))[:, envs].flatten(0, 1)
 
             piece = Sequence(
-                tree_map(lambda x: x[:, envs], obs),  # noqa: B023 (called at once)
+                take(obs, (slice(None), envs)),
                 begins[:, envs],
-                tree_map(lambda x: x[envs], state),  # noqa: B023
+                take(state, envs),
             )
             yield Rows(*tree_map(part, tuple(rows._replace(obs=None))))._replace(obs=piece)
 
@@ -127,9 +134,13 @@ class RecurrentPPO(PPO):
         last = self._value_after(rollout.last_obs, states[len(value) - 1])
         next_value = torch.cat([value[1:], last[None]])
         if cut_rows:
-            behind = tree_map(lambda x: x[rows, envs], stack([states[t] for t in cut_rows]))
+            behind = take(stack([states[t] for t in cut_rows]), (rows, envs))
             next_value[rollout.cut_places] = self._value_after(rollout.final_obs, behind)
         return value, next_value
 
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:
         return self.value_head(self.value_body.step(self._seen(obs), state)[0]).squeeze(-1)
+
+
+def _num_rows(obs: Tree) -> int:
+    return len(next(leaves(obs)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.trees import leaves, tree_map
+from rlcore.trees import leaves, take, tree_map
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
@@ -52,7 +52,7 @@ class Replay(Generic[Rows]):
             raise InputError("Replay.sample: the replay is empty; add rows first")
         first, *_ = leaves(self._rows)
         drawn = torch.randint(len(self), (size,), device=first.device)
-        rows: Rows = tree_map(lambda x: x[drawn], self._rows)
+        rows: Rows = take(self._rows, drawn)
         return rows
 
     def checkpoint(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import typer
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.run import Run
+from rlcore.run import load
 from rlcore.search import Found, Searcher
 
 HELP = "a move, or: hint, undo, new, quit (or Ctrl-D), help"
@@ -21,11 +21,10 @@ def play(
     first: Annotated[bool, typer.Option("--first/--second", help="Who begins; default: you.")] = True,
 ) -> None:
     """Play a game in the terminal against the agent of a run."""
-    folder = Run(run)
-    trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])  # the fastest for one game
-    if not isinstance(trainer.agent, Searcher):
+    agent = load(run, device="cpu")  # the fastest for one game
+    if not isinstance(agent, Searcher):
         raise InputError(f"play: the agent of {run} does not search; train one with agent.name=alphazero")
-    Session(trainer.agent, simulations).run(first)
+    Session(agent, simulations).run(first)
 
 
 class Session:

@@ -7,7 +7,8 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from rlcore import registry
-from rlcore.agent import Agent, reading_waits
+from rlcore.agent import Agent
+from rlcore.device import reading_waits
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import STATES, GameEnv
 from rlcore.envs.truth import Truth

@@ -17,8 +17,8 @@ from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.envs.truth import Truth
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
-from rlcore.observations import ACTION_MASK
 from rlcore.seeding import seeded
+from rlcore.spaces import ACTION_MASK
 
 
 class VersusEnv(GameEnv):

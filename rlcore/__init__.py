@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlcore.gym_environment import GymEnvironment
     from rlcore.rollout import Rollout, Step, collect
     from rlcore.run import load
+    from rlcore.seeding import seed_everything
     from rlcore.settings import Settings
     from rlcore.trainer import Trainer
 
@@ -39,6 +40,7 @@ __all__ = [
     "load",
     "networks",
     "registry",
+    "seed_everything",
 ]
 
 _HOMES = {
@@ -50,6 +52,7 @@ _HOMES = {
     "gym_environment": ("GymEnvironment",),
     "rollout": ("Rollout", "Step", "collect"),
     "run": ("load",),
+    "seeding": ("seed_everything",),
     "settings": ("Settings",),
     "trainer": ("Trainer",),
 }

@@ -1,5 +1,6 @@
 """Agent: the base class that users subclass; it acts and learns."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from rlcore import registry, settings
+from rlcore.device import reading_waits
 from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
@@ -30,8 +32,11 @@ class Agent(nn.Module, ABC):
     `act` and `learn`. Parameters, buffers, optimizers and generators among its attributes are saved in checkpoints.
 
     Args:
-        env: the environment; only its spaces and sizes are read.
+        env: the environment; read for its spaces and number of environments, and what else a subclass needs.
         settings: an instance of the class's own ``Settings``; None means the defaults.
+
+    Raises:
+        InputError: the environment is a single one, or the settings are another class's.
     """
 
     class Settings(settings.Settings):
@@ -47,6 +52,7 @@ class Agent(nn.Module, ABC):
 
     def __init__(self, env: Any, settings: settings.Settings | None = None):
         super().__init__()
+        _check_arguments(type(self), env, settings)
         self.settings = settings if settings is not None else self.Settings()
         self.observation_space: Space[Any] = env.single_observation_space
         self.action_space: Space[Any] = env.single_action_space
@@ -165,6 +171,14 @@ class Agent(nn.Module, ABC):
         return list(_of_kind(kind, vars(self).items()))
 
 
+def _check_arguments(kind: Any, env: Any, settings: Any) -> None:
+    name = kind.__name__
+    if not hasattr(env, "single_action_space"):
+        raise InputError(f"{name} acts in N environments at once; make them by rlcore.GymEnvironment, got {env}")
+    if not isinstance(settings, kind.Settings | None):
+        raise InputError(f"{name} needs {name}.Settings(...), got {settings!r}")
+
+
 def _of_kind(kind: type, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
     for name, thing in named:
         if isinstance(thing, kind):
@@ -180,7 +194,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], 
         unknown, missing = there.keys() - here.keys(), here.keys() - there.keys()
         if unknown and missing:
             raise ValueError(f"its optimizer has {', '.join(sorted(unknown))}, this one {', '.join(sorted(missing))}")
-    optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(copy.deepcopy(saved))  # else it may go on in the tensors of the checkpoint
     if keep_settings:
         for group, settings in zip(optimizer.param_groups, made, strict=True):
             group.update(settings)
@@ -194,8 +208,3 @@ class AgentChoice(Choice):
     def build(self, env: Any) -> Agent:
         """A new agent for an environment."""
         return registry.agents[self.name](env, self.settings)
-
-
-def reading_waits(device: torch.device) -> bool:
-    """Whether reading a number from this device waits for all its pending work."""
-    return device.type != "cpu"

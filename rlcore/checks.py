@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import ContractError
-from rlcore.observations import ACTION_MASK
 from rlcore.rollout import Rollout, Step, collect
 from rlcore.seeding import ACTING, derive_seed, seed_everything
+from rlcore.spaces import ACTION_MASK
 from rlcore.trees import Tree, leaves, tree_map
 
 PATIENCE = 100
@@ -26,23 +26,36 @@ def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> 
     """Plays random actions and checks the contract of `Environment`.
 
     Args:
-        env: the environment; it is reset.
+        env: the environment; it is reset, saved and restored.
         num_steps: steps to play; some should end episodes.
         seed: of the environment and the actions.
 
     Raises:
         ContractError: says what is wrong, what was expected and, where it helps, how to fix it.
     """
-    first, again = _play_random(env, num_steps, seed), _play_random(env, num_steps, seed)
-    for t, (a, b) in enumerate(zip(first, again, strict=True)):
+    first = _play_random(env, _reset(env, seed), num_steps, seed)
+    again = _play_random(env, _reset(env, seed), num_steps, seed)
+    _require_same(first, again, f"between two runs with seed {seed}: draw from a seeded generator")
+    saved, obs = deepcopy(env.checkpoint()), again[-1][0]
+    if saved is not None:
+        ahead = _play_random(env, obs, num_steps, seed)
+        _reset(env, seed + 1)
+        env.restore(saved)
+        repeated = _play_random(env, obs, num_steps, seed)
+        _require_same(ahead, repeated, "after the environment was restored: checkpoint lacks a part of its state")
+    twin = env.evaluation(1)
+    _reset(twin, seed)
+    if twin is not env:
+        twin.close()
+
+
+def _require_same(runs: list[tuple[Tree, ...]], others: list[tuple[Tree, ...]], told: str) -> None:
+    for t, (a, b) in enumerate(zip(runs, others, strict=True)):
         for name, x, y in zip(("obs", "reward", "terminated", "truncated"), a, b, strict=True):
-            _require(
-                _equal(x, y),
-                f"{name} of step {t} differs between two runs with seed {seed}: draw from a seeded generator",
-            )
+            _require(_equal(x, y), f"{name} of step {t} differs {told}")
 
 
-def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
+def _reset(env: Environment, seed: int) -> Tree:
     env.action_space.seed(seed)
     made = env.reset(seed=seed)
     _require(isinstance(made, tuple) and len(made) == 2, f"reset must return (obs, info), got {_kinds(made)}")
@@ -50,10 +63,15 @@ def _play_random(env: Environment, num_steps: int, seed: int) -> list[tuple[Tree
     _require(isinstance(info, dict), f"reset must return (obs, info), info a dict; got {type(info).__name__}")
     _check_obs(env, obs, env.single_observation_space)
     _check_finite("obs of a reset", obs)
+    return obs
+
+
+def _play_random(env: Environment, obs: Tree, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
     seen, copies = [], []
     for t in range(num_steps):
         with torch.random.fork_rng():  # the same actions in each run, without seeding what the environment draws
             torch.manual_seed(seed + t)
+            env.action_space.seed(seed + t)
             actions = env.random_actions()
         _check_allowed(actions, obs)
         outcome: Any = env.step(actions)
@@ -94,6 +112,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     check_horizon(agent)
     seed_everything(derive_seed(seed, ACTING))
     agent.to(env.device)
+    env.watch(agent)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
     step: Any = agent.predict(obs, state)
@@ -209,9 +228,12 @@ def _check_action(env: Environment, action: Any) -> None:
     whole = is_box and not np.issubdtype(space.dtype, np.floating)  # a Box of integers takes both kinds
     fits = whole or action.is_floating_point() == is_box
     _require(fits, f"an action must have the kind of numbers of {space}, got {action.dtype}")
-    if isinstance(space, Discrete):
-        low, high = torch.stack(action.aminmax()).tolist()
-        _require(low >= 0 and high < space.n, f"an action must lie in 0 .. {space.n - 1}, got {low} to {high}")
+    if isinstance(space, (Discrete, MultiDiscrete, MultiBinary)):
+        choices = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else 2
+        limit = torch.as_tensor(choices, device=action.device)
+        outside = (action < 0) | (action >= limit)
+        if outside.any():
+            raise ContractError(f"actions must be counted from 0 and lie in {space}, got {action[outside][0].item()}")
 
 
 def _check_allowed(actions: Tensor, obs: Tree) -> None:

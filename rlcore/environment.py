@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent
+from rlcore.errors import ContractError
 from rlcore.evaluation import Report, play
 from rlcore.trees import Tree
 
@@ -97,8 +98,17 @@ class Environment(VectorEnv, ABC):
         return torch.as_tensor(actions, device=self.device)
 
     def evaluation(self, num_envs: int) -> "Environment":
-        """A twin for evaluation. The default has the same settings, with that many environments."""
-        return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]
+        """A twin for evaluation. The default has the same settings, with that many environments.
+
+        Raises:
+            ContractError: the default cannot make one.
+        """
+        try:
+            return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]
+        except (AttributeError, TypeError) as error:
+            kind = type(self).__name__
+            told = f"set self.settings and let {kind}(settings, device) construct it, or override evaluation"
+            raise ContractError(f"{kind}.evaluation: {error}; {told}") from error
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Evaluates an agent in this twin, made by `evaluation`. The default is `rlcore.evaluation.play`."""

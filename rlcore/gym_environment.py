@@ -24,9 +24,8 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
-from rlcore.observations import ACTION_MASK
 from rlcore.registry import did_you_mean
-from rlcore.spaces import dtype_of_tensor
+from rlcore.spaces import ACTION_MASK, dtype_of_tensor
 from rlcore.trees import Tree
 
 
@@ -143,6 +142,7 @@ class GymEnvironment(Environment):
         super().__init__(s.num_envs, space, self.envs.single_action_space, device)
         action = self.single_action_space
         self._bounds = (action.low, action.high) if isinstance(action, Box) else None
+        self._whole = action.dtype if isinstance(action, Box) and action.dtype.kind in "iu" else None
         self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
         self._seed: int | None = None
         if isinstance(space, Dict) and ACTION_MASK in space.spaces:
@@ -173,7 +173,8 @@ class GymEnvironment(Environment):
         """Plays one step in every environment.
 
         Args:
-            actions: [N] or [N, D] int64, counted from 0; or [N, *A] float32, clipped to the bounds of the space.
+            actions: [N] or [N, D] int64, counted from 0; or [N, *A] float32, clipped to the bounds of the space, and
+                rounded for a Box of integers.
 
         Raises:
             EnvironmentFailure: one of them raised an error, died or hung.
@@ -181,6 +182,8 @@ class GymEnvironment(Environment):
         array = actions.numpy(force=True)
         if self._bounds is not None:
             array = np.clip(array, *self._bounds)
+            if self._whole is not None:
+                array = np.rint(array).astype(self._whole)
         elif self._start is not None:
             array = array + self._start
         obs, reward, terminated, truncated, info = self._call("step", actions=array)
@@ -307,7 +310,7 @@ class _Maker:
 
 
 class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Reports which environment failed, and how; and checks that observations are in their space.
+    """Reports which environment failed, and how; and checks what it returned.
 
     Args:
         env: the environment.
@@ -325,6 +328,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise self._failure("reset", error) from error
         self._look(obs, self.env.observation_space)
+        self._require(isinstance(info, dict), "an info that is not a dict", info)
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -334,15 +338,26 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             raise self._failure("step", error) from error
         self._look(obs, self.env.observation_space)
+        self._check_flow(reward, info)
         return obs, reward, terminated, truncated, info
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
         told = " ".join(f"{type(error).__name__}: {error}".split())
         return EnvironmentFailure(self.n, f"failed in {what}: {told}", traceback.format_exc())
 
+    def _check_flow(self, reward: Any, info: Any) -> None:
+        self._require(isinstance(info, dict), "an info that is not a dict", info)
+        if not isinstance(reward, (float, int)):
+            self._require(np.ndim(reward) == 0 and reward is not None, "a reward that is not a number", reward)
+
+    def _require(self, holds: bool, told: str, returned: Any) -> None:
+        if not holds:
+            raise EnvironmentFailure(self.n, f"returned {told}: {returned!r}")
+
     def _look(self, obs: Any, space: Any, part: str = "") -> None:
         """Raises an EnvironmentFailure if shape, kind of dtype or keys are not those of the space."""
         if isinstance(space, Dict):
+            self._require(isinstance(obs, dict), f"an observation{part} that is not a dict, as its space is", obs)
             if obs.keys() != space.keys():
                 wrong = sorted(obs.keys() ^ space.keys())
                 raise EnvironmentFailure(

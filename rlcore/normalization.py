@@ -8,9 +8,9 @@ from gymnasium.spaces import Box, Dict
 from torch import Tensor, nn
 
 from rlcore.errors import InputError
-from rlcore.observations import ACTION_MASK
 from rlcore.returns import discounted_sum
 from rlcore.rollout import Rollout
+from rlcore.spaces import ACTION_MASK
 from rlcore.trees import Tree
 
 EPSILON = 1e-8

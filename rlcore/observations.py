@@ -13,10 +13,9 @@ from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
 from rlcore.networks.recurrent import Recurrent
+from rlcore.spaces import ACTION_MASK
 from rlcore.trees import Tree
 
-ACTION_MASK = "action_mask"
-"""The part of a dict observation that says which actions are allowed."""
 SERVED = "Box of floats or of pixels, Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
 
 
@@ -123,7 +122,7 @@ class Pixels(nn.Module):
         self.channels_last = bool(frames) and width < frames[0]
         if self.channels_last:
             height, width = shape[-3:-1]
-        self.shape = -1, height, width
+        self.shape = math.prod(shape) // (height * width), height, width
 
     def forward(self, x: Tensor) -> Tensor:
         """To float32."""
@@ -146,7 +145,7 @@ class OneHot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """To float32."""
-        places = x.view(len(x), -1) + self.places
+        places = x.reshape(len(x), len(self.places)) + self.places
         return torch.zeros(len(x), self.size, device=x.device).scatter_(1, places, 1.0)
 
 

@@ -44,12 +44,14 @@ class FusedOptimizer(torch.optim.Optimizer):
         return {**self.__dict__, "_columns": {}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores settings and state, in each parameter's memory layout, as the kernel walks both alike."""
+        """Restores settings and state, as the kernel needs it: on each parameter's device, in its memory layout."""
         super().load_state_dict(state_dict)
         for param, state in self.state.items():
             for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                if value.stride() != param.stride() and value.shape == param.shape:
                     state[name] = torch.empty_like(param).copy_(value)
+                else:
+                    state[name] = value.to(param.device)
         self._columns.clear()
 
     @torch.no_grad()
@@ -57,6 +59,8 @@ class FusedOptimizer(torch.optim.Optimizer):
         """One step along the gradients; ``closure`` must be None."""
         for index, group in enumerate(self.param_groups):
             params = [param for param in group["params"] if param.grad is not None]
+            if not params:
+                continue
             known = self._columns.get(index, ([],))[0]
             if len(known) != len(params) or not all(map(operator.is_, known, params)):
                 self._columns[index] = self._columns_of(params, group)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from rlcore.trees import Tree, leaves, stack, tree_map, where
+from rlcore.errors import ContractError
+from rlcore.trees import Tree, leaves, stack, take, tree_map, where
 
 if TYPE_CHECKING:
     from rlcore.agent import Agent
@@ -131,12 +132,21 @@ class Rollout:
 
     @cached_property
     def final_obs(self) -> Tree:
-        """[K, *O]: the true successors of the K rows of `cut`, in the order of `cut_places`."""
+        """[K, *O]: the true successors of the K rows of `cut`, in the order of `cut_places`.
+
+        Raises:
+            ContractError: the environment did not give them.
+        """
         times, envs = self.cut_places
         if not len(times):
-            return tree_map(lambda x: x[:0], self.last_obs)
+            return take(self.last_obs, slice(0))
         distinct, rows = times.unique(return_inverse=True)
-        return tree_map(lambda x: x[rows, envs], stack([self._final_obs[t] for t in distinct.tolist()]))
+        kept = [self._final_obs[t] for t in distinct.tolist()]
+        if any(obs is None for obs in kept):
+            raise ContractError(
+                "an episode was truncated, but info has no final_obs: put the true last observations [N, *O] there"
+            )
+        return take(stack(kept), (rows, envs))
 
     @cached_property
     def next_obs(self) -> Tree:
@@ -204,14 +214,10 @@ class Rollout:
             envs: which ones.
             rows: the T rows of these environments.
         """
-
-        def cut(tree: Tree) -> Tree:
-            return tree_map(lambda x: x[envs], tree)
-
-        part = Rollout(self.progress, cut(self.initial_state))
-        part.last_obs, part.last_state = cut(self.last_obs), cut(self.last_state)
+        part = Rollout(self.progress, take(self.initial_state, envs))
+        part.last_obs, part.last_state = take(self.last_obs, envs), take(self.last_state, envs)
         part._rows = rows
-        part._final_obs = [cut(obs) for obs in self._final_obs]
+        part._final_obs = [take(obs, envs) for obs in self._final_obs]
         part._valid = [valid[envs] for valid in self._valid]
         return part
 

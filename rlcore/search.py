@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from rlcore.agent import reading_waits
+from rlcore.device import reading_waits
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, random_moves
 

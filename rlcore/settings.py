@@ -102,11 +102,15 @@ def _changed(default: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any
         **default,
         **{
             key: _changed(default[key], value)
-            if isinstance(value, Mapping) and "name" not in value and "name" in (default.get(key) or ())
+            if isinstance(value, Mapping) and "name" not in value and _is_choice(default.get(key))
             else value
             for key, value in given.items()
         },
     }
+
+
+def _is_choice(dumped: Any) -> bool:
+    return isinstance(dumped, dict) and "name" in dumped
 
 
 def mistakes(error: ValidationError, schema: type[BaseModel], also: tuple[str, ...] = ()) -> list[Mistake]:

@@ -9,6 +9,9 @@ from gymnasium.spaces import Box, Dict
 
 from rlcore.trees import Tree
 
+ACTION_MASK = "action_mask"
+"""The part of a dict observation that says which actions are allowed: bool, whatever dtype its space has."""
+
 
 class Logits(Box):
     """K unnormalised log-probabilities, one per class, any real numbers; float32.
@@ -48,7 +51,10 @@ def dtype_of_tensor(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tree:
     """Zeros [*batch, *O] like the elements of a space, a dict or a tensor."""
     if isinstance(space, Dict):
-        return {key: zeros(part, batch, device) for key, part in space.items()}
+        parts = {key: zeros(part, batch, device) for key, part in space.items()}
+        if ACTION_MASK in parts:
+            parts[ACTION_MASK] = parts[ACTION_MASK].bool()
+        return parts
     assert space.dtype is not None
     assert space.shape is not None
     return torch.as_tensor(np.zeros((*batch, *space.shape), dtype_of_tensor(space.dtype)), device=device)

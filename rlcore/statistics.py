@@ -11,8 +11,8 @@ from rlcore.rollout import Rollout
 class EpisodeStatistics:
     """Adds up rewards by episode, across rollouts.
 
-    `add` only keeps references. The arithmetic, which waits for the device, is done when results are asked for, so that
-    it costs nothing between logs.
+    `add` only keeps references. The arithmetic, which waits for the device, is done when results are asked for: at logs
+    and, where a run ends by its number of episodes, at each update.
 
     Args:
         num_envs: N.

@@ -79,7 +79,7 @@ class Tracker:
         for name, figure in report.figures.items():
             if self.run_dir is not None:
                 folder = self.run_dir / FIGURES_FOLDER
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 figure.savefig(folder / f"{name}.png", dpi=120)
             if self.writer is not None:
                 self.writer.add_figure(f"{prefix}/{name}", figure, step)

@@ -12,8 +12,9 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore import checkpoint, settings
-from rlcore.agent import Agent, Metrics, reading_waits
+from rlcore.agent import Agent, Metrics
 from rlcore.checks import check_horizon, check_metrics, check_rollout
+from rlcore.device import reading_waits
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
@@ -23,7 +24,7 @@ from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
-from rlcore.trees import Tree
+from rlcore.trees import Tree, tree_map
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
@@ -41,13 +42,15 @@ class Trainer:
         env: the environment.
         settings: when to do what.
         total_steps: instead of ``settings``, whose other defaults apply.
-        seed: of the environment and of every global random generator.
+        seed: of the environment and of every global random generator, from the first update on. An agent's initial
+            weights are drawn before; see `rlcore.seed_everything`.
         run_dir: folder of events and checkpoints; None writes no file.
         tracker: where figures go; None creates a silent one.
         name: of the agent, written into its checkpoints and compared when they are read.
 
     Raises:
-        InputError: neither or both of ``settings`` and ``total_steps`` are given, or the agent's horizon is invalid.
+        InputError: this is no `Environment`, neither or both of ``settings`` and ``total_steps`` are given, or the
+            agent's horizon is invalid.
     """
 
     class Settings(settings.Settings):
@@ -94,8 +97,10 @@ class Trainer:
         tracker: Tracker | None = None,
         name: str = "",
     ):
-        if (settings is None) == (total_steps is None):
-            raise InputError("Trainer needs either settings or total_steps")
+        if not isinstance(env, Environment):
+            raise InputError(f"Trainer needs an rlcore.Environment, e.g. rlcore.GymEnvironment; got {env}")
+        if (settings is None) == (total_steps is None) or not isinstance(settings, self.Settings | None):
+            raise InputError("Trainer needs either settings, Trainer.Settings(...), or total_steps=...")
         check_horizon(agent)
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
@@ -156,8 +161,8 @@ class Trainer:
             raise
 
     def _fit(self) -> Report:
-        if not self.agent.training:  # one that was loaded for evaluation
-            self.agent.train()
+        self._interruption = Interruption()
+        metrics: Metrics | None = None
         with self._interruption.listening():
             if self._evaluation_pending and not self.finished:
                 self._evaluate()
@@ -169,10 +174,11 @@ class Trainer:
                 if self._due(self.eval_every, before) and not self.finished:
                     self._evaluate()
                 if self._due(self.checkpoint_every, before):
+                    self._check_deferred()
                     self.save("last")
                     if self.settings.keep_checkpoints:
                         self.save(str(self.steps))
-            if self._logged_at != self.steps:
+            if metrics is not None and self._logged_at != self.steps:
                 self._log(metrics)
             closing = self._evaluate() if self.finished else Report({})
             self.save("last")
@@ -207,12 +213,14 @@ class Trainer:
 
     def update(self) -> Metrics:
         """Collects one rollout and learns from it."""
+        if not self.agent.training:  # one that was loaded for evaluation
+            self.agent.train()
         if self.obs is None:
             seed_everything(derive_seed(self.seed, ACTING))
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
             self.state = self.agent.initial_state(self.env.num_envs)
         start = time.perf_counter()
-        progress = self.steps / self.total_steps
+        progress = min(1.0, self.steps / self.total_steps)
         rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
         collected = time.perf_counter()
         if not self.steps:
@@ -255,7 +263,7 @@ class Trainer:
             "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
-            "owed": self._evaluation_pending,
+            "evaluation_pending": self._evaluation_pending,
             "collect_seconds": self.collect_seconds,
             "learn_seconds": self.learn_seconds,
             "env_seconds": self.env_seconds,
@@ -283,7 +291,7 @@ class Trainer:
             CheckpointError: it is of another agent or environment, or incomplete.
         """
         try:
-            return self._restore(saved)
+            return self._restore(copy.deepcopy(saved))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if isinstance(error, InputError):
                 raise
@@ -307,7 +315,7 @@ class Trainer:
             )
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
-        self._evaluation_pending, self._logged_at = saved.get("owed", False), self.steps
+        self._evaluation_pending, self._logged_at = saved["evaluation_pending"], self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
@@ -323,7 +331,9 @@ class Trainer:
         else:
             self.env.reset()
             self.env.restore(saved["env"])
-            self.obs, self.state = saved["obs"], saved["state"]
+            self.obs = tree_map(lambda x: x.to(self.env.device), saved["obs"])
+            empty = self.agent.initial_state(self.env.num_envs)
+            self.state = tree_map(lambda here, kept: kept.to(here.device), empty, saved["state"])
         restore_rng_state(saved["rng"])
         return notes
 
@@ -376,6 +386,7 @@ class Trainer:
         self.tracker.progress(self.steps, self.total_steps, told)
 
     def _evaluate(self) -> Report:
+        self._check_deferred()
         self._evaluation_pending = True
         if self._evaluation_env is None:
             with preserved(self.agent):  # making it may draw random numbers
@@ -419,9 +430,9 @@ class Trainer:
             raise self._dump(message, rollout)
 
     def _check_deferred(self) -> None:
-        suspects = [x.item() for x in (self._suspect, self.agent.nonfinite) if x is not None]
+        flags = [flag != 0 for flag in (self._suspect, self.agent.nonfinite) if flag is not None]
         self._suspect = self.agent.nonfinite = None
-        if any(value != 0 for value in suspects):
+        if flags and torch.stack(flags).any():
             raise NonFiniteError(
                 f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before "
                 f"step {self.steps:,}; device=cpu finds the exact row"

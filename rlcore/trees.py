@@ -22,6 +22,11 @@ def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
     return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
 
 
+def take(tree: Tree, index: Any) -> Tree:
+    """``x[index]`` of each tensor."""
+    return tree_map(lambda x: x[index], tree)
+
+
 def leaves(tree: Tree) -> Iterator[Tensor]:
     """The tensors of a tree, in the order of `tree_map`; those of a batch have the same length."""
     if isinstance(tree, Tensor):

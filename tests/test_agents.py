@@ -1,5 +1,6 @@
 """What agents learn where the answer is known."""
 
+import gymnasium
 import pytest
 import torch
 from test_docs import blocks
@@ -11,6 +12,7 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, RockPaperScissors, Target, TwoStep
 from rlcore.errors import InputError
+from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
 from rlcore.trainer import Trainer
 
@@ -81,6 +83,26 @@ def test_baseline_counts_on_beyond_a_time_limit():
     fit(agent, env, 20_000)
     obs, _ = env.reset()
     assert agent.baseline(obs)[0].item() == pytest.approx(FOREVER, rel=0.05)
+
+
+def test_baseline_learns_where_no_episode_is_truncated():
+    env = GymEnvironment(GymEnvironment.Settings(id="FrozenLake-v1", num_envs=4, options={"max_episode_steps": 10_000}))
+    agent = reinforce(env, baseline=True)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, None)
+    assert not rollout.truncated.any()
+    agent.learn(rollout)
+
+
+def test_an_agent_needs_many_environments_and_its_own_settings():
+    with pytest.raises(
+        InputError, match=r"PPO acts in N environments at once; make them by rlcore.GymEnvironment, got <"
+    ):
+        PPO(gymnasium.make("CartPole-v1"))
+    with pytest.raises(InputError, match=r"PPO needs PPO.Settings\(...\), got {'horizon': 8}"):
+        PPO(CartPole(), {"horizon": 8})
+    with pytest.raises(InputError, match=r"PPO needs PPO.Settings\(...\), got Settings"):
+        PPO(CartPole(), Reinforce.Settings())
 
 
 def test_against_an_adapting_opponent_the_policy_stays_stochastic():

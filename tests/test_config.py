@@ -169,6 +169,11 @@ def test_a_mistake_within_a_choice_is_told_in_python_too():
         PPO.Settings(network={"name": "mlp", "hiden": [8]})
 
 
+def test_a_mapping_where_a_number_belongs_is_one_line():
+    with pytest.raises(ValidationError, match="gain"):
+        PPO.Settings(network={"gain": {"x": 1}})
+
+
 def test_what_no_member_of_a_union_takes_is_one_mistake():
     class Unions(rlcore.Settings):
         either: Literal["auto"] | PositiveInt = 1

@@ -17,7 +17,7 @@ from rlcore import Trainer, check_agent, check_environment, checkpoint
 from rlcore.agents.ppo import PPO
 from rlcore.environment import Environment
 from rlcore.envs import probes
-from rlcore.errors import EnvironmentFailure, InputError
+from rlcore.errors import ContractError, EnvironmentFailure, InputError
 from rlcore.evaluation import Report, play
 from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
@@ -94,6 +94,16 @@ def test_box_actions_are_clipped_to_the_bounds():
     env.reset(seed=1)
     env.step(torch.tensor([[-3.0], [0.5]]))
     assert [float(one.unwrapped.taken[0][0]) for one in env.envs.envs] == [-1.0, 0.5]
+
+
+def test_actions_in_a_box_of_integers_arrive_as_such():
+    space = Box(0, 3, (2,), np.int32)
+    env = make(options={"action_space": space})
+    env.reset(seed=1)
+    env.step(torch.tensor([[-0.7, 1.6], [2.2, 9.0]]))
+    taken = [one.unwrapped.taken[0] for one in env.envs.envs]
+    assert [action.tolist() for action in taken] == [[0, 2], [2, 3]]
+    assert all(map(space.contains, taken))
 
 
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "Pendulum-v1", "CartPole-v1", "MountainCar-v0"])
@@ -191,6 +201,42 @@ def test_check_environment_finds_unseeded_draws():
         check_environment(Unseeded())
 
 
+class Elapsing(probes.TwoStep):
+    """Forgets, when it is restored, how far its episodes have gone."""
+
+    def restore(self, saved):
+        super().restore(saved)
+        self._elapsed = torch.zeros_like(self._elapsed)
+
+
+class Bare(probes.Target):
+    """Keeps no settings."""
+
+    def __init__(self, settings=None, device="cpu"):
+        super().__init__(settings, device)
+        del self.settings
+
+
+class Unlike(probes.Target):
+    """Is constructed in a way of its own."""
+
+    def __init__(self):
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (Elapsing, "differs after the environment was restored: checkpoint lacks"),
+        (Bare, r"Bare.evaluation: 'Bare' object has no attribute 'settings'; set self.settings"),
+        (Unlike, r"Unlike.evaluation: .* takes 1 positional argument .*; set self.settings and let Unlike\(settings"),
+    ],
+)
+def test_check_environment_restores_it_and_makes_its_twin(kind, complaint):
+    with pytest.raises(ContractError, match=complaint):
+        check_environment(kind(), 31)
+
+
 class Fickle(gymnasium.Env):
     """Does in step 3 what it is told to."""
 
@@ -265,6 +311,23 @@ class LateKey(gymnasium.Env):
         return {"a": np.zeros(2, np.float32), "b": 1}, 0.0, False, False, {}
 
 
+class Returning(gymnasium.Env):
+    """Returns what the caller wants as its observation, reward and info."""
+
+    observation_space = Dict({"a": Box(-1, 1, (2,), np.float32)})
+    action_space = Discrete(2)
+
+    def __init__(self, **odd):
+        self.returned = {"obs": {"a": np.zeros(2, np.float32)}, "reward": 0.0, "info": {}} | odd
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"a": np.zeros(2, np.float32)}, {}
+
+    def step(self, action):
+        return self.returned["obs"], self.returned["reward"], False, False, self.returned["info"]
+
+
 class FilmedPole(CartPoleEnv):
     """CartPole whose pictures need no pygame."""
 
@@ -276,6 +339,7 @@ gymnasium.register("FilmedPole-v0", FilmedPole, max_episode_steps=500)
 gymnasium.register("Fickle-v0", Fickle)
 gymnasium.register("Masked-v0", Masked)
 gymnasium.register("LateKey-v0", LateKey)
+gymnasium.register("Returning-v0", Returning)
 
 
 def children():
@@ -322,6 +386,29 @@ def test_a_part_that_appears_later_is_named():
     env.reset(seed=1)
     with pytest.raises(EnvironmentFailure, match="returned the keys a, b; its space has a; b must"):
         env.step(torch.zeros(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"reward": np.array([1.0])}, r"returned a reward that is not a number: array\(\[1.\]\)"),
+        ({"reward": None}, "returned a reward that is not a number: None"),
+        ({"info": None}, "returned an info that is not a dict: None"),
+        ({"obs": np.zeros(2, np.float32)}, "returned an observation that is not a dict, as its space is"),
+    ],
+)
+def test_what_a_step_must_not_return_is_named(odd, told):
+    env = make("Returning-v0", options=odd)
+    env.reset(seed=1)
+    with pytest.raises(EnvironmentFailure, match=told):
+        env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_a_reward_may_be_any_number():
+    for number in (1, True, np.float32(1), np.int64(1), np.array(1.0)):
+        env = make("Returning-v0", options={"reward": number})
+        env.reset(seed=1)
+        assert env.step(torch.zeros(2, dtype=torch.int64))[1].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
@@ -514,8 +601,8 @@ class FirstForbidden(probes.Identity):
 
     mask, floats, careful = torch.bool, torch.float32, True
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, settings=None, device="cpu"):
+        super().__init__(settings, device)
         parts = {"x": Box(-1, 1, (2,)), "action_mask": MultiBinary(4)}
         Environment.__init__(self, self.num_envs, Dict(parts), Discrete(4, start=5))
 

@@ -44,6 +44,7 @@ def test_numbers_become_ones_among_zeros():
 def test_pixels_become_fractions_channels_first(shape, read):
     x = torch.randint(256, (5, *shape), dtype=torch.uint8)
     torch.testing.assert_close(Pixels(shape)(x), read(x).float() / 255)
+    assert Pixels(shape)(x[:0]).shape == (0, *read(x).shape[1:])
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,7 @@ def test_every_space_has_a_body_and_each_row_is_read_alone(space):
     body, obs = build_body(MLP, space), batch(space)
     features = body(obs)
     assert features.shape == (6, 8)
+    assert body(obs[:0]).shape == (0, 8)  # as the successors of a rollout in which nothing was truncated
     torch.testing.assert_close(features[3:4], body(obs[3:4]))
     assert not torch.equal(features, features[:1].expand(6, -1))
 

@@ -102,6 +102,16 @@ def test_adam_leaves_parameters_without_gradient_alone():
     assert torch.equal(net[0].weight, before)
 
 
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_a_group_without_any_gradient_is_left_alone(kind):
+    a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    optimizer = kind([{"params": [a]}, {"params": [b]}], lr=0.1)
+    a.square().sum().backward()
+    optimizer.step()
+    assert a.tolist() != [1, 1]
+    assert b.tolist() == [1, 1]
+
+
 def test_adam_skips_the_step_where_found_inf_is_set():
     net = network()
     optimizer = Adam(net.parameters())

@@ -249,6 +249,18 @@ def test_no_cue_is_remembered_without_a_memory():
     assert blind.evaluation(16).score(forgetful, 200, seed=3).scalars["return"] < 0.7
 
 
+def test_without_a_state_episodes_begin():
+    env, agent = make()
+    obs, _ = env.reset(seed=1)
+    state = agent.initial_state(6)
+    alone, begun = agent.predict(obs), agent.predict(obs, state)
+    same((alone.action, alone.state), (begun.action, begun.state))
+    pi, value = agent(obs)
+    torch.testing.assert_close(pi.log_prob(alone.action), agent.distribution(obs).log_prob(begun.action))
+    rollout = collect(agent, env, obs, 16, state)
+    torch.testing.assert_close(value, agent._values(rollout)[0][0])
+
+
 def test_bad_settings_are_one_line():
     with pytest.raises(InputError, match="mlp has no memory; gru, lstm and frame_stack have one"):
         make(network={"name": "mlp"})

@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlcore import ContractError
 from rlcore.agent import Agent
+from rlcore.agents.ppo import PPO
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, TwoStep
 from rlcore.rollout import Step, collect, minibatches
@@ -89,6 +91,16 @@ def test_final_obs_are_those_of_truncated_rows_in_order():
     for t in range(4):
         *_, info = env.step(rollout.action[t])
     assert torch.equal(rollout.final_obs[:3], info["final_obs"])
+
+
+def test_truncated_rows_without_their_final_obs_are_named(monkeypatch):
+    env = CartPole(CartPole.Settings(num_envs=2, max_episode_steps=3))
+    step = env.step
+    monkeypatch.setattr(env, "step", lambda actions: (*step(actions)[:4], {}))
+    obs, _ = env.reset(seed=1)
+    rollout = collect(PPO(env), env, obs, 4)
+    with pytest.raises(ContractError, match="an episode was truncated, but info has no final_obs"):
+        _ = rollout.final_obs
 
 
 def test_next_obs_are_the_true_successors():

@@ -1,5 +1,7 @@
+import copy
 import math
 import signal
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
@@ -249,6 +251,26 @@ def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monke
         trainer._log({})
 
 
+def test_no_checkpoint_holds_a_step_that_was_skipped(monkeypatch, tmp_path):
+    """By an optimizer that does not skip it."""
+    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+
+    class Diverging(PPO):
+        def __init__(self, env):
+            super().__init__(env, PPO.Settings(horizon=16, minibatch_size=64))
+            self.optimizer = torch.optim.SGD(self.parameters(), lr=1e-3)
+
+        def minimize(self, loss, optimizer=None):
+            return super().minimize(loss * math.nan, optimizer)
+
+    trainer = make(Diverging, tmp_path)
+    trainer.log_every = 10**6
+    with pytest.raises(NonFiniteError, match="within the"):
+        trainer.fit()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_checkpoint_of_another_agent_is_refused():
     with pytest.raises(CheckpointError, match="of the agent 'PPO', not of 'Reinforce'"):
         make(reinforce).restore(make(ppo).checkpoint())
@@ -271,8 +293,63 @@ def test_a_checkpoint_in_memory_takes_a_trainer_back():
     trainer.update()
     before = trainer.checkpoint()
     trainer.update()
-    trainer.restore(before)
-    same(before, trainer.checkpoint())
+    kept = copy.deepcopy(before)
+    for _ in range(2):
+        trainer.restore(before)
+        same(before, trainer.checkpoint())
+        trainer.update()
+        same(before, kept)
+
+
+class Remembering(Agent):
+    """Counts the steps of an episode in a state that is a NamedTuple."""
+
+    class State(NamedTuple):
+        count: torch.Tensor
+
+    horizon = 4
+
+    def act(self, obs, state=None):
+        return Step((state.count % 2).long(), state=self.State(state.count + 1))
+
+    def learn(self, rollout):
+        return {"count": rollout.last_state.count.mean()}
+
+    def initial_state(self, num_envs):
+        return self.State(torch.zeros(num_envs))
+
+
+def test_a_state_keeps_its_type_in_a_checkpoint(tmp_path):
+    trainer = make(Remembering, tmp_path)
+    trainer.update()
+    trainer.save("last")
+    again = make(Remembering)
+    again.restore(checkpoint.load(tmp_path / "checkpoints" / "last.pt"))
+    same(trainer.update(), again.update())
+
+
+def test_fit_goes_on_after_an_interruption_and_after_updates_by_hand():
+    trainer = make(total_steps=1024)
+    trainer._interruption.signal = signal.SIGINT
+    assert trainer.interrupted
+    while not trainer.finished:
+        trainer.update()
+    assert trainer.fit().scalars["return"] > 0
+    assert trainer.interrupted is None
+
+
+def test_schedules_end_with_the_run():
+    trainer = make(lambda env: PPO(env, PPO.Settings(horizon=64, learning_rate_schedule="linear")), total_steps=1024)
+    rates = [trainer.update()["learning_rate"] for _ in range(4)]
+    assert rates == pytest.approx([3e-4, 1.5e-4, 0, 0])
+
+
+def test_a_trainer_needs_an_environment_and_its_settings():
+    env = CartPole()
+    with pytest.raises(InputError, match=r"Trainer needs an rlcore.Environment, e.g. rlcore.GymEnvironment; got"):
+        Trainer(ppo(env), gymnasium.make_vec("CartPole-v1", 8), total_steps=100)
+    with pytest.raises(InputError, match="Trainer needs either settings"):
+        Trainer(ppo(env), env, 100)
 
 
 def test_evaluation_puts_back_every_generator():
@@ -481,7 +558,7 @@ def test_what_was_learned_before_an_evaluation_fails_is_saved(tmp_path, monkeypa
         trainer.fit()
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
     assert 0 < saved["steps"] == trainer.steps < 4096
-    assert saved["owed"]  # so that it is made when the run goes on
+    assert saved["evaluation_pending"]  # so that it is made when the run goes on
 
 
 def test_a_failure_while_learning_saves_nothing(tmp_path, monkeypatch):
@@ -512,8 +589,8 @@ def test_what_learn_returns_is_looked_at_with_every_log(monkeypatch, metrics, to
     ("act", "told"),
     [
         (lambda action: action.float(), r"an action must have the kind of numbers of Discrete\(2\), got torch.float32"),
-        (lambda action: action + 7, r"an action must lie in 0 \.\. 1, got 7"),
-        (lambda action: action.int() * 0 - 1, r"an action must lie in 0 \.\. 1, got -1 to -1"),
+        (lambda action: action + 7, r"actions must be counted from 0 and lie in Discrete\(2\), got [78]"),
+        (lambda action: action.int() * 0 - 1, r"actions must be counted from 0 and lie in Discrete\(2\), got -1"),
     ],
 )
 def test_actions_of_the_first_rollout_are_looked_at(monkeypatch, act, told):

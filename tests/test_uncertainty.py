@@ -15,12 +15,14 @@ from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.mc_dropout import MCDropout
 from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
+from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.distributions import Categorical
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Target
 from rlcore.errors import InputError
+from rlcore.gym_environment import GymEnvironment
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.dropout import ConsistentDropout, dropouts, make_consistent, recalled
 from rlcore.rollout import collect
@@ -327,6 +329,10 @@ class Deaf(Network):
 def test_what_cannot_be_asked_is_refused_in_one_line():
     agent, env = classifier(network=network())
     obs = env.inputs(slice(0, 2))
+    cartpole = CartPole()
+    remembering = RecurrentPPO(cartpole, RecurrentPPO.Settings(horizon=8, minibatch_size=8))
+    with pytest.raises(InputError, match="RecurrentPPO has a memory of its episode, which MC dropout"):
+        MCDropout(remembering)
     with pytest.raises(InputError, match="no dropout module"):
         MCDropout(agent)
     agent, env = classifier()
@@ -512,6 +518,34 @@ def test_an_ensemble_of_any_agent_learns_resumes_and_doubts(kind):
     assert far > near
 
 
+def test_what_a_member_adds_to_its_checkpoint_is_kept():
+    class Counting(Supervised):
+        count = 0
+
+        def learn(self, rollout):
+            self.count += 1
+            return super().learn(rollout)
+
+        def checkpoint(self):
+            return {**super().checkpoint(), "count": self.count}
+
+        def restore(self, saved):
+            super().restore(saved)
+            self.count = saved["count"]
+
+    agent, env = ensemble()
+    share = SupervisedEnv(env.settings.model_copy(update={"num_envs": 10}))
+    agent.members = nn.ModuleList(Counting(share, agent.members[0].settings) for _ in agent.members)
+    obs, _ = env.reset(seed=1)
+    agent.learn(collect(agent, env, obs, 1))
+    saved = agent.checkpoint()
+    agent.learn(collect(agent, env, obs, 1))
+    agent.restore(saved)
+    assert [member.count for member in agent.members] == [1, 1, 1]
+    with pytest.raises(InputError, match="the checkpoint has 3 members, not 2"):
+        ensemble(members=2)[0].restore(saved)
+
+
 def test_an_ensemble_answers_by_the_mean_of_its_members():
     agent, env = ensemble()
     obs, _ = env.reset(seed=1)
@@ -529,3 +563,10 @@ def test_members_that_cannot_share_are_refused():
         ensemble("random_search", action="label")
     with pytest.raises(InputError, match="recurrent_ppo has a memory"):
         ensemble("recurrent_ppo", action="label", minibatch_size=None, network={"name": "gru"})
+
+
+def test_answers_that_cannot_be_mixed_are_refused_at_once():
+    env = GymEnvironment(GymEnvironment.Settings(id="Pendulum-v1", num_envs=4))
+    member = {"name": "ppo", "squash": True, "horizon": 4, "minibatch_size": 8}
+    with pytest.raises(InputError, match="uncertainty is not defined for"):
+        Ensemble(env, Ensemble.Settings.model_validate({"agent": member, "members": 2}))

@@ -1,0 +1,47 @@
+"""The device and the number of threads that torch computes with."""
+
+import os
+import re
+
+import torch
+
+from rlcore.errors import InputError
+
+SMALL_NETWORK = 200_000
+"""Number of parameters up to which one CPU thread is faster than several, or than a GPU."""
+
+
+def reading_waits(device: torch.device) -> bool:
+    """Whether reading a number from this device waits for all its pending work."""
+    return device.type != "cpu"
+
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """The device, and the reason for it.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda"), f"auto: {torch.cuda.get_device_name()}"
+        return torch.device("cpu"), "auto: no CUDA device"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"device: must be auto, cpu, cuda or cuda:<number>, got {name!r}")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise InputError(f"device: there is no {name}; torch sees {count} CUDA devices; try device=cpu or device=auto")
+    return device, "as set"
+
+
+def set_threads(threads: str | int, num_parameters: int) -> str:
+    """Sets torch's threads and returns the reason; also flushes denormals, which are slow, to zero."""
+    torch.set_flush_denormal(True)
+    if isinstance(threads, int):
+        torch.set_num_threads(threads)
+        return f"torch threads: {threads} (as set)"
+    small = num_parameters <= SMALL_NETWORK
+    torch.set_num_threads(1 if small else min(8, os.cpu_count() or 1))
+    reason = "a network this small is fastest on one" if small else "all cores, at most 8"
+    return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
