@@ -122,6 +122,10 @@ class AskAction(LabelAction):
         paid = (1 + self.wrong) * (action == target).float() - self.wrong
         return paid * (action < self.num_classes)
 
+    def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
+        """1 for the class that each answer names, 0 for all where it asks, [N, K]."""
+        return super().probabilities(action, num_classes + 1)[:, :num_classes]
+
 
 class LogOddsAction(Action):
     """Log-odds [N, *D] of outcomes in [0, 1], one for two classes; the reward is their log-likelihood, summed, nats.

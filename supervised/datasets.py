@@ -69,9 +69,11 @@ class Dataset:
         for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
             if split is not None:
                 _check(name, split, self.classes)
-        if self.test is not None and self.test.inputs.shape[1:] != self.train.inputs.shape[1:]:
-            shapes = tuple(self.test.inputs.shape[1:]), tuple(self.train.inputs.shape[1:])
-            raise InputError(f"a test input has shape {shapes[0]}, a training input {shapes[1]}; they must be equal")
+        for name, split in (("test", self.test), ("validation", self.validation)):
+            for part, held, shown in zip(("input", "target"), split or (), self.train, strict=False):
+                if held.shape[1:] != shown.shape[1:]:
+                    shapes = f"{tuple(held.shape[1:])}, a training {part} {tuple(shown.shape[1:])}"
+                    raise InputError(f"a {name} {part} has shape {shapes}; they must be equal")
 
 
 def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Dataset:
@@ -128,7 +130,9 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
 
 
 def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Split, Split]:
-    """Holds out a share of the examples, drawn at random; returns the rest, then these. Either may be empty.
+    """Holds out a share of the examples, drawn at random; returns the rest, then these, in random order.
+
+    Either may be empty.
 
     Args:
         split: the examples.
@@ -137,11 +141,13 @@ def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Spl
         seed: of the draw.
     """
     inputs, targets = split
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(targets), generator=generator)
     if by_class:
         order = order[targets[order].argsort(stable=True)]
     kept = (torch.arange(len(targets) + 1, dtype=torch.float64) * share).floor().diff() > 0  # every (1 / share)-th
     rest, held = order[~kept], order[kept]
+    held = held[torch.randperm(len(held), generator=generator)]  # reports show the first ones, of any class
     return Split(inputs[rest], targets[rest]), Split(inputs[held], targets[held])
 
 

@@ -66,7 +66,7 @@ class ExamplesReport(ReportMaker):
         target, answer = evaluation.columns["target"], evaluation.columns["answer"]
         indices = list(range(len(target)))
         if self.settings.wrong:
-            indices = [i for i in indices if target[i] != answer[i]]
+            indices = [i for i in indices if target[i] != answer[i] < len(classes)]
             indices.sort(key=evaluation.columns["reward"].__getitem__)
         indices = indices[: self.settings.num]
         names = (*classes, "asks")
@@ -194,6 +194,7 @@ class BoundaryReport(ReportMaker):
             answers = agent.predict(env.scaled(grid.view(-1, 2).to(env.device))).action
             probabilities = env.action.probabilities(answers, len(classes)).cpu()
         level = probabilities @ torch.linspace(0, 1, len(classes))  # two classes: P of the second
+        level += 0.5 * (1 - probabilities.sum(1))  # in between where it asks
         extent = [*ends[0], *ends[1]]
         shades = level.view(len(y), len(x)).numpy()
         axes.imshow(shades, extent=extent, origin="lower", aspect="auto", cmap="RdBu", vmin=-0.3, vmax=1.3)

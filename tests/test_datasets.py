@@ -143,6 +143,7 @@ def test_bad_arrays_are_one_line():
     assert "a training label is -1" in refused(from_arrays, x, y - 1 + np.array([0, 0, 0, 1, 1, 1]))
     assert "a test label is 2; with 2 classes, labels run from 0 to 1" in refused(from_arrays, x, y, x, y + 1)
     assert "a test input has shape (2,), a training input (3,)" in refused(from_arrays, x, y, x[:, :2], y)
+    assert "a test target has shape (), a training target (3,)" in refused(from_arrays, x, x, x, x[:, 0])
     assert "at least two classes" in refused(from_arrays, x, y * 0)
     assert "must be numbers" in refused(from_arrays, x.astype(str), y)
     assert "[n, 1]" in refused(from_arrays, x[:, 0], y)

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
+from rlcore import Agent, Step
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.probes import Identity
 from rlcore.errors import InputError
-from rlcore.evaluation import ReportChoice
+from rlcore.evaluation import ReportChoice, evaluating
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.uncertainty_report import UncertaintyReport
+from rlcore.supervised.uncertainty_report import UncertaintyReport, measured
+from rlcore.uncertainty import Classes, calibration_error, fit_temperature, measures
 
 
 def make(network, inputs, targets, **settings):
@@ -74,6 +76,32 @@ def test_the_boundary_is_the_agents_answer_in_the_plane():
     assert (torch.tensor(shades)[:, x < -0.01] < 0.5).all()
 
 
+class Asks(Agent):
+    """Says class 0, or asks where the first number is above 0."""
+
+    def act(self, obs, state=None):
+        return Step(torch.where(obs[:, 0] > 0, 2, 0))
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_questions_to_a_person_are_neither_a_class_nor_wrong():
+    inputs, targets = torch.randn(20, 2), torch.arange(20) % 2
+    settings = SupervisedEnv.Settings(num_envs=4, test_fraction=0, action="ask")
+    env = SupervisedEnv(settings, dataset=from_arrays(inputs, targets)).evaluation(1)
+    agent = Asks(env)
+    (axes,) = report("boundary", agent, env, resolution=20).figures["boundary"].axes
+    shades, (left, right, *_) = torch.tensor(axes.images[0].get_array()), axes.images[0].get_extent()
+    x = torch.linspace(left, right, 20)
+    assert (shades[:, x > 0.01] == 0.5).all()
+    assert (shades[:, x < -0.01] == 0).all()
+    text = report("examples", agent, env, wrong=True, num=20).text
+    assert text.count("#") == ((inputs[:, 0] <= 0) & (targets == 1)).sum()
+    counts = [int(shown.get_text()) for shown in report("confusion", agent, env).figures["confusion"].axes[0].texts]
+    assert sum(counts) == (inputs[:, 0] <= 0).sum()
+
+
 def test_packed_bits_answer_as_the_network_does():
     images = torch.randint(0, 256, (40, 1, 5, 5), dtype=torch.uint8)
     agent, env = make({"name": "binarized_mlp", "hidden": [9]}, images, torch.arange(40) % 3, scaling="raw")
@@ -115,8 +143,6 @@ def test_uncertainty_sets_methods_side_by_side_and_shows_what_is_doubted():
     found = report("uncertainty", agent, env, above=0.3, num=2, passes=8)
     assert found.scalars["mc_dropout_accuracy"] > 0.9
     assert found.scalars["softmax_accuracy"] == env.score(agent, 1, 1).scalars["accuracy"]
-    assert found.scalars["mc_dropout_noise_roc_area"] > 0
-    assert found.scalars["softmax_temperature"] > 0
     assert "softmax_noise_mutual_information_roc_area" not in found.scalars  # one answer has none
     assert found.figures.keys() == {"reliability", "risk_coverage", "entropy"}
     head, _, *_ = found.text.splitlines()
@@ -124,6 +150,38 @@ def test_uncertainty_sets_methods_side_by_side_and_shows_what_is_doubted():
     assert found.text.count("#") == 2
     assert "examples have a predictive entropy above 0.3 nats" in found.text
     assert found.scalars == report("uncertainty", agent, env, above=0.3, num=2, passes=8).scalars
+
+
+def test_a_temperature_comes_from_examples_kept_back_and_tempers_the_test_ones():
+    agent, env = doubting()
+    validation, target = env.dataset.validation, env.targets
+    with evaluating(agent):
+        found = measured(env, agent.answers).scalars
+        kept_back, p = agent(validation.inputs).softmax(1), agent(env.inputs(slice(None))).softmax(1)
+    tau = fit_temperature(kept_back, validation.targets)
+    assert found["temperature"] == pytest.approx(tau, rel=1e-2)
+    assert found["temperature"] != pytest.approx(fit_temperature(p, target), rel=5e-2)
+    tau = found["temperature"]
+    q = p.double() ** (1 / tau)
+    q /= q.sum(1, keepdim=True)
+    likelihood = q[torch.arange(len(q)), target]
+    assert found["tempered_negative_log_likelihood"] == pytest.approx(-likelihood.log().mean().item(), rel=1e-5)
+    right = q.argmax(1) == target
+    assert found["tempered_calibration_error"] == pytest.approx(calibration_error(q.amax(1).float(), right), rel=1e-5)
+    untempered = measures(p, target, -(p * p.log()).sum(1))
+    assert {key: found[key] for key in untempered} == pytest.approx(untempered, rel=1e-5)
+
+
+@pytest.mark.parametrize(("known", "foreign", "area"), [(0.99, 0.5, 1.0), (0.5, 0.99, 0.0), (0.7, 0.7, 0.5)])
+def test_the_roc_area_is_1_where_foreign_inputs_are_doubted_more(known, foreign, area):
+    _, env = doubting()
+    shown = {tuple(x) for x in [*env.inputs(slice(None)).tolist(), *env.dataset.validation.inputs.tolist()]}
+
+    def ask(obs):
+        p = torch.tensor([known if tuple(x) in shown else foreign for x in obs.tolist()])
+        return Classes(torch.stack([p, 1 - p], 1)[None])
+
+    assert measured(env, ask).scalars["noise_roc_area"] == area
 
 
 def test_the_bars_of_every_pass_are_shown_for_one_example():
@@ -139,9 +197,11 @@ def test_an_ensemble_is_asked_by_its_members():
     env = SupervisedEnv(SupervisedEnv.Settings(num_envs=30, dataset="iris"))
     member = {"name": "supervised", "network": {"name": "mlp", "hidden": [8]}}
     agent = Ensemble(env, Ensemble.Settings.model_validate({"agent": member, "members": 3}))
-    found = report("uncertainty", agent, env.evaluation(1), index=0)
+    twin = env.evaluation(1)
+    found = report("uncertainty", agent, twin, index=0)
     assert [line.split()[0] for line in found.text.splitlines()[-3:]] == list("123")
-    assert report("uncertainty", agent, env.evaluation(1)).scalars["ensemble_accuracy"] >= 0
+    scalars = report("uncertainty", agent, twin).scalars
+    assert scalars["ensemble_accuracy"] == twin.score(agent, 1, 1).scalars["accuracy"]
 
 
 def test_what_has_no_uncertainty_is_refused():

@@ -85,6 +85,7 @@ def test_examples_kept_back_are_neither_trained_nor_tested_on():
     whole = load("iris").train.inputs
     assert sorted(rows) == sorted(map(tuple, whole.tolist()))
     assert env.num_examples == 90
+    assert len(data.test.targets[:10].unique()) > 1  # in random order: reports show the first ones
     twin = env.evaluation(1)
     assert torch.equal(twin.dataset.validation.inputs, data.validation.inputs)
     assert torch.equal(twin.targets, data.test.targets)

@@ -37,6 +37,7 @@ from rlcore.uncertainty import (
     brier_score,
     calibration_error,
     fit_temperature,
+    measures,
     negative_log_likelihood,
     reliability,
     risk_at_coverage,
@@ -117,6 +118,25 @@ def test_the_calibration_error_of_answers_whose_calibration_is_known(equal):
     assert calibration_error(confidence, chance < confidence, equal=equal) < 0.005
     # right with the chance c^2: the gap is E |c - c^2| = 1/6
     assert calibration_error(confidence, chance < confidence**2, equal=equal) == pytest.approx(1 / 6, abs=0.005)
+
+
+def test_the_measures_are_what_they_are_named_for():
+    logits, doubt, target = 2 * torch.randn(60, 3), torch.rand(60), torch.arange(60) % 3
+    p = logits.softmax(1)
+    right, stated = p.argmax(1) == target, p[torch.arange(60), target]
+    order = doubt.argsort()
+    by_hand = {
+        "accuracy": right.double().mean(),
+        "negative_log_likelihood": -stated.log().mean(),
+        "brier_score": (p - F.one_hot(target, 3)).square().sum(1).mean(),
+        "calibration_error": calibration_error(p.amax(1), right),
+        "calibration_error_mass": calibration_error(p.amax(1), right, equal="mass"),
+        "risk_coverage_area": ((~right)[order].double().cumsum(0) / torch.arange(1, 61)).mean(),
+        "accuracy_at_95": right[order[:57]].double().mean(),
+        "accuracy_at_90": right[order[:54]].double().mean(),
+        "error_roc_area": (doubt[~right][:, None] > doubt[right][None]).double().mean(),
+    }
+    assert measures(p, target, doubt) == pytest.approx({key: float(x) for key, x in by_hand.items()}, rel=1e-5)
 
 
 def test_bins_of_equal_mass_hold_the_same_number():
