@@ -61,7 +61,7 @@ uncertainty: .venv/installed
 	$(BIN)/python benchmarks/asking.py $(UNCERTAIN); \
 	$(BIN)/python examples/uncertain_policy.py $(UNCERTAIN)/cartpole/*-seed*
 
-# The tables and figures of docs/latent.md; some two hours on two cores.
+# The runs of docs/latent.md, and codes.png; three to four hours on two cores. For its other tables and figures, the reports named there.
 LATENT := runs/latent
 latent: .venv/installed
 	@set -e; train="$(BIN)/rlcore train"; \

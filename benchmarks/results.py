@@ -32,7 +32,18 @@ HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
 SEEDS = [1, 2, 3, 4, 5]
 EPISODES = 100
-COLUMNS = "config", "steps", "figure", "IQM [95 %]", "seeds", "each", "claimed", "published", "seconds", "steps/s"
+COLUMNS = (
+    "config",
+    "steps",
+    "figure",
+    "IQM [95 %]",
+    "seeds",
+    "each",
+    "claimed",
+    "published, or to compare",
+    "seconds",
+    "steps/s",
+)
 
 
 def main() -> None:
@@ -146,7 +157,7 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
 def write_page(results: dict[str, Any]) -> None:
     """docs/results.md, docs/images/results.png, and the table in the README."""
     groups: dict[str, list[str]] = {"Reinforcement learning": [], "Self-play": [], "Supervised and generative": []}
-    short = ["| config | steps | here, IQM [95 %] of five seeds | published |", "|" + "---|" * 4]
+    short = ["| config | steps | here, IQM [95 %] of five seeds | published, or to compare |", "|" + "---|" * 4]
     for name, result in results.items():
         loaded = config.load(name).config
         kind = {"gym": 0, "cartpole": 0, "selfplay": 1, "versus": 1}.get(loaded.env.name, 2)
@@ -197,7 +208,7 @@ def draw(results: dict[str, Any]) -> None:
     """
     columns = 4
     lines = -(-len(results) // columns)
-    figure = Figure(figsize=(3 * columns, 2.2 * lines), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 2.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for (name, result), axes in zip(results.items(), panels, strict=False):  # panels last: zip would drop one
         curves = [np.array(seed["curve"]).T for seed in runs(result)]
@@ -207,14 +218,14 @@ def draw(results: dict[str, Any]) -> None:
         axes.fill_between(steps / 1000, values.min(0), values.max(0), alpha=0.2)
         for number, (told, value) in enumerate(published(config.load(name).config.expect["eval/return"]).items(), 1):
             axes.axhline(value, color=f"C{number}", linestyle="--", linewidth=1, label=told)
-            axes.legend(fontsize=5)
+            axes.legend(fontsize=6)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
     for axes in list(panels):
         axes.axis("off")
     figure.supxlabel("thousand environment steps", fontsize=9)
     figure.supylabel("evaluation return", fontsize=9)
-    figure.savefig(DOCS / "images" / "results.png", dpi=80)
+    figure.savefig(DOCS / "images" / "results.png", dpi=120)
 
 
 if __name__ == "__main__":

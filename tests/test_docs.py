@@ -1,7 +1,9 @@
 """What the docs show, runs."""
 
+import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import gymnasium
 import pytest
@@ -16,6 +18,7 @@ from rlcore.run import Run
 from rlcore.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def blocks(path, language):
@@ -63,6 +66,41 @@ def test_the_readmes_python_runs(workdir, monkeypatch):
             exec(code, {})
             return
     pytest.fail("README.md shows no Trainer")
+
+
+def test_an_agent_is_asked_how_sure_it_is_as_the_readme_says(workdir):
+    (code,) = [code for code in blocks("README.md", "python") if "MCDropout" in code]
+    loaded = config.load("digits_lenet", ["agent.network.dropout=0.5", "trainer.epochs=1"])
+    made, _ = config.build(loaded.config)
+    made.write_to(Run.create(loaded, "run").path)
+    made.fit()
+    given = {"obs": made.env.reset(seed=1)[0]}
+    exec(code.replace("runs/mnist_dropout/...", "run"), given)
+    assert given["found"].mutual_information.shape == (made.env.num_envs,)
+
+
+MEASURED = {"mnist_vae_binarized", "connect4_alphazero", "connect4_alphago"}
+"""Rows whose figure is measured after the run, and not in its results."""
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/ten_days.md", "docs/latent.md"])
+def test_tables_tell_what_the_results_hold(path):
+    """Mean and range over the seeds, as ``| `config` ... 99.20 % (99.07 to 99.30)``."""
+    found = re.findall(
+        r"^\| `(\w+)`.*? \**([\d.]+)( %|)\** \(([\d.]+)(?: %)? to ([\d.]+)", (ROOT / path).read_text(), re.MULTILINE
+    )
+    rows = [row for row in found if (RESULTS / f"{row[0]}.json").is_file() and row[0] not in MEASURED]
+    assert len(rows) > 3
+    for name, mean, percent, low, high in rows:
+        seeds = json.loads((RESULTS / f"{name}.json").read_text())["seeds"].values()
+        columns = zip(*(seed["figures"].values() for seed in seeds), strict=True)
+        scale = 100 if percent else 1
+        held = [[scale * statistic(column) for statistic in (fmean, min, max)] for column in columns]
+        assert any(all(map(rounds_to, one, (mean, low, high))) for one in held), (name, mean, low, high, held)
+
+
+def rounds_to(value, shown):
+    return abs(value - float(shown)) <= 0.51 * 10 ** -len(shown.partition(".")[2])
 
 
 def test_an_agent_answers_gymnasium_as_the_readme_says(workdir):
