@@ -104,9 +104,10 @@ class Ensemble(Agent):
         Raises:
             CheckpointError: it has another number of members, or does not fit one of them.
         """
-        if len(saved["members"]) != len(self.members):
-            raise CheckpointError(f"the checkpoint has {len(saved['members'])} members, not {len(self.members)}")
-        for member, kept in zip(self.members, saved["members"], strict=True):
+        members = saved.get("members", [])
+        if len(members) != len(self.members):
+            raise CheckpointError(f"the checkpoint has {len(members)} members, not {len(self.members)}")
+        for member, kept in zip(self.members, members, strict=True):
             member.restore(kept)
 
     def held(self, kind: type) -> list[tuple[str, Any]]:

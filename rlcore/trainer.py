@@ -315,7 +315,7 @@ class Trainer:
             )
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
-        self._evaluation_pending, self._logged_at = saved["evaluation_pending"], self.steps
+        self._evaluation_pending, self._logged_at = saved.get("evaluation_pending", False), self.steps
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
