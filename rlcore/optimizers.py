@@ -62,7 +62,7 @@ class FusedOptimizer(torch.optim.Optimizer):
             if not params:
                 continue
             known = self._columns.get(index, ([],))[0]
-            if len(known) != len(params) or not all(map(operator.is_, known, params)):
+            if len(known) != len(params) or not all(map(operator.is_, known, params)) or not self.state:
                 self._columns[index] = self._columns_of(params, group)
             self._apply(group, [param.grad for param in params], self._columns[index])
 

@@ -102,6 +102,17 @@ def test_adam_leaves_parameters_without_gradient_alone():
     assert torch.equal(net[0].weight, before)
 
 
+def test_adam_begins_anew_once_its_state_is_cleared():
+    ours, fresh = network(), network()
+    optimizer = Adam(ours.parameters(), lr=0.1)
+    run(ours, optimizer, 5)
+    optimizer.state.clear()
+    ours.load_state_dict(fresh.state_dict())
+    run(ours, optimizer, 3)
+    run(fresh, Adam(fresh.parameters(), lr=0.1), 3)
+    assert all(map(torch.equal, ours.parameters(), fresh.parameters()))
+
+
 @pytest.mark.parametrize("kind", [SGD, Adam])
 def test_a_group_without_any_gradient_is_left_alone(kind):
     a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
