@@ -56,9 +56,10 @@ class PPO(Agent):
 
     maximise  E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - V_target)^2] + c_e E[H],  r = pi(a|s) / pi_old(a|s)
 
-    The details follow Huang et al. 2022 ("The 37 implementation details of PPO"), except that old log-probabilities and
-    values are computed in one batch over the rollout rather than at every step, and that a time limit is not a terminal
-    state: V(s') of the true successor counts there.
+    The details follow Huang et al. 2022 ("The 37 implementation details of PPO"), except that a time limit is not a
+    terminal state (V(s') of the true successor counts there), old log-probabilities and values are computed in one
+    batch over the rollout, running statistics are updated after each rollout rather than at every step, the value is
+    not clipped by default, and its loss has no factor 1/2 besides c_v.
     """
 
     class Settings(settings.Settings):

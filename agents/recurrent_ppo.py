@@ -10,7 +10,7 @@ from rlcore.agents.ppo import PPO, Memory, Rows
 from rlcore.distributions import Distribution
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
-from rlcore.networks.dropout import drawn_masks
+from rlcore.networks.dropout import drawn_masks, switched_off
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.observations import action_mask
 from rlcore.rollout import Rollout, Step
@@ -71,7 +71,8 @@ class RecurrentPPO(PPO):
         outputs, policy_state = self._remembered(seen, policy_state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
         if not self.settings.shared:
-            value_state = self.value_body.remember(seen, value_state)
+            with switched_off(self.dropouts):  # as when V is estimated
+                value_state = self.value_body.remember(seen, value_state)
         return Step(self.policy_head.distribution(outputs).sample(), memory, (policy_state, value_state))
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
-from rlcore.spaces import Logits, LogOdds
+from rlcore.spaces import Logits, LogOdds, Means
 from rlcore.trees import Tree
 
 
@@ -102,7 +102,7 @@ class Supervised(Agent):
     def distribution(self, obs: Tree) -> Distribution:
         """The distribution of the answers to [B, *O]: the reward is its log-likelihood, up to a constant.
 
-        Classes for logits, or for the log-odds of one outcome; normals of variance 1/2 for a squared error.
+        Classes for logits, or for the log-odds of one outcome; normals for means, of variance 1/2 for a squared error.
 
         Raises:
             InputError: the answers are the log-odds of several outcomes.
@@ -111,7 +111,8 @@ class Supervised(Agent):
         if isinstance(self.action_space, Logits):
             return Categorical(outputs)
         if not isinstance(self.action_space, LogOdds):
-            return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, 0.5 * math.log(0.5)))
+            std = self.action_space.std if isinstance(self.action_space, Means) else math.sqrt(0.5)
+            return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, math.log(std)))
         if math.prod(self.answer_shape) > 1:
             raise InputError(f"uncertainty is not defined for {self.action_space}: several outcomes are not classes")
         return Categorical(torch.cat([torch.zeros_like(outputs), outputs], 1))

@@ -503,7 +503,7 @@ def dirichlet(legal: Tensor, alpha: float) -> Tensor:
         alpha: concentration; AlphaZero's is about 10 / the number of moves.
     """
     # clamped, as gamma draws of a small alpha may all be 0 in float32
-    draws = torch._standard_gamma(torch.full_like(legal, alpha, dtype=torch.float32)).clamp_min(1e-30) * legal
+    draws = torch._standard_gamma(torch.full_like(legal, alpha, dtype=torch.float32)).clamp_min(TINY) * legal
     return draws / draws.sum(-1, keepdim=True)
 
 

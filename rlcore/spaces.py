@@ -43,6 +43,23 @@ class LogOdds(Box):
         return f"LogOdds{self.shape}"
 
 
+class Means(Box):
+    """Means of normal distributions with a known standard deviation, any real numbers; float32.
+
+    Args:
+        shape: of the outcomes.
+        std: their standard deviation, > 0.
+    """
+
+    def __init__(self, shape: tuple[int, ...], std: float):
+        super().__init__(-np.inf, np.inf, shape, np.float32)
+        self.std = std
+
+    def __repr__(self) -> str:
+        """``Means((1,), std=0.1)``."""
+        return f"Means({self.shape}, std={self.std:g})"
+
+
 def dtype_of_tensor(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of an array as a tensor: float32 for floats, int64 for signed integers, otherwise unchanged."""
     return np.dtype({"f": np.float32, "i": np.int64}.get(dtype.kind, dtype))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from rlcore.distributions import HALF_LOG_2PI
 from rlcore.errors import InputError
-from rlcore.spaces import Logits, LogOdds
+from rlcore.spaces import Logits, LogOdds, Means
 from rlcore.supervised.datasets import Dataset
 
 ERRORS = ("squared_error", "cross_entropy")
@@ -201,7 +201,7 @@ class GaussianAction(ValuesAction):
 
     def __init__(self, dataset: Dataset, device: torch.device, std: float = 1.0):
         super().__init__(dataset, device)
-        self.std = std
+        self.space, self.std = Means(self.shape, std), std
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """[N] nats."""

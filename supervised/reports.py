@@ -13,7 +13,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.binarized import BinarizedMLP, PackedMLP
-from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
+from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv, confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -142,7 +142,7 @@ class PackedReport(ReportMaker):
                 "(env.scaling=raw)"
             )
         packed = PackedMLP(network)
-        answers = torch.cat([torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(1000)])
+        answers = torch.cat([torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(EVALUATION_BATCH)])
         same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
         accuracy = (answers == split.targets.cpu()).double().mean().item()
         floats = 4 * sum(parameter.numel() for parameter in network.parameters())

@@ -17,7 +17,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.settings import Seed
-from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
 from rlcore.supervised.foreign import foreign_inputs
 from rlcore.supervised.reports import classified, figure_of, terminal_lines
 from rlcore.trees import tree_map
@@ -39,7 +39,6 @@ from rlcore.uncertainty import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BATCH = 1000
 BAR = 30
 """Characters in the bar of a probability of 1."""
 LIKELY = 0.05
@@ -144,13 +143,13 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
     """
     dataset, target = env.dataset, env.targets.cpu()
     all_rows = torch.arange(env.num_examples, device=env.device)
-    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(BATCH)))
+    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(EVALUATION_BATCH)))
     known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
     if known != num_classes + (env.settings.action == "ask"):
         raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
-        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(BATCH)))
+        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(EVALUATION_BATCH)))
         tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
         p = tempered(test.probabilities, tau)
         scalars["temperature"] = tau
@@ -158,7 +157,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         scalars["tempered_calibration_error"] = calibration_error(p.amax(1), p.argmax(1) == target)
     foreign = {}
     for kind, inputs in foreign_inputs(dataset, seed=seed).items():
-        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(BATCH)))
+        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(EVALUATION_BATCH)))
         is_foreign = torch.arange(len(target) + len(inputs)) >= len(target)
         scalars[f"{kind}_roc_area"] = roc_area(
             torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign

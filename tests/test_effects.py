@@ -11,6 +11,7 @@ from one_step import PROBES, OneStep
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.ppo import PPO, _kl
 from rlcore.agents.random_search import RandomSearch
+from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
@@ -24,6 +25,7 @@ from rlcore.search import Edges, improved_logits, search
 from rlcore.statistics import EpisodeStatistics
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.trainer import Trainer
+from rlcore.trees import tree_map
 
 close = torch.testing.assert_close
 DROPOUT = {"name": "mlp", "hidden": [16], "dropout": 0.5}
@@ -37,7 +39,7 @@ def on_cartpole(kind, num_envs=8, **settings):
     if "network" in settings:
         agent.policy_head.weight.data.mul_(100)  # so that a mask matters
     obs, _ = env.reset(seed=1)
-    return agent, collect(agent, env, obs, agent.horizon)
+    return agent, collect(agent, env, obs, agent.horizon, agent.initial_state(num_envs))
 
 
 def test_ppo_learns_by_the_masks_that_it_acted_with():
@@ -64,6 +66,15 @@ def test_values_are_estimated_without_dropout():
     agent, rollout = on_cartpole(Reinforce, network=DROPOUT, baseline=True)
     obs = rollout.rows(rollout.obs)
     assert torch.equal(agent._value(obs), agent._value(obs))
+
+
+def test_the_value_remembers_without_dropout():
+    agent, rollout = on_cartpole(RecurrentPPO, network={"name": "gru", "body": DROPOUT}, horizon=8, minibatch_size=None)
+    state = tree_map(lambda x: x.clone(), rollout.initial_state[1])
+    with torch.no_grad():
+        for obs, begins in zip(agent.eval()._seen(rollout.obs), rollout.begins, strict=True):
+            state = agent.value_body.remember(obs, tree_map(lambda x, b=begins: x * ~b[:, None], state))
+    close(rollout.last_state[1], state)
 
 
 def test_a_clipped_value_counts_its_larger_error():

@@ -28,7 +28,9 @@ from rlcore.networks.dropout import ConsistentDropout, dropouts, make_consistent
 from rlcore.rollout import collect
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.trainer import Trainer
+from rlcore.trees import take
 from rlcore.uncertainty import (
     Classes,
     Numbers,
@@ -312,6 +314,52 @@ def test_policies_are_asked_too(kind):
     torch.testing.assert_close(found.aleatoric_std, torch.ones_like(found.std))
 
 
+@pytest.mark.parametrize(("action", "std"), [("gaussian", 0.1), ("values", 0.5**0.5)])
+def test_the_reward_is_the_log_likelihood_under_the_agents_own_distribution(action, std):
+    dataset = from_arrays(np.random.default_rng(1).random((20, 3), dtype=np.float32), np.arange(20) % 2)
+    options = {"std": std} if action == "gaussian" else {}
+    env = ReconstructionEnv(ReconstructionEnv.Settings(num_envs=8, action=action, **options), dataset=dataset)
+    agent = Supervised(env)
+    obs, _ = env.reset(seed=1)
+    pi = agent.distribution(obs)
+    _, reward, *_ = env.step(pi.mean)
+    constant = pi.log_prob(obs) - reward
+    torch.testing.assert_close(constant, constant[:1].expand(8), atol=1e-3, rtol=0)
+    found = uncertainty(agent.answers(obs))
+    torch.testing.assert_close(found.aleatoric_std, torch.full_like(found.std, std))
+
+
+class Twice(nn.Module):
+    """One dropout module, used in two places."""
+
+    num_features = 8
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.dropout = nn.Linear(4, 8), nn.Linear(8, 8), nn.Dropout(0.3)
+
+    def forward(self, x):
+        return self.dropout(self.second(self.dropout(self.first(x))))
+
+
+@pytest.mark.parametrize("kind", [PPO, Reinforce])
+def test_one_dropout_module_in_two_places_is_refused_by_policies(kind, monkeypatch):
+    monkeypatch.setattr(f"{kind.__module__}.build_body", lambda *arguments: Twice())
+    env = CartPole(CartPole.Settings(num_envs=8))
+    agent = kind(env)
+    rollout = collect(agent, env, env.reset(seed=1)[0], agent.horizon)
+    with pytest.raises(InputError, match="used twice"):
+        agent.learn(rollout)
+
+
+@pytest.mark.parametrize("kind", [PPO, Reinforce])
+def test_a_rollout_without_masks_is_refused(kind):
+    agent, env = policy(kind)
+    rollout = collect(agent.eval(), env, env.reset(seed=1)[0], agent.horizon)
+    with pytest.raises(InputError, match=r"recorded 0 masks: call agent\.train"):
+        agent.train().learn(rollout)
+
+
 @pytest.mark.parametrize("action", ["logits", "values", "label"])
 def test_what_all_say_together_is_an_action_of_the_environment(action):
     kind = Reinforce if action == "label" else Supervised
@@ -428,7 +476,7 @@ def test_the_first_minibatchs_ratio_is_one_with_dropout(shared):
     rows, _ = agent._rows(rollout)
     with torch.no_grad():
         with recalled(agent.policy_dropouts, rows.masks):
-            recalled_ratio = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
+            recalled_ratio = (agent._answers(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
         other_ratio = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
     torch.testing.assert_close(recalled_ratio, torch.ones_like(recalled_ratio), atol=1e-5, rtol=0)
     assert (other_ratio - 1).abs().max() > 0.01  # with new masks it is another policy
@@ -443,13 +491,9 @@ def test_the_gradient_of_reinforce_is_that_of_the_policy_that_acted():
     with torch.no_grad(), recalled(agent.policy_dropouts, masks):
         logits = agent.distribution(rollout.rows(rollout.obs)).logits
     t, n = 3, 5
-    for module, mask in zip(agent.policy_dropouts, rollout.memory, strict=True):
-        module.given = mask[t]
-    torch.testing.assert_close(
-        agent.distribution(rollout.obs[t]).logits[n], logits[int(rollout.valid[:t].sum() + rollout.valid[t, :n].sum())]
-    )
-    for module in agent.policy_dropouts:
-        module.given = None
+    with recalled(agent.policy_dropouts, take(rollout.memory, t)):
+        found = agent.distribution(rollout.obs[t]).logits[n]
+    torch.testing.assert_close(found, logits[int(rollout.valid[:t].sum() + rollout.valid[t, :n].sum())])
     assert math.isfinite(agent.learn(rollout)["value_loss"])
 
 

@@ -30,13 +30,15 @@ class ConsistentDropout(_DropoutNd):
         self.drawn: Tensor | None = None
         """[B, ...] bool, the latest mask; True is kept."""
         self.given: Tensor | None = None
-        """A mask to use instead of a new one."""
+        """A mask to use instead of a new one, in one forward pass."""
+        self.used = False
+        """Whether the given mask has been used."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...], units dropped while training.
 
         Raises:
-            InputError: the given mask is for a batch of another size.
+            InputError: the given mask has been used, or is for a batch of another size.
         """
         if not self.training:
             return x
@@ -44,8 +46,12 @@ class ConsistentDropout(_DropoutNd):
         if mask is None:
             shape = x.shape[:2] + (1,) * (x.ndim - 2) if self.by_channel else x.shape
             mask = self.drawn = torch.rand(shape, device=x.device) >= self.p
+        elif self.used:  # of two masks drawn in one pass only the latter is known
+            raise InputError("a dropout module is used twice in a policy's forward pass; give each place its own")
         elif len(mask) != len(x):
             raise InputError(f"dropout saw {len(x)} rows, but {len(mask)} when it acted: its input must be [B, ...]")
+        else:
+            self.used = True
         return x * mask / (1 - self.p)
 
 
@@ -78,9 +84,15 @@ def drawn_masks(modules: Iterable[ConsistentDropout]) -> tuple[Tensor, ...]:
 
 @contextmanager
 def recalled(modules: list[ConsistentDropout], masks: tuple[Tensor, ...]) -> Iterator[None]:
-    """Forward passes in here use these masks, bool [B, ...]."""
+    """One forward pass in here uses these masks, bool [B, ...].
+
+    Raises:
+        InputError: there are no masks, as the policy acted in evaluation mode.
+    """
+    if len(masks) != len(modules):
+        raise InputError(f"a policy with {len(modules)} dropout modules recorded {len(masks)} masks: call agent.train()")
     for module, mask in zip(modules, masks, strict=True):
-        module.given = mask
+        module.given, module.used = mask, False
     try:
         yield
     finally:
