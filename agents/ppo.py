@@ -7,14 +7,12 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Metrics
+from rlcore.agents.policy import PolicyAgent
 from rlcore.distributions import Distribution, policy_head
 from rlcore.errors import InputError
-from rlcore.networks import NetworkChoice
-from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
+from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
-from rlcore.normalization import ObservationNormalizer, RewardNormalizer
 from rlcore.observations import action_mask, build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
@@ -51,7 +49,7 @@ class Losses(NamedTuple):
     log_ratio: Tensor  # [B] log pi - log pi_old
 
 
-class PPO(Agent):
+class PPO(PolicyAgent):
     """PPO with a clipped objective (Schulman et al. 2017, equation 7) and generalised advantages (2016).
 
     maximise  E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - V_target)^2] + c_e E[H],  r = pi(a|s) / pi_old(a|s)
@@ -62,7 +60,7 @@ class PPO(Agent):
     not clipped by default, and its loss has no factor 1/2 besides c_v.
     """
 
-    class Settings(settings.Settings):
+    class Settings(PolicyAgent.Settings):
         """Settings of PPO."""
 
         horizon: PositiveInt | None = 128
@@ -81,8 +79,6 @@ class PPO(Agent):
         """How ``clip_range`` falls over the run."""
         value_clip: PositiveFloat | None = None
         """If set, the value loss is the larger of those of V and of V clipped to this distance from its old value."""
-        gamma: float = Field(0.99, ge=0, le=1)
-        """Discount."""
         gae_lambda: float = Field(0.95, ge=0, le=1)
         """lambda, decay of the advantage's trace."""
         normalize_advantages: bool = True
@@ -97,18 +93,8 @@ class PPO(Agent):
         """If set, an update ends before any later minibatch whose mean KL(pi_old, pi) exceeds 1.5 times this, nats."""
         recompute_advantages: bool = False
         """Recompute advantages in each epoch, by the current value network (Andrychowicz et al. 2021, sec. 3.5)."""
-        normalize_observations: bool = False
-        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
-        normalize_rewards: bool = False
-        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
-        squash: bool = False
-        """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
-        log_std_init: float = Field(0.0, ge=-20, le=2)
-        """For actions in a Box: log of the initial standard deviation."""
         adam_eps: PositiveFloat = 1e-5
         """Added to Adam's denominator."""
-        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
-        """The body; policy and value are linear layers on it."""
         shared: bool = False
         """One body for both policy and value, instead of one each."""
 
@@ -121,8 +107,6 @@ class PPO(Agent):
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         _check_minibatches(s, env.num_envs)
-        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
-        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
         self.body = build_body(s.network, env.single_observation_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
@@ -140,26 +124,15 @@ class PPO(Agent):
         """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
         return self.distribution(obs), self.value(obs)
 
-    def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows."""
-        seen = self._seen(obs)
-        return self.policy_head.distribution(self.policy_head(self.body(seen), action_mask(seen)))
-
     def value(self, obs: Tree) -> Tensor:
         """[B, *O] to V(s) [B]."""
-        return self.value_head(self.value_body(self._seen(obs))).squeeze(-1)
+        return self.value_head(self.value_body(self.normalized(obs))).squeeze(-1)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        seen = self._seen(obs)
-        outputs = self.policy_head(self.body(seen), action_mask(seen))
+        outputs = self._outputs(self.normalized(obs))
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
         return Step(self.policy_head.distribution(outputs).sample(), memory)
-
-    @torch.no_grad()
-    def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action; obs [N, *O]."""
-        return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes minibatch steps in ``num_epochs`` passes over the rollout."""
@@ -176,7 +149,7 @@ class PPO(Agent):
                 break  # one sync per minibatch, only if asked for
             step = self.minimize(loss.total)
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
-        self._normalize_by(rollout, rows)
+        self._update_statistics(rollout, rows.obs, [self.body] if s.shared else [self.body, self.value_body])
         policy_losses, value_losses, grad_norms = map(torch.stack, zip(*steps, strict=True))
         log_ratio = torch.cat(log_ratios)[-rollout.num_steps :]  # of as many rows as an epoch has
         metrics: Metrics = {
@@ -219,25 +192,11 @@ class PPO(Agent):
             total = total - s.entropy_coefficient * pi.entropy().mean()
         return Losses(total, policy_loss, value_loss, log_ratio)
 
-    def drop_running(self) -> None:
-        """Restarts the running returns, by which rewards are normalised, from 0."""
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.running.zero_()
-
-    def train(self, mode: bool = True) -> "PPO":
-        """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
-        super().train(mode)
-        freeze_batch_norm(self)
-        return self
-
-    def _seen(self, obs: Tree) -> Tree:
-        return obs if self.normalizer is None else self.normalizer(obs)
-
-    def _answers(self, seen: Tree) -> tuple[Distribution, Tensor]:
-        """The policy and V [B] for observations [B, *O], normalised if asked for."""
-        features = self.body(seen)
-        value_features = features if self.settings.shared else self.value_body(seen)
-        outputs = self.policy_head(features, action_mask(seen))
+    def _answers(self, obs: Tree) -> tuple[Distribution, Tensor]:
+        """The policy and V [B] for normalised observations [B, *O]."""
+        features = self.body(obs)
+        value_features = features if self.settings.shared else self.value_body(obs)
+        outputs = self.policy_head(features, action_mask(obs))
         return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
 
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
@@ -257,17 +216,17 @@ class PPO(Agent):
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
         memory, action, obs = map(rollout.rows, (rollout.memory, rollout.action, rollout.obs))
         pi = self.policy_head.distribution(memory.outputs)
-        rows = Rows(action, self._seen(obs), pi.log_prob(action), *self._estimates(rollout), memory.masks)
+        rows = Rows(action, self.normalized(obs), pi.log_prob(action), *self._estimates(rollout), memory.masks)
         return rows, pi.entropy().mean()
 
     @torch.no_grad()
     def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Values, advantages and targets by the current value network, [B] each."""
         s = self.settings
-        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
         with switched_off(self.dropouts):
             value, next_value = self._values(rollout)
-        advantage = gae(reward, value, next_value, rollout.terminated, rollout.truncated, s.gamma, s.gae_lambda)
+        terminated, truncated = rollout.terminated, rollout.truncated
+        advantage = gae(self._reward(rollout), value, next_value, terminated, truncated, s.gamma, s.gae_lambda)
         return rollout.rows(value), rollout.rows(advantage), rollout.rows(advantage + value)
 
     def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -278,17 +237,6 @@ class PPO(Agent):
         next_value = torch.cat([value[1:], successors[None, :N]])
         next_value[rollout.cut_places] = successors[N:]
         return value, next_value
-
-    def _normalize_by(self, rollout: Rollout, rows: Rows) -> None:
-        """Updates the running statistics with the rollout, now that it has been learned from."""
-        if self.batch_norms:
-            update_batch_norm(self.body, self.batch_norms, rows.obs)
-            if not self.settings.shared:
-                update_batch_norm(self.value_body, self.batch_norms, rows.obs)
-        if self.normalizer is not None:
-            self.normalizer.update(rollout.rows(rollout.obs))
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.update(rollout)
 
 
 def _kl(log_ratio: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class RecurrentPPO(PPO):
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
-        outputs, _ = self._remembered(self._seen(obs), self.body.initial_state(_num_rows(obs)))
+        outputs, _ = self._remembered(self.normalized(obs), self.body.initial_state(_num_rows(obs)))
         return self.policy_head.distribution(outputs)
 
     def value(self, obs: Tree) -> Tensor:
@@ -67,12 +67,12 @@ class RecurrentPPO(PPO):
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        seen, (policy_state, value_state) = self._seen(obs), state
-        outputs, policy_state = self._remembered(seen, policy_state)
+        obs, (policy_state, value_state) = self.normalized(obs), state
+        outputs, policy_state = self._remembered(obs, policy_state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
         if not self.settings.shared:
             with switched_off(self.dropouts):  # as when V is estimated
-                value_state = self.value_body.remember(seen, value_state)
+                value_state = self.value_body.remember(obs, value_state)
         return Step(self.policy_head.distribution(outputs).sample(), memory, (policy_state, value_state))
 
     @torch.no_grad()
@@ -82,20 +82,20 @@ class RecurrentPPO(PPO):
         The value's state stays unchanged, as no value is computed.
         """
         policy_state, value_state = self.initial_state(_num_rows(obs)) if state is None else state
-        outputs, policy_state = self._remembered(self._seen(obs), policy_state)
+        outputs, policy_state = self._remembered(self.normalized(obs), policy_state)
         return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, value_state))
 
-    def _remembered(self, seen: Tree, state: Tree) -> tuple[Tensor, Tree]:
+    def _remembered(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs of the policy's head [N, K] for one step, and the next state."""
-        features, state = self.body.step(seen, state)
-        return self.policy_head(features, action_mask(seen)), state
+        features, state = self.body.step(obs, state)
+        return self.policy_head(features, action_mask(obs)), state
 
-    def _answers(self, seen: Sequence) -> tuple[Distribution, Tensor]:
+    def _answers(self, obs: Sequence) -> tuple[Distribution, Tensor]:
         """The policy and V of the T * N rows of a sequence, time-major."""
-        policy_state, value_state = seen.state
-        features = self.body(seen._replace(state=policy_state))
-        value_features = features if self.settings.shared else self.value_body(seen._replace(state=value_state))
-        outputs = self.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), seen.obs)))
+        policy_state, value_state = obs.state
+        features = self.body(obs._replace(state=policy_state))
+        value_features = features if self.settings.shared else self.value_body(obs._replace(state=value_state))
+        outputs = self.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), obs.obs)))
         return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
 
     def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
@@ -104,7 +104,7 @@ class RecurrentPPO(PPO):
         return rows._replace(obs=self._sequence(rollout)), entropy
 
     def _sequence(self, rollout: Rollout) -> Sequence:
-        return Sequence(self._seen(rollout.obs), rollout.begins, rollout.initial_state)
+        return Sequence(self.normalized(rollout.obs), rollout.begins, rollout.initial_state)
 
     def _pieces(self, rows: Rows) -> Iterator[Rows]:
         """Minibatches of the sequences of some environments, in random order."""
@@ -140,7 +140,7 @@ class RecurrentPPO(PPO):
         return value, next_value
 
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:
-        return self.value_head(self.value_body.step(self._seen(obs), state)[0]).squeeze(-1)
+        return self.value_head(self.value_body.step(self.normalized(obs), state)[0]).squeeze(-1)
 
 
 def _num_rows(obs: Tree) -> int:

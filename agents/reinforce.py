@@ -3,17 +3,15 @@
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
-from rlcore.distributions import Distribution, policy_head
-from rlcore.networks import NetworkChoice
-from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
+from rlcore.agent import Metrics
+from rlcore.agents.policy import PolicyAgent
+from rlcore.distributions import policy_head
+from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
-from rlcore.normalization import ObservationNormalizer, RewardNormalizer
-from rlcore.observations import action_mask, build_body
+from rlcore.observations import build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import discounted_returns, explained_variance
 from rlcore.rollout import Rollout, Step
@@ -21,7 +19,7 @@ from rlcore.schedules import Schedule, anneal
 from rlcore.trees import Tree
 
 
-class Reinforce(Agent):
+class Reinforce(PolicyAgent):
     """REINFORCE (Williams 1992; Sutton & Barto 2018, sections 13.3 and 13.4), one whole episode from each environment.
 
     maximise  E[log pi(a_t|s_t) (G_t - b(s_t))],  G_t the discounted return to go, b a learned baseline or 0
@@ -30,15 +28,13 @@ class Reinforce(Agent):
     its return ends there without a baseline; with one, V of the true successor stands for the rest.
     """
 
-    class Settings(settings.Settings):
+    class Settings(PolicyAgent.Settings):
         """Settings of REINFORCE."""
 
         learning_rate: PositiveFloat = 1e-3
         """Step size of the policy's Adam, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
         """How the policy's learning rate falls over the run."""
-        gamma: float = Field(0.99, ge=0, le=1)
-        """Discount."""
         normalize: bool = True
         """Scale the returns, minus the baseline, to mean 0 and standard deviation 1 over the batch."""
         baseline: bool = False
@@ -51,16 +47,6 @@ class Reinforce(Agent):
         """Weight of the policy's entropy, which is maximised, nats."""
         max_grad_norm: PositiveFloat | None = None
         """Bound on the gradient's 2-norm; null disables clipping."""
-        normalize_observations: bool = False
-        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
-        normalize_rewards: bool = False
-        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
-        squash: bool = False
-        """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
-        log_std_init: float = Field(0.0, ge=-20, le=2)
-        """For actions in a Box: log of the initial standard deviation."""
-        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
-        """The body of the policy and, if there is one, of the baseline."""
 
     settings: Settings
     horizon = None
@@ -69,8 +55,6 @@ class Reinforce(Agent):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
-        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
-        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
         self.body = build_body(s.network, env.single_observation_space)
         self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
         self.baseline: nn.Sequential | None = None
@@ -83,35 +67,26 @@ class Reinforce(Agent):
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
 
-    def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows."""
-        return self._policy(self._seen(obs))
-
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
         return Step(self.distribution(obs).sample(), drawn_masks(self.policy_dropouts))
-
-    @torch.no_grad()
-    def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action; obs [N, *O]."""
-        return Step(self.distribution(obs).mode)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes one gradient step of the policy on the whole rollout, then those of the baseline."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        seen, G = self._seen(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
-        V = None if self.baseline is None else self._value(seen)
+        obs, G = self.normalized(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
+        V = None if self.baseline is None else self._value(obs)
         advantage = G if V is None else G - V
         if s.normalize:
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
-            pi = self._policy(seen)
+            pi = self.policy_head.distribution(self._outputs(obs))
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)
-        fitted = {} if V is None else self._fit_baseline(seen, G, V)
-        self._normalize_by(rollout, seen)
+        fitted = {} if V is None else self._fit_baseline(obs, G, V)
+        self._update_statistics(rollout, obs, [self.body] if self.baseline is None else [self.body, self.baseline])
         return {
             **step,
             **fitted,
@@ -120,48 +95,27 @@ class Reinforce(Agent):
             "learning_rate": learning_rate,
         }
 
-    def train(self, mode: bool = True) -> "Reinforce":
-        """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
-        super().train(mode)
-        freeze_batch_norm(self)
-        return self
-
-    def _seen(self, obs: Tree) -> Tree:
-        return obs if self.normalizer is None else self.normalizer(obs)
-
-    def _policy(self, seen: Tree) -> Distribution:
-        return self.policy_head.distribution(self.policy_head(self.body(seen), action_mask(seen)))
-
-    def _fit_baseline(self, seen: Tree, G: Tensor, V: Tensor) -> Metrics:
+    def _fit_baseline(self, obs: Tree, G: Tensor, V: Tensor) -> Metrics:
         """Takes ``value_steps`` steps of the baseline towards the returns G [B]; V [B] is from before them."""
         assert self.baseline is not None
         for _ in range(self.settings.value_steps):
-            value_loss = nn.functional.mse_loss(self.baseline(seen), G)
+            value_loss = nn.functional.mse_loss(self.baseline(obs), G)
             self.minimize(value_loss, self.value_optimizer)
         return {"value_loss": value_loss.detach(), "explained_variance": explained_variance(V, G)}
 
     @torch.no_grad()
-    def _value(self, seen: Tree) -> Tensor:
-        """V(s) [B], without dropout."""
+    def _value(self, obs: Tree) -> Tensor:
+        """V(s) [B] of normalised observations, without dropout."""
         assert self.baseline is not None
         with switched_off(self.dropouts):
-            return self.baseline(seen)
+            return self.baseline(obs)
 
     @torch.no_grad()
     def _returns(self, rollout: Rollout) -> Tensor:
         """Returns to go [T, N]."""
-        reward = rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
+        reward = self._reward(rollout)
         next_value = None
         if self.baseline is not None:
             next_value = torch.zeros_like(reward)
-            next_value[rollout.cut_places] = self._value(self._seen(rollout.final_obs))
+            next_value[rollout.cut_places] = self._value(self.normalized(rollout.final_obs))
         return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
-
-    def _normalize_by(self, rollout: Rollout, seen: Tree) -> None:
-        """Updates the running statistics with the rollout, now that it has been learned from."""
-        for network in filter(None, [self.body, self.baseline] if self.batch_norms else []):
-            update_batch_norm(network, self.batch_norms, seen)
-        if self.normalizer is not None:
-            self.normalizer.update(rollout.rows(rollout.obs))
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.update(rollout)

@@ -142,7 +142,9 @@ class PackedReport(ReportMaker):
                 "(env.scaling=raw)"
             )
         packed = PackedMLP(network)
-        answers = torch.cat([torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(EVALUATION_BATCH)])
+        answers = torch.cat(
+            [torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(EVALUATION_BATCH)]
+        )
         same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
         accuracy = (answers == split.targets.cpu()).double().mean().item()
         floats = 4 * sum(parameter.numel() for parameter in network.parameters())

@@ -72,7 +72,7 @@ def test_the_value_remembers_without_dropout():
     agent, rollout = on_cartpole(RecurrentPPO, network={"name": "gru", "body": DROPOUT}, horizon=8, minibatch_size=None)
     state = tree_map(lambda x: x.clone(), rollout.initial_state[1])
     with torch.no_grad():
-        for obs, begins in zip(agent.eval()._seen(rollout.obs), rollout.begins, strict=True):
+        for obs, begins in zip(agent.eval().normalized(rollout.obs), rollout.begins, strict=True):
             state = agent.value_body.remember(obs, tree_map(lambda x, b=begins: x * ~b[:, None], state))
     close(rollout.last_state[1], state)
 

@@ -90,7 +90,9 @@ def recalled(modules: list[ConsistentDropout], masks: tuple[Tensor, ...]) -> Ite
         InputError: there are no masks, as the policy acted in evaluation mode.
     """
     if len(masks) != len(modules):
-        raise InputError(f"a policy with {len(modules)} dropout modules recorded {len(masks)} masks: call agent.train()")
+        raise InputError(
+            f"a policy with {len(modules)} dropout modules recorded {len(masks)} masks: call agent.train()"
+        )
     for module, mask in zip(modules, masks, strict=True):
         module.given, module.used = mask, False
     try:

@@ -1,0 +1,97 @@
+"""What the agents that follow a policy's gradient have in common."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rlcore import settings
+from rlcore.agent import Agent
+from rlcore.distributions import Distribution, Head
+from rlcore.networks import Network, NetworkChoice
+from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
+from rlcore.normalization import ObservationNormalizer, RewardNormalizer
+from rlcore.observations import action_mask
+from rlcore.rollout import Rollout, Step
+from rlcore.trees import Tree
+
+
+class PolicyAgent(Agent):
+    """A policy on observations and rewards that may be normalised; a subclass makes its networks and learns."""
+
+    class Settings(settings.Settings):
+        """Settings of a policy."""
+
+        gamma: float = Field(0.99, ge=0, le=1)
+        """Discount."""
+        normalize_observations: bool = False
+        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
+        normalize_rewards: bool = False
+        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        squash: bool = False
+        """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
+        log_std_init: float = Field(0.0, ge=-20, le=2)
+        """For actions in a Box: log of the initial standard deviation."""
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
+        """The body; policy and value are linear layers on it."""
+
+    settings: Settings
+    body: Network
+    policy_head: Head
+    batch_norms: list[_BatchNorm]
+    """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
+        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows."""
+        return self.policy_head.distribution(self._outputs(self.normalized(obs)))
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The most likely action; obs [N, *O]."""
+        return Step(self.distribution(obs).mode)
+
+    def normalized(self, obs: Tree) -> Tree:
+        """Observations [B, *O] as the networks see them."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def train(self, mode: bool = True) -> "PolicyAgent":
+        """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
+        super().train(mode)
+        freeze_batch_norm(self)
+        return self
+
+    def drop_running(self) -> None:
+        """Restarts the running returns, by which rewards are normalised, from 0."""
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.running.zero_()
+
+    def _outputs(self, obs: Tree) -> Tensor:
+        """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
+        return self.policy_head(self.body(obs), action_mask(obs))
+
+    def _reward(self, rollout: Rollout) -> Tensor:
+        """The rewards to learn from, [T, N]."""
+        return rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
+
+    def _update_statistics(self, rollout: Rollout, obs: Tree, networks: list[nn.Module]) -> None:
+        """Updates the running statistics with a rollout, now that it has been learned from.
+
+        Args:
+            rollout: what was learned from.
+            obs: its observations, normalised, [B, *O].
+            networks: those of them that may have batch norms.
+        """
+        for network in networks if self.batch_norms else []:
+            update_batch_norm(network, self.batch_norms, obs)
+        if self.normalizer is not None:
+            self.normalizer.update(rollout.rows(rollout.obs))
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.update(rollout)
