@@ -61,8 +61,8 @@ class AlphaZero(Agent):
         reuse_tree: bool = False
         """With puct while learning, continue from the subtree of the move just played; its visits count as well."""
         temperature_moves: NonNegativeInt = 12
-        """Moves per game, counted from the empty board, that are sampled, from the visits (puct) or by Gumbel noise, unless
-        a random opening made them; afterwards the best is played."""
+        """Moves per game that are sampled, from the visits (puct) or by Gumbel noise; afterwards the best is played.
+        Those of a random opening count."""
         max_considered: PositiveInt = 16
         """With gumbel, largest number of moves tried at the root."""
         value_scale: PositiveFloat = 1.0

@@ -115,6 +115,7 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     env.watch(agent)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
+    check_acting(agent, env, obs, state)
     step: Any = agent.predict(obs, state)
     _require(isinstance(step, Step), f"predict must return a Step, got {type(step).__name__}")
     _check_action(env, step.action)
@@ -172,6 +173,24 @@ def check_horizon(agent: Agent) -> None:
         horizon is None or (isinstance(horizon, Integral) and not isinstance(horizon, bool) and int(horizon) > 0),
         f"{type(agent).__name__}.horizon: must be a number of steps, or None for whole episodes; got {horizon!r}",
     )
+
+
+def check_acting(agent: Agent, env: Environment, obs: Tree, state: Tree = None) -> None:
+    """Checks an observation, and the agent's answer to it.
+
+    Args:
+        agent: the agent; it acts once.
+        env: the environment of both.
+        obs: [N, *O], if it is as it should be.
+        state: of a recurrent agent.
+
+    Raises:
+        ContractError: says what is wrong and what was expected.
+    """
+    _check_obs(env, obs, env.single_observation_space)
+    step: Any = agent.act(obs, state)
+    _require(isinstance(step, Step), f"act must return a Step, got {type(step).__name__}")
+    _check_action(env, step.action)
 
 
 def check_rollout(rollout: Rollout, env: Environment) -> None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
-from rlcore.checks import check_horizon, check_metrics, check_rollout
+from rlcore.checks import check_acting, check_horizon, check_metrics, check_rollout
 from rlcore.device import reading_waits
 from rlcore.environment import Environment
-from rlcore.errors import CheckpointError, EnvironmentFailure, InputError, NonFiniteError
+from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
 from rlcore.finite import checksum, first_nonfinite
 from rlcore.interruption import Interrupted, Interruption
@@ -124,6 +124,7 @@ class Trainer:
         """Spent collecting, learning, and in the environment's steps, a part of collecting."""
         self._interruption = Interruption()
         self._evaluation_pending = False  # one is due that was interrupted or failed
+        self._collecting = False  # or failed in it, so that the environment is no longer where `obs` is from
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
@@ -155,8 +156,8 @@ class Trainer:
         """
         try:
             return self._fit()
-        except Exception as error:
-            if self._evaluation_pending or isinstance(error, EnvironmentFailure):  # learning did not fail
+        except Exception:
+            if self._evaluation_pending or self._collecting:  # learning did not fail
                 self.save("last")
             raise
 
@@ -221,7 +222,7 @@ class Trainer:
             self.state = self.agent.initial_state(self.env.num_envs)
         start = time.perf_counter()
         progress = min(1.0, self.steps / self.total_steps)
-        rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
+        rollout = self._collect(progress)
         collected = time.perf_counter()
         if not self.steps:
             check_rollout(rollout, self.env)
@@ -242,6 +243,20 @@ class Trainer:
         self.learn_seconds += time.perf_counter() - collected
         return metrics
 
+    def _collect(self, progress: float) -> Rollout:
+        self._collecting = True
+        try:
+            rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
+        except Exception as error:
+            if not self.steps:  # it may be that an observation or an action is not as it should be
+                try:
+                    check_acting(self.agent, self.env, self.obs, self.state)
+                except ContractError as reason:
+                    raise reason from error
+            raise
+        self._collecting = False
+        return rollout
+
     def save(self, name: str) -> None:
         """Writes ``checkpoints/<name>.pt``, if there is a run folder."""
         if self.run_dir is not None:
@@ -254,7 +269,7 @@ class Trainer:
             "fits": self._fits(),
             "observation_shape": self.env.single_observation_space.shape,
             "agent": self.agent.checkpoint(),
-            "env": self.env.checkpoint(),
+            "env": None if self._collecting else self.env.checkpoint(),
             "obs": self.obs,
             "state": self.state,
             "episodes": self.episodes.checkpoint(),
@@ -321,7 +336,7 @@ class Trainer:
         self.episodes.restore(saved["episodes"])
         if saved["env"] is None:
             notes.append(
-                "this environment cannot be saved: it begins new episodes, "
+                "the environment was not saved: it begins new episodes, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
