@@ -27,6 +27,7 @@ class MyAgent(rlcore.Agent):
     def act(self, obs, state=None):
         return rlcore.Step(self.distribution(obs).sample())
 
+    @torch.no_grad()
     def predict(self, obs, state=None):
         return rlcore.Step(self.distribution(obs).mode)
 

@@ -80,12 +80,16 @@ def verify(
 
 @app.command("list")
 def list_names(
-    kind: Annotated[
-        str, typer.Argument(help="agents, envs, networks, datasets, games, players, reports, configs; or all.")
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="agents, envs, networks, datasets, games, players, reports, configs, or all; or the name of one of "
+            "them, or trainer, for its settings."
+        ),
     ] = "all",
 ) -> None:
-    """List what a config can name."""
-    raise typer.Exit(rlcore.commands.list_names(kind))
+    """List what a config can name, or the settings of one of these."""
+    raise typer.Exit(rlcore.commands.list_names(what))
 
 
 @app.command()

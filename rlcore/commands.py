@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
 from pydantic import ValidationError
@@ -28,7 +28,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
-from rlcore.settings import mistakes
+from rlcore.settings import Choice, Settings, mistakes
 from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
 from rlcore.trainer import Trainer
 
@@ -71,7 +71,7 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     if not run.writable:
         raise InputError(f"cannot write into {run.path}; copy the run and resume the copy")
     loaded = run.load(("trainer.stop_at=null", *overrides))
-    if loaded.config.seed != run.load().config.seed:
+    if loaded.config.seed != configs.read_yaml(run.path / CONFIG_FILE)["seed"]:
         raise InputError(f"seed: a run keeps its seed; start another: rlcore train {run.path}/{CONFIG_FILE} seed=N")
     console = make_console()
     saved_at = run.checkpoint_path("last")
@@ -177,13 +177,19 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
     return 0 if good else 1
 
 
-def list_names(kind: str) -> int:
-    """Prints the names of a kind, or of all, each with the first line of its documentation."""
+def list_names(what: str) -> int:
+    """Prints the names of a kind, or of all, each with the first line of its documentation; or a name's settings."""
     kinds = [*KINDS, "configs"]
-    if kind not in [*kinds, "all"]:
-        raise InputError(f"unknown kind {kind!r}{registry.did_you_mean(kind, kinds)}; known: {', '.join(kinds)}, all")
     console = make_console()
-    for which in kinds if kind == "all" else [kind]:
+    if what not in [*kinds, "all"]:
+        for title, schema in _settings_of(what):
+            table = Table(title, "default", "", box=None, pad_edge=False)
+            for row in _explained(schema):
+                table.add_row(*map(escape, row))
+            console.print(table)
+            console.print()
+        return 0
+    for which in kinds if what == "all" else [what]:
         table = Table(which, "", box=None, pad_edge=False)
         for name, text in _documented(which):
             table.add_row(name, escape(text))
@@ -340,6 +346,31 @@ def _report(name: str, settings: Sequence[str]) -> ReportMaker:
     except ValidationError as error:
         path, text = mistakes(error, ReportChoice)[0]
         raise InputError(f"report {name}: {': '.join([*path, text])}") from None
+
+
+def _settings_of(name: str) -> list[tuple[str, type[Settings]]]:
+    """The settings of everything of that name, each with a title; ``trainer`` are those of `Trainer`."""
+    if name == "trainer":
+        return [(name, Trainer.Settings)]
+    found = [(kind, known[name]) for kind, known in KINDS.items() if name in known.names()]
+    if not found:
+        names = [*KINDS, "configs", "all", "trainer", *(name for known in KINDS.values() for name in known.names())]
+        raise InputError(
+            f"unknown kind or name {name!r}{registry.did_you_mean(name, names)}; known: {', '.join(KINDS)}, configs, "
+            "all, trainer, or a name that these list"
+        )
+    return [(f"{kind}: {name}", getattr(thing, "Settings", Settings)) for kind, thing in found]
+
+
+def _explained(schema: type[Settings]) -> Iterator[tuple[str, str, str]]:
+    """Each setting, its default as in YAML (of a choice, the name), and what it is for."""
+    for key, field in schema.model_fields.items():
+        default = field.default.name if isinstance(field.default, Choice) else field.default
+        written = "required" if field.is_required() else default if isinstance(default, str) else json.dumps(default)
+        text = " ".join((field.description or "").split())
+        if get_origin(field.annotation) is Literal:
+            text += f" One of {', '.join(get_args(field.annotation))}."
+        yield key, written, text
 
 
 def _documented(kind: str) -> list[tuple[str, str]]:

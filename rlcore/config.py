@@ -123,8 +123,8 @@ def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
         path, text = found[0]
         key = ".".join(path)
         whole = (".".join(path[: end + 1]) for end in range(len(path)))  # items of a list have no origin of their own
-        where = COMMAND_LINE if any(origin.get(part) == COMMAND_LINE for part in whole) else file
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        where = COMMAND_LINE if any(origin.get(part) == COMMAND_LINE for part in (*whole, f"{key}.name")) else file
+        more = f"; also wrong: {', '.join('.'.join(path) for path, _ in found[1:])}" if len(found) > 1 else ""
         raise InputError(f"{where}: {key}: {text}{more}") from None
 
 
@@ -303,6 +303,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 def import_module(name: str, config: Path) -> str:
     """Imports a module that a config names: a Python file beside it or in the working folder, or an installed module.
 
+    A file that is not at its absolute path is looked for there, too.
+
     Returns:
         The file's path, or the module's name: what to import when the run is resumed from elsewhere.
 
@@ -310,7 +312,9 @@ def import_module(name: str, config: Path) -> str:
         InputError: the module is missing, or its import fails.
     """
     relative = Path(name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
-    local = next((folder / relative for folder in (config.parent, Path()) if (folder / relative).is_file()), None)
+    moved = [Path(relative.name)] if relative.is_absolute() else []  # a run names files by their absolute paths
+    places = [folder / path for path in (relative, *moved) for folder in (config.parent, Path())]
+    local = next((place for place in places if place.is_file()), None)
     try:
         if local is None:
             importlib.import_module(name)

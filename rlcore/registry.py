@@ -54,7 +54,10 @@ class Registry:
             points = self._entry_points()
             if name not in points:
                 known = ", ".join(self.names()) or "none (is rlcore installed? pip install -e .)"
-                raise InputError(f"unknown {self.noun} {name!r}{did_you_mean(name, self.names())}; known: {known}")
+                raise InputError(
+                    f"unknown {self.noun} {name!r}{did_you_mean(name, self.names())}; known: {known}; "
+                    "one of your own: name its file in imports"
+                )
             try:
                 self._registered[name] = points[name].load()
             except (ImportError, AttributeError) as error:

@@ -219,6 +219,21 @@ def test_every_claim_is_reread_by_verify_all(rlcore_, monkeypatch):
     assert verified == [name for name in config.shipped_names() if "expect:" in config.find(name).read_text()]
 
 
+def test_the_settings_of_everything_are_explained(rlcore_, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    from rlcore.commands import KINDS
+
+    for name in ["trainer", *(name for known in KINDS.values() for name in known.names())]:
+        status, out, _ = rlcore_("list", name)
+        assert status == 0, name
+        assert name in out
+    out = rlcore_("list", "trainer")[1]
+    assert re.search(r"eval_every +null +Steps between evaluations; default: total_steps / 10", out)
+    out = rlcore_("list", "supervised")[1]  # an agent and an environment
+    assert re.search(r"network +mlp +Network from an example", out)
+    assert re.search(r"action +logits +What an answer is, and its reward\. One of logits, label", out)
+
+
 def test_list_and_show(rlcore_):
     status, out, _ = rlcore_("list")
     assert status == 0
@@ -241,7 +256,10 @@ def test_list_and_show(rlcore_):
         (["train", "cartpole_pp"], "did you mean 'cartpole_ppo'"),
         (["eval", "nowhere"], "nowhere is not a run: there is no nowhere/config.yaml"),
         (["resume", "."], ". is not a run"),
-        (["list", "agent"], "unknown kind 'agent' (did you mean 'agents'?)"),
+        (["list", "agent"], "unknown kind or name 'agent' (did you mean 'agents'?)"),
+        (["train", "quick.yaml", "agent.name=pppo"], "command line: agent: unknown agent 'pppo' (did you mean 'ppo'?)"),
+        (["train", "quick.yaml", "agent.name=pppo"], "; one of your own: name its file in imports"),
+        (["train", "quick.yaml", "agent.gama=1", "agent.gamma=2"], "; also wrong: agent.gamma\n"),
         (["train", "quick.yaml", "device=cuda:99"], "device: there is no cuda:99"),
         (
             ["train", "quick.yaml", "--seeds", "2", "--run-dir", "quick.yaml"],
