@@ -1,35 +1,25 @@
 """AlphaGo: a value network that learns from a policy's games against itself, and a search with both."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
-from rlcore.agents.game_replay import GameReplay
+from rlcore.agent import Metrics
+from rlcore.agents.game_replay import Batch
+from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import Categorical
 from rlcore.envs.game_env import GameEnv
-from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
-from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.run import load_trainer
-from rlcore.schedules import Schedule, anneal
 from rlcore.search import Found, mixed, playouts, puct, search
 from rlcore.settings import ResolvedPath
 from rlcore.trees import Tree
 
 
-class Memory(NamedTuple):
-    """What AlphaGo records of a move in N games."""
-
-    policy: Tensor  # [N, A] that the move was drawn from
-
-
-class AlphaGo(Agent):
+class AlphaGo(SelfPlayAgent):
     """The second and third stage of AlphaGo, with a policy that has already been trained (Silver et al. 2016, methods).
 
     The policy plays against itself, and a value network learns the outcomes: minimise E[(z - v(s))^2]. In evaluation a
@@ -38,19 +28,13 @@ class AlphaGo(Agent):
     from then on they are in this agent's checkpoints.
     """
 
-    class Settings(settings.Settings):
+    class Settings(SelfPlayAgent.Settings):
         """Settings of AlphaGo."""
 
         policy: ResolvedPath
         """Run folder of an agent with a distribution over the same game's moves, e.g. with ``env.name=versus``."""
-        horizon: PositiveInt = 16
-        """T, moves in each game between two calls of `learn`."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """Network from planes to the value before tanh."""
-        eval_simulations: PositiveInt = 200
-        """Simulations per search in evaluation."""
-        exploration: PositiveFloat = 1.25
-        """Exploration constant c of puct."""
         prior_temperature: PositiveFloat = 1.0
         """Temperature of the policy as prior of the search; above 1 the prior is flatter."""
         value_weight: float = Field(0.5, ge=0, le=1)
@@ -59,27 +43,14 @@ class AlphaGo(Agent):
         """Simulations that must reach a position before it joins the tree."""
         replay_size: PositiveInt = 500_000
         """Positions kept; the oldest are dropped first."""
-        batch_size: PositiveInt = 512
-        """Positions per gradient step."""
         passes: PositiveFloat = 2.0
         """Average number of times that a position is learned from."""
-        learning_rate: PositiveFloat = 1e-3
-        """Step size of AdamW, before the schedule."""
-        learning_rate_schedule: Schedule = "constant"
-        """How the learning rate falls over the run."""
-        weight_decay: NonNegativeFloat = 1e-4
-        """Weight decay, decoupled from the gradient (AdamW)."""
-        symmetries: bool = True
-        """Transform each position that is learned from by a random symmetry of the game."""
 
     settings: Settings
 
     def __init__(self, env: Any, settings: Settings):
         super().__init__(env, settings)
         s = self.settings
-        if not isinstance(env, SelfPlayEnv):
-            raise InputError("agent.name: alphago plays games against itself; use env.name=selfplay")
-        self.game, self.horizon = env.game, s.horizon
         try:
             trained = load_trainer(s.policy, device=env.device)
         except InputError as error:
@@ -89,10 +60,7 @@ class AlphaGo(Agent):
         self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe
         self.network = s.network.build(self.game.planes_shape, 1)
         self.evaluate = mixed(self.judge, playouts(self.game), s.value_weight) if s.value_weight else self.judge
-        self.optimizer = Adam(
-            self.network.parameters(), s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True
-        )
-        self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
+        self.optimizer = self._make_optimizer()
         self.eval()
 
     def distribution(self, obs: Tree) -> Categorical:
@@ -111,12 +79,7 @@ class AlphaGo(Agent):
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, S]."""
-        pi = self.distribution(obs)
-        return Step(pi.sample(), Memory(pi.log_probs.exp()))
-
-    def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most visited move of a search; obs [N, S]."""
-        return Step(self.search(obs).action)
+        return Step(self.distribution(obs).sample())
 
     def search(self, state: Tensor, simulations: int | None = None) -> Found:
         """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
@@ -127,30 +90,10 @@ class AlphaGo(Agent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and fits the value network to their outcomes."""
-        s = self.settings
-        self.replay.add(rollout, rollout.memory.policy)
-        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
-        if len(self.replay) < s.batch_size:
-            return metrics
-        self.network.train()
-        losses = []
-        for _ in range(max(1, round(s.passes * rollout.num_steps / s.batch_size))):
-            batch = self.replay.sample(s.batch_size)
-            v = self.network(batch.planes).squeeze(1).tanh()
-            losses.append(self.minimize(nn.functional.mse_loss(v, batch.outcome))["loss"])
-        self.network.eval()
-        return metrics | {"value_loss": torch.stack([torch.as_tensor(loss) for loss in losses]).mean()}
+        self.replay.add(rollout)
+        return self._fit(rollout)
 
-    def train(self, mode: bool = True) -> "AlphaGo":
-        """Keeps evaluation mode, so that networks play by running statistics; only `learn` switches one to training."""
-        return super().train(False)
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Parameters, optimizer, replay, and the positions of unfinished games."""
-        return {**super().checkpoint(), **self.replay.checkpoint()}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
-        super().restore(saved)
-        self.replay.restore(saved)
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The squared error to the outcome."""
+        value_loss = nn.functional.mse_loss(self.network(batch.planes).squeeze(1).tanh(), batch.outcome)
+        return {"loss": value_loss, "value_loss": value_loss}

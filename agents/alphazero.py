@@ -7,17 +7,13 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
-from rlcore.agents.game_replay import GameReplay
+from rlcore.agent import Metrics
+from rlcore.agents.game_replay import Batch
+from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
-from rlcore.envs.selfplay import SelfPlayEnv
-from rlcore.errors import InputError
-from rlcore.game import Game, Player, mirrored_contest, points, random_openings
+from rlcore.game import Player, mirrored_contest, points, random_openings
 from rlcore.networks import NetworkChoice
-from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
-from rlcore.schedules import Schedule, anneal
 from rlcore.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.trees import Tree
 
@@ -28,32 +24,26 @@ class Memory(NamedTuple):
     policy: Tensor  # [N, A], the search's
 
 
-class AlphaZero(Agent):
+class AlphaZero(SelfPlayAgent):
     """Searches with a network, and trains the network on the search's policy and the outcome of the game.
 
     minimise  -sum pi log p + c_v (z - v)^2 + weight decay,  (p, v) the network's, pi the search's, z the outcome
 
     Silver et al. 2017 and 2018 ("A general reinforcement learning algorithm that masters chess, shogi, and Go through
     self-play"); with ``search: gumbel`` Danihelka et al. 2022. z is the return of the rest of the game with a discount
-    of -1; positions wait until their game has ended. Weight decay is decoupled from the gradient (AdamW). With a gate,
-    as in AlphaGo Zero, the best network so far plays the games, until the one that learns wins a match against it.
+    of -1. With a gate, as in AlphaGo Zero, the best network so far plays the games, until the one that learns wins a
+    match against it.
     """
 
-    class Settings(settings.Settings):
+    class Settings(SelfPlayAgent.Settings):
         """Settings of AlphaZero."""
 
-        horizon: PositiveInt = 16
-        """T, moves in each game between two calls of `learn`."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "policy_value"})
         """Network from planes to the logits of the moves and the value."""
         search: Literal["gumbel", "puct"] = "gumbel"
         """Search used while learning; evaluation always uses puct."""
         simulations: PositiveInt = 16
         """Simulations per search while learning."""
-        eval_simulations: PositiveInt = 200
-        """Simulations per search in evaluation, by puct and without noise."""
-        exploration: PositiveFloat = 1.25
-        """Exploration constant c of puct."""
         dirichlet_alpha: PositiveFloat = 1.0
         """With puct, concentration of the Dirichlet noise in the root's prior."""
         noise_fraction: float = Field(0.25, ge=0, le=1)
@@ -67,22 +57,8 @@ class AlphaZero(Agent):
         """With gumbel, largest number of moves tried at the root."""
         value_scale: PositiveFloat = 1.0
         """With gumbel, c_scale: scale of the values against the logits."""
-        replay_size: PositiveInt = 200_000
-        """Positions kept; the oldest are dropped first."""
-        batch_size: PositiveInt = 512
-        """Positions per gradient step."""
-        passes: PositiveFloat = 4.0
-        """Average number of times that a position is learned from."""
-        learning_rate: PositiveFloat = 1e-3
-        """Step size of AdamW, before the schedule."""
-        learning_rate_schedule: Schedule = "constant"
-        """How the learning rate falls over the run."""
-        weight_decay: NonNegativeFloat = 1e-4
-        """Weight decay, decoupled from the gradient (AdamW)."""
         value_coefficient: NonNegativeFloat = 1.0
         """c_v, weight of the value loss."""
-        symmetries: bool = True
-        """Transform each position that is learned from by a random symmetry of the game."""
         max_grad_norm: PositiveFloat | None = None
         """Bound on the gradient's 2-norm; null disables clipping."""
         gate_every: PositiveInt | None = None
@@ -99,17 +75,11 @@ class AlphaZero(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        if not isinstance(env, SelfPlayEnv):
-            raise InputError("agent.name: alphazero plays games against itself; use env.name=selfplay")
-        self.game: Game = env.game
-        self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.max_grad_norm = s.max_grad_norm
         self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)
         self.player = copy.deepcopy(self.network).requires_grad_(False) if s.gate_every else self.network
         """The network that plays; without a gate, `network` itself."""
-        self.optimizer = Adam(
-            self.network.parameters(), s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True
-        )
-        self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
+        self.optimizer = self._make_optimizer()
         self.earlier: tuple[SearchTree, Tensor] | None = None
         """The last search's trees, and the moves made."""
         self.num_rollouts = 0
@@ -143,10 +113,6 @@ class AlphaZero(Agent):
             self.earlier = found.tree, action
         return Step(action, Memory(found.policy))
 
-    def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The best move that a search without noise finds; obs [N, S]."""
-        return Step(self.search(obs).action)
-
     def search(self, state: Tensor, simulations: int | None = None) -> Found:
         """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
         s = self.settings
@@ -163,30 +129,19 @@ class AlphaZero(Agent):
         self.num_rollouts += 1
         self.replay.add(rollout, rollout.memory.policy)
         self.earlier = None  # its values are from the network before this update
-        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
-        if len(self.replay) >= s.batch_size:
-            metrics |= self._fit(max(1, round(s.passes * rollout.num_steps / s.batch_size)))
+        metrics = self._fit(rollout)
         if s.gate_every is not None and self.num_rollouts % s.gate_every == 0:
             metrics |= self._gate()
         return metrics
 
-    def _fit(self, num_updates: int) -> Metrics:
-        """Minibatch steps on the replay."""
-        s = self.settings
-        sums = torch.zeros(2, device=self.replay.cells.device)
-        self.network.train()
-        for _ in range(num_updates):
-            planes, legal, pi, z = self.replay.sample(s.batch_size)
-            outputs = self.network(planes)
-            log_p = outputs[:, :-1].masked_fill(~legal, FORBIDDEN).log_softmax(1)
-            policy_loss = -(pi * log_p).sum(1).mean()
-            value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), z)
-            step = self.minimize(policy_loss + s.value_coefficient * value_loss)
-            sums += torch.stack([policy_loss.detach(), value_loss.detach()])
-        self.network.eval()
-        policy_loss, value_loss = sums / num_updates
-        return {**step, "policy_loss": policy_loss, "value_loss": value_loss}
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy to the search's policy, nats, and squared error to the outcome."""
+        outputs = self.network(batch.planes)
+        log_p = outputs[:, :-1].masked_fill(~batch.legal, FORBIDDEN).log_softmax(1)
+        policy_loss = -(batch.policy * log_p).sum(1).mean()
+        value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), batch.outcome)
+        loss = policy_loss + self.settings.value_coefficient * value_loss
+        return {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss}
 
     @torch.no_grad()
     def _gate(self) -> Metrics:
@@ -206,20 +161,11 @@ class AlphaZero(Agent):
         logits, _ = self.judge(state, network)
         return Categorical(logits.masked_fill(~self.game.legal(state), FORBIDDEN))
 
-    def train(self, mode: bool = True) -> "AlphaZero":
-        """Keeps evaluation mode, so that networks play by running statistics; only `learn` switches one to training."""
-        return super().train(False)
-
     def checkpoint(self) -> dict[str, Any]:
-        """Parameters, optimizer, replay, and the positions of unfinished games."""
-        return {
-            **super().checkpoint(),
-            **self.replay.checkpoint(),
-            "num_rollouts": self.num_rollouts,
-        }
+        """Also the number of calls of `learn`."""
+        return {**super().checkpoint(), "num_rollouts": self.num_rollouts}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restores what `checkpoint` returned."""
         super().restore(saved)
-        self.replay.restore(saved)
         self.num_rollouts = saved["num_rollouts"]

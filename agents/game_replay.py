@@ -9,13 +9,14 @@ from rlcore.agents.replay import Replay
 from rlcore.game import DISCOUNT, Game
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout
+from rlcore.trees import concat, take
 
 
 class Position(NamedTuple):
     """Rows of the replay."""
 
     state: Tensor  # [B, S] int64
-    policy: Tensor  # [B, A], the mover's, or the target for it
+    policy: Tensor | None  # [B, A], the target for the mover's
     outcome: Tensor  # [B] in [-1, 1], z, for the mover
 
 
@@ -23,7 +24,7 @@ class Waiting(NamedTuple):
     """Positions of games that have not ended, W rows of N games."""
 
     state: Tensor  # [W, N, S] int64
-    policy: Tensor  # [W, N, A]
+    policy: Tensor | None  # [W, N, A]
     valid: Tensor  # [W, N] bool; the others are in the replay
 
 
@@ -32,7 +33,7 @@ class Batch(NamedTuple):
 
     planes: Tensor  # [B, C, H, W]
     legal: Tensor  # [B, A] bool
-    policy: Tensor  # [B, A]
+    policy: Tensor | None  # [B, A]
     outcome: Tensor  # [B]
 
 
@@ -61,21 +62,21 @@ class GameReplay(nn.Module):
         """Positions kept."""
         return len(self.replay)
 
-    def add(self, rollout: Rollout, policy: Tensor) -> None:
-        """Adds a rollout of `SelfPlayEnv` and the policies [T, N, A] of its rows."""
+    def add(self, rollout: Rollout, policy: Tensor | None = None) -> None:
+        """Adds a rollout of `SelfPlayEnv` and, if they are to be learned, policies [T, N, A] of its rows."""
         state, reward, done, valid = rollout.obs, rollout.reward, rollout.done, torch.ones_like(rollout.done)
         if self.waiting is not None:
             old = self.waiting
-            state, policy = torch.cat([old.state, state]), torch.cat([old.policy, policy])
+            state, policy = torch.cat([old.state, state]), concat([old.policy, policy])
             reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # only the end of a game has a reward
             done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
         outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
         ready = (ended & valid).nonzero(as_tuple=True)
-        self.replay.add(Position(state[ready], policy[ready], outcome[ready]))
+        self.replay.add(Position(*take((state, policy, outcome), ready)))
         still = valid & ~ended
         first = int((~still.any(1)).cumprod(0).sum())  # no game needs the rows before it
-        self.waiting = Waiting(state[first:], policy[first:], still[first:])
+        self.waiting = Waiting(*take((state, policy, still), slice(first, None)))
 
     def sample(self, size: int) -> Batch:
         """``size`` positions, drawn with replacement by torch's global generator of their device."""
@@ -91,7 +92,8 @@ class GameReplay(nn.Module):
         cells = self.cells[k][:, None].expand(-1, planes.shape[1], -1)
         moves = self.moves[k]
         turned = planes.flatten(2).gather(2, cells).view_as(planes)
-        return Batch(turned, legal.gather(1, moves), rows.policy.gather(1, moves), rows.outcome)
+        policy = None if rows.policy is None else rows.policy.gather(1, moves)
+        return Batch(turned, legal.gather(1, moves), policy, rows.outcome)
 
     def checkpoint(self) -> dict[str, Any]:
         """What `restore` needs."""

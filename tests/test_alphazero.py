@@ -285,7 +285,7 @@ def test_an_agent_from_outside_extends_it():
 
 def test_mistakes_are_one_line():
     cartpole = registry.envs["cartpole"](registry.envs["cartpole"].Settings())
-    with pytest.raises(InputError, match=r"alphazero plays games against itself; use env\.name=selfplay"):
+    with pytest.raises(InputError, match=r"AlphaZero plays games against itself; use env\.name=selfplay"):
         AlphaZero(cartpole)
     env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=4))
     with pytest.raises(InputError, match=r"lenet: inputs of shape \(2, 3, 3\) are too small"):

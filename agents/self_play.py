@@ -1,0 +1,110 @@
+"""What the agents that learn from games against themselves have in common."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics
+from rlcore.agents.game_replay import Batch, GameReplay
+from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.errors import InputError
+from rlcore.game import Game
+from rlcore.networks import Network
+from rlcore.optimizers import Adam
+from rlcore.rollout import Rollout, Step
+from rlcore.schedules import Schedule, anneal
+from rlcore.search import Found
+from rlcore.trees import Tree
+
+
+class SelfPlayAgent(Agent):
+    """Plays by a search, and fits a network to a replay of its games; a subclass makes the network and its optimizer.
+
+    Positions wait until their game has ended. Weight decay is decoupled from the gradient (AdamW).
+    """
+
+    class Settings(settings.Settings):
+        """Settings of an agent that plays against itself."""
+
+        horizon: PositiveInt = 16
+        """T, moves in each game between two calls of `learn`."""
+        eval_simulations: PositiveInt = 200
+        """Simulations per search in evaluation, by puct and without noise."""
+        exploration: PositiveFloat = 1.25
+        """Exploration constant c of puct."""
+        replay_size: PositiveInt = 200_000
+        """Positions kept; the oldest are dropped first."""
+        batch_size: PositiveInt = 512
+        """Positions per gradient step."""
+        passes: PositiveFloat = 4.0
+        """Average number of times that a position is learned from."""
+        learning_rate: PositiveFloat = 1e-3
+        """Step size of AdamW, before the schedule."""
+        learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
+        weight_decay: NonNegativeFloat = 1e-4
+        """Weight decay, decoupled from the gradient (AdamW)."""
+        symmetries: bool = True
+        """Transform each position that is learned from by a random symmetry of the game."""
+
+    settings: Settings
+    network: Network
+
+    def __init__(self, env: Any, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        if not isinstance(env, SelfPlayEnv):
+            raise InputError(f"agent.name: {type(self).__name__} plays games against itself; use env.name=selfplay")
+        self.game: Game = env.game
+        self.horizon = s.horizon
+        self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
+
+    @abstractmethod
+    def search(self, state: Tensor, simulations: int | None = None) -> Found:
+        """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
+
+    @abstractmethod
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, 0-d each, by name; ``loss`` is minimised."""
+
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The best move that a search finds; obs [N, S]."""
+        return Step(self.search(obs).action)
+
+    def train(self, mode: bool = True) -> "SelfPlayAgent":
+        """Keeps evaluation mode, so that networks play by running statistics; only fitting switches one to training."""
+        return super().train(False)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Parameters, optimizer, replay, and the positions of unfinished games."""
+        return {**super().checkpoint(), **self.replay.checkpoint()}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restores what `checkpoint` returned."""
+        super().restore(saved)
+        self.replay.restore(saved)
+
+    def _make_optimizer(self) -> Adam:
+        s = self.settings
+        params = self.network.parameters()
+        return Adam(params, s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True)
+
+    def _fit(self, rollout: Rollout) -> Metrics:
+        """Takes as many minibatch steps on the replay as the rollout calls for, once that holds a batch."""
+        s = self.settings
+        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
+        metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
+        if len(self.replay) < s.batch_size:
+            return metrics
+        steps: list[dict[str, Tensor]] = []
+        self.network.train()
+        for _ in range(max(1, round(s.passes * rollout.num_steps / s.batch_size))):
+            losses = self.losses(self.replay.sample(s.batch_size))
+            metrics |= self.minimize(losses["loss"])
+            steps.append({name: loss.detach() for name, loss in losses.items()})
+        self.network.eval()
+        return metrics | {name: torch.stack([step[name] for step in steps]).mean() for name in losses}
