@@ -7,8 +7,9 @@ Pixels, with the network of Mnih et al.:      python benchmarks/ppo.py ale_py:AL
 
 8 environments x 128 steps, minibatches of 256, 4 epochs, two 64-64 tanh networks, Adam; torch on one thread for
 all; one process, the rivals alternating block by block, process CPU time. A block is 8 rollouts with their updates; for
-pixels 1 rollout, and for CarRacing 2 environments. On Atari both use gymnasium's usual preprocessing and its stacks of
-4 frames. Also prints where rlcore's wall time goes.
+pixels 1 rollout, and for CarRacing 2 environments. On CartPole rlcore steps its own batched environment, its peers
+gymnasium's, and so does a second rlcore. On Atari both use gymnasium's usual preprocessing and its stacks of 4 frames.
+Also prints where rlcore's wall time goes.
 """
 
 import sys
@@ -112,8 +113,8 @@ class CleanRLStyle:
                 self.optimizer.step()
 
 
-def rlcore_block(vectorization: str):
-    if ENV_ID == "CartPole-v1":
+def rlcore_block(vectorization: str, own_cartpole: bool):
+    if own_cartpole:
         env = CartPole(CartPole.Settings(num_envs=NUM_ENVS))
     else:
         wrappers = [{"name": name, **given} for name, given in zip(WRAPPERS, ARGUMENTS, strict=False)]
@@ -166,8 +167,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     vectorization = sys.argv[2] if len(sys.argv) > 2 else "sync"
-    ours, trainer = rlcore_block(vectorization)
+    own_cartpole = ENV_ID == "CartPole-v1" and vectorization == "sync"
+    ours, trainer = rlcore_block(vectorization, own_cartpole)
     rivals = {"rlcore": ours, "Stable-Baselines3": sb3_block(vectorization)}
+    if own_cartpole:
+        rivals["rlcore, gymnasium's"], _ = rlcore_block(vectorization, False)
     if vectorization == "sync" and trainer.env.single_action_space.dtype.kind == "i" and not PIXELS:
         rivals["CleanRL-style"] = CleanRLStyle(ENV_ID)
     clock = time.process_time if vectorization == "sync" else time.perf_counter
