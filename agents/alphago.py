@@ -14,7 +14,7 @@ from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
 from rlcore.run import load_trainer
-from rlcore.search import Found, mixed, playouts, puct, search
+from rlcore.search import Evaluator, SearchResult, mixed, playouts, puct, search
 from rlcore.settings import ResolvedPath
 from rlcore.trees import Tree
 
@@ -59,7 +59,9 @@ class AlphaGo(SelfPlayAgent):
             raise InputError(f"agent.policy: {s.policy} does not play {env.settings.game}")
         self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe
         self.network = s.network.build(self.game.planes_shape, 1)
-        self.evaluate = mixed(self.judge, playouts(self.game), s.value_weight) if s.value_weight else self.judge
+        self.evaluate: Evaluator = self.policy_and_value
+        if s.value_weight:
+            self.evaluate = mixed(self.policy_and_value, playouts(self.game), s.value_weight)
         self.optimizer = self._make_optimizer()
         self.eval()
 
@@ -73,7 +75,7 @@ class AlphaGo(SelfPlayAgent):
         """States [B, S] to values [B] in [-1, 1] for the mover."""
         return self.network(self.game.observe(state)).squeeze(1).tanh()
 
-    def judge(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def policy_and_value(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """The policy's logits [B, A] at the prior temperature, and the value [B], of states [B, S]."""
         return self.distribution(state).logits / self.settings.prior_temperature, self.value(state)
 
@@ -81,7 +83,7 @@ class AlphaGo(SelfPlayAgent):
         """Draws from the policy; obs [N, S]."""
         return Step(self.distribution(obs).sample())
 
-    def search(self, state: Tensor, simulations: int | None = None) -> Found:
+    def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
         """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations

@@ -14,7 +14,7 @@ from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.game import Player, mirrored_contest, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
-from rlcore.search import Found, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
+from rlcore.search import SearchResult, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.trees import Tree
 
 
@@ -86,7 +86,7 @@ class AlphaZero(SelfPlayAgent):
         """Calls of `learn`."""
         self.eval()
 
-    def judge(self, state: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    def policy_and_value(self, state: Tensor, network: nn.Module | None = None) -> tuple[Tensor, Tensor]:
         """Logits [B, A] and value [B] of states [B, S], by the player or another network."""
         network = self.player if network is None else network
         outputs = network(self.game.observe(state))
@@ -100,12 +100,12 @@ class AlphaZero(SelfPlayAgent):
         if s.search == "gumbel":
             noise = gumbels(legal) * early[:, None]
             found = search_gumbel(
-                self.game, obs, self.judge, s.simulations, noise, s.max_considered, value_scale=s.value_scale
+                self.game, obs, self.policy_and_value, s.simulations, noise, s.max_considered, value_scale=s.value_scale
             )
             return Step(found.action, Memory(found.policy))
         noise = dirichlet(legal, s.dirichlet_alpha)
         found = search(
-            self.game, obs, self.judge, s.simulations, puct(s.exploration), noise, s.noise_fraction,
+            self.game, obs, self.policy_and_value, s.simulations, puct(s.exploration), noise, s.noise_fraction,
             earlier=self.earlier,
         )  # fmt: skip
         action = torch.where(early, Categorical(found.policy.log()).sample(), found.action)
@@ -113,11 +113,11 @@ class AlphaZero(SelfPlayAgent):
             self.earlier = found.tree, action
         return Step(action, Memory(found.policy))
 
-    def search(self, state: Tensor, simulations: int | None = None) -> Found:
+    def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
         """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
-        return search(self.game, state, self.judge, num_simulations, puct(s.exploration))
+        return search(self.game, state, self.policy_and_value, num_simulations, puct(s.exploration))
 
     def distribution(self, obs: Tree) -> Categorical:
         """The network's own policy in states [B, S], without a search."""
@@ -158,7 +158,7 @@ class AlphaZero(SelfPlayAgent):
         return lambda state: self._policy(state, network).mode
 
     def _policy(self, state: Tensor, network: nn.Module) -> Categorical:
-        logits, _ = self.judge(state, network)
+        logits, _ = self.policy_and_value(state, network)
         return Categorical(logits.masked_fill(~self.game.legal(state), FORBIDDEN))
 
     def checkpoint(self) -> dict[str, Any]:

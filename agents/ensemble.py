@@ -80,14 +80,14 @@ class Ensemble(Agent):
         slopes = [
             torch.autograd.grad(row.reward.sum(), row.action)[0] if self.differentiable else None for row in rollout
         ]
-        told = []
+        updates = []
         for k, (member, envs) in enumerate(self._shares()):
             rows = [_share(row, k, envs, slope) for row, slope in zip(rollout, slopes, strict=True)]
-            told.append(member.learn(rollout.part(envs, rows)))
+            updates.append(member.learn(rollout.part(envs, rows)))
         flags = [member.nonfinite for member in self.members if member.nonfinite is not None]
         if flags:
             self.nonfinite = torch.stack(flags).any()
-        return {name: sum(metrics[name] for metrics in told) / len(told) for name in told[0]}
+        return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
 
     def drop_running(self) -> None:
         """The members forget the episodes in progress, which were abandoned."""

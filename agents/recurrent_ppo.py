@@ -104,21 +104,21 @@ class RecurrentPPO(PPO):
         return rows._replace(obs=self._sequence(rollout)), entropy
 
     def _sequence(self, rollout: Rollout) -> Sequence:
-        return Sequence(self.normalized(rollout.obs), rollout.begins, rollout.initial_state)
+        return Sequence(self.normalized(rollout.obs), rollout.episode_starts, rollout.initial_state)
 
     def _pieces(self, rows: Rows) -> Iterator[Rows]:
         """Minibatches of the sequences of some environments, in random order."""
-        s, (obs, begins, state) = self.settings, rows.obs
-        T, N = begins.shape
+        s, (obs, starts, state) = self.settings, rows.obs
+        T, N = starts.shape
         size = N if s.minibatch_size is None else s.minibatch_size // T
-        for envs in torch.randperm(N, device=begins.device).split(size):
+        for envs in torch.randperm(N, device=starts.device).split(size):
 
             def part(x: Tensor, envs: Tensor = envs) -> Tensor:
                 return x.unflatten(0, (T, N))[:, envs].flatten(0, 1)
 
             piece = Sequence(
                 take(obs, (slice(None), envs)),
-                begins[:, envs],
+                starts[:, envs],
                 take(state, envs),
             )
             yield Rows(*tree_map(part, tuple(rows._replace(obs=None))))._replace(obs=piece)

@@ -17,7 +17,7 @@ from rlcore.networks import Network
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
-from rlcore.search import Found
+from rlcore.search import SearchResult
 from rlcore.trees import Tree
 
 
@@ -64,7 +64,7 @@ class SelfPlayAgent(Agent):
         self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
 
     @abstractmethod
-    def search(self, state: Tensor, simulations: int | None = None) -> Found:
+    def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
         """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
 
     @abstractmethod

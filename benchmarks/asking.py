@@ -47,7 +47,7 @@ def thresholds(run: Path) -> dict[tuple[str, int], tuple[float, float]]:
     assert isinstance(env, SupervisedEnv)
     assert env.dataset.validation is not None
     assert env.dataset.test is not None
-    told = {}
+    payments = {}
     for name, ask in {"softmax": trainer.agent.answers, "MC dropout": MCDropout(trainer.agent, PASSES).answers}.items():
         with evaluating(trainer.agent):
             shown, test = (
@@ -56,10 +56,10 @@ def thresholds(run: Path) -> dict[tuple[str, int], tuple[float, float]]:
             )
         for cost in COSTS:
             sure = test[0].probabilities.amax(1) > cost / (1 + cost)
-            told[f"{name}, p > c / (1 + c)", cost] = paid(*test, sure, cost)
+            payments[f"{name}, p > c / (1 + c)", cost] = paid(*test, sure, cost)
             calm = test[0].predictive_entropy <= best_bound(*shown, cost)
-            told[f"{name}, entropy", cost] = paid(*test, calm, cost)
-    return told
+            payments[f"{name}, entropy", cost] = paid(*test, calm, cost)
+    return payments
 
 
 def main(folder: Path) -> None:

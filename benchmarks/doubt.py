@@ -41,7 +41,7 @@ KINDS = {
 }
 
 
-def told(folder: Path, name: str) -> str:
+def figure(folder: Path, name: str) -> str:
     """Mean and interval of a figure over the runs in a folder."""
     paths = sorted(folder.glob("*/result.json"))
     values = [json.loads(path.read_text())["figures"].get(f"uncertainty/{name}") for path in paths]
@@ -57,13 +57,13 @@ def told(folder: Path, name: str) -> str:
 def main(root: Path) -> None:
     print(f"| test split | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for label, measure in MEASURES.items():
-        cells = [told(root / config, f"{method}_{measure}") for config, method in COLUMNS.values()]
+        cells = [figure(root / config, f"{method}_{measure}") for config, method in COLUMNS.values()]
         print(f"| {label} | {' | '.join(cells)} |")
     print(f"\n| ROC area, out-of-distribution or not | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for label, kind in KINDS.items():
         of = "-8" if kind == "classes" else ""
         for doubt, key in (("entropy", "roc_area"), ("mutual information", "mutual_information_roc_area")):
-            cells = [told(root / f"{config}{of}", f"{method}_{kind}_{key}") for config, method in COLUMNS.values()]
+            cells = [figure(root / f"{config}{of}", f"{method}_{kind}_{key}") for config, method in COLUMNS.values()]
             print(f"| {label}, by {doubt} | {' | '.join(cells)} |")
 
 

@@ -139,7 +139,7 @@ def median(result: dict[str, Any], key: str) -> float:
 def published(claim: config.Expectation) -> dict[str, float]:
     """The figures in the claim's source, by the text around each: "Tianshou: 5,784 (v3); CleanRL: 1,443 (v4)"."""
     found = {part.strip(): re.search(r": ([-\d.,]*\d)", part) for part in claim.source.split(";")}
-    return {told: float(match[1].replace(",", "")) for told, match in found.items() if match}
+    return {source: float(match[1].replace(",", "")) for source, match in found.items() if match}
 
 
 def iqm(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
@@ -216,8 +216,8 @@ def draw(results: dict[str, Any]) -> None:
         values = np.array([np.interp(steps, *curve) for curve in curves])
         axes.plot(steps / 1000, iqm(values, axis=0))
         axes.fill_between(steps / 1000, values.min(0), values.max(0), alpha=0.2)
-        for number, (told, value) in enumerate(published(config.load(name).config.expect["eval/return"]).items(), 1):
-            axes.axhline(value, color=f"C{number}", linestyle="--", linewidth=1, label=told)
+        for number, (source, value) in enumerate(published(config.load(name).config.expect["eval/return"]).items(), 1):
+            axes.axhline(value, color=f"C{number}", linestyle="--", linewidth=1, label=source)
             axes.legend(fontsize=6)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)

@@ -21,15 +21,15 @@ def measure(name: str) -> str:
     agent = trainer.agent
     assert isinstance(agent, AlphaZero)
     spent = {"network": 0.0}
-    judge = agent.judge
+    evaluate = agent.policy_and_value
 
     def timed(*arguments):
         start = time.process_time()
-        found = judge(*arguments)
+        result = evaluate(*arguments)
         spent["network"] += time.process_time() - start
-        return found
+        return result
 
-    agent.judge = timed  # type: ignore[method-assign]
+    agent.policy_and_value = timed  # type: ignore[method-assign]
     while len(agent.replay) < agent.settings.batch_size:
         trainer.update()
     spent["network"], steps = 0.0, trainer.steps

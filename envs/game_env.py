@@ -87,7 +87,7 @@ class GameEnv(Environment):
         """The agent as a player of the most likely move of its distribution, without search."""
         return lambda state: agent.distribution(self.observe(state)).mode
 
-    def judged(self, agent: Agent) -> dict[str, Player]:
+    def movers(self, agent: Agent) -> dict[str, Player]:
         """The agent's ways to choose a move, by name, whose moves `score` checks."""
         return {"policy": self.policy(agent)}
 
@@ -104,9 +104,9 @@ class GameEnv(Environment):
 
         Returns:
             ``points_<opponent>``: wins plus half of the draws, as a share of ``num_episodes`` games, half of them begun
-            by the agent. For each of `judged`, the share of moves that are ``<name>_right``, keeping the outcome of the
+            by the agent. For each of `movers`, the share of moves that are ``<name>_right``, keeping the outcome of the
             position, and ``<name>_perfect``, with the best score: over positions whose moves differ in outcome, and
-            with ``_all`` over all positions. As text, positions in which the first of `judged` is not right.
+            with ``_all`` over all positions. As text, positions in which the first of `movers` is not right.
         """
         scalars, text = {}, ""
         with evaluating(agent):
@@ -116,10 +116,10 @@ class GameEnv(Environment):
                 outcome = mirrored_contest(self.game, self.player(agent), opponent, begin)
                 scalars[f"points_{name}"] = points(outcome)
             if self.truth is not None:
-                for name, mover in self.judged(agent).items():
+                for name, mover in self.movers(agent).items():
                     action = torch.cat([mover(state) for state in self.truth.state.split(EVALUATION_BATCH)])
                     check_legal(self.game, self.truth.state, action)
-                    scalars |= {f"{name}_{key}": value for key, value in self.truth.judge(action).items()}
+                    scalars |= {f"{name}_{key}": value for key, value in self.truth.accuracy(action).items()}
                     text = text or self.truth.misses(self.game, action)
         return Report(scalars, text)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlcore.errors import InputError
 from rlcore.run import load
-from rlcore.search import Found, Searcher
+from rlcore.search import Searcher, SearchResult
 
 HELP = "a move, or: hint, undo, new, quit (or Ctrl-D), help"
 
@@ -60,9 +60,9 @@ class Session:
                 if action is None:
                     return
             else:
-                found = self._search()
-                action = int(found.action)
-                print(f"I play {self.game.action_name(action)}. {self._told(found)}")
+                result = self._search()
+                action = int(result.action)
+                print(f"I play {self.game.action_name(action)}. {self._outlook(result)}")
             after, reward, terminated = self.game.step(self.history[-1], torch.tensor([action]))
             self.history.append(after)
             if terminated:
@@ -81,8 +81,8 @@ class Session:
                     return action
                 print(f"{text} cannot be played now; legal: {self._legal()}")
             elif text == "hint":
-                found = self._search()
-                print(f"I would play {self.game.action_name(int(found.action))}. {self._told(found)}")
+                result = self._search()
+                print(f"I would play {self.game.action_name(int(result.action))}. {self._outlook(result)}")
             elif text == "undo":
                 if len(self.history) < 3:
                     print("you have no move to take back")
@@ -101,14 +101,14 @@ class Session:
     def _show(self) -> None:
         print(f"\n{self.game.render(self.history[-1][0])}\n")
 
-    def _search(self) -> Found:
+    def _search(self) -> SearchResult:
         return self.agent.search(self.history[-1], self.simulations)
 
     def _legal(self) -> str:
         return " ".join(map(self.game.action_name, self.game.legal(self.history[-1])[0].nonzero().flatten().tolist()))
 
-    def _told(self, found: Found) -> str:
+    def _outlook(self, result: SearchResult) -> str:
         """The shares of the visits, and the expected result for the player to move."""
-        shares = found.policy[0].tolist()
+        shares = result.policy[0].tolist()
         likely = [f"{self.game.action_name(a)} {share:.0%}" for a, share in enumerate(shares) if share >= 0.01]
-        return f"(visits: {', '.join(likely)}; expected {float(found.value):+.2f})"
+        return f"(visits: {', '.join(likely)}; expected {float(result.value):+.2f})"

@@ -30,7 +30,7 @@ class SelfPlayEnv(GameEnv):
         """The states [B, S] themselves."""
         return state
 
-    def judged(self, agent: Agent) -> dict[str, Player]:
+    def movers(self, agent: Agent) -> dict[str, Player]:
         """The move played, and the most likely one without search."""
         return {"search": self.player(agent), "policy": self.policy(agent)}
 

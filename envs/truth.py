@@ -24,14 +24,14 @@ class Truth(NamedTuple):
     state: Tensor  # [P, S] int64
     score: Tensor  # [P, A] float32; -inf for illegal moves
 
-    def judge(self, action: Tensor) -> dict[str, float]:
+    def accuracy(self, action: Tensor) -> dict[str, float]:
         """The share of moves [P] that are right, and perfect: in positions that `differ`, if any, and in ``_all``."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         best = self.score.amax(1)
         right, perfect = chosen.sign() == best.sign(), chosen == best
         differ = self.differ
-        told = {"right": right[differ], "right_all": right, "perfect": perfect[differ], "perfect_all": perfect}
-        return {name: which.double().mean().item() for name, which in told.items() if len(which)}
+        shares = {"right": right[differ], "right_all": right, "perfect": perfect[differ], "perfect_all": perfect}
+        return {name: which.double().mean().item() for name, which in shares.items() if len(which)}
 
     @property
     def differ(self) -> Tensor:
@@ -111,8 +111,8 @@ def read(game: Game, path: Path) -> Truth:
             for row in rows:
                 where.append(f"env.positions: {path}, line {rows.line_num}")
                 if len(row) != 1 + game.num_actions:
-                    told = f"{len(row)} fields; expected the moves and {game.num_actions} scores"
-                    raise InputError(f"{where[-1]}: {told}")
+                    message = f"{len(row)} fields; expected the moves and {game.num_actions} scores"
+                    raise InputError(f"{where[-1]}: {message}")
                 games.append(row[0])
                 scores.append([_number(text, where[-1]) for text in row[1:]])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -123,10 +123,10 @@ def read(game: Game, path: Path) -> Truth:
     wrong = (game.legal(state) == (score == FULL_COLUMN)).nonzero().tolist()
     if wrong:
         row, move = wrong[0]
-        told = "illegal" if score[row, move] != FULL_COLUMN else "legal"
+        legality = "illegal" if score[row, move] != FULL_COLUMN else "legal"
         raise InputError(
-            f"{where[row]}: the move {game.action_name(move)} is {told} there, but its score is {score[row, move]:g}; "
-            f"{FULL_COLUMN} is for illegal moves"
+            f"{where[row]}: the move {game.action_name(move)} is {legality} there, but its score is "
+            f"{score[row, move]:g}; {FULL_COLUMN} is for illegal moves"
         )
     return Truth(state, score.masked_fill(score == FULL_COLUMN, -torch.inf))
 
@@ -140,8 +140,8 @@ def _played(game: Game, games: list[str], where: list[str]) -> Tensor:
         legal = game.legal(state[rows]).tolist()
         for row, action, allowed in zip(rows, actions, legal, strict=True):
             if action is None or not allowed[action]:
-                told = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is not legal"
-                raise InputError(f"{where[row]}: {told}")
+                message = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is not legal"
+                raise InputError(f"{where[row]}: {message}")
         state[rows], _, terminated = game.step(state[rows], torch.tensor(actions))
         if terminated.any():
             row = rows[int(terminated.float().argmax())]

@@ -65,8 +65,8 @@ def main(runs: list[str]) -> None:
             each = [played(agent, seed, **{name: factor * value}) for seed, agent in enumerate(agents)]
             score, entropy, information = torch.tensor(each).T
             curve.append(information)
-            told = f"{information.mean():.4f} ({information.min():.4f} to {information.max():.4f})"
-            print(f"{name:>10}  {factor:>6g}  {score.mean():7.1f}  {entropy.mean():8.4f}  {told:>30}")
+            spread = f"{information.mean():.4f} ({information.min():.4f} to {information.max():.4f})"
+            print(f"{name:>10}  {factor:>6g}  {score.mean():7.1f}  {entropy.mean():8.4f}  {spread:>30}")
         lines = torch.stack(curve)
         axes.plot(FACTORS, lines.mean(1), marker="o", markersize=3)
         axes.fill_between(FACTORS, lines.amin(1), lines.amax(1), alpha=0.2)

@@ -107,8 +107,8 @@ class Environment(VectorEnv, ABC):
             return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]
         except (AttributeError, TypeError) as error:
             kind = type(self).__name__
-            told = f"set self.settings and let {kind}(settings, device) construct it, or override evaluation"
-            raise ContractError(f"{kind}.evaluation: {error}; {told}") from error
+            message = f"set self.settings and let {kind}(settings, device) construct it, or override evaluation"
+            raise ContractError(f"{kind}.evaluation: {error}; {message}") from error
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Evaluates an agent in this twin, made by `evaluation`. The default is `rlcore.evaluation.play`."""

@@ -28,22 +28,24 @@ class EnvironmentFailure(InputError):
 
     Args:
         env: its number; or a failure to copy, as gymnasium does to re-raise what a process raised.
-        told: what happened, in one line.
+        message: what happened, in one line.
         traceback: of the error, as Python prints it; empty if there is none.
         seed: of its reset; None if there was none.
     """
 
     env: int
-    told: str
+    message: str
     traceback: str
     seed: int | None
 
-    def __init__(self, env: "int | EnvironmentFailure", told: str = "", traceback: str = "", seed: int | None = None):
+    def __init__(
+        self, env: "int | EnvironmentFailure", message: str = "", traceback: str = "", seed: int | None = None
+    ):
         if isinstance(env, EnvironmentFailure):
-            told, traceback, seed, env = env.told, env.traceback, env.seed, env.env
-        super().__init__(f"environment {env}{'' if seed is None else f' (seed {seed})'} {told}")
-        self.env, self.told, self.traceback, self.seed = env, told, traceback, seed
+            message, traceback, seed, env = env.message, env.traceback, env.seed, env.env
+        super().__init__(f"environment {env}{'' if seed is None else f' (seed {seed})'} {message}")
+        self.env, self.message, self.traceback, self.seed = env, message, traceback, seed
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keeps all fields when passed between processes."""
-        return type(self), (self.env, self.told, self.traceback, self.seed)
+        return type(self), (self.env, self.message, self.traceback, self.seed)

@@ -241,7 +241,7 @@ class GymEnvironment(Environment):
     def _seeded(self, failure: EnvironmentFailure) -> EnvironmentFailure:
         """The failure, with the seed of its environment."""
         seed = None if self._seed is None else self._seed + failure.env
-        return EnvironmentFailure(failure.env, failure.told, failure.traceback, seed)
+        return EnvironmentFailure(failure.env, failure.message, failure.traceback, seed)
 
     def _observed(self, obs: Any, info: dict[str, Any], final: bool = False) -> Tree:
         """Observations as tensors, with the mask if there is one.
@@ -302,8 +302,8 @@ class _Maker:
             near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
             raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
         except Exception as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {told}") from error
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {message}") from error
         for wrapper in self.settings.wrappers:
             env = wrapper.wrap(env)
         return Guarded(env, self.n)
@@ -342,17 +342,17 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
-        told = " ".join(f"{type(error).__name__}: {error}".split())
-        return EnvironmentFailure(self.n, f"failed in {what}: {told}", traceback.format_exc())
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        return EnvironmentFailure(self.n, f"failed in {what}: {message}", traceback.format_exc())
 
     def _check_flow(self, reward: Any, info: Any) -> None:
         self._require(isinstance(info, dict), "an info that is not a dict", info)
         if not isinstance(reward, (float, int)):
             self._require(np.ndim(reward) == 0 and reward is not None, "a reward that is not a number", reward)
 
-    def _require(self, holds: bool, told: str, returned: Any) -> None:
+    def _require(self, holds: bool, message: str, returned: Any) -> None:
         if not holds:
-            raise EnvironmentFailure(self.n, f"returned {told}: {returned!r}")
+            raise EnvironmentFailure(self.n, f"returned {message}: {returned!r}")
 
     def _look(self, obs: Any, space: Any, part: str = "") -> None:
         """Raises an EnvironmentFailure if shape, kind of dtype or keys are not those of the space."""

@@ -119,7 +119,7 @@ class RewardNormalizer(nn.Module):
         reward = rollout.reward.clone()
         if not rollout.ragged:
             reward[0] += self.gamma * self.running
-        return discounted_sum(reward.flip(0), self.gamma * ~rollout.begins.flip(0)).flip(0)
+        return discounted_sum(reward.flip(0), self.gamma * ~rollout.episode_starts.flip(0)).flip(0)
 
     def forward(self, rollout: Rollout) -> Tensor:
         """The rewards [T, N] of a rollout, divided and clipped to [-10, 10]; the first rollout uses its own statistics.

@@ -102,7 +102,7 @@ class Rollout:
         return self.terminated | self.truncated
 
     @property
-    def begins(self) -> Tensor:
+    def episode_starts(self) -> Tensor:
         """[T, N] bool: the previous row ended an episode; False in row 0, which `initial_state` and the like cover."""
         return torch.cat([torch.zeros_like(self.done[:1]), self.done[:-1]])
 

@@ -312,11 +312,11 @@ class Searcher(Protocol):
 
     game: Game
 
-    def search(self, state: Tensor, simulations: int | None = None) -> "Found":
+    def search(self, state: Tensor, simulations: int | None = None) -> "SearchResult":
         """Searches from states [N, S] without noise, with as many simulations as in evaluation or another number."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """The results of a search from N positions."""
 
     action: Tensor
@@ -342,7 +342,7 @@ def search(
     noise_fraction: float = 0.25,
     expand_after: int = 1,
     earlier: tuple[SearchTree, Tensor] | None = None,
-) -> Found:
+) -> SearchResult:
     """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
 
     Args:
@@ -370,7 +370,7 @@ def search(
         simulate(tree, game, evaluate, score, node, expand_after=expand_after)
     root = tree.edges(ROOT)
     policy = root.visits / root.visits.sum(-1, keepdim=True)
-    return Found(root.visits.argmax(-1), policy, root.node_value.squeeze(-1), root.visits, tree)
+    return SearchResult(root.visits.argmax(-1), policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @torch.no_grad()
@@ -383,7 +383,7 @@ def search_gumbel(
     max_considered: int = 16,
     visit_scale: float = 50.0,
     value_scale: float = 1.0,
-) -> Found:
+) -> SearchResult:
     """Gumbel AlphaZero's search, which improves the policy with any number of simulations (Danihelka et al. 2022).
 
     At the root the moves of the largest logit + noise are tried, and the worse half is dropped repeatedly (sequential
@@ -418,7 +418,7 @@ def search_gumbel(
         simulate(tree, game, evaluate, score, node, best_of(plan[:, node - num_used]))
     root = tree.edges(ROOT)
     policy = softmax(improved_logits(root, visit_scale, value_scale))
-    return Found(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits, tree)
+    return SearchResult(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @cache

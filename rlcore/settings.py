@@ -88,8 +88,8 @@ class Choice(Settings):
             return {"name": name, "settings": schema(**settings)}
         except ValidationError as error:
             found = mistakes(error, schema, ("name",))
-            told = "; ".join(": ".join(filter(None, (".".join(path), text))) for path, text in found)
-            raise PydanticCustomError("nested", "{told}", {"told": told, "mistakes": found}) from None
+            message = "; ".join(": ".join(filter(None, (".".join(path), text))) for path, text in found)
+            raise PydanticCustomError("nested", "{message}", {"message": message, "mistakes": found}) from None
 
     @model_serializer(mode="plain")
     def _write(self) -> dict[str, Any]:

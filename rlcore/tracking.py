@@ -111,27 +111,27 @@ class Tracker:
         if steps < total and time.monotonic() < self._drawn + SECONDS_BETWEEN_DRAWINGS:
             return
         self._drawn = time.monotonic()
-        told = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
+        shown = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
         if not self.console.is_terminal:
             if steps >= total or steps / total >= self._told + 0.1:
                 self._told = steps / total
-                self.console.print(f"{steps:>12,} / {total:,}  {told}", highlight=False)
+                self.console.print(f"{steps:>12,} / {total:,}  {shown}", highlight=False)
             return
         if self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.completed:,.0f} / {task.total:,.0f}"),
                 BarColumn(None),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[shown]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(elapsed_when_finished=False),
                 console=self.console,
                 auto_refresh=False,
             )
-            self._task = self._progress.add_task("", total=total, completed=steps, told="")
+            self._task = self._progress.add_task("", total=total, completed=steps, shown="")
             self._progress.start()
         assert self._task is not None
-        self._progress.update(self._task, completed=steps, told=told, refresh=True)
+        self._progress.update(self._task, completed=steps, shown=shown, refresh=True)
 
     def closing_table(self, steps: int, figures: Mapping[str, float]) -> None:
         """Prints the latest value of every figure."""

@@ -44,7 +44,7 @@ class Action(ABC):
         """The class probabilities that each answer states, [N, K]; the default is 1 for the class it names."""
         return F.one_hot(self.label(action), num_classes).float()
 
-    def told(self, reward: Tensor) -> dict[str, float]:
+    def scalars(self, reward: Tensor) -> dict[str, float]:
         """The mean of rewards [n] by its name; an error is minus the reward."""
         mean = reward.double().mean().item()
         return {self.unit: -mean if self.unit in ERRORS else mean}

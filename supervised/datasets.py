@@ -257,8 +257,8 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     header = 4 + 4 * content[3]
     shape = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
     if len(content) != header + math.prod(shape):
-        told = f"{len(content) - header:,} bytes follow a header that announces {math.prod(shape):,}"
-        raise InputError(f"{path} is cut short or damaged: {told}; replace the file")
+        message = f"{len(content) - header:,} bytes follow a header that announces {math.prod(shape):,}"
+        raise InputError(f"{path} is cut short or damaged: {message}; replace the file")
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(
             f"{path} is not MNIST's: its content has the SHA-256 {found[:12]}..., expected {sha256[:12]}...; "

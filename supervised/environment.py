@@ -189,7 +189,7 @@ class SupervisedEnv(Environment):
             batches = torch.arange(self.num_examples, device=self.device).split(self.num_envs)
             actions = torch.cat([agent.predict(self.inputs(rows)).action for rows in batches])
             reward = self.action.reward(actions, self._encoded)
-        scalars = self.action.told(reward)
+        scalars = self.action.scalars(reward)
         columns = {"reward": reward.tolist()}
         if self.dataset.classes is None:
             return Report(scalars, columns=columns)

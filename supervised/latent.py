@@ -98,8 +98,8 @@ class LatentReport(ReportMaker):
         order = torch.arange(L, device=env.device) if kl is None else kl.argsort(descending=True)
         z = mean.repeat(L, s.num, 1)  # [L, num, L]
         z[torch.arange(L), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=env.device)
-        told = [f"z{i}" if kl is None else f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
-        return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, told)
+        labels = [f"z{i}" if kl is None else f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
+        return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, labels)
 
 
 class InpaintingReport(ReportMaker):
@@ -156,7 +156,7 @@ class InpaintingReport(ReportMaker):
             joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
             figure = _grid([*obs, *seen, *joined], s.num, ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
-        text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.told}"
+        text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.pixel_kind}"
         return Report(paid, text, {"inpainting": figure})
 
     def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
@@ -240,7 +240,7 @@ def _ways(codes: Tensor) -> Tensor:
     return torch.lerp(codes[:, None], codes.roll(-1, 0)[:, None], share).flatten(0, 1)
 
 
-def _grid(images: list[Tensor], columns: int, told: list[str] | None = None) -> "Figure":
+def _grid(images: list[Tensor], columns: int, labels: list[str] | None = None) -> "Figure":
     """A figure of images, with a label beside each row."""
     picture = tiled(images, columns)
     rows = math.ceil(len(images) / columns)
@@ -248,8 +248,8 @@ def _grid(images: list[Tensor], columns: int, told: list[str] | None = None) -> 
     figure, (axes,) = figure_of(1, INCHES * columns, INCHES * rows * height / width)
     axes.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
-    if told:
-        axes.set_yticks([(height + 1) * (row + 0.5) for row in range(rows)], told, fontsize=7)
+    if labels:
+        axes.set_yticks([(height + 1) * (row + 0.5) for row in range(rows)], labels, fontsize=7)
     return figure
 
 

@@ -51,8 +51,8 @@ class ELBOReport(ReportMaker):
         means = [torch.cat(x).double().mean().item() for x in (reconstruction, kl)]
         total = "negative_elbo" if env.is_likelihood else "loss"
         scalars = {"reconstruction": means[0], "kl": means[1], total: sum(means)}
-        told = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
-        return Report(scalars, f"per example: {told}; pixels: {env.told}")
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in scalars.items())
+        return Report(scalars, f"per example: {figures}; pixels: {env.pixel_kind}")
 
 
 class BoundReport(ReportMaker):
@@ -98,7 +98,7 @@ class BoundReport(ReportMaker):
             obs = torch.cat(list(env.batches()))[: self.settings.num]
             scalars = {f"negative_bound_{k}": -self._bound(agent, env, obs, k) for k in self.settings.k}
         lines = [f"{name}: {value:.2f} nats" for name, value in scalars.items()]
-        return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.told}", *lines]))
+        return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.pixel_kind}", *lines]))
 
     def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, k: int) -> float:
         """L_k; in pieces if k is above the batch."""

@@ -96,7 +96,7 @@ class ReconstructionEnv(SupervisedEnv):
         with evaluating(agent):
             seed_everything(seed)
             reward = torch.cat([self.action.reward(agent.predict(obs).action, obs) for obs in self.batches()])
-        return Report(self.action.told(reward), f"pixels: {self.told}", columns={"reward": reward.tolist()})
+        return Report(self.action.scalars(reward), f"pixels: {self.pixel_kind}", columns={"reward": reward.tolist()})
 
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, [B, *O]."""
@@ -125,7 +125,7 @@ class ReconstructionEnv(SupervisedEnv):
         return self.action.unit == "log_likelihood"
 
     @property
-    def told(self) -> str:
+    def pixel_kind(self) -> str:
         """What pixels the figures are of, to be reported with them."""
         if self.is_binary:
             return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"

@@ -70,25 +70,25 @@ class ExamplesReport(ReportMaker):
             indices.sort(key=evaluation.columns["reward"].__getitem__)
         indices = indices[: self.settings.num]
         names = (*classes, "asks")
-        told = [f"#{i}: {names[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
+        captions = [f"#{i}: {names[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
         inputs = env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device)).cpu()
         name = "wrong" if self.settings.wrong else "examples"
         if inputs.ndim != 4 or not indices:
-            rows = zip(told, inputs.flatten(1).tolist(), strict=True)
+            rows = zip(captions, inputs.flatten(1).tolist(), strict=True)
             lines = [f"{text}   {'  '.join(f'{x:.4g}' for x in row)}" for text, row in rows]
             return Report({}, "\n".join(lines) or "no answer is wrong")
         images = inputs.mean(1)  # colours to grey
         images = (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)
         figure, panels = figure_of(len(indices), 1.5, 1.7)
-        for axes, image, text in zip(panels, images, told, strict=True):
+        for axes, image, text in zip(panels, images, captions, strict=True):
             axes.imshow(image.numpy(), cmap="gray_r")
             axes.set_title(text.replace(", ", "\n"), fontsize=7)
             axes.set_axis_off()
-        return Report({}, self._draw(images > self.settings.threshold, told), {name: figure})
+        return Report({}, self._draw(images > self.settings.threshold, captions), {name: figure})
 
-    def _draw(self, images: Tensor, told: list[str]) -> str:
+    def _draw(self, images: Tensor, captions: list[str]) -> str:
         """Images [B, H, W] bool side by side, two rows of pixels per line of text."""
-        blocks = [[text, *terminal_lines(image)] for image, text in zip(images, told, strict=True)]
+        blocks = [[text, *terminal_lines(image)] for image, text in zip(images, captions, strict=True)]
         width = max(len(line) for block in blocks for line in block) + 2
         abreast = max(1, self.settings.width // width)
         drawn = []

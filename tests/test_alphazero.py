@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_the_paper():
     torch.manual_seed(3)
     rows = agent.replay.replay.sample(32)
     agent.network.load_state_dict(before)
-    logits, value = agent.judge(rows.state)
+    logits, value = agent.policy_and_value(rows.state)
     p = logits.masked_fill(~agent.game.legal(rows.state), -torch.inf).softmax(1)
     cross_entropy = -torch.special.xlogy(rows.policy, p).sum(1).mean()
     squared = (rows.outcome - value).square().mean()

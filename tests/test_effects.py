@@ -72,7 +72,7 @@ def test_the_value_remembers_without_dropout():
     agent, rollout = on_cartpole(RecurrentPPO, network={"name": "gru", "body": DROPOUT}, horizon=8, minibatch_size=None)
     state = tree_map(lambda x: x.clone(), rollout.initial_state[1])
     with torch.no_grad():
-        for obs, begins in zip(agent.eval().normalized(rollout.obs), rollout.begins, strict=True):
+        for obs, begins in zip(agent.eval().normalized(rollout.obs), rollout.episode_starts, strict=True):
             state = agent.value_body.remember(obs, tree_map(lambda x, b=begins: x * ~b[:, None], state))
     close(rollout.last_state[1], state)
 
@@ -170,8 +170,8 @@ def test_with_a_gate_the_player_plays_and_not_the_learner():
     agent, state = alphazero(gate_every=5)
     for parameter in agent.network.parameters():
         parameter.data.add_(0.1)
-    close(agent.judge(state), agent.judge(state, agent.player))
-    assert not torch.allclose(agent.judge(state)[0], agent.judge(state, agent.network)[0])
+    close(agent.policy_and_value(state), agent.policy_and_value(state, agent.player))
+    assert not torch.allclose(agent.policy_and_value(state)[0], agent.policy_and_value(state, agent.network)[0])
 
 
 @pytest.mark.parametrize("moves", [0, 1])

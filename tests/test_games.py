@@ -153,8 +153,8 @@ def test_tictactoe_is_a_draw_and_its_truth_is_that_of_a_recursion():
     for p in range(600, 4520, 391):
         assert worth(truth.state[p : p + 1]) == truth.score[p].amax(), p
     first_legal = TTT.legal(truth.state).float().argmax(1)
-    assert 0.5 < truth.judge(first_legal)["right_all"] < 0.9
-    assert truth.judge(truth.score.argmax(1))["perfect_all"] == 1
+    assert 0.5 < truth.accuracy(first_legal)["right_all"] < 0.9
+    assert truth.accuracy(truth.score.argmax(1))["perfect_all"] == 1
     with pytest.raises(InputError, match="ConnectFour has more than 100,000 positions; give a file"):
         enumerate_positions(C4)
 
@@ -162,10 +162,15 @@ def test_tictactoe_is_a_draw_and_its_truth_is_that_of_a_recursion():
 def test_moves_are_judged_by_sign_and_by_score():
     none = float("-inf")
     truth = Truth(torch.zeros(4, 1), torch.tensor([[3.0, 1, -2], [0, -1, none], [2, 5, 1], [-3, -1, none]]))
-    judged = truth.judge(torch.tensor([1, 0, 0, 0]))
+    judged = truth.accuracy(torch.tensor([1, 0, 0, 0]))
     assert truth.differ.tolist() == [True, True, False, False]
     assert judged == {"right": 1.0, "right_all": 1.0, "perfect": 0.5, "perfect_all": 0.25}
-    assert truth.judge(torch.tensor([2, 1, 1, 1])) == {"right": 0, "right_all": 0.5, "perfect": 0, "perfect_all": 0.5}
+    assert truth.accuracy(torch.tensor([2, 1, 1, 1])) == {
+        "right": 0,
+        "right_all": 0.5,
+        "perfect": 0,
+        "perfect_all": 0.5,
+    }
 
 
 @pytest.fixture

@@ -183,10 +183,10 @@ def test_alphago_learns_the_value_of_a_policy_that_stays(pool_run):
     assert sum(losses[-5:]) / 5 < 0.85 * of_nothing
     same(dict(agent.policy.state_dict()), policy)
     state = env._state
-    logits, value = agent.judge(state)
+    logits, value = agent.policy_and_value(state)
     torch.testing.assert_close(logits, stage1.distribution(trainer.agent.observe(state)).logits)
     assert value.abs().max() <= 1
-    torch.testing.assert_close(alphago(prior_temperature=2.0)[1].judge(state)[0], logits / 2)
+    torch.testing.assert_close(alphago(prior_temperature=2.0)[1].policy_and_value(state)[0], logits / 2)
     twin = alphago(passes=8, learning_rate=1e-2)[1]
     twin.restore(agent.checkpoint())
     same(twin.checkpoint(), agent.checkpoint())
@@ -195,7 +195,7 @@ def test_alphago_learns_the_value_of_a_policy_that_stays(pool_run):
 def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
     state = TicTacToe().initial(1)
     env, agent = alphago(value_weight=0.0)
-    assert agent.evaluate == agent.judge
+    assert agent.evaluate == agent.policy_and_value
     _, agent = alphago(value_weight=1.0)
     state = env.game.initial(500)
     _, value = agent.evaluate(state)
@@ -205,7 +205,7 @@ def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
     _, half = agent.evaluate(state)
     torch.manual_seed(1)
     _, played = rlcore.search.playouts(env.game)(state)
-    torch.testing.assert_close(half, 0.75 * agent.judge(state)[1] + 0.25 * played)
+    torch.testing.assert_close(half, 0.75 * agent.policy_and_value(state)[1] + 0.25 * played)
 
 
 def test_alphago_on_another_game_is_one_line(pool_run):

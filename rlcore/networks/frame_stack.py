@@ -51,16 +51,16 @@ class FrameStack(Recurrent):
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
         """Features [T, N, F]; see `Recurrent`."""
         stacks = self._stacks(sequence)
-        rows = {*(after or []), len(sequence.begins) - 1}
+        rows = {*(after or []), len(sequence.episode_starts) - 1}
         return self._features(stacks), {t: _behind(stacks, t) for t in rows}
 
     def _stacks(self, sequence: Sequence) -> Tree:
         """[T, N, k, *O]."""
         (frames, begun), before = sequence.state, self.frames - 1
-        T, N = sequence.begins.shape
+        T, N = sequence.episode_starts.shape
         rows = torch.arange(T, device=begun.device)[:, None]
-        begins = torch.cat([sequence.begins[:1] | ~begun, sequence.begins[1:]])
-        first = torch.where(begins, rows, -before).cummax(0).values  # [T, N] row of the episode's first frame
+        starts = torch.cat([sequence.episode_starts[:1] | ~begun, sequence.episode_starts[1:]])
+        first = torch.where(starts, rows, -before).cummax(0).values  # [T, N] row of the episode's first frame
         wanted = rows[:, None] + torch.arange(-before, 1, device=begun.device)  # [T, 1, k]
         places = torch.maximum(wanted, first[:, :, None]) + before, torch.arange(N, device=begun.device)[:, None]
         return tree_map(lambda old, new: torch.cat([old.transpose(0, 1), new])[places], frames, sequence.obs)

@@ -18,7 +18,7 @@ class Sequence(NamedTuple):
     """The observations of N environments in T steps, and the state before them."""
 
     obs: Tree  # [T, N, *O]
-    begins: Tensor  # [T, N] bool, an episode begins in this row
+    episode_starts: Tensor  # [T, N] bool, an episode begins in this row
     state: Tree  # fields [N, H], before row 0
 
 
@@ -108,13 +108,13 @@ class Gated(Recurrent, ABC):
 
     def unroll(self, sequence: Sequence, after: list[int] | None = None) -> tuple[Tensor, dict[int, Tree]]:
         """Features [T, N, H]; see `Recurrent`."""
-        T, N = sequence.begins.shape
+        T, N = sequence.episode_starts.shape
         x = self.body(self.reader(tree_map(lambda leaf: leaf.flatten(0, 1), sequence.obs))).view(T, N, -1)
         # one call of the cell runs from each row where an episode begins, or whose state is needed, to the next one
-        borders = set(sequence.begins.any(1).nonzero().flatten().tolist()) | {t + 1 for t in after or []} | {T}
+        borders = set(sequence.episode_starts.any(1).nonzero().flatten().tolist()) | {t + 1 for t in after or []} | {T}
         first, state, features, states = 0, sequence.state, [], {}
         for border in sorted(borders - {0}):
-            keep = (~sequence.begins[first])[:, None]
+            keep = (~sequence.episode_starts[first])[:, None]
             piece, state = self._run(x[first:border], tuple(field * keep for field in state))
             features.append(piece)
             states[border - 1] = state
