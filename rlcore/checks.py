@@ -1,5 +1,7 @@
 """Executable contracts of environments and agents, like gymnasium's ``check_env``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import ContractError
+from rlcore.networks import Network
 from rlcore.rollout import Rollout, Step, collect
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.spaces import ACTION_MASK
@@ -49,10 +52,10 @@ def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> 
         twin.close()
 
 
-def _require_same(runs: list[tuple[Tree, ...]], others: list[tuple[Tree, ...]], told: str) -> None:
+def _require_same(runs: list[tuple[Tree, ...]], others: list[tuple[Tree, ...]], message: str) -> None:
     for t, (a, b) in enumerate(zip(runs, others, strict=True)):
         for name, x, y in zip(("obs", "reward", "terminated", "truncated"), a, b, strict=True):
-            _require(_equal(x, y), f"{name} of step {t} differs {told}")
+            _require(_equal(x, y), f"{name} of step {t} differs {message}")
 
 
 def _reset(env: Environment, seed: int) -> Tree:
@@ -188,9 +191,30 @@ def check_acting(agent: Agent, env: Environment, obs: Tree, state: Tree = None) 
         ContractError: says what is wrong and what was expected.
     """
     _check_obs(env, obs, env.single_observation_space)
-    step: Any = agent.act(obs, state)
+    with _checked_networks(agent):
+        step: Any = agent.act(obs, state)
     _require(isinstance(step, Step), f"act must return a Step, got {type(step).__name__}")
     _check_action(env, step.action)
+
+
+@contextmanager
+def _checked_networks(agent: Agent) -> Iterator[None]:
+    """Checks the size of what each network returns, before another module fails on it."""
+
+    def check(network: Network, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            _require(
+                output.shape[-1] == network.num_features,
+                f"{type(network).__name__} returns {list(output.shape)}, but its num_features is "
+                f"{network.num_features}: it must return [B, num_features]",
+            )
+
+    handles = [module.register_forward_hook(check) for module in agent.modules() if isinstance(module, Network)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def check_rollout(rollout: Rollout, env: Environment) -> None:
@@ -220,9 +244,9 @@ def check_metrics(metrics: Any) -> None:
             _require(isinstance(metric, Real), f"the metric {name} must be a number, got {metric!r}")
 
 
-def _require(holds: bool, told: str) -> None:
+def _require(holds: bool, message: str) -> None:
     if not holds:
-        raise ContractError(told)
+        raise ContractError(message)
 
 
 def _kinds(outcome: Any) -> str:

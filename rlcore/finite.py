@@ -1,12 +1,43 @@
-"""Finds NaNs and infinities in a rollout."""
+"""Finds NaNs and infinities in rollouts and losses."""
 
+import math
+
+import torch
 from torch import Tensor
 
+from rlcore.agent import Agent
+from rlcore.device import reading_waits
+from rlcore.errors import NonFiniteError
 from rlcore.rollout import Rollout
 from rlcore.trees import Tree
 
 
-def checksum(rollout: Rollout) -> Tensor:
+class FiniteCheck:
+    """Looks at rollouts and losses: at once on the CPU; elsewhere, where reading a number stalls, when asked."""
+
+    def __init__(self) -> None:
+        self._suspect: Tensor | None = None
+
+    def look(self, rollout: Rollout, steps: int) -> None:
+        """Looks at the observations and rewards of a rollout, made after so many environment steps.
+
+        Raises:
+            NonFiniteError: one of them is NaN or infinite; on the CPU only.
+        """
+        total = _checksum(rollout)
+        if reading_waits(total.device):
+            self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
+        elif not math.isfinite(total) and (message := first_nonfinite(rollout, steps)):
+            raise NonFiniteError(message)
+
+    def found(self, agent: Agent) -> bool:
+        """Whether, since the last call, anything was not finite that was not read at once; waits for the device."""
+        flags = [flag != 0 for flag in (self._suspect, agent.nonfinite) if flag is not None]
+        self._suspect = agent.nonfinite = None
+        return bool(flags) and bool(torch.stack(flags).any())
+
+
+def _checksum(rollout: Rollout) -> Tensor:
     """The sum of all float observations and all rewards, 0-d: not finite if any of them is not."""
     total = rollout.reward.detach().sum()
     for leaf in rollout.obs.values() if isinstance(rollout.obs, dict) else [rollout.obs]:

@@ -9,16 +9,14 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt, model_validator
-from torch import Tensor
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
 from rlcore.checks import check_acting, check_horizon, check_metrics, check_rollout
-from rlcore.device import reading_waits
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
 from rlcore.evaluation import Report, ReportChoice, preserved
-from rlcore.finite import checksum, first_nonfinite
+from rlcore.finite import FiniteCheck, first_nonfinite
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
@@ -128,7 +126,7 @@ class Trainer:
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
-        self._suspect: Tensor | None = None
+        self._finite = FiniteCheck()
 
     def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
         """Sets where events and checkpoints go from now on; a previous tracker is not closed.
@@ -226,12 +224,12 @@ class Trainer:
         collected = time.perf_counter()
         if not self.steps:
             check_rollout(rollout, self.env)
-        if not self.agent.differentiable:  # there the loss, which is checked, is the reward
-            self._check_finite(rollout)
         try:
+            if not self.agent.differentiable:  # there the loss, which is checked, is the reward
+                self._finite.look(rollout, self.steps)
             metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
-            raise self._diverged(rollout, error) from None
+            raise self._dumped(error, rollout) from None
         if not self.steps:
             check_metrics(metrics)
         self.env.learned()
@@ -397,8 +395,8 @@ class Trainer:
         timing = self.timing()
         self.figures |= figures
         self.tracker.scalars(figures | timing, self.steps)
-        told = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
-        self.tracker.progress(self.steps, self.total_steps, told)
+        shown = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
+        self.tracker.progress(self.steps, self.total_steps, shown)
 
     def _evaluate(self) -> Report:
         self._check_deferred()
@@ -437,32 +435,19 @@ class Trainer:
             self.best = scalars[env.criterion]
             self.save("best")
 
-    def _check_finite(self, rollout: Rollout) -> None:
-        total = checksum(rollout)
-        if reading_waits(total.device):  # it is read with the next log
-            self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
-        elif not math.isfinite(total) and (message := first_nonfinite(rollout, self.steps)):
-            raise self._dump(message, rollout)
-
     def _check_deferred(self) -> None:
-        flags = [flag != 0 for flag in (self._suspect, self.agent.nonfinite) if flag is not None]
-        self._suspect = self.agent.nonfinite = None
-        if flags and torch.stack(flags).any():
+        if self._finite.found(self.agent):
             raise NonFiniteError(
                 f"an observation, a reward or a loss was NaN or infinite within the {self.log_every:,} steps before "
                 f"step {self.steps:,}; device=cpu finds the exact row"
             )
 
-    def _diverged(self, rollout: Rollout, error: NonFiniteError) -> NonFiniteError:
-        """The error for a loss that is not finite: what in the rollout is not finite, or that the agent diverged."""
+    def _dumped(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
+        """The error with what is not finite, in the rollout or else the loss; rollout and agent go to a file."""
         message = first_nonfinite(rollout, self.steps) or (
             f"{error} in the update at step {self.steps:,}, though observations and rewards are finite: the agent "
             "diverged; try a smaller learning rate or a bound on the gradient"
         )
-        return self._dump(message, rollout)
-
-    def _dump(self, message: str, rollout: Rollout) -> NonFiniteError:
-        """Writes rollout and agent to a file, and adds its path to the message."""
         if self.run_dir is not None:
             seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
             checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})

@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
 def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monkeypatch):
     """The way of CUDA, taken on the CPU: nothing is read until the next log."""
     monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
-    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.finite.reading_waits", lambda device: True)
     env = Spoiled()
     trainer = make(env=env)
     trainer.log_every = 10**6
@@ -254,7 +254,7 @@ def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monke
 def test_no_checkpoint_holds_a_step_that_was_skipped(monkeypatch, tmp_path):
     """By an optimizer that does not skip it."""
     monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
-    monkeypatch.setattr("rlcore.trainer.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.finite.reading_waits", lambda device: True)
 
     class Diverging(PPO):
         def __init__(self, env):
@@ -652,6 +652,11 @@ def test_what_made_the_first_rollout_fail_is_named(monkeypatch):
         trainer.update()
     with pytest.raises(ContractError, match="act must return a Step, got Tensor"):
         check_agent(trainer.agent, trainer.env)
+    trainer = make()
+    trainer.agent.body.num_features = 7
+    trainer.agent.policy_head = torch.nn.Linear(7, 2)
+    with pytest.raises(ContractError, match=r"MLP returns \[8, 64\], but its num_features is 7: it must return"):
+        trainer.update()
     env = GymEnvironment(GymEnvironment.Settings(id="Pendulum-v1", num_envs=8))
     trainer = Trainer(ppo(env), env, total_steps=4096)
     monkeypatch.setattr(trainer.agent, "act", lambda obs, state=None: Step(torch.zeros(len(obs))))
