@@ -102,8 +102,8 @@ def evaluate(
 ) -> int:
     """Evaluates the agent of a run, in episodes that training never saw."""
     if settings and report is None:
-        told = "sets a report, which --report NAME must name; to change a setting of the run: --set KEY=VALUE"
-        raise InputError(f"{settings[0]!r} {told}")
+        message = "sets a report, which --report NAME must name; to change a setting of the run: --set KEY=VALUE"
+        raise InputError(f"{settings[0]!r} {message}")
     run = Run(path)
     which = which or run.default_checkpoint
     trainer, saved = run.trainer(which, tuple(changed))
@@ -129,7 +129,7 @@ def evaluate(
     except InputError as error:  # the result is on the screen; a read-only run may still be evaluated
         print(f"rlcore: {error}", file=sys.stderr)
     if made is not None:
-        if made.text and not as_json:
+        if made.text not in ("", found.text) and not as_json:
             console.print(made.text, highlight=False, markup=False)
         if run.writable:
             tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
@@ -170,9 +170,11 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
             measured = [_figure(path, figure) if status == 0 else math.nan for path, status in runs]
             passed = all(map(claim.met, measured))
             good &= passed
-            told, verdict = "  ".join(f"{value:,.6g}" for value in measured), "pass" if passed else "FAIL"
-            console.print(f"{name}: {figure} {told}, {verdict}", highlight=False)  # at once: all of them may take hours
-            table.add_row(name, figure, str(claim), claim.source, told, verdict)
+            values, verdict = "  ".join(f"{value:,.6g}" for value in measured), "pass" if passed else "FAIL"
+            console.print(
+                f"{name}: {figure} {values}, {verdict}", highlight=False
+            )  # at once: all of them may take hours
+            table.add_row(name, figure, str(claim), claim.source, values, verdict)
     console.print(table)
     return 0 if good else 1
 

@@ -36,7 +36,10 @@ class Run:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not (self.path / CONFIG_FILE).is_file():
-            raise InputError(f"{self.path} is not a run: there is no {self.path / CONFIG_FILE}")
+            inside = [*self.path.glob(f"*/{CONFIG_FILE}"), *self.path.glob(f"*/*/{CONFIG_FILE}")]
+            latest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
+            hint = "" if latest is None else f"; the latest run in it is {latest.parent}"
+            raise InputError(f"{self.path} is not a run: there is no {self.path / CONFIG_FILE}{hint}")
 
     @classmethod
     def create(cls, loaded: Loaded, path: str | Path | None = None) -> "Run":
@@ -87,8 +90,8 @@ class Run:
         path = Path(which) if Path(which).suffix else folder / f"{which}.pt"
         if not path.is_file():
             names = sorted(path.stem for path in folder.glob("*.pt"))
-            told = f"the run has {', '.join(names) or 'none'}; a path is also allowed"
-            raise InputError(f"there is no checkpoint {which}{did_you_mean(which, names)}: {told}")
+            message = f"the run has {', '.join(names) or 'none'}; a path is also allowed"
+            raise InputError(f"there is no checkpoint {which}{did_you_mean(which, names)}: {message}")
         return path
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:

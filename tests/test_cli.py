@@ -187,6 +187,18 @@ def test_a_run_that_cannot_be_written_to_may_be_evaluated(rlcore_, workdir, monk
     assert (status, "cannot write into run" in err) == (2, True)
 
 
+def test_a_folder_of_runs_names_the_latest(rlcore_):
+    assert rlcore_("train", "quick.yaml", "--run-dir", "several/one")[0] == 0
+    status, _, err = rlcore_("eval", "several")
+    assert (status, err.strip().endswith("; the latest run in it is several/one")) == (2, True)
+
+
+def test_a_report_that_says_what_the_evaluation_said_is_printed_once(rlcore_):
+    assert rlcore_("train", "iris_perceptron", "trainer.epochs=1", "--run-dir", "run")[0] == 0
+    status, out, _ = rlcore_("eval", "run", "--report", "confusion")
+    assert (status, out.count("truth")) == (0, 1)
+
+
 def test_verify_says_pass_or_fail(rlcore_, workdir):
     status, out, _ = rlcore_("verify", "quick.yaml")
     assert (status, "pass" in out, "any policy" in out) == (0, True, True)
