@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rich.table import Table
 
 from rlcore import checkpoint as checkpoints
 from rlcore import config as configs
-from rlcore import registry
+from rlcore import device, registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
@@ -279,8 +280,10 @@ def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, 
 def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path, int]]:
     """The folders of the runs and their exit statuses, in order, each as soon as it and all before it have ended.
 
-    A signal to end is passed on, once: the runs in progress save and end, the rest do not start.
+    Runs side by side share the cores, as more threads than cores are many times slower. A signal to end is passed on,
+    once: the runs in progress save and end, the rest do not start.
     """
+    threads = max(1, device.NUM_THREADS // max(1, min(jobs, len(trainings))))
     running: set[subprocess.Popen[bytes]] = set()
 
     def end(number: int, frame: object) -> None:
@@ -294,13 +297,13 @@ def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path
     previous = {which: signal.signal(which, end) for which in signals}
     try:
         with ThreadPoolExecutor(jobs) as pool:
-            yield from pool.map(lambda training: _train_apart(training, running), trainings)
+            yield from pool.map(lambda training: _train_apart(training, threads, running), trainings)
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)
 
 
-def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
+def _train_apart(training: _Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
     source, overrides, path = training
     command = [sys.executable, "-m", "rlcore", "train", source, *overrides, "--run-dir", str(path)]
     try:
@@ -309,7 +312,13 @@ def _train_apart(training: _Training, running: set["subprocess.Popen[bytes]"]) -
         raise InputError(f"cannot create the run folder {path}: {error}") from error
     with open(path / "train.log", "wb") as log:
         # in its own session, so that Ctrl-C reaches it only through us
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
     running.add(process)
     status = process.wait()
     running.remove(process)

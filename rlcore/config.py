@@ -70,7 +70,8 @@ class Config(Settings):
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
     threads: Literal["auto"] | PositiveInt = "auto"
-    """Number of torch threads of this process."""
+    """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
+    at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
     """Modules that register agents, environments, networks or reports: names, or paths to Python files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012

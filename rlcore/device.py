@@ -1,12 +1,13 @@
 """The device and the number of threads that torch computes with."""
 
-import os
 import re
 
 import torch
 
 from rlcore.errors import InputError
 
+NUM_THREADS = torch.get_num_threads()
+"""Threads that torch began with: ``OMP_NUM_THREADS``, or one per core."""
 SMALL_NETWORK = 200_000
 """Number of parameters up to which one CPU thread is faster than several, or than a GPU."""
 
@@ -42,6 +43,6 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
         torch.set_num_threads(threads)
         return f"torch threads: {threads} (as set)"
     small = num_parameters <= SMALL_NETWORK
-    torch.set_num_threads(1 if small else min(8, os.cpu_count() or 1))
-    reason = "a network this small is fastest on one" if small else "all cores, at most 8"
+    torch.set_num_threads(1 if small else min(8, NUM_THREADS))
+    reason = "a network this small is fastest on one" if small else "one per core or OMP_NUM_THREADS, at most 8"
     return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"

@@ -127,11 +127,14 @@ def test_signals_finish_the_update_save_and_say_how_to_resume(workdir, number, s
     assert checkpoint.load(workdir / "run/checkpoints/last.pt")["steps"] > 0
 
 
-def test_seeds_run_side_by_side(rlcore_, workdir):
-    status, out, _ = rlcore_("train", "quick.yaml", "--seeds", 2, "--jobs", 2, "--run-dir", "many")
+def test_seeds_run_side_by_side_and_share_the_cores(rlcore_, workdir, monkeypatch):
+    monkeypatch.setattr("rlcore.device.NUM_THREADS", 2)
+    wide = "agent.network.hidden=[512,512]"
+    status, out, _ = rlcore_("train", "quick.yaml", wide, "--seeds", 2, "--jobs", 2, "--run-dir", "many")
     assert status == 0
     assert "eval/return" in out
     assert sorted(path.name[-5:] for path in (workdir / "many").iterdir()) == ["seed1", "seed2"]
+    assert all("torch threads: 1 " in log.read_text() for log in workdir.glob("many/*/train.log"))
 
 
 DEADLY = """\
