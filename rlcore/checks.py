@@ -202,7 +202,7 @@ def _checked_networks(agent: Agent) -> Iterator[None]:
     """Checks the size of what each network returns, before another module fails on it."""
 
     def check(network: Network, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and hasattr(network, "num_features"):  # one with an output layer needs none
             _require(
                 output.shape[-1] == network.num_features,
                 f"{type(network).__name__} returns {list(output.shape)}, but its num_features is "

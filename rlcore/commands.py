@@ -172,9 +172,8 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
             passed = all(map(claim.met, measured))
             good &= passed
             values, verdict = "  ".join(f"{value:,.6g}" for value in measured), "pass" if passed else "FAIL"
-            console.print(
-                f"{name}: {figure} {values}, {verdict}", highlight=False
-            )  # at once: all of them may take hours
+            # at once: all of them may take hours
+            console.print(f"{name}: {figure} {values}, {verdict}", highlight=False)
             table.add_row(name, figure, str(claim), claim.source, values, verdict)
     console.print(table)
     return 0 if good else 1
@@ -283,7 +282,7 @@ def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path
     Runs side by side share the cores, as more threads than cores are many times slower. A signal to end is passed on,
     once: the runs in progress save and end, the rest do not start.
     """
-    threads = max(1, device.NUM_THREADS // max(1, min(jobs, len(trainings))))
+    threads = max(1, device.NUM_THREADS // min(jobs, len(trainings)))
     running: set[subprocess.Popen[bytes]] = set()
 
     def end(number: int, frame: object) -> None:

@@ -657,6 +657,9 @@ def test_what_made_the_first_rollout_fail_is_named(monkeypatch):
     trainer.agent.policy_head = torch.nn.Linear(7, 2)
     with pytest.raises(ContractError, match=r"MLP returns \[8, 64\], but its num_features is 7: it must return"):
         trainer.update()
+    trainer = make()
+    del trainer.agent.body.num_features
+    check_agent(trainer.agent, trainer.env)
     env = GymEnvironment(GymEnvironment.Settings(id="Pendulum-v1", num_envs=8))
     trainer = Trainer(ppo(env), env, total_steps=4096)
     monkeypatch.setattr(trainer.agent, "act", lambda obs, state=None: Step(torch.zeros(len(obs))))
