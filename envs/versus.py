@@ -18,7 +18,7 @@ from rlcore.envs.truth import Truth
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
 from rlcore.seeding import seeded
-from rlcore.spaces import ACTION_MASK
+from rlcore.spaces import ACTION_MASK, Image
 
 
 class VersusEnv(GameEnv):
@@ -50,7 +50,7 @@ class VersusEnv(GameEnv):
 
     def __init__(self, settings: Settings, device: torch.device | str = "cpu", truth: Truth | None = None):
         game: Game = registry.games[settings.game]()
-        planes = Box(0, 1, game.planes_shape, np.float32)
+        planes = Image(Box(0, 1, game.planes_shape, np.float32), "first")
         space = Dict({"observation": planes, ACTION_MASK: MultiBinary(game.num_actions)})
         super().__init__(settings, game, space, device, truth)
         self.named = make_players(settings.pool, game, self.device, "env.pool")

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
@@ -13,10 +14,14 @@ from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
 from rlcore.networks.recurrent import Recurrent
-from rlcore.spaces import ACTION_MASK
+from rlcore.spaces import ACTION_MASK, Channels, Image
 from rlcore.trees import Tree
 
 SERVED = "Box of floats or of pixels, Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
+USUAL_CHANNELS = (1, 3, 4)
+"""Numbers of channels by which the layout of an image is recognised."""
+LARGEST_RANGE = 2**24
+"""Bounds further apart do not scale numbers: in [0, 1], float32 would not tell neighbours apart."""
 
 
 def action_mask(obs: Tree) -> Tensor | None:
@@ -38,8 +43,9 @@ def observation_shape(space: Space[Any]) -> tuple[int, ...]:
 def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False) -> Network:
     """A network without an output layer for the observations of a space, ignoring the action mask.
 
-    A Box of floats is read as it is. Pixels (a Box of uint8 of two to four dimensions) become floats in [0, 1],
-    channels first; Discrete and MultiDiscrete become one-hot vectors, MultiBinary and other Boxes vectors of floats.
+    A Box of floats is read as it is; Discrete and MultiDiscrete become one-hot vectors; integers and bits become floats
+    in [0, 1] by the bounds of their space, or unchanged where it has none. For a network that reads images
+    (`Network.reads_images`) whatever has three dimensions, and bytes or bits of two or four, become [C, H, W].
 
     Args:
         choice: the network.
@@ -57,32 +63,49 @@ def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False
             else f"agent.network.name: {choice.name} has a memory, which is for agent.name=recurrent_ppo"
         )
     if not isinstance(choice.settings, Recurrent.Settings):
-        reader, shape = _reader_of(space, choice.name)
+        reader, shape = _reader_of(space, choice)
         network = choice.build(shape)
         return network if reader is None else Reading(reader, network)
-    reader, shape = _reader_of(space, choice.settings.body.name)
+    reader, shape = _reader_of(space, choice.settings.body)
     remembering: Any = choice.build(shape)
     remembering.observation_space = space
     remembering.reader = reader or nn.Identity()
     return remembering
 
 
-def _reader_of(space: Space[Any], name: str) -> tuple[nn.Module | None, Any]:
-    """The module that turns observations into inputs of the network of that name, if needed, and their shape."""
+def _reader_of(space: Space[Any], choice: NetworkChoice) -> tuple[nn.Module | None, Any]:
+    """The module that turns observations into inputs of a network, if needed, and their shape."""
     if not isinstance(space, Dict):
-        return _reader(space)
-    parts = {key: _reader(part) for key, part in space.items() if key != ACTION_MASK}
-    if issubclass(registry.networks[name], MultiInput):
-        return Parts({key: reader for key, (reader, _) in parts.items()}), {
-            key: shape for key, (_, shape) in parts.items()
+        return _reader(space, _reads_images(choice))
+    parts = {key: part for key, part in space.items() if key != ACTION_MASK}
+    if isinstance(choice.settings, MultiInput.Settings):
+        chosen = choice.settings.parts
+        readers = {
+            key: _reader(part, _reads_images(chosen[key]) if key in chosen else _is_image(part))
+            for key, part in parts.items()
+        }
+        return Parts({key: reader for key, (reader, _) in readers.items()}), {
+            key: shape for key, (_, shape) in readers.items()
         }
     if len(parts) != 1:
         raise InputError(
-            f"agent.network.name: {name} reads one array, but observations have the parts "
+            f"agent.network.name: {choice.name} reads one array, but observations have the parts "
             f"{', '.join(parts) or 'none'}; use multi_input"
         )
-    ((key, (reader, shape)),) = parts.items()
+    ((key, part),) = parts.items()
+    reader, shape = _reader(part, _reads_images(choice))
     return nn.Sequential(_Part(key), reader or nn.Identity()), shape
+
+
+def _reads_images(choice: NetworkChoice) -> bool:
+    return bool(registry.networks[choice.name].reads_images)
+
+
+def _is_image(space: Space[Any]) -> bool:
+    """Whether a part of an observation counts as an image where no network is chosen for it."""
+    if not isinstance(space, Box):
+        return False
+    return len(space.shape) == 3 if space.dtype.kind == "f" else space.dtype == "uint8" and 2 <= len(space.shape) <= 4
 
 
 class Reading(Network):
@@ -110,26 +133,63 @@ class Parts(nn.Module):
         return {key: reader(obs[key]) for key, reader in zip(self.keys, self.readers, strict=True)}
 
 
-class Pixels(nn.Module):
-    """Bytes to [0, 1], channels first: [B, H, W], [B, C, H, W], [B, H, W, C] or [B, K, H, W, C] to [B, C', H, W].
+class ChannelsFirst(nn.Module):
+    """Images [B, H, W], [B, C, H, W], [B, H, W, C] or frames [B, K, H, W, C] to [B, C', H, W], of any dtype.
 
-    Channels count as last if an image's last dimension is smaller than its first.
+    Args:
+        shape: of one image.
+        channels: where the channels are, unless there are only H and W.
     """
 
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, shape: tuple[int, ...], channels: Channels):
         super().__init__()
-        *frames, height, width = shape if len(shape) == 2 else shape[-3:]
-        self.channels_last = bool(frames) and width < frames[0]
-        if self.channels_last:
-            height, width = shape[-3:-1]
+        self.channels_last = len(shape) > 2 and channels == "last"
+        height, width = shape[-3:-1] if self.channels_last else shape[-2:]
         self.shape = math.prod(shape) // (height * width), height, width
 
     def forward(self, x: Tensor) -> Tensor:
-        """To float32."""
+        """[B, *shape] to [B, C', H, W], with the channels last in memory."""
         if self.channels_last:
             x = x.movedim(-1, -3)
-        x = x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)  # while still bytes
-        return x.float() / 255
+        return x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)
+
+
+class Scaled(nn.Module):
+    """Integers and bits to floats in [0, 1], (x - low) / (high - low); numbers without bounds stay as they are.
+
+    Args:
+        space: of one observation.
+    """
+
+    low: Tensor  # 0-d or [*O] float64, 0 without bounds
+    range: Tensor  # 0-d or [*O] float32, 1 without bounds
+
+    def __init__(self, space: Box | MultiBinary):
+        super().__init__()
+        low, high = np.zeros(space.shape), np.ones(space.shape)
+        if isinstance(space, Box):
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            bounded = space.bounded_below & space.bounded_above & (low < high) & (high - low <= LARGEST_RANGE)
+            low, high = np.where(bounded, low, 0.0), np.where(bounded, high, 1.0)
+        if (low == low.flat[0]).all() and (high == high.flat[0]).all():
+            low, high = low.flat[0], high.flat[0]
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float64))
+        self.register_buffer("range", torch.as_tensor(high - low, dtype=torch.float32))
+        self._from_0 = not self.low.any()
+        self._range_before = 255.0 if _is_image(space) else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *O] to float32."""
+        if self._from_0:
+            return x.float() / self.range
+        return ((x.double() - self.low) / self.range).float()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Reads what was saved without a scale (rlcore 0.1) as it was trained: pixels over 255, others unchanged."""
+        state_dict.setdefault(f"{prefix}low", torch.zeros_like(self.low))
+        state_dict.setdefault(f"{prefix}range", torch.full_like(self.range, self._range_before))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._from_0 = not self.low.any()
 
 
 class OneHot(nn.Module):
@@ -149,11 +209,6 @@ class OneHot(nn.Module):
         return torch.zeros(len(x), self.size, device=x.device).scatter_(1, places, 1.0)
 
 
-class _Floats(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1).float()
-
-
 class _Part(nn.Module):
     def __init__(self, key: str):
         super().__init__()
@@ -163,21 +218,48 @@ class _Part(nn.Module):
         return obs[self.key]
 
 
-def _reader(space: Space[Any]) -> tuple[nn.Module | None, tuple[int, ...]]:
-    """The module that turns observations into floats, None if they are floats; and their shape."""
-    if isinstance(space, Box) and space.dtype.kind == "f" and space.shape:
-        return None, tuple(space.shape)
-    if isinstance(space, Box) and space.dtype == "uint8" and 2 <= len(space.shape) <= 4:
-        pixels = Pixels(tuple(space.shape))
-        return pixels, tuple(pixels(torch.zeros(1, *space.shape)).shape[1:])
+def _reader(space: Space[Any], images: bool) -> tuple[nn.Module | None, tuple[int, ...]]:
+    """The module that turns observations into floats, None if they are; and their shape, [C, H, W] for images."""
     if isinstance(space, Discrete):
         return OneHot([int(space.n)], [int(space.start)]), (int(space.n),)
     if isinstance(space, MultiDiscrete):
         sizes = space.nvec.flatten().tolist()
         return OneHot(sizes, space.start.flatten().tolist()), (sum(sizes),)
-    if isinstance(space, MultiBinary) or (isinstance(space, Box) and space.shape):
-        return _Floats(), (math.prod(space.shape or ()),)
-    raise InputError(
-        f"no network reads the observation space {space}; supported: {SERVED}; "
-        "gymnasium's others with env.wrappers=[{name: FlattenObservation}]"
-    )
+    if not isinstance(space, (Box, MultiBinary)) or not space.shape:
+        raise InputError(
+            f"no network reads the observation space {space}; supported: {SERVED}; "
+            "gymnasium's others with env.wrappers=[{name: FlattenObservation}]"
+        )
+    shape = tuple(space.shape)
+    if isinstance(space, Box) and space.dtype.kind == "f":
+        first = ChannelsFirst(shape, _channels(space)) if images and len(shape) == 3 else None
+        return (first, first.shape) if first is not None and first.channels_last else (None, shape)
+    if 2 <= len(shape) <= 4 and (images or _is_image(space)):
+        first = ChannelsFirst(shape, _channels(space) if images else _shorter_end(shape))
+        scaled = Scaled(space)
+        if scaled.low.ndim:  # bounds of each pixel
+            scaled.low, scaled.range = (first(x[None])[0] for x in (scaled.low, scaled.range))
+        return nn.Sequential(first, scaled), first.shape
+    return nn.Sequential(Scaled(space), nn.Flatten()), (math.prod(shape),)
+
+
+def _channels(space: Box | MultiBinary) -> Channels:
+    """Where the channels of images are: as the space says, or at the end whose size is usual, if only one is.
+
+    Raises:
+        InputError: neither end's size is usual, or both are.
+    """
+    if isinstance(space, Image) or len(space.shape) == 2:
+        return getattr(space, "channels", "first")
+    a, b, c = space.shape[-3:]
+    if (a in USUAL_CHANNELS) == (c in USUAL_CHANNELS):
+        raise InputError(
+            f"images of shape {a} x {b} x {c} may have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: "
+            "set env.channels=first or env.channels=last"
+        )
+    return "first" if a in USUAL_CHANNELS else "last"
+
+
+def _shorter_end(shape: tuple[int, ...]) -> Channels:
+    """For networks to which the order of the numbers does not matter, as long as it is always the same."""
+    return "last" if len(shape) > 2 and shape[-1] < shape[-3] else "first"

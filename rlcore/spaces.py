@@ -1,16 +1,43 @@
 """Spaces whose numbers have a meaning that an agent may use, and elements of spaces as tensors."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import Space
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, MultiBinary
 
 from rlcore.trees import Tree
 
 ACTION_MASK = "action_mask"
 """The part of a dict observation that says which actions are allowed: bool, whatever dtype its space has."""
+
+
+Channels = Literal["first", "last"]
+"""Where the channels of images are: [C, H, W] or [H, W, C]."""
+
+
+class Image(Box):
+    """Images whose layout is known; others are read as `rlcore.observations` guesses.
+
+    Args:
+        box: the numbers.
+        channels: where its channels are; of frames, which have one more dimension in front, those of each.
+    """
+
+    def __init__(self, box: Box, channels: Channels):
+        super().__init__(box.low, box.high, box.shape, box.dtype)
+        self.bounded_below, self.bounded_above = box.bounded_below, box.bounded_above  # integers have no infinity
+        self.channels: Channels = channels
+
+
+def with_channels(space: Space[Any], channels: Channels) -> Space[Any]:
+    """The space with every part of three or four dimensions as an `Image`."""
+    if isinstance(space, Dict):
+        return Dict({key: with_channels(part, channels) for key, part in space.items()})
+    if isinstance(space, MultiBinary):
+        space = Box(0, 1, space.shape, np.int8)
+    return Image(space, channels) if isinstance(space, Box) and len(space.shape) in (3, 4) else space
 
 
 class Logits(Box):
@@ -60,13 +87,20 @@ class Means(Box):
         return f"Means({self.shape}, std={self.std:g})"
 
 
-def dtype_of_tensor(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array as a tensor: float32 for floats, int64 for signed integers, otherwise unchanged."""
-    return np.dtype({"f": np.float32, "i": np.int64}.get(dtype.kind, dtype))
+def dtype_of_tensor(dtype: np.dtype[Any], float64: bool = False) -> np.dtype[Any]:
+    """The dtype of an array as a tensor: float32 for floats, int64 for integers other than bytes, bool unchanged.
+
+    Args:
+        dtype: of the array.
+        float64: whether float64, and longer floats, become float64 instead.
+    """
+    if dtype.kind == "f":
+        return np.dtype(np.float64 if float64 and dtype.itemsize >= 8 else np.float32)
+    return np.dtype(np.int64) if dtype.kind in "iu" and dtype != np.uint8 else dtype
 
 
 def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tree:
-    """Zeros [*batch, *O] like the elements of a space, a dict or a tensor."""
+    """Zeros [*batch, *O] like the elements of a space, a dict or a tensor; floats are float32."""
     if isinstance(space, Dict):
         parts = {key: zeros(part, batch, device) for key, part in space.items()}
         if ACTION_MASK in parts:

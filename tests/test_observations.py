@@ -5,7 +5,8 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Te
 
 from rlcore import InputError
 from rlcore.networks import NetworkChoice
-from rlcore.observations import ACTION_MASK, OneHot, Pixels, action_mask, build_body
+from rlcore.observations import ACTION_MASK, OneHot, action_mask, build_body
+from rlcore.spaces import dtype_of_tensor, with_channels
 
 MLP = NetworkChoice.model_validate({"name": "mlp", "hidden": [8]})
 PIXELS = Box(0, 255, (40, 44, 3), np.uint8)
@@ -43,8 +44,89 @@ def test_numbers_become_ones_among_zeros():
 )
 def test_pixels_become_fractions_channels_first(shape, read):
     x = torch.randint(256, (5, *shape), dtype=torch.uint8)
-    torch.testing.assert_close(Pixels(shape)(x), read(x).float() / 255)
-    assert Pixels(shape)(x[:0]).shape == (0, *read(x).shape[1:])
+    reader = build_body(choice("impala_cnn"), Box(0, 255, shape, np.uint8)).reader
+    torch.testing.assert_close(reader(x), read(x).float() / 255)
+    assert reader(x[:0]).shape == (0, *read(x).shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("space", "x", "read"),
+    [
+        (Box(0, 1, (3,), np.uint8), [0, 1, 1], [0, 1, 1]),
+        (Box(0, 1, (3,), np.int8), [0, 1, 1], [0, 1, 1]),
+        (Box(0, 1, (2,), np.bool_), [False, True], [0, 1]),
+        (MultiBinary(2), [0, 1], [0, 1]),
+        (Box(-2, 2, (3,), np.int64), [-2, 0, 2], [0, 0.5, 1]),
+        (Box(-128, 127, (3,), np.int8), [-128, 127, -1], [0, 1, 127 / 255]),
+        (Box(10**9, 10**9 + 10, (2,), np.int64), [10**9 + 1, 10**9 + 10], [0.1, 1]),
+        (Box(0, 65535, (2,), np.uint16), [65535, 1], [1, 1 / 65535]),
+        (Box(np.array([0, 5]), np.array([4, 7]), dtype=np.int64), [1, 6], [0.25, 0.5]),
+        (Box(-np.inf, np.inf, (2,), np.int64), [3, -70], [3, -70]),
+        (Box(0, 2**31 - 1, (2,), np.int64), [3, 70], [3, 70]),
+        (Box(0, 255, (2,), np.uint8), [255, 51], [1, 0.2]),
+    ],
+    ids=str,
+)
+def test_whole_numbers_are_scaled_by_the_bounds_of_their_space(space, x, read):
+    reader = build_body(MLP, space).reader
+    seen = reader(torch.as_tensor(np.asarray(x, dtype_of_tensor(space.dtype)))[None])
+    torch.testing.assert_close(seen, torch.tensor([read], dtype=torch.float32))
+
+
+def test_bounds_of_each_pixel_go_with_it():
+    high = np.arange(1, 5 * 2 * 4 + 1).reshape(5, 2, 4)  # height 5, width 2, 4 channels
+    reader = build_body(choice("impala_cnn"), Box(np.zeros_like(high), high, dtype=np.int64)).reader
+    assert torch.equal(reader(torch.as_tensor(high)[None]), torch.ones(1, 4, 5, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.bool_, np.int64])
+@pytest.mark.parametrize(
+    ("shape", "channels", "read"),
+    [
+        ((60, 80, 3), None, (3, 60, 80)),
+        ((3, 60, 80), None, (3, 60, 80)),
+        ((10, 10, 4), None, (4, 10, 10)),
+        ((7, 7, 20), "last", (20, 7, 7)),
+        ((7, 7, 20), "first", (7, 7, 20)),
+        ((17, 9, 9), "first", (17, 9, 9)),
+        ((3, 8, 3), "last", (3, 3, 8)),
+    ],
+)
+def test_images_have_their_channels_first(shape, channels, read, dtype):
+    space = Box(0, 1, shape, dtype)
+    body = build_body(choice("impala_cnn"), space if channels is None else with_channels(space, channels))
+    x = torch.as_tensor(np.stack([space.sample() for _ in range(5)])).float()
+    last = channels == "last" or (channels is None and shape[-1] in (1, 3, 4))
+    expected = x.movedim(-1, 1) if last else x
+    assert body(x).shape == (5, body.num_features)
+    network = body.network if hasattr(body, "reader") else body
+    assert network.sections[0].in_channels == read[0]
+    if hasattr(body, "reader"):
+        assert torch.equal(body.reader(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("shape", [(17, 9, 9), (7, 7, 20), (60, 80, 2), (3, 8, 3), (4, 6, 1)])
+def test_images_of_an_unclear_layout_are_refused_with_both_readings(shape, dtype):
+    a, b, c = shape
+    readings = f"may have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: set env.channels"
+    space = Box(0, 1, shape, dtype)
+    with pytest.raises(InputError, match=readings):
+        build_body(choice("impala_cnn"), space)
+    with pytest.raises(InputError, match=readings):
+        build_body(choice("multi_input", parts={"eye": {"name": "impala_cnn"}}), Dict({"eye": space, "arm": VECTOR}))
+    assert build_body(MLP, space)(torch.zeros(2, *shape)).shape == (2, 8)  # no layout matters here
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.uint8, 255), (np.int64, 1)])
+def test_what_was_saved_without_a_scale_reads_as_it_was_trained(dtype, scale):
+    body = build_body(MLP, Box(0, 7, (6, 6), dtype))
+    old = {name: value for name, value in body.state_dict().items() if "low" not in name and "range" not in name}
+    assert len(old) < len(body.state_dict())
+    body.load_state_dict(old)
+    torch.testing.assert_close(
+        body.reader(torch.full((1, 6, 6), 7)), torch.full_like(body.reader(torch.zeros(1, 6, 6)), 7 / scale)
+    )
 
 
 @pytest.mark.parametrize(

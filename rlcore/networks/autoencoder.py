@@ -40,6 +40,7 @@ class Autoencoder(Network):
         code_activation: Activation = "identity"
         """Activation of the code; tanh bounds it."""
 
+    reads_images = False
     is_variational = False
     """Whether the code is a distribution."""
 
@@ -94,6 +95,8 @@ class ConvVAE(VAE):
 
     For images of 28 x 28 pixels with any number of channels.
     """
+
+    reads_images = True
 
     class Settings(VAE.Settings):
         """Settings of the convolutional VAE."""

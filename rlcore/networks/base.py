@@ -19,6 +19,8 @@ class Network(nn.Module):
 
     num_features: int
     """F, size of the output."""
+    reads_images: bool = True
+    """Whether three dimensions mean an image [C, H, W]; False for a network that flattens its input."""
 
     def _end(self, width: int, out_features: int | None) -> nn.Module:
         """The output layer after a body of that width, or nothing; sets ``num_features``."""

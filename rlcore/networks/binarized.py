@@ -62,6 +62,8 @@ class BinarizedMLP(Network):
         hidden: list[PositiveInt] = Field([1200, 200], min_length=1)
         """Sizes of the hidden layers."""
 
+    reads_images = False
+
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden, *([] if out_features is None else [out_features])]

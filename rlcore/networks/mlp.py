@@ -14,8 +14,13 @@ from rlcore.networks.base import Network
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"]
 
+
+def _identity(x: Tensor) -> Tensor:  # not a lambda, which cannot be pickled
+    return x
+
+
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
+    "identity": _identity,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "relu": torch.relu,
@@ -86,6 +91,8 @@ class MLP(Network):
         def chances(self) -> list[float]:
             """The dropout of each hidden layer."""
             return self.dropout if isinstance(self.dropout, list) else [self.dropout] * len(self.hidden)
+
+    reads_images = False
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()

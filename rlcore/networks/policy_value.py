@@ -23,6 +23,8 @@ class PolicyValue(Network):
         head: PositiveInt = 128
         """Size of each head's hidden layer."""
 
+    reads_images = False
+
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden]
