@@ -16,10 +16,14 @@ from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step
+from rlcore.schedules import INITIAL_RATE
 from rlcore.seeding import restore_generator
 from rlcore.settings import Choice
 from rlcore.trees import Tree, tree_map
 from rlcore.uncertainty import Answers, answers_of
+
+UNLISTED = {"params", INITIAL_RATE}
+"""Keys of a parameter group that are no settings of its optimizer."""
 
 Metrics = dict[str, Tensor | float]
 """Names to detached 0-d tensors or numbers; TensorBoard shows them under ``train/``."""
@@ -48,6 +52,8 @@ class Agent(nn.Module, ABC):
     """Whether `collect` records the graph of `act`, for a reward that carries a gradient."""
     max_grad_norm: float | None = None
     """Bound on the gradient's 2-norm in `minimize`; None disables clipping."""
+    reads_float64: bool = False
+    """Whether observations of a float64 space come as float64, so that subtracting a mean loses nothing."""
     optimizer: torch.optim.Optimizer
 
     def __init__(self, env: Any, settings: settings.Settings | None = None):
@@ -96,6 +102,10 @@ class Agent(nn.Module, ABC):
     def initial_state(self, num_envs: int) -> Tree:
         """Recurrent agents only: the state at the beginning of an episode, fields [num_envs, ...]."""
         return None
+
+    def remarks(self, metrics: dict[str, float]) -> list[str]:
+        """What a user should know of an update's metrics, a line each; the trainer shows each line once."""
+        return []
 
     def drop_running(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
@@ -191,13 +201,16 @@ def _of_kind(kind: type, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> None:
     made = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     for here, there in zip(made, saved["param_groups"], strict=True):
-        unknown, missing = there.keys() - here.keys(), here.keys() - there.keys()
+        unknown, missing = there.keys() - here.keys() - UNLISTED, here.keys() - there.keys() - UNLISTED
         if unknown and missing:
             raise ValueError(f"its optimizer has {', '.join(sorted(unknown))}, this one {', '.join(sorted(missing))}")
     optimizer.load_state_dict(copy.deepcopy(saved))  # else it may go on in the tensors of the checkpoint
-    if keep_settings:
-        for group, settings in zip(optimizer.param_groups, made, strict=True):
-            group.update(settings)
+    for group, new in zip(optimizer.param_groups, made, strict=True):
+        if keep_settings:
+            group.pop(INITIAL_RATE, None)
+            group.update(new)
+        elif INITIAL_RATE not in group and group.get("lr") != new.get("lr"):  # annealed by rlcore 0.1
+            group[INITIAL_RATE] = new["lr"]
 
 
 class AgentChoice(Choice):

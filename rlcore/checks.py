@@ -299,7 +299,8 @@ def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs"
     if name.endswith(f"[{ACTION_MASK!r}]"):
         _require(obs.dtype == torch.bool, f"{name} must be torch.bool, got {obs.dtype}")
     elif isinstance(space, Box) and np.issubdtype(space.dtype, np.floating):
-        _require(obs.dtype == torch.float32, f"{name} must be torch.float32, got {obs.dtype}")
+        dtype = torch.float64 if env.float64 and space.dtype == np.float64 else torch.float32
+        _require(obs.dtype == dtype, f"{name} must be {dtype}, got {obs.dtype}")
 
 
 def _check_tensor(env: Environment, name: str, value: Any, shape: tuple[int, ...]) -> None:

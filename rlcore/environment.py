@@ -27,7 +27,7 @@ class Environment(VectorEnv, ABC):
 
     - ``step`` resets automatically (SAME_STEP): after an episode's end it returns the next one's first observation, and
       the true last ones, for all N, in ``info["final_obs"]``, which may be missing if nothing was truncated.
-    - The tensors that it returns are never written to again.
+    - The tensors that it returns are never written to again; their floats are float32.
     - ``terminated`` means that the episode reached its end, ``truncated`` that it was cut short, e.g. by a time limit.
     - Discrete actions are counted from 0, whatever ``start`` the space has; an ``action_mask`` is bool.
     - All random numbers come from a generator seeded by ``reset(seed=...)``.
@@ -52,6 +52,10 @@ class Environment(VectorEnv, ABC):
     """The main figure of `score`; larger is better if the best checkpoint is chosen by it."""
     select_best = True
     """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
+    float64 = False
+    """Whether observations of a float64 space are returned as float64, for an agent that reads them so; see `watch`."""
+    max_episode_steps = 27_000
+    """Steps after which `play` and rollouts of whole episodes cut an episode that has not ended."""
     num_examples: int | None = None
     """For a data set, the length of an epoch in steps; None for other environments."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -99,6 +103,8 @@ class Environment(VectorEnv, ABC):
 
     def evaluation(self, num_envs: int) -> "Environment":
         """A twin for evaluation. The default has the same settings, with that many environments.
+
+        It may be this environment itself, if there can be no other; its episodes in progress are then abandoned.
 
         Raises:
             ContractError: the default cannot make one.

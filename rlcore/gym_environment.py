@@ -1,79 +1,29 @@
 """The adapter for gymnasium, where its arrays become tensors."""
 
-import importlib
 import logging
 import math
 import multiprocessing
 import signal
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import logger
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from pydantic import ConfigDict, PositiveFloat, field_validator
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from rlcore import settings
+from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
-from rlcore.registry import did_you_mean
-from rlcore.spaces import ACTION_MASK, dtype_of_tensor
+from rlcore.gym_maker import Maker, WrapperChoice, num_choices
+from rlcore.spaces import ACTION_MASK, Channels, dtype_of_tensor, with_channels
 from rlcore.trees import Tree
-
-
-class WrapperChoice(settings.Settings):
-    """A gymnasium wrapper by name, with its arguments: ``{name: TimeLimit, max_episode_steps: 200}``."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-    """As in ``gymnasium.wrappers``, or ``module:Class``."""
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name.startswith("Normalize"):
-            option = "normalize_rewards" if "Reward" in name else "normalize_observations"
-            raise InputError(
-                f"{name} keeps statistics that no checkpoint would hold; let the agent normalise and save them: "
-                f"agent.{option}=true"
-            )
-        if ":" not in name and not _is_wrapper(getattr(gymnasium.wrappers, name, None)):
-            known = [key for key, value in vars(gymnasium.wrappers).items() if _is_wrapper(value)]
-            raise InputError(f"gymnasium has no wrapper {name!r}{did_you_mean(name, known)}")
-        return name
-
-    def wrap(self, env: Any) -> Any:
-        """Wraps an environment.
-
-        Raises:
-            InputError: the wrapper cannot be made with these arguments.
-        """
-        module, _, kind = self.name.rpartition(":")
-        try:
-            wrapper = getattr(importlib.import_module(module), kind) if module else getattr(gymnasium.wrappers, kind)
-            return wrapper(env, **(self.model_extra or {}))
-        except Exception as error:
-            raise InputError(f"env.wrappers: {self.name} cannot be made: {' '.join(str(error).split())}") from error
-
-
-def _num_choices(space: Any) -> int:
-    """Number of entries of a mask for these actions."""
-    if isinstance(space, Discrete):
-        return int(space.n)
-    return int(space.nvec.sum()) if isinstance(space, MultiDiscrete) else math.prod(space.shape)
-
-
-def _is_wrapper(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, gymnasium.Wrapper)
 
 
 class GymEnvironment(Environment):
@@ -82,11 +32,12 @@ class GymEnvironment(Environment):
     gymnasium's own vector environments run with autoreset disabled, and ended episodes are reset by a mask: so the true
     successor is the plain observation before the reset, and there are no filler rows.
 
-    If ``info`` has an ``action_mask``, it becomes a part of the observation: ``{"observation": ..., "action_mask":
-    [N, A] bool}``, or one more part of a Dict.
+    If the environment tells which actions are allowed (``action_mask`` in ``info``, or a method ``action_masks()``),
+    that becomes a part of the observation: ``{"observation": ..., "action_mask": [N, A] bool}``, or one more part of a
+    Dict. Of the rest of ``info``, numbers are returned, as float64 [N] with a bool [N] ``_<name>``: which have it.
 
     Raises:
-        InputError: gymnasium does not know the id, or the environment itself normalises.
+        InputError: gymnasium does not know the id, the environment itself normalises, or no tensors hold what it shows.
     """
 
     class Settings(Environment.Settings):
@@ -100,6 +51,16 @@ class GymEnvironment(Environment):
         """Keyword arguments of ``gymnasium.make``."""
         wrappers: list[WrapperChoice] = []  # noqa: RUF012
         """gymnasium wrappers, innermost first."""
+        ignore: list[str] = []  # noqa: RUF012
+        """Parts of a Dict observation to leave out: ``[mission]``."""
+        channels: Channels | None = None
+        """Where the channels of images are; null: at the end that has 1, 3 or 4, if only one has."""
+        action_mask: bool | None = None
+        """Whether actions are masked, with all of them allowed where no mask is given; null: if the first reset gives a
+        mask."""
+        single_instance: bool = False
+        """The simulator allows no further instance (a licence, hardware): evaluation uses the environments of training,
+        whose episodes in progress are abandoned."""
         context: Literal["fork", "spawn", "forkserver"] | None = None
         """How processes are started; null is Python's default."""
         timeout: PositiveFloat | None = 300.0
@@ -110,11 +71,12 @@ class GymEnvironment(Environment):
     def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
         self.settings: GymEnvironment.Settings = settings
         s = settings
-        first = _Maker(s, 0)()
-        _refuse_normalizers(first, s.id)
+        first = Maker(s, 0)()
         _, info = first.reset(seed=0)
+        limit = None if first.spec is None else first.spec.max_episode_steps
+        self.max_episode_steps = max(limit or 0, Environment.max_episode_steps)
         first.close()
-        makers: list[Callable[[], Any]] = [_Maker(s, n) for n in range(s.num_envs)]
+        makers: list[Callable[[], Any]] = [Maker(s, n) for n in range(s.num_envs)]
         self.envs: VectorEnv[Any, Any, Any]
         if s.vectorization == "sync":
             self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
@@ -132,23 +94,28 @@ class GymEnvironment(Environment):
             # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
             weakref.finalize(self, _kill, self.envs.processes)
         self.closed = False
-        space = self.envs.single_observation_space
+        space, action = self.envs.single_observation_space, self.envs.single_action_space
+        if s.channels is not None:
+            space = with_channels(space, s.channels)
+        self._masked = ACTION_MASK in info if s.action_mask is None else s.action_mask
         self._mask: Any = None
-        if ACTION_MASK in info:
-            self._mask = np.ones((s.num_envs, *np.shape(info[ACTION_MASK])), dtype=bool)
+        if self._masked:
+            self._mask = np.ones((s.num_envs, num_choices(action)), dtype=bool)
             parts = space.spaces if isinstance(space, Dict) else {"observation": space}
             space = Dict({**parts, ACTION_MASK: MultiBinary(self._mask.shape[1:])})
         self._allowed: Tensor | None = None
-        super().__init__(s.num_envs, space, self.envs.single_action_space, device)
-        action = self.single_action_space
-        self._bounds = (action.low, action.high) if isinstance(action, Box) else None
-        self._whole = action.dtype if isinstance(action, Box) and action.dtype.kind in "iu" else None
+        super().__init__(s.num_envs, space, action, device)
+        self._box = action if isinstance(action, Box) else None
         self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
         self._seed: int | None = None
         if isinstance(space, Dict) and ACTION_MASK in space.spaces:
-            size, needed = math.prod(space[ACTION_MASK].shape or ()), _num_choices(action)
+            size, needed = math.prod(space[ACTION_MASK].shape or ()), num_choices(action)
             if size != needed:
                 raise InputError(f"env.id: the action_mask of {s.id} has {size} entries; {action} needs {needed}")
+
+    def watch(self, agent: Agent) -> None:
+        """Returns observations of float64 as such, if the agent subtracts a mean from them first."""
+        self.float64 = agent.reads_float64
 
     def random_actions(self) -> Tensor:
         """Random actions that are currently allowed, counted from 0, [N, *A]."""
@@ -180,10 +147,9 @@ class GymEnvironment(Environment):
             EnvironmentFailure: one of them raised an error, died or hung.
         """
         array = actions.numpy(force=True)
-        if self._bounds is not None:
-            array = np.clip(array, *self._bounds)
-            if self._whole is not None:
-                array = np.rint(array).astype(self._whole)
+        if (box := self._box) is not None:
+            array = np.clip(array, box.low, box.high)
+            array = (np.rint(array) if box.dtype.kind in "iu" else array).astype(box.dtype, copy=False)
         elif self._start is not None:
             array = array + self._start
         obs, reward, terminated, truncated, info = self._call("step", actions=array)
@@ -191,17 +157,24 @@ class GymEnvironment(Environment):
         if done.any():
             info["final_obs"] = self._observed(obs, info, final=True)
             obs, info["reset_info"] = self._call("reset", options={"reset_mask": done})
-            observed = self._observed(obs, info["reset_info"])
+            observed = self._observed(obs, info["reset_info"], done)
         else:
             observed = self._observed(obs, info)
         flags = self._to_device(terminated), self._to_device(truncated)
         return observed, self._to_device(reward.astype(np.float32)), *flags, info
 
     def evaluation(self, num_envs: int) -> "GymEnvironment":
-        """A twin with that many environments; with no more processes than this one has, if it has any."""
+        """A twin with that many environments; with no more processes than this one has, if it has any.
+
+        With ``single_instance`` it is this one.
+        """
+        if self.settings.single_instance:
+            return self
         if self.settings.vectorization == "async":
             num_envs = min(num_envs, self.num_envs)
-        return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
+        twin = type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
+        twin.float64 = self.float64
+        return twin
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the environments, and ends their processes."""
@@ -243,17 +216,28 @@ class GymEnvironment(Environment):
         seed = None if self._seed is None else self._seed + failure.env
         return EnvironmentFailure(failure.env, failure.message, failure.traceback, seed)
 
-    def _observed(self, obs: Any, info: dict[str, Any], final: bool = False) -> Tree:
+    def _observed(self, obs: Any, info: dict[str, Any], fresh: Any = slice(None), final: bool = False) -> Tree:
         """Observations as tensors, with the mask if there is one.
 
+        Args:
+            obs: of all environments.
+            info: with their masks.
+            fresh: the environments that ``info`` is about.
+            final: whether these are last observations, in which no action is to be chosen.
+
         Raises:
-            EnvironmentFailure: no action is allowed where one is to be chosen.
+            EnvironmentFailure: no action is allowed where one is to be chosen, or there is an unexpected mask.
         """
-        if self._mask is not None:
+        if self._masked:
+            self._mask[fresh] = True
             if ACTION_MASK in info:
                 present = info[f"_{ACTION_MASK}"]
-                self._mask[present] = np.stack(list(info[ACTION_MASK][present])).astype(bool)
+                self._mask[present] = info[ACTION_MASK][present]
             obs = {**(obs if isinstance(obs, dict) else {"observation": obs}), ACTION_MASK: self._mask}
+        elif ACTION_MASK in info:
+            n = int(np.argmax(info[f"_{ACTION_MASK}"]))
+            message = "has an action_mask in info, though its first reset had none; set env.action_mask=true"
+            raise self._seeded(EnvironmentFailure(n, message))
         masked = isinstance(obs, dict) and ACTION_MASK in obs
         if masked and not final:
             self._check_mask(np.asarray(obs[ACTION_MASK]).astype(bool))
@@ -274,110 +258,14 @@ class GymEnvironment(Environment):
                 raise self._seeded(EnvironmentFailure(n, "has an action_mask that allows no action"))
 
     def _to_tensor(self, obs: Any) -> Tree:
-        """A copy (gymnasium reuses its buffers): floats as float32, integers as int64, the rest unchanged."""
+        """A copy, as gymnasium reuses its buffers."""
         if isinstance(obs, dict):
             return {key: self._to_tensor(value) for key, value in obs.items()}
-        return self._to_device(np.array(obs, dtype=dtype_of_tensor(obs.dtype)))
+        return self._to_device(np.array(obs, dtype=dtype_of_tensor(obs.dtype, self.float64)))
 
     def _to_device(self, array: Any) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
-
-
-class _Maker:
-    """Makes environment n; picklable, for worker processes."""
-
-    def __init__(self, settings: GymEnvironment.Settings, n: int):
-        self.settings, self.n = settings, n
-
-    def __call__(self) -> "gymnasium.Env[Any, Any]":
-        if multiprocessing.parent_process() is not None:
-            # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        env_id = self.settings.id
-        try:
-            env = gymnasium.make(env_id, disable_env_checker=True, **self.settings.options)
-        except gymnasium.error.Error as error:
-            near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
-        except Exception as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {message}") from error
-        for wrapper in self.settings.wrappers:
-            env = wrapper.wrap(env)
-        return Guarded(env, self.n)
-
-
-class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Reports which environment failed, and how; and checks what it returned.
-
-    Args:
-        env: the environment.
-        n: its number.
-    """
-
-    def __init__(self, env: Any, n: int):
-        super().__init__(env)
-        self.n = n
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Resets the environment; raises EnvironmentFailure if that fails."""
-        try:
-            obs, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            raise self._failure("reset", error) from error
-        self._look(obs, self.env.observation_space)
-        self._require(isinstance(info, dict), "an info that is not a dict", info)
-        return obs, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Steps the environment; raises EnvironmentFailure if that fails."""
-        try:
-            obs, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
-            raise self._failure("step", error) from error
-        self._look(obs, self.env.observation_space)
-        self._check_flow(reward, info)
-        return obs, reward, terminated, truncated, info
-
-    def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        return EnvironmentFailure(self.n, f"failed in {what}: {message}", traceback.format_exc())
-
-    def _check_flow(self, reward: Any, info: Any) -> None:
-        self._require(isinstance(info, dict), "an info that is not a dict", info)
-        if not isinstance(reward, (float, int)):
-            self._require(np.ndim(reward) == 0 and reward is not None, "a reward that is not a number", reward)
-
-    def _require(self, holds: bool, message: str, returned: Any) -> None:
-        if not holds:
-            raise EnvironmentFailure(self.n, f"returned {message}: {returned!r}")
-
-    def _look(self, obs: Any, space: Any, part: str = "") -> None:
-        """Raises an EnvironmentFailure if shape, kind of dtype or keys are not those of the space."""
-        if isinstance(space, Dict):
-            self._require(isinstance(obs, dict), f"an observation{part} that is not a dict, as its space is", obs)
-            if obs.keys() != space.keys():
-                wrong = sorted(obs.keys() ^ space.keys())
-                raise EnvironmentFailure(
-                    self.n,
-                    f"returned the keys {', '.join(sorted(obs))}; its space has {', '.join(sorted(space.keys()))}; "
-                    f"{', '.join(wrong)} must be in both",
-                )
-            for key, value in obs.items():
-                self._look(value, space[key], f" part {key!r}")
-        elif isinstance(space, Box):
-            shape, dtype = getattr(obs, "shape", None), getattr(obs, "dtype", np.dtype(object))
-            if shape != space.shape or not (dtype == space.dtype or np.can_cast(dtype, space.dtype, "same_kind")):
-                given = type(obs).__name__ if shape is None else f"shape {shape}, dtype {dtype}"
-                raise EnvironmentFailure(
-                    self.n,
-                    f"returned an observation{part} outside its space: {given}; "
-                    f"the space has shape {space.shape}, dtype {space.dtype}",
-                )
-        elif isinstance(space, (Discrete, MultiDiscrete, MultiBinary)) and not space.contains(obs):
-            raise EnvironmentFailure(self.n, f"returned an observation{part} outside its space {space}: {obs!r}")
 
 
 @contextmanager
@@ -415,14 +303,3 @@ def _dead(processes: Any) -> tuple[int, int | None]:
                 return n, process.exitcode
         time.sleep(0.02)
     return 0, None
-
-
-def _refuse_normalizers(env: Any, env_id: str) -> None:
-    while isinstance(env, gymnasium.Wrapper):
-        if type(env).__name__.startswith("Normalize"):
-            raise InputError(
-                f"env.id: {env_id} is wrapped in {type(env).__name__}, whose statistics no checkpoint would hold, so "
-                "that a resumed or evaluated agent would see other numbers; make the environment without it; "
-                "agent.normalize_observations and agent.normalize_rewards replace it"
-            )
-        env = env.env

@@ -32,7 +32,7 @@ class RunningMoments(nn.Module):
     mean: Tensor  # [*shape] float64
     var: Tensor  # [*shape] float64, dividing by the count
     shift: Tensor  # [*shape] float32, the mean
-    scale: Tensor  # [*shape] float32, one over the standard deviation
+    scale: Tensor  # [*shape] float32, one over the standard deviation; 1 before the second row
 
     def __init__(self, shape: tuple[int, ...] = ()):
         super().__init__()
@@ -54,7 +54,7 @@ class RunningMoments(nn.Module):
         self.mean.add_(delta * count / total)
         self.count.copy_(total)
         self.shift.copy_(self.mean)
-        self.scale.copy_((self.var + EPSILON).rsqrt())
+        self.scale.copy_(torch.where(total > 1, (self.var + EPSILON).rsqrt(), 1.0))
 
 
 class ObservationNormalizer(nn.Module):
@@ -79,7 +79,7 @@ class ObservationNormalizer(nn.Module):
         self.parts = nn.ModuleList(RunningMoments(floats[key].shape) for key in self.keys)
 
     def forward(self, obs: Tree) -> Tree:
-        """[..., *O] to the same shape, clipped to [-10, 10]."""
+        """[..., *O], the floats of float32 or float64, to the same shape of float32, clipped to [-10, 10]."""
         if self.single is not None:
             return _normalized(obs, self.single)
         normalized = {key: _normalized(obs[key], part) for key, part in zip(self.keys, self.parts, strict=True)}
@@ -95,7 +95,8 @@ class ObservationNormalizer(nn.Module):
 
 
 def _normalized(x: Tensor, moments: Any) -> Tensor:
-    return ((x - moments.shift) * moments.scale).clamp(-CLIP, CLIP)
+    centred = (x - moments.mean).float() if x.dtype == torch.float64 else x - moments.shift
+    return (centred * moments.scale).clamp(-CLIP, CLIP)
 
 
 class RewardNormalizer(nn.Module):
@@ -127,7 +128,9 @@ class RewardNormalizer(nn.Module):
         Call `update` once they have been learned from.
         """
         returns = rollout.rows(self.returns(rollout))
-        scale = torch.where(self.moments.count > 0, self.moments.scale, (returns.var(correction=0) + EPSILON).rsqrt())
+        scale = self.moments.scale
+        if len(returns) > 1:  # a single one has no deviation
+            scale = torch.where(self.moments.count > 1, scale, (returns.var(correction=0) + EPSILON).rsqrt())
         return (rollout.reward * scale).clamp(-CLIP, CLIP)
 
     def update(self, rollout: Rollout) -> None:
@@ -137,6 +140,8 @@ class RewardNormalizer(nn.Module):
         self.running = returns[-1] * ~rollout.done[-1]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Accepts any number of environments: an agent may be evaluated in more or fewer than were saved."""
-        self.running = torch.zeros_like(state_dict.get(f"{prefix}running", self.running), device=self.running.device)
+        """Of another number of environments, begins new returns: those that were running are of other episodes."""
+        key = f"{prefix}running"
+        if key in state_dict and state_dict[key].shape != self.running.shape:
+            state_dict[key] = torch.zeros_like(self.running)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -6,6 +6,9 @@ from typing import Literal
 
 import torch
 
+INITIAL_RATE = "initial_lr"
+"""Key of a parameter group's own rate, before any schedule; torch's schedulers use it too."""
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 SCHEDULES: dict[Schedule, Callable[[float], float]] = {
@@ -17,8 +20,12 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 
 
 def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, schedule: Schedule, progress: float) -> float:
-    """Sets the step size of an optimizer to ``learning_rate`` times the factor, and returns it."""
+    """Sets the step size of an optimizer to ``learning_rate`` times the factor, and returns it.
+
+    Parameter groups that were made with rates of their own keep their ratio to the optimizer's.
+    """
     annealed = learning_rate * SCHEDULES[schedule](progress)
     for group in optimizer.param_groups:
-        group["lr"] = annealed
+        own = group.setdefault(INITIAL_RATE, group["lr"])
+        group["lr"] = annealed if own == optimizer.defaults["lr"] else annealed * own / optimizer.defaults["lr"]
     return annealed

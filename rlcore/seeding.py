@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TRAINING, EVALUATION, CLOSING, ACTING = range(4)
+TRAINING, EVALUATION, CLOSING, ACTING, WORKER = range(5)
 """Purposes of a seed, whose random streams are independent.
 
 An agent draws from the global generators, an environment from its own. Two torch generators with the same seed give the
 same numbers, and an environment that draws at the agent's rate would show it its own exploration noise: hence ACTING.
-Initial weights are drawn once, with TRAINING's seed.
+Initial weights are drawn once, with TRAINING's seed. WORKER is for the global generators of worker processes.
 """
 
 

@@ -92,7 +92,36 @@ def test_an_agent_may_be_evaluated_in_another_number_of_environments():
     one, other = RewardNormalizer(0.9, 3), RewardNormalizer(0.9, 5)
     one.update(rollout_of(torch.randn(4, 3), torch.zeros(4, 3, dtype=torch.bool)))
     other.load_state_dict(one.state_dict())
-    assert torch.equal(other.running, one.running)
+    assert other.running.tolist() == [0] * 5  # the returns that were running are of other episodes
+    assert torch.equal(other.moments.mean, one.moments.mean)
+    rollout = rollout_of(torch.randn(4, 5), torch.zeros(4, 5, dtype=torch.bool))
+    assert other(rollout).shape == (4, 5)
+    other.update(rollout)
+    same = RewardNormalizer(0.9, 3)
+    same.load_state_dict(one.state_dict())
+    assert torch.equal(same.running, one.running)
+    assert same.running.any()
+
+
+def test_a_single_row_has_no_deviation_to_divide_by():
+    moments = RunningMoments((2,))
+    moments.update(torch.tensor([[3.0, 5.0]]))
+    assert moments.scale.tolist() == [1, 1]
+    moments.update(torch.tensor([[5.0, 5.0]]))
+    np.testing.assert_allclose(moments.scale, [1, 1e4], rtol=1e-5)
+    normalizer, rollout = RewardNormalizer(0.9, 1), rollout_of(torch.tensor([[0.5]]), torch.tensor([[True]]))
+    assert normalizer(rollout).tolist() == [[0.5]]
+    normalizer.update(rollout)
+    assert normalizer(rollout).tolist() == [[0.5]]
+
+
+def test_what_varies_beside_a_large_offset_is_kept():
+    x = 1.7e9 + torch.randn(1000, 1, dtype=torch.float64)
+    normalizer = ObservationNormalizer(Box(-np.inf, np.inf, (1,), np.float64))
+    normalizer.update(x)
+    seen = normalizer(x)
+    assert seen.dtype == torch.float32
+    torch.testing.assert_close(seen, ((x - x.mean()) / x.std(correction=0)).float(), atol=1e-5, rtol=1e-5)
 
 
 def test_it_is_gymnasiums_normalisation_of_observations():

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from rlcore import Trainer
+from rlcore.agents.reinforce import Reinforce
+from rlcore.envs.cartpole import CartPole
 from rlcore.optimizers import SGD, Adam, clip_grad_norm
 
 
@@ -166,3 +169,50 @@ def test_what_was_saved_in_another_layout_goes_on_alike(kind):
     stepped(first, one, 2)
     stepped(last, other, 2)
     torch.testing.assert_close(last.weight, first.weight)
+
+
+@pytest.mark.parametrize("kind", [Adam, torch.optim.SGD])
+def test_groups_keep_the_ratio_of_their_rates(kind):
+    """A group with rate 0 stays where it is, whatever the schedule, resumed too."""
+
+    class TwoRates(Reinforce):
+        def __init__(self, env, settings):
+            super().__init__(env, settings)
+            groups = [
+                {"params": [*self.body.parameters()], "lr": 0.0},
+                {"params": [self.policy_head.weight], "lr": 2e-3},
+                {"params": [self.policy_head.bias]},
+            ]
+            self.optimizer = kind(groups, lr=1e-3)
+
+    def trainer(total_steps=4000, **settings):
+        torch.manual_seed(1)
+        env = CartPole()
+        agent = TwoRates(env, Reinforce.Settings(learning_rate_schedule="linear", **settings))
+        return Trainer(agent, env, total_steps=total_steps)
+
+    one = trainer()
+    frozen = [param.clone() for param in one.agent.body.parameters()]
+    one.update()
+    one.update()
+    progress = one.steps / 4000
+    one.update()
+    rates = [group["lr"] for group in one.agent.optimizer.param_groups]
+    assert rates == pytest.approx([0, 2e-3 * (1 - progress), 1e-3 * (1 - progress)])
+    assert all(map(torch.equal, one.agent.body.parameters(), frozen))
+    saved = one.checkpoint()
+    old = copy.deepcopy(saved)
+    for group in old["agent"]["optimizers"]["optimizer"]["param_groups"]:
+        del group["initial_lr"]  # as rlcore 0.1 saved it
+    progress = one.steps / 4000
+    for content in (saved, old):
+        again = trainer()
+        again.restore(content)
+        again.update()
+        rates = [group["lr"] for group in again.agent.optimizer.param_groups]
+        assert rates == pytest.approx([0, 2e-3 * (1 - progress), 1e-3 * (1 - progress)])
+    changed = trainer(learning_rate=5e-3)
+    changed.restore(saved)
+    changed.update()
+    rates = [group["lr"] for group in changed.agent.optimizer.param_groups]
+    assert rates == pytest.approx([0, 1e-2 * (1 - progress), 5e-3 * (1 - progress)])
