@@ -51,6 +51,7 @@ class Ensemble(Agent):
         )
         self.members = nn.ModuleList(self.settings.agent.build(part) for _ in range(K))
         self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
+        self.reads_float64 = self.members[0].reads_float64
         kind, name = type(self.members[0]), self.settings.agent.name
         if kind.distribution is Agent.distribution:
             raise InputError(f"agent.agent: {name} has no distribution, which members answer by; try ppo or supervised")
@@ -88,6 +89,10 @@ class Ensemble(Agent):
         if flags:
             self.nonfinite = torch.stack(flags).any()
         return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+
+    def remarks(self, metrics: dict[str, float]) -> list[str]:
+        """The members'."""
+        return self.members[0].remarks(metrics)
 
     def drop_running(self) -> None:
         """The members forget the episodes in progress, which were abandoned."""

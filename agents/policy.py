@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlcore import settings
-from rlcore.agent import Agent
-from rlcore.distributions import Distribution, Head
+from rlcore.agent import Agent, Metrics
+from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.normalization import ObservationNormalizer, RewardNormalizer
@@ -32,8 +32,11 @@ class PolicyAgent(Agent):
         """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
         """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
+        scale_actions: bool = True
+        """For actions in a bounded Box: the normal's 0 is the middle of the box and its 1 half the width, so that the
+        initial policy covers any box as N(0, 1) covers [-1, 1]. False: both are plain numbers."""
         log_std_init: float = Field(0.0, ge=-20, le=2)
-        """For actions in a Box: log of the initial standard deviation."""
+        """For actions in a Box: log of the initial standard deviation, in those units."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""
 
@@ -46,6 +49,7 @@ class PolicyAgent(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
+        self.reads_float64 = s.normalize_observations
         self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
         self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
 
@@ -55,8 +59,8 @@ class PolicyAgent(Agent):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action; obs [N, *O]."""
-        return Step(self.distribution(obs).mode)
+        """The most likely action, inside the action space; obs [N, *O]."""
+        return Step(self._best(self.distribution(obs)))
 
     def normalized(self, obs: Tree) -> Tree:
         """Observations [B, *O] as the networks see them."""
@@ -72,6 +76,30 @@ class PolicyAgent(Agent):
         """Restarts the running returns, by which rewards are normalised, from 0."""
         if self.reward_normalizer is not None:
             self.reward_normalizer.running.zero_()
+
+    def remarks(self, metrics: dict[str, float]) -> list[str]:
+        """Says so if actions are mostly clipped."""
+        if metrics.get("clipped_share", 0.0) <= 0.5:
+            return []
+        remedies = "agent.squash=true or a lower agent.log_std_init"
+        if not self.settings.scale_actions:
+            remedies = f"agent.scale_actions=true, {remedies}"
+        return [f"more than half of the actions' numbers are clipped to the bounds of the space; {remedies} helps"]
+
+    def _make_head(self, num_features: int) -> Head:
+        """The policy's head on a body of that size."""
+        s = self.settings
+        return policy_head(num_features, self.action_space, s.squash, s.log_std_init, scale=s.scale_actions)
+
+    def _best(self, pi: Distribution) -> Tensor:
+        """The most likely actions [N, *A], those in a Box clipped to its bounds."""
+        head = self.policy_head
+        return pi.mode.clamp(head.low, head.high) if isinstance(head, GaussianHead) else pi.mode
+
+    def _action_metrics(self, rollout: Rollout) -> Metrics:
+        """How the actions in a Box were drawn; nothing for others."""
+        head = self.policy_head
+        return head.metrics(rollout.rows(rollout.action)) if isinstance(head, GaussianHead) else {}
 
     def _outputs(self, obs: Tree) -> Tensor:
         """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.policy import PolicyAgent
-from rlcore.distributions import Distribution, policy_head
+from rlcore.distributions import Distribution
 from rlcore.errors import InputError
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
@@ -82,7 +82,7 @@ class PPO(PolicyAgent):
         gae_lambda: float = Field(0.95, ge=0, le=1)
         """lambda, decay of the advantage's trace."""
         normalize_advantages: bool = True
-        """Normalise advantages in each minibatch: (A - mean) / sqrt(variance + 1e-8)."""
+        """Normalise advantages in each minibatch, (A - mean) / sqrt(variance + 1e-8), unless it is a single row."""
         value_coefficient: NonNegativeFloat = 0.5
         """c_v, weight of the value loss."""
         entropy_coefficient: NonNegativeFloat = 0.0
@@ -111,7 +111,7 @@ class PPO(PolicyAgent):
         self.value_body = self.body
         if not s.shared:
             self.value_body = build_body(s.network, env.single_observation_space, self.recurrent)
-        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
+        self.policy_head = self._make_head(self.body.num_features)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)
@@ -160,6 +160,7 @@ class PPO(PolicyAgent):
             "explained_variance": explained_variance(rows.value, rows.target),
             "grad_norm": grad_norms.mean(),
             "learning_rate": learning_rate,
+            **self._action_metrics(rollout),
         }
         if clip is not None:
             metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
@@ -177,7 +178,7 @@ class PPO(PolicyAgent):
             pi, V = self._answers(b.obs)
         log_ratio = pi.log_prob(b.action) - b.log_prob
         A = b.advantage
-        if s.normalize_advantages:
+        if s.normalize_advantages and len(A) > 1:  # a single one would become 0
             A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
         gain = log_ratio.exp() * A
         if clip is not None:  # min(r A, clip(r, 1 - eps, 1 + eps) A) in fewer operations

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.distributions import box_scale
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.observations import observation_shape
@@ -36,7 +37,8 @@ class RandomSearch(Agent):
         """If set, the standard deviation doubles with each failure, up to this, and halves with each success, down to
         ``std``: a search that is stuck looks further away."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [], "init": "zeros"})
-        """Network from an observation to the action, or to a score for each action."""
+        """Network from an observation to a score for each action, or to the action, of a bounded Box in its units (see
+        `rlcore.distributions.BoxScale`)."""
 
     settings: Settings
     horizon = None
@@ -47,6 +49,7 @@ class RandomSearch(Agent):
         if not isinstance(space, (Box, Discrete)):
             raise InputError(f"random search supports the action spaces Box and Discrete, got {space}")
         self.answer_shape = space.shape if isinstance(space, Box) else None
+        self.scale = box_scale(space) if isinstance(space, Box) else None
         num_outputs = math.prod(space.shape) if isinstance(space, Box) else int(space.n)
         self.kept = self.settings.network.build(observation_shape(env.single_observation_space), num_outputs)
         self.tried = copy.deepcopy(self.kept)
@@ -78,4 +81,7 @@ class RandomSearch(Agent):
 
     def _answer(self, network: nn.Module, obs: Tree) -> Tensor:
         outputs: Tensor = network(obs)
-        return outputs.argmax(1) if self.answer_shape is None else outputs.unflatten(1, self.answer_shape)
+        if self.answer_shape is None:
+            return outputs.argmax(1)
+        answer = outputs.unflatten(1, self.answer_shape)
+        return answer if self.scale is None else self.scale(answer)

@@ -77,13 +77,13 @@ class RecurrentPPO(PPO):
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action; obs [N, *O]. Without a state, they are the first ones of episodes.
+        """The most likely action, as in `PPO`; obs [N, *O]. Without a state, they are the first ones of episodes.
 
         The value's state stays unchanged, as no value is computed.
         """
         policy_state, value_state = self.initial_state(_num_rows(obs)) if state is None else state
         outputs, policy_state = self._remembered(self.normalized(obs), policy_state)
-        return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, value_state))
+        return Step(self._best(self.policy_head.distribution(outputs)), state=(policy_state, value_state))
 
     def _remembered(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs of the policy's head [N, K] for one step, and the next state."""

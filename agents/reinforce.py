@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.policy import PolicyAgent
-from rlcore.distributions import policy_head
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.observations import build_body
@@ -36,7 +35,8 @@ class Reinforce(PolicyAgent):
         learning_rate_schedule: Schedule = "constant"
         """How the policy's learning rate falls over the run."""
         normalize: bool = True
-        """Scale the returns, minus the baseline, to mean 0 and standard deviation 1 over the batch."""
+        """Scale the returns, minus the baseline, to mean 0 and standard deviation 1 over the batch, unless that is a
+        single row."""
         baseline: bool = False
         """Learn V(s), with its own network, and subtract it from the returns."""
         value_learning_rate: PositiveFloat = 1e-2
@@ -56,7 +56,7 @@ class Reinforce(PolicyAgent):
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
         self.body = build_body(s.network, env.single_observation_space)
-        self.policy_head = policy_head(self.body.num_features, env.single_action_space, s.squash, s.log_std_init)
+        self.policy_head = self._make_head(self.body.num_features)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
             value_body = build_body(s.network, env.single_observation_space)
@@ -78,7 +78,7 @@ class Reinforce(PolicyAgent):
         obs, G = self.normalized(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
         V = None if self.baseline is None else self._value(obs)
         advantage = G if V is None else G - V
-        if s.normalize:
+        if s.normalize and len(advantage) > 1:  # a single one would become 0
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
             pi = self.policy_head.distribution(self._outputs(obs))
@@ -93,6 +93,7 @@ class Reinforce(PolicyAgent):
             "policy_loss": policy_loss.detach(),
             "entropy": entropy.detach(),
             "learning_rate": learning_rate,
+            **self._action_metrics(rollout),
         }
 
     def _fit_baseline(self, obs: Tree, G: Tensor, V: Tensor) -> Metrics:

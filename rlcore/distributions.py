@@ -6,7 +6,7 @@ arithmetic at the sizes of a policy.
 
 import math
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from rlcore.errors import InputError
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 INSIDE = 1 - 2**-23
 """Largest argument of atanh, below 1 in float32."""
+WIDEST = 1e9
+"""Bounds of an action further apart than this count as none."""
 FORBIDDEN = -1e9
 """Logit of a forbidden action: its probability is 0 and, unlike with -inf, so is its term of the entropy."""
 
@@ -308,35 +310,67 @@ class BernoulliHead(_MaskedLinear):
         return Bernoulli(outputs.unflatten(-1, self.shape))
 
 
+class BoxScale(nn.Module):
+    """Numbers x to actions: the middle of a Box + half its width x; x itself in components without bounds.
+
+    Args:
+        space: of an action.
+    """
+
+    middle: Tensor  # [*A]
+    half_width: Tensor  # [*A]
+
+    def __init__(self, space: Box):
+        super().__init__()
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            width = high - low
+            bounded = (width > 0) & (width <= WIDEST)
+            middle, half = np.where(bounded, (low + high) / 2, 0.0), np.where(bounded, width / 2, 1.0)
+        self.register_buffer("middle", torch.as_tensor(middle, dtype=torch.float32))
+        self.register_buffer("half_width", torch.as_tensor(half, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, *A] to actions [B, *A], which may lie outside the box."""
+        return self.middle + self.half_width * x
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """What was saved without a scale (rlcore 0.1) answers with x itself."""
+        state_dict.setdefault(f"{prefix}middle", torch.zeros_like(self.middle))
+        state_dict.setdefault(f"{prefix}half_width", torch.ones_like(self.half_width))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def box_scale(space: Box) -> BoxScale | None:
+    """The scale of a Box; None if that changes nothing, as in [-1, 1]."""
+    scale = BoxScale(space)
+    return scale if scale.middle.any() or not (scale.half_width == 1).all() else None
+
+
 class GaussianHead(nn.Linear):
-    """Features [B, F] to means [B, prod(shape)], and these to a distribution; log_std is a parameter.
+    """Features [B, F] to means [B, prod(A)], and these to a distribution; log_std is a parameter.
 
     Args:
         num_features: F.
-        shape: of an action.
+        space: of an action.
         log_std: its initial value.
-        bounds: low and high [*shape] to squash between; None does not squash.
+        squash: whether draws are squashed between the bounds.
+        scale: whether means and standard deviations are in units of the box; see `BoxScale`.
     """
 
     low: Tensor
     high: Tensor
 
-    def __init__(
-        self,
-        num_features: int,
-        shape: tuple[int, ...],
-        log_std: float = 0.0,
-        bounds: tuple[Tensor, Tensor] | None = None,
-    ):
-        super().__init__(num_features, math.prod(shape))
-        self.shape, self.squashed = shape, bounds is not None
-        self.log_std = nn.Parameter(torch.full(shape, float(log_std)))
-        if bounds is not None:
-            self.register_buffer("low", bounds[0], persistent=False)
-            self.register_buffer("high", bounds[1], persistent=False)
+    def __init__(self, num_features: int, space: Box, log_std: float = 0.0, squash: bool = False, scale: bool = False):
+        super().__init__(num_features, math.prod(space.shape))
+        self.shape, self.squashed = space.shape, squash
+        self.log_std = nn.Parameter(torch.full(space.shape, float(log_std)))
+        self.scale = box_scale(space) if scale and not squash else None
+        self.register_buffer("low", torch.as_tensor(space.low).float(), persistent=False)
+        self.register_buffer("high", torch.as_tensor(space.high).float(), persistent=False)
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, F] to [B, prod(shape)].
+        """[B, F] to [B, prod(A)].
 
         Raises:
             InputError: there is a mask.
@@ -346,18 +380,38 @@ class GaussianHead(nn.Linear):
         return super().forward(features)
 
     def distribution(self, outputs: Tensor) -> DiagonalGaussian | SquashedGaussian:
-        """Outputs [B, prod(shape)] as a distribution; actions are [B, *shape]."""
+        """Outputs [B, prod(A)] as a distribution; actions are [B, *A]."""
         mean = outputs.unflatten(-1, self.shape)
         if self.squashed:
             return SquashedGaussian(mean, self.log_std, self.low, self.high)
+        if self.scale is not None:
+            return DiagonalGaussian(self.scale(mean), self.log_std + self.scale.half_width.log())
         return DiagonalGaussian(mean, self.log_std)
+
+    @torch.no_grad()
+    def metrics(self, action: Tensor) -> dict[str, Tensor | float]:
+        """``action_std``, the mean standard deviation (with squashing, before it), and ``clipped_share``.
+
+        Args:
+            action: [B, *A], as drawn; of their numbers the share that is clipped is outside the bounds.
+        """
+        std = self.log_std.exp()
+        if self.scale is not None:
+            std = std * self.scale.half_width
+        clipped = (action < self.low) | (action > self.high)
+        return {"action_std": std.mean(), "clipped_share": clipped.float().mean()}
 
 
 Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
 
 
 def policy_head(
-    num_features: int, action_space: Space[object], squash: bool = False, log_std: float = 0.0, gain: float = 0.01
+    num_features: int,
+    action_space: Space[object],
+    squash: bool = False,
+    log_std: float = 0.0,
+    gain: float = 0.01,
+    scale: bool = False,
 ) -> Head:
     """The layer that turns features into the parameters of a distribution over the actions of a space.
 
@@ -371,6 +425,8 @@ def policy_head(
         squash: squash actions in a `Box` into its bounds by tanh; otherwise they are plain draws of the normal.
         log_std: for actions in a `Box`, log of the initial standard deviation.
         gain: scale of the initial weights.
+        scale: for actions in a bounded `Box`, not squashed: means and standard deviations are in units of the box; see
+            `BoxScale`.
 
     Raises:
         InputError: no head supports this space, or these settings do not fit it.
@@ -388,8 +444,7 @@ def policy_head(
             np.isfinite(space.low).all() and np.isfinite(space.high).all() and (space.low < space.high).all()
         ):
             raise InputError(f"agent.squash: actions are squashed into bounds, which {space} lacks in places")
-        bounds = torch.as_tensor(space.low).float(), torch.as_tensor(space.high).float()
-        head = GaussianHead(num_features, space.shape, log_std, bounds if squash else None)
+        head = GaussianHead(num_features, space, log_std, squash, scale)
     else:
         raise InputError(
             f"no policy head supports the action space {space}; supported: Discrete, MultiDiscrete of one dimension, "

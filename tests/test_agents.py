@@ -1,13 +1,16 @@
 """What agents learn where the answer is known."""
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from test_docs import blocks
 from torch import nn
 
 from rlcore import check_agent, config
 from rlcore.agents.ppo import PPO
+from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, RockPaperScissors, Target, TwoStep
@@ -339,3 +342,86 @@ def test_what_a_checkpoint_would_lack_is_named(monkeypatch):
     listed = Listed(env, Reinforce.Settings())
     assert [name for name, _ in listed.held(torch.optim.Optimizer)] == ["kept.all.0"]
     check_agent(listed, env)
+
+
+class Aim(gymnasium.Env):
+    """The best action is 20, in [5, 35]; an episode is one step."""
+
+    observation_space, action_space = Box(0, 1, (1,), np.float32), Box(5, 35, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        return np.ones(1, np.float32), -float(((action - 20) ** 2).mean()) / 100, True, False, {}
+
+
+gymnasium.register("Aim-v0", Aim)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        ppo,
+        lambda env: ppo(env, squash=True),
+        lambda env: reinforce(env, baseline=True),
+        lambda env: RandomSearch(env, RandomSearch.Settings()),
+    ],
+)
+def test_a_box_far_from_0_is_explored(make):
+    env = GymEnvironment(GymEnvironment.Settings(id="Aim-v0", num_envs=16))
+    torch.manual_seed(1)
+    agent = make(env)
+    assert fit(agent, env, 12_000)["return"] > -0.02
+    assert env.single_action_space.contains(agent.predict(torch.ones(1, 1)).action[0].numpy())
+
+
+def test_what_predict_answers_lies_in_the_action_space():
+    env = GymEnvironment(GymEnvironment.Settings(id="Aim-v0"))
+    for agent in (ppo(env), reinforce(env)):
+        with torch.no_grad():
+            agent.policy_head.bias.copy_(torch.tensor([-7.0, 7.0]))
+        assert agent.predict(torch.ones(3, 1)).action.tolist() == [[5, 35]] * 3
+
+
+def test_clipping_most_actions_is_told_once():
+    env = GymEnvironment(GymEnvironment.Settings(id="Aim-v0"))
+    agent = ppo(env, scale_actions=False)  # actions near 0 are all below 5
+    settings = Trainer.Settings(total_steps=2048, log_every=256, eval_every=10**6)
+    trainer = Trainer(agent, env, settings)
+    with pytest.warns(UserWarning, match="clipped to the bounds of the space; agent.scale_actions=true") as told:
+        trainer.fit()
+    assert len([one for one in told if "clipped" in str(one.message)]) == 1
+    assert trainer.figures["train/clipped_share"] == 1
+    assert trainer.figures["train/action_std"] == pytest.approx(1, abs=0.1)
+    trainer = Trainer(ppo(env, learning_rate=1e-6), env, settings)
+    trainer.fit()
+    assert trainer.figures["train/clipped_share"] < 0.5
+    assert trainer.figures["train/action_std"] == pytest.approx(15, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["reinforce", "ppo"])
+def test_a_single_row_is_learned_from(kind):
+    """Normalised by its own mean, it would teach nothing."""
+    env = Identity(Identity.Settings(num_envs=1))
+    agent = reinforce(env) if kind == "reinforce" else ppo(env, horizon=None, minibatch_size=None)
+    torch.manual_seed(1)
+    obs, _ = env.reset(seed=1)
+    before = {name: value.clone() for name, value in agent.policy_head.state_dict().items()}
+    for _ in range(20):  # until an action is rewarded
+        rollout = collect(agent, env, obs, None)
+        obs = rollout.last_obs
+        assert rollout.num_steps == 1
+        agent.learn(rollout)
+        if rollout.reward.any():
+            break
+    assert any(not torch.equal(value, before[name]) for name, value in agent.policy_head.state_dict().items())
+
+
+def test_every_agent_can_be_pickled(tmp_path):
+    for agent in (ppo(CartPole()), reinforce(CartPole()), RandomSearch(CartPole())):
+        torch.save(agent, tmp_path / "agent.pt")
+        again = torch.load(tmp_path / "agent.pt", weights_only=False)
+        obs = torch.randn(5, 4)
+        assert torch.equal(again.predict(obs).action, agent.predict(obs).action)

@@ -1,4 +1,5 @@
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
@@ -194,3 +195,35 @@ def test_squashing_needs_bounds():
         policy_head(8, Discrete(2), squash=True)
     with pytest.raises(InputError, match="this action is a Box"):
         policy_head(8, Box(-1, 1, (2,)))(torch.randn(3, 8), torch.ones(3, 2, dtype=torch.bool))
+
+
+def test_a_policy_covers_the_box_wherever_it_lies():
+    """N(0, 1) in units of the box: the middle and half its width; plain numbers where there are no bounds."""
+    low, high = np.array([5.0, -1.0, -np.inf, -4.0]), np.array([35.0, 1.0, np.inf, np.inf])
+    space = Box(low, high, dtype=np.float64)
+    head = policy_head(8, space, scale=True)
+    features = torch.randn(20_000, 8)
+    pi = head.distribution(head(features))
+    drawn = pi.sample()
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([20.0, 0, 0, 0]), atol=0.4, rtol=0)
+    torch.testing.assert_close(drawn.std(0), torch.tensor([15.0, 1, 1, 1]), atol=0.2, rtol=0)
+    scale = torch.tensor([15.0, 1, 1, 1])
+    plain = DiagonalGaussian(head(features), head.log_std)
+    u = (drawn - torch.tensor([20.0, 0, 0, 0])) / scale
+    torch.testing.assert_close(pi.log_prob(drawn), plain.log_prob(u) - scale.log().sum(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pi.entropy(), plain.entropy() + scale.log().sum())
+    metrics = head.metrics(drawn)
+    assert metrics["action_std"].item() == pytest.approx(18 / 4)
+    # of the four numbers two are outside their two bounds with probability 0.317, one is below its one with 0
+    assert metrics["clipped_share"].item() == pytest.approx(2 * 0.3173 / 4, abs=0.01)
+    for unchanged in (Box(-1, 1, (3,)), Box(-np.inf, np.inf, (3,)), Box(-3e38, 3e38, (3,), np.float32)):
+        assert policy_head(8, unchanged, scale=True).scale is None
+
+
+def test_a_head_saved_without_a_scale_answers_as_it_did():
+    space = Box(5, 35, (2,))
+    before, now = policy_head(8, space), policy_head(8, space, scale=True)
+    now.load_state_dict(before.state_dict())
+    features = torch.randn(10, 8)
+    assert torch.equal(now.distribution(now(features)).mode, before.distribution(before(features)).mode)
+    assert torch.equal(now.distribution(now(features)).log_std.expand(2), before.log_std)

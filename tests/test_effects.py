@@ -93,7 +93,7 @@ def test_a_clipped_value_counts_its_larger_error():
 def test_the_policy_sees_what_is_normalised(kind):
     settings = {"horizon": 4, "minibatch_size": None} if kind is PPO else {}
     env = OneStep(*PROBES["target"])
-    agent = kind(env, kind.Settings(normalize_observations=True, **settings))
+    agent = kind(env, kind.Settings(normalize_observations=True, scale_actions=False, **settings))
     agent.normalizer.update(torch.randn(100, 2) * 3 + 5)
     obs, _ = env.reset(seed=1)
     close(agent.distribution(obs).mode, agent.policy_head(agent.body(agent.normalizer(obs))))
