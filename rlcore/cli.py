@@ -87,9 +87,12 @@ def list_names(
             "them, or trainer, for its settings."
         ),
     ] = "all",
+    imports: Annotated[
+        list[str] | None, typer.Option(help="A module of your own to import first, as in a config; may be repeated.")
+    ] = None,
 ) -> None:
     """List what a config can name, or the settings of one of these."""
-    raise typer.Exit(rlcore.commands.list_names(what))
+    raise typer.Exit(rlcore.commands.list_names(what, imports or []))
 
 
 @app.command()

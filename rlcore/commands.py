@@ -29,7 +29,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
-from rlcore.settings import Choice, Settings, mistakes
+from rlcore.settings import Choice, Settings, flatten, mistakes
 from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
 from rlcore.trainer import Trainer
 
@@ -62,7 +62,7 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
         console.print(note, highlight=False)
     settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
     tracker.text("config", configs.dump(loaded.config))
-    tracker.hyperparameters(configs.flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
+    tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
     return _fit(run, trainer, loaded, console)
 
 
@@ -110,7 +110,7 @@ def evaluate(
     trainer, saved = run.trainer(which, tuple(changed))
     maker = None if report is None else _report(report, settings)
     num_episodes = episodes or trainer.settings.eval_episodes
-    env = trainer.env.evaluation(num_episodes)
+    env = trainer.evaluation_env(num_episodes)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
     result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
     if changed:
@@ -123,8 +123,9 @@ def evaluate(
         print(json.dumps(without_nan(result)))
     else:
         console.print(table_of(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
-        if found.text:
-            console.print(found.text, highlight=False, markup=False)
+        for text in (found.text, *found.remarks):
+            if text:
+                console.print(text, highlight=False, markup=False)
     try:
         run.write_result({**run.result, "evaluation": result})
     except InputError as error:  # the result is on the screen; a read-only run may still be evaluated
@@ -179,8 +180,15 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
     return 0 if good else 1
 
 
-def list_names(what: str) -> int:
-    """Prints the names of a kind, or of all, each with the first line of its documentation; or a name's settings."""
+def list_names(what: str, imports: Sequence[str] = ()) -> int:
+    """Prints the names of a kind, or of all, each with the first line of its documentation; or a name's settings.
+
+    Args:
+        what: a kind, ``configs``, ``all``, or a name.
+        imports: modules that register more, as in a config.
+    """
+    for module in imports:
+        configs.import_module(module, Path(configs.COMMAND_LINE))
     kinds = [*KINDS, "configs"]
     console = make_console()
     if what not in [*kinds, "all"]:
@@ -204,7 +212,7 @@ def show(source: str, overrides: Sequence[str]) -> int:
     """Prints the resolved settings, where each comes from, and the network."""
     loaded = configs.load(source, overrides)
     table = Table("setting", "value", "from", title=loaded.name)
-    for key, value in configs.flatten(loaded.config.model_dump(mode="json")).items():
+    for key, value in flatten(loaded.config.model_dump(mode="json")).items():
         origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice given by name alone
         table.add_row(key, escape(str(value)), origin or "default")
     trainer, notes = configs.build(loaded.config)

@@ -23,7 +23,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, seed_everything
-from rlcore.settings import Choice, Settings, mistakes
+from rlcore.settings import Choice, Settings, flatten, mistakes
 from rlcore.trainer import Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -289,16 +289,6 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         tree = tree[part]
     return tree
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Flattens nested mappings to one with dotted keys."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
-    return flat
 
 
 def import_module(name: str, config: Path) -> str:

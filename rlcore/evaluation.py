@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from rlcore.environment import Environment
 
+CUT = "some episodes of {what} had not ended after {steps:,} steps and were cut; see trainer.max_episode_steps"
+
 
 class Embedding(NamedTuple):
     """Points for TensorBoard's projector."""
@@ -50,6 +52,8 @@ class Report:
     """One number per episode or example."""
     embedding: Embedding | None = None
     """Points for TensorBoard's projector."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of it, a line each."""
 
     def tagged(self, prefix: str) -> dict[str, float]:
         """The scalars as ``prefix/name``."""
@@ -113,7 +117,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
     """Plays episodes with the agent's best answers.
 
     Each of the N environments contributes its first ceil(num_episodes / N) episodes: taking the first ones to end
-    would favour short ones.
+    would favour short ones. An episode that has not ended after ``env.max_episode_steps`` counts as it is then.
 
     Args:
         agent: the agent, which plays by `Agent.predict`.
@@ -128,28 +132,38 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
     quota = math.ceil(num_episodes / env.num_envs)
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
     lengths: list[list[float]] = [[] for _ in range(env.num_envs)]
+    any_cut, num_resets = False, 0
     with evaluating(agent):
         seed_everything(derive_seed(seed, ACTING))
-        obs, _ = env.reset(seed=seed)
-        state = initial_state = agent.initial_state(env.num_envs)
-        running = torch.zeros(2, env.num_envs, dtype=torch.float64, device=env.device)  # return and length so far
-        while min(map(len, returns)) < quota:
-            step = agent.predict(obs, state)
-            obs, reward, terminated, truncated, _ = env.step(step.action)
-            done = terminated | truncated
-            running[0] += reward
-            running[1] += 1
-            if initial_state is not None:
-                state = where(done, initial_state, step.state)
-            ended = done.nonzero().squeeze(1)
-            for n, (total, length) in zip(ended.tolist(), running[:, ended].T.tolist(), strict=True):
-                if len(returns[n]) < quota:
-                    returns[n].append(total)
-                    lengths[n].append(length)
-            running *= ~done
+        while min(map(len, returns)) < quota:  # again only if episodes were cut: their environments need a reset
+            obs, _ = env.reset(seed=seed if not num_resets else derive_seed(seed, num_resets))
+            num_resets += 1
+            state = initial_state = agent.initial_state(env.num_envs)
+            running = torch.zeros(2, env.num_envs, dtype=torch.float64, device=env.device)  # return and length so far
+            waiting = {n for n, episodes in enumerate(returns) if len(episodes) < quota}
+            while waiting:
+                step = agent.predict(obs, state)
+                obs, reward, terminated, truncated, _ = env.step(step.action)
+                done = terminated | truncated
+                running[0] += reward
+                running[1] += 1
+                if initial_state is not None:
+                    state = where(done, initial_state, step.state)
+                cut = ~done & (running[1] == env.max_episode_steps)
+                ended = (done | cut).nonzero().squeeze(1)
+                numbers = (running[:, ended].T.tolist(), cut[ended].tolist())
+                for n, (total, length), was_cut in zip(ended.tolist(), *numbers, strict=True):
+                    if n in waiting:
+                        returns[n].append(total)
+                        lengths[n].append(length)
+                        any_cut |= was_cut
+                        if was_cut or len(returns[n]) == quota:
+                            waiting.remove(n)
+                running *= ~done
     columns = {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
     low, high = bootstrap_interval(scores)
+    remarks = (CUT.format(what="an evaluation", steps=env.max_episode_steps),) if any_cut else ()
     return Report(
         scalars={
             "return": scores.mean().item(),
@@ -160,6 +174,7 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
             "return_high": high,
             "length": sum(columns["length"]) / len(scores),
         },
+        remarks=remarks,
         columns=columns,
     )
 

@@ -238,8 +238,8 @@ def collect(
         agent: the agent that acts.
         env: the environment.
         obs: [N, *O], the current observation. A horizon of None needs that of a reset.
-        horizon: T, steps in each environment; or None: every environment plays one episode to its end. Leaving out
-            the episodes that a fixed T cuts would favour short ones.
+        horizon: T, steps in each environment; or None: every environment plays one episode to its end, or to
+            ``env.max_episode_steps``. Leaving out the episodes that a fixed T cuts would favour short ones.
         state: recurrent agents only: the current state.
         progress: see `Rollout`.
     """
@@ -254,7 +254,11 @@ def collect(
             start = time.perf_counter()
             next_obs, reward, terminated, truncated, info = env.step(step.action)
             rollout.env_seconds += time.perf_counter() - start
-            rollout.append(obs, step, reward, terminated, truncated, info.get("final_obs"), running)
+            final_obs = info.get("final_obs")
+            if running is not None and len(rollout) + 1 == env.max_episode_steps:
+                truncated = truncated | (running & ~terminated)
+                final_obs = next_obs if final_obs is None else final_obs
+            rollout.append(obs, step, reward, terminated, truncated, final_obs, running)
             obs = next_obs
             if initial_state is not None:
                 state = where(terminated | truncated, initial_state, step.state)

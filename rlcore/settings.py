@@ -153,3 +153,13 @@ def _fields(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
     return list(inner.model_fields)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Flattens nested mappings to one with dotted keys."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

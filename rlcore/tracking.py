@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,13 @@ class Tracker:
             plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in values.items()}
             for summary in hparams(plain, dict(metrics)):
                 self.writer._get_file_writer().add_summary(summary)
+
+    def note(self, line: str) -> None:
+        """Tells the user something: in the terminal, or as a Python warning where there is no console."""
+        if self.console is not None:
+            self.console.print(f"note: {line}", highlight=False, markup=False)
+        else:
+            warnings.warn(line, stacklevel=2)
 
     def progress(self, steps: int, total: int, figures: Mapping[str, float]) -> None:
         """Updates the progress bar; without a terminal, prints a line every tenth of the run."""

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import BaseModel, PositiveInt, model_validator
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
 from rlcore.checks import check_acting, check_horizon, check_metrics, check_rollout
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
-from rlcore.evaluation import Report, ReportChoice, preserved
-from rlcore.finite import FiniteCheck, first_nonfinite
+from rlcore.evaluation import CUT, Report, ReportChoice, preserved
+from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
+from rlcore.settings import flatten
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
 from rlcore.trees import Tree, tree_map
@@ -68,6 +69,9 @@ class Trainer:
         """Steps between evaluations; default: total_steps / 10."""
         eval_episodes: PositiveInt = 20
         """Episodes of one evaluation."""
+        max_episode_steps: PositiveInt | None = None
+        """Steps after which an evaluation, or a rollout of whole episodes, cuts one that has not ended; null: the
+        environment's time limit, but at least 27,000."""
         checkpoint_every: PositiveInt | None = None
         """Steps between checkpoints; default: ``eval_every``."""
         keep_checkpoints: bool = False
@@ -103,6 +107,7 @@ class Trainer:
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
         env.watch(self.agent)
+        env.max_episode_steps = self.settings.max_episode_steps or env.max_episode_steps
         self.write_to(run_dir, tracker)
         self.name = name or type(agent).__name__
         self.total_steps = total = _total_steps(self.settings, env)
@@ -127,6 +132,7 @@ class Trainer:
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
         self._finite = FiniteCheck()
+        self._remarked: set[str] = set()
 
     def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
         """Sets where events and checkpoints go from now on; a previous tracker is not closed.
@@ -187,7 +193,7 @@ class Trainer:
     def close(self) -> None:
         """Closes the environments, with any processes they have, and the tracker."""
         self.env.close()
-        if self._evaluation_env is not None:
+        if self._evaluation_env not in (None, self.env):
             self._evaluation_env.close()
         self.tracker.close()
 
@@ -253,6 +259,8 @@ class Trainer:
                     raise reason from error
             raise
         self._collecting = False
+        if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
+            self._remark(CUT.format(what="a rollout", steps=len(rollout)))
         return rollout
 
     def save(self, name: str) -> None:
@@ -266,6 +274,7 @@ class Trainer:
             "name": self.name,
             "fits": self._fits(),
             "observation_shape": self.env.single_observation_space.shape,
+            "settings": self._settings_of_all(),
             "agent": self.agent.checkpoint(),
             "env": None if self._collecting else self.env.checkpoint(),
             "obs": self.obs,
@@ -326,6 +335,10 @@ class Trainer:
                 f"total_steps was {saved['total_steps']:,}, is {self.total_steps:,}: the schedules change, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
+        here = self._settings_of_all()
+        for key, value in saved.get("settings", {}).items():
+            if key in here and here[key] != value and key not in ("trainer.total_steps", "trainer.stop_at"):
+                notes.append(f"{key} was {value}, is {here[key]}")
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
         self._evaluation_pending, self._logged_at = saved.get("evaluation_pending", False), self.steps
@@ -337,10 +350,7 @@ class Trainer:
                 "the environment was not saved: it begins new episodes, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
-            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
-            self.state = self.agent.initial_state(self.env.num_envs)
-            self.episodes.drop_running()
-            self.agent.drop_running()
+            self._begin_episodes()
         else:
             self.env.reset()
             self.env.restore(saved["env"])
@@ -349,6 +359,32 @@ class Trainer:
             self.state = tree_map(lambda here, kept: kept.to(here.device), empty, saved["state"])
         restore_rng_state(saved["rng"])
         return notes
+
+    def evaluation_env(self, num_envs: int) -> Environment:
+        """A twin of the environment for evaluation; see `Environment.evaluation`."""
+        twin = self.env.evaluation(num_envs)
+        twin.max_episode_steps = self.env.max_episode_steps
+        return twin
+
+    def _begin_episodes(self) -> None:
+        """Begins new episodes, those in progress having been abandoned."""
+        self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
+        self.state = self.agent.initial_state(self.env.num_envs)
+        self.episodes.drop_running()
+        self.agent.drop_running()
+
+    def _settings_of_all(self) -> dict[str, Any]:
+        """The settings of environment, agent and trainer, where they have any, by dotted key."""
+        parts = {"env": self.env, "agent": self.agent, "trainer": self}
+        found = {name: getattr(part, "settings", None) for name, part in parts.items()}
+        return flatten({name: one.model_dump(mode="json") for name, one in found.items() if isinstance(one, BaseModel)})
+
+    def _remark(self, *lines: str) -> None:
+        """Tells the user each line once."""
+        for line in lines:
+            if line not in self._remarked:
+                self._remarked.add(line)
+                self.tracker.note(line)
 
     def _fits(self) -> str:
         """What a checkpoint must match of the environment."""
@@ -390,6 +426,7 @@ class Trainer:
         for index, value in enumerate(metrics.values()):
             values[index] = value
         numbers = values.tolist()  # one sync for all of them
+        self._remark(*self.agent.remarks(dict(zip(metrics, numbers, strict=True))))
         figures = {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = self.timing()
@@ -403,7 +440,7 @@ class Trainer:
         self._evaluation_pending = True
         if self._evaluation_env is None:
             with preserved(self.agent):  # making it may draw random numbers
-                self._evaluation_env = self.env.evaluation(self.settings.eval_episodes)
+                self._evaluation_env = self.evaluation_env(self.settings.eval_episodes)
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
@@ -414,6 +451,10 @@ class Trainer:
                 reports = [make(self.agent, env, report) for make in self._reports]
         except Interrupted:
             return Report({})
+        finally:
+            if env is self.env:
+                self._begin_episodes()
+        self._remark(*report.remarks)
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
             self.tracker.report(choice.name, made, self.steps)
@@ -444,9 +485,8 @@ class Trainer:
 
     def _dumped(self, error: NonFiniteError, rollout: Rollout) -> NonFiniteError:
         """The error with what is not finite, in the rollout or else the loss; rollout and agent go to a file."""
-        message = first_nonfinite(rollout, self.steps) or (
-            f"{error} in the update at step {self.steps:,}, though observations and rewards are finite: the agent "
-            "diverged; try a smaller learning rate or a bound on the gradient"
+        message = first_nonfinite(rollout, self.steps, self.agent.differentiable) or (
+            f"{error} in the update at step {self.steps:,}, though observations and rewards are finite: {DIVERGED}"
         )
         if self.run_dir is not None:
             seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
