@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from gymnasium import Space
+from gymnasium.spaces import Box
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -107,7 +108,8 @@ def _entropy(p: Tensor) -> Tensor:
 def best_answer(together: ClassUncertainty | NumberUncertainty, space: Space[Any]) -> Tensor:
     """The combined answer as an action of the space, [B, *A]."""
     if isinstance(together, NumberUncertainty):
-        return together.mean
+        assert isinstance(space, Box)
+        return together.mean.clamp(*(torch.as_tensor(x).to(together.mean) for x in (space.low, space.high)))
     log_p = together.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
     if isinstance(space, Logits):
         return log_p

@@ -18,6 +18,7 @@ from rlcore.errors import InputError
 from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
 from rlcore.trainer import Trainer
+from rlcore.uncertainty import NumberUncertainty, best_answer
 
 GAMMA = 0.9
 FOREVER = 1 / (1 - GAMMA)
@@ -383,6 +384,8 @@ def test_what_predict_answers_lies_in_the_action_space():
         with torch.no_grad():
             agent.policy_head.bias.copy_(torch.tensor([-7.0, 7.0]))
         assert agent.predict(torch.ones(3, 1)).action.tolist() == [[5, 35]] * 3
+    together = NumberUncertainty(torch.tensor([[1.0, 40.0]]), *torch.ones(3, 1, 2))
+    assert best_answer(together, env.single_action_space).tolist() == [[5, 35]]
 
 
 def test_clipping_most_actions_is_told_once():

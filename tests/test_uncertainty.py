@@ -311,7 +311,7 @@ def test_policies_are_asked_too(kind):
     found = MCDropout(agent).uncertainty(obs)
     assert found.mean.shape == found.std.shape == (4, *env.single_action_space.shape)
     assert (found.epistemic_std > 0).all()
-    torch.testing.assert_close(found.aleatoric_std, torch.ones_like(found.std))
+    torch.testing.assert_close(found.aleatoric_std, torch.full_like(found.std, 2.0))  # half the box's width
 
 
 @pytest.mark.parametrize(("action", "std"), [("gaussian", 0.1), ("values", 0.5**0.5)])
