@@ -26,8 +26,9 @@ class MCDropout:
 
     Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation". The networks are in training mode, so that they drop
     all they drop there: by modules, by ``torch.nn.functional.dropout``, by the argument of an attention or a recurrent
-    layer. Modules that write to their own parameters or buffers in training mode stay in evaluation mode: batch norm
-    uses its running statistics. The agent does not change: modes and random generators are restored.
+    layer. Modules that write to their own parameters or buffers in training mode stay in evaluation mode, with what
+    they drop themselves: batch norm uses its running statistics. The agent does not change: modes and random
+    generators are restored.
 
     The T passes are one pass over a batch of T B rows, and that only from the first dropout on: what comes before is
     the same for all. This is exact if every random number is drawn by a dropout module of torch's or rlcore's own

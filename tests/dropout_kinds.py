@@ -43,6 +43,15 @@ def by_loop(agent, obs, passes):
         return stack([answers_of(agent.distribution(obs)) for _ in range(passes)])
 
 
+def num_calls(network, ask):
+    """Forward passes of a network while it is asked."""
+    calls = []
+    hook = network.register_forward_hook(lambda *call: calls.append(call))
+    ask()
+    hook.remove()
+    return len(calls)
+
+
 class TwoLayers(nn.Module):
     """Its hidden layer drops; how, subclasses say."""
 

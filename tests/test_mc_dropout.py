@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from compare import same
-from dropout_kinds import BATCHED, INPUTS, KINDS, Asked, DropConnect, Functional, TwoLayers, by_loop, mlp
+from dropout_kinds import BATCHED, INPUTS, KINDS, Asked, DropConnect, Functional, TwoLayers, by_loop, mlp, num_calls
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,15 +19,6 @@ from rlcore.uncertainty import uncertainty
 
 def observations(num=16):
     return 2 * torch.randn(num, INPUTS)
-
-
-def num_calls(network, ask):
-    """Forward passes of a network while it is asked."""
-    calls = []
-    hook = network.register_forward_hook(lambda *call: calls.append(call))
-    ask()
-    hook.remove()
-    return len(calls)
 
 
 @pytest.mark.parametrize("kind", KINDS)
