@@ -1,11 +1,14 @@
 """The speed of Monte Carlo dropout, and of an ensemble of five: python benchmarks/uncertainty.py
 
 Monte Carlo dropout compared with a loop of 50 passes, and with the usual one pass over the inputs repeated 50 times;
-torch on one thread, one process, the rivals alternating, process CPU time. Then the members of an ensemble one by one
-compared with ``torch.func.vmap`` over them.
+torch on one thread, one process, the rivals alternating, process CPU time. Then the networks of the tests, which drop
+in many ways, compared with the loop also in their answers. Then the members of an ensemble one by one compared with
+``torch.func.vmap`` over them.
 """
 
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +23,10 @@ from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.uncertainty import Classes, uncertainty
 
-PASSES, MEMBERS = 50, 5
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from dropout_kinds import INPUTS, KINDS, Asked, by_loop, num_calls
+
+PASSES, MANY_PASSES, MEMBERS = 50, 2000, 5
 NETWORKS: dict[str, dict[str, Any]] = {
     "784-300-50-10, dropout at 50": {"name": "mlp", "hidden": [300, 50], "activation": "relu", "dropout": [0, 0.1]},
     "784-300-50-10, dropout at 300 and 50": {"name": "mlp", "hidden": [300, 50], "activation": "relu", "dropout": 0.1},
@@ -62,6 +68,27 @@ def asking(network: dict[str, Any], batch: int) -> dict[str, Block]:
     return {"rlcore": block(ours), "a loop of 50 passes": block(loop), "the inputs repeated": block(whole)}
 
 
+def kind_of_dropout(name: str) -> str:
+    """A row of a table: how the network is asked, how fast, and its mutual information, ours and the loop's."""
+    agent, obs = Asked(KINDS[name]()), 2 * torch.randn(16, INPUTS)
+    mc = MCDropout(agent, PASSES)
+    mc.answers(obs)
+    passes = "one pass" if num_calls(agent.network, lambda: mc.answers(obs)) == 1 else "T passes"
+
+    def ours() -> int:
+        mc.uncertainty(obs)
+        return len(obs)
+
+    def loop() -> int:
+        uncertainty(by_loop(agent, obs, PASSES))
+        return len(obs)
+
+    speeds = interleave({"rlcore": ours, "loop": loop})
+    both = MCDropout(agent, MANY_PASSES).uncertainty(obs), uncertainty(by_loop(agent, obs, MANY_PASSES))
+    found, expected = (x.mutual_information.mean().item() for x in both)
+    return f"| {name} | {passes} | {max(speeds['rlcore']) / max(speeds['loop']):.1f} | {found:.4f} | {expected:.4f} |"
+
+
 def members(network: dict[str, Any], batch: int) -> dict[str, Block]:
     networks = [NetworkChoice.model_validate(network).build((1, 28, 28), 10).eval() for _ in range(MEMBERS)]
     parameters, buffers = stack_module_state(networks)
@@ -92,6 +119,12 @@ def main() -> None:
             print(f"{name}, batch {batch}, {PASSES} passes, torch {torch.__version__}, one thread")
             print(table(interleave(asking(network, batch)), "rlcore", "examples/s"))
             print()
+    print(f"batch 16, {PASSES} passes (mutual information: {MANY_PASSES})")
+    print("| dropout | asked by | speed, ours / a loop | mutual information, nats | of the loop |")
+    print("|---|---|---|---|---|")
+    for name in KINDS:
+        print(kind_of_dropout(name))
+    print()
     for name in ("784-300-50-10, dropout at 50", "LeNet, dropout at 84"):
         for batch in (1, 16, 256):
             print(f"{name.partition(',')[0]}, ensemble of {MEMBERS}, batch {batch}")

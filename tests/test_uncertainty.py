@@ -288,11 +288,11 @@ def test_a_limit_of_memory_cuts_the_batch_and_not_the_passes():
     obs = env.inputs(slice(0, 20))
     bytes_a_row = 4 * (16 + 16 + 16 + 16 + 16 + 16 + 3)  # each layer's, activation's and dropout's output
     answers = MCDropout(agent, passes=10, memory_mib=10 * bytes_a_row * 6.5 / 2**20).answers(obs)
-    assert seen == [1, 60, 60, 60, 20]  # the first asks what a row takes
+    assert seen == [3, 2, 3, 60, 60, 60, 20]  # the first ones find out how to ask, and what a row takes
     assert answers.p.shape == (10, 20, 3)
     seen.clear()
     MCDropout(agent, passes=10, memory_mib=1e-6).answers(obs)
-    assert seen == [1] + [10] * 20
+    assert seen == [3, 2, 3] + [10] * 20
 
 
 @pytest.mark.parametrize("kind", [PPO, Reinforce])
@@ -401,15 +401,15 @@ def test_what_cannot_be_asked_is_refused_in_one_line():
     remembering = RecurrentPPO(cartpole, RecurrentPPO.Settings(horizon=8, minibatch_size=8))
     with pytest.raises(InputError, match="RecurrentPPO has a memory of its episode, which MC dropout"):
         MCDropout(remembering)
-    with pytest.raises(InputError, match="no dropout module"):
-        MCDropout(agent)
+    with pytest.raises(InputError, match="Supervised pass through no dropout, so all passes would be the same"):
+        MCDropout(agent).answers(obs)
     agent, env = classifier()
     with pytest.raises(InputError, match="at least 2, got 1"):
         MCDropout(agent, passes=1)
     with pytest.raises(InputError, match="memory_mib: must be above 0"):
         MCDropout(agent, memory_mib=0)
     agent.network = Deaf((4,), 3, None)
-    with pytest.raises(InputError, match="do not pass through its dropout"):
+    with pytest.raises(InputError, match="pass through no dropout"):
         MCDropout(agent).answers(obs)
     agent, env = classifier(agent=RandomSearch, action="label")
     with pytest.raises(InputError, match="RandomSearch has no distribution over its answers"):

@@ -55,6 +55,10 @@ class ConsistentDropout(_DropoutNd):
         return x * mask / (1 - self.p)
 
 
+INDEPENDENT = (*BY_UNIT, *BY_CHANNEL, nn.AlphaDropout, nn.FeatureAlphaDropout, ConsistentDropout)
+"""Classes of modules that drop each unit, or each channel, of their input independently; a subclass may not."""
+
+
 def dropouts(network: nn.Module) -> list[_DropoutNd]:
     """The dropout modules of a network that drop anything."""
     return [module for module in network.modules() if isinstance(module, _DropoutNd) and module.p > 0]
