@@ -49,6 +49,11 @@ def stack(items: list[Tree]) -> Tree:
     return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
+def repeated(tree: Tree, times: int) -> Tree:
+    """Trees of tensors [B, ...] to one of tensors [times B, ...], all rows once before any comes again."""
+    return tree_map(lambda x: x.repeat(times, *[1] * (x.ndim - 1)), tree)
+
+
 def concat(trees: list[Tree]) -> Tree:
     """Trees of tensors [B_i, ...] to one of tensors [sum of B_i, ...]."""
     first, *others = trees
