@@ -4,21 +4,25 @@ A checkpoint holds only tensors, numbers, strings and None in dicts, lists and t
 ``weights_only=True``, and a file that would run code is refused.
 """
 
-import contextlib
-import os
+import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlcore.errors import CheckpointError
+from rlcore.files import write_whole
 
-SCHEMA = 1
-"""Version of the layout; a checkpoint with a larger one was written by a newer rlcore."""
+SCHEMA = 2
+"""Version of the layout; a checkpoint with a larger one was written by a newer rlcore, one of 1 has no digest."""
+MARK = b"rlcore blake2b"
+"""At the end of a file, before the digest of all bytes before it."""
+DIGEST_SIZE = 32
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -29,31 +33,32 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     plain = _plain({"schema": SCHEMA, **content}, "checkpoint")
-    beside = path.with_name(path.name + ".writing")
+
+    def write(file: IO[bytes]) -> None:
+        torch.save(plain, file)
+        size = file.tell()
+        file.write(MARK + _digest(file, size))
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
-            torch.save(plain, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        write_whole(path, write)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         cause = error if isinstance(error, OSError) else error.__context__ or error
         kept = "; the previous one is untouched" if path.exists() else ""
         raise CheckpointError(f"cannot write {path}: {' '.join(str(cause).split())}{kept}") from error
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what `save` wrote; runs no code in it.
+    """Reads what `save` wrote, once every byte of it has been verified; runs no code in it.
 
     Raises:
         CheckpointError: the file is missing, damaged, of a newer schema, or holds more than tensors and plain data.
     """
     path = Path(path)
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with open(path, "rb") as file:
+            has_digest = _verify(file)
+            content = torch.load(file, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no checkpoint {path}") from error
     except pickle.UnpicklingError as error:
@@ -64,11 +69,47 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise CheckpointError(f"{path} is not an rlcore checkpoint")
+    if content["schema"] > 1 and not has_digest:
+        raise CheckpointError(f"{path} is damaged: it has no digest of its bytes at its end")
     if content["schema"] > SCHEMA:
         raise CheckpointError(
             f"{path} has schema {content['schema']}, of a newer rlcore; this one reads up to {SCHEMA}: upgrade rlcore"
         )
     return content
+
+
+def _digest(file: IO[bytes], size: int) -> bytes:
+    """The digest of a file's first bytes; leaves the file at their end."""
+    digest, left = hashlib.blake2b(digest_size=DIGEST_SIZE), size
+    file.seek(0)
+    while left and (piece := file.read(min(left, 2**20))):
+        digest.update(piece)
+        left -= len(piece)
+    return digest.digest()
+
+
+def _verify(file: IO[bytes]) -> bool:
+    """Whether a file has a digest.
+
+    Raises:
+        ValueError: a byte is not as it was written; in a file without a digest (rlcore 0.1), a datum.
+    """
+    size = file.seek(0, 2) - len(MARK) - DIGEST_SIZE
+    file.seek(max(0, size))
+    end = file.read()
+    has_digest = end.startswith(MARK)
+    if has_digest:
+        if end[len(MARK) :] != _digest(file, size):
+            raise ValueError("its bytes are not those that were written")
+    elif zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ValueError("its parts are compressed, which rlcore's are not")
+            if (name := archive.testzip()) is not None:
+                raise ValueError(f"the part {name} is not as it was written")
+    file.seek(0)
+    return has_digest
 
 
 def _plain(value: Any, path: str) -> Any:

@@ -36,9 +36,12 @@ def train(
     run_dir: Annotated[str | None, typer.Option(help="Instead of runs/<config>/<time>-seed<k>.")] = None,
     seeds: Seeds = None,
     jobs: Jobs = 1,
+    or_resume: Annotated[
+        bool, typer.Option("--or-resume", help="Resume the run in --run-dir, if there is one.")
+    ] = False,
 ) -> None:
     """Train the agent of a config."""
-    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs))
+    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs, or_resume))
 
 
 @app.command("eval")
@@ -63,7 +66,7 @@ def evaluate(
 
 @app.command()
 def resume(run: RunPath, overrides: Overrides = None) -> None:
-    """Resume a run that was stopped."""
+    """Resume a run that was stopped, or that was killed before its first checkpoint."""
     raise typer.Exit(rlcore.commands.resume(run, overrides or []))
 
 

@@ -27,6 +27,8 @@ from rlcore import device, registry
 from rlcore.config import Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
+from rlcore.files import claim_folder
+from rlcore.interruption import ending_signals
 from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import Choice, Settings, flatten, mistakes
@@ -44,8 +46,23 @@ KINDS = {
 }
 
 
-def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int | None, jobs: int) -> int:
-    """Trains the agent of a config; with ``seeds``, once per seed, each in its own process."""
+def train(
+    source: str,
+    overrides: Sequence[str],
+    run_dir: str | None,
+    seeds: int | None,
+    jobs: int,
+    or_resume: bool = False,
+) -> int:
+    """Trains the agent of a config; with ``seeds``, once per seed, each in its own process.
+
+    With ``or_resume`` a run that is in ``run_dir`` is resumed, by its own config and the overrides.
+    """
+    if or_resume:
+        if run_dir is None or seeds is not None:
+            raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds")
+        if (Path(run_dir) / CONFIG_FILE).is_file():
+            return resume(run_dir, overrides)
     loaded = configs.load(source, overrides)
     if seeds is not None:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
@@ -54,30 +71,34 @@ def train(source: str, overrides: Sequence[str], run_dir: str | None, seeds: int
         return max(status for _, status in runs)
     console = make_console()
     trainer, notes = configs.build(loaded.config)
-    run = Run.create(loaded, run_dir)
-    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
-    trainer.write_to(run.path, tracker)
-    console.print(f"{loaded.name}: {run.path}", highlight=False)
-    for note in notes:
-        console.print(note, highlight=False)
-    settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
-    tracker.text("config", configs.dump(loaded.config))
-    tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
-    return _fit(run, trainer, loaded, console)
+    with Run.created(loaded, run_dir) as run:
+        tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
+        trainer.write_to(run.path, tracker)
+        console.print(f"{loaded.name}: {run.path}", highlight=False)
+        for note in notes:
+            console.print(note, highlight=False)
+        settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
+        tracker.text("config", configs.dump(loaded.config))
+        tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
+        return _fit(run, trainer, loaded, console)
 
 
 def resume(path: str, overrides: Sequence[str]) -> int:
-    """Resumes a run from its last checkpoint, up to ``total_steps``."""
+    """Resumes a run from its last checkpoint, up to ``total_steps``; from the beginning if it has none yet."""
     run = Run(path)
-    if not run.writable:
-        raise InputError(f"cannot write into {run.path}; copy the run and resume the copy")
+    with run.locked():
+        return _resume(run, overrides)
+
+
+def _resume(run: Run, overrides: Sequence[str]) -> int:
     loaded = run.load(("trainer.stop_at=null", *overrides))
-    if loaded.config.seed != configs.read_yaml(run.path / CONFIG_FILE)["seed"]:
+    if loaded.config.seed != run.load().config.seed:
         raise InputError(f"seed: a run keeps its seed; start another: rlcore train {run.path}/{CONFIG_FILE} seed=N")
     console = make_console()
-    saved_at = run.checkpoint_path("last")
+    saved_at = run.checkpoint_path("last") if run.has_checkpoints else None
     trainer, notes = configs.build(loaded.config)
-    notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
+    if saved_at is not None:
+        notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
     for note in notes:
         console.print(note, highlight=False)
     if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due
@@ -88,7 +109,8 @@ def resume(path: str, overrides: Sequence[str]) -> int:
     tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
     trainer.write_to(run.path, tracker)
     run.write_config(loaded)
-    console.print(f"{run.path}: resuming from step {trainer.steps:,}", highlight=False)
+    start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
+    console.print(f"{run.path}: {start}", highlight=False)
     return _fit(run, trainer, loaded, console)
 
 
@@ -126,19 +148,19 @@ def evaluate(
         for text in (found.text, *found.remarks):
             if text:
                 console.print(text, highlight=False, markup=False)
+    if made is not None and made.text not in ("", found.text) and not as_json:
+        console.print(made.text, highlight=False, markup=False)
     try:
-        run.write_result({**run.result, "evaluation": result})
-    except InputError as error:  # the result is on the screen; a read-only run may still be evaluated
-        print(f"rlcore: {error}", file=sys.stderr)
-    if made is not None:
-        if made.text not in ("", found.text) and not as_json:
-            console.print(made.text, highlight=False, markup=False)
-        if run.writable:
-            tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
-            tracker.report(str(report), made, saved["steps"])
-            tracker.close()
-            for name in made.figures if not as_json else ():
-                console.print(f"figure: {run.path / FIGURES_FOLDER / name}.png", highlight=False)
+        with run.locked():
+            run.write_result({**run.result, "evaluation": result})
+            if made is not None:
+                tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
+                tracker.report(str(report), made, saved["steps"])
+                tracker.close()
+                for name in made.figures if not as_json else ():
+                    console.print(f"figure: {run.path / FIGURES_FOLDER / name}.png", highlight=False)
+    except InputError as error:  # the result is on the screen; a run that is read-only or in use may still be evaluated
+        print(f"rlcore: not kept in the run: {' '.join(str(error).split())}", file=sys.stderr)
     trainer.close()
     env.close()
     return 0
@@ -276,7 +298,7 @@ class _Training(NamedTuple):
 
 
 def _seeds(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[_Training]:
-    """The runs of a config with its seed and those that follow."""
+    """The runs of a config with its seed and those that follow; their folders are claimed when they start."""
     first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
     return [
         _Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}")
@@ -298,10 +320,7 @@ def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path
             process.terminate()
         raise SystemExit(128 + number)
 
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        signals.append(signal.SIGHUP)
-    previous = {which: signal.signal(which, end) for which in signals}
+    previous = {which: signal.signal(which, end) for which in ending_signals()}
     try:
         with ThreadPoolExecutor(jobs) as pool:
             yield from pool.map(lambda training: _train_apart(training, threads, running), trainings)
@@ -312,11 +331,10 @@ def _train_all(trainings: Sequence[_Training], jobs: int) -> Iterator[tuple[Path
 
 def _train_apart(training: _Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
     source, overrides, path = training
-    command = [sys.executable, "-m", "rlcore", "train", source, *overrides, "--run-dir", str(path)]
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot create the run folder {path}: {error}") from error
+    path = claim_folder(path)
+    # the path of this process: with -m the working folder would come first, and could shadow the standard library
+    program = f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", source, *overrides, "--run-dir", str(path)]
     with open(path / "train.log", "wb") as log:
         # in its own session, so that Ctrl-C reaches it only through us
         process = subprocess.Popen(
@@ -340,7 +358,7 @@ def _train_apart(training: _Training, threads: int, running: set["subprocess.Pop
 def _print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
     """Prints mean and standard deviation over the seeds of the figures of the evaluation and of reports."""
     done = [path for path, status in runs if status == 0]
-    table = Table("figure", "mean", "std", *(path.name.rpartition("-")[2] for path in done))
+    table = Table("figure", "mean", "std", *(f"seed{Run(path).load().config.seed}" for path in done))
     figures = Run(done[0]).result["figures"] if done else {}
     for name in (name for name in figures if not name.startswith(("train/", "rollout/"))):
         values = torch.tensor([_figure(path, name) for path in done], dtype=torch.float64)

@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock, Timeout
 
 from rlcore.errors import InputError
 
@@ -69,20 +69,24 @@ def claim_folder(folder: Path) -> Path:
             raise InputError(f"cannot create the folder {claimed}: {error}") from error
 
 
-def lock(folder: Path) -> BaseFileLock:
-    """Makes this process the only one that writes into a folder, until it releases the lock or dies.
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process writes into the folder in here; a process that dies releases its locks.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be written to.
     """
-    held = FileLock(folder / LOCK_FILE)
+    lock = FileLock(folder / LOCK_FILE)
     try:
-        held.acquire(timeout=PATIENCE)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise InputError(f"{folder} is in use: another process trains or resumes there; let it end first") from None
     except OSError as error:
         raise InputError(f"cannot write into {folder}: {error}") from error
-    return held
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,6 +22,7 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.gym_maker import Maker, WrapperChoice, num_choices
+from rlcore.interruption import ending_signals
 from rlcore.spaces import ACTION_MASK, Channels, dtype_of_tensor, with_channels
 from rlcore.trees import Tree
 
@@ -270,8 +271,8 @@ class GymEnvironment(Environment):
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Processes started in here never receive SIGINT and SIGTERM; this one receives them afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Processes started in here never receive the signals that end one; this one receives them afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set(ending_signals()))
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.errors import EnvironmentFailure, InputError
+from rlcore.interruption import ending_signals
 from rlcore.registry import did_you_mean
 from rlcore.seeding import WORKER, derive_seed, seed_everything
 from rlcore.spaces import ACTION_MASK
@@ -125,8 +126,8 @@ class Maker:
         if in_worker():
             seed_everything(self._seed)
             # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for which in ending_signals():
+                signal.signal(which, signal.SIG_IGN)
         env_id, options = self.settings.id, self.settings.options
         try:
             if any(isinstance(value, list) for value in options.values()):

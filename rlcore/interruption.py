@@ -11,8 +11,16 @@ class Interrupted(BaseException):
     """A signal came during work that may be aborted; no ``except Exception`` on the way must take it for a failure."""
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Those that ask a process to end: SIGINT, SIGTERM and, unless it is ignored as under nohup, SIGHUP."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signals.append(signal.SIGHUP)
+    return signals
+
+
 class Interruption:
-    """SIGINT and SIGTERM ask a loop to end; a second one ends it at once."""
+    """One of the `ending_signals` asks a loop to end; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -32,7 +40,7 @@ class Interruption:
 
         previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            previous = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
+            previous = {which: signal.signal(which, ask) for which in ending_signals()}
         try:
             yield
         finally:

@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rlcore import checkpoint, config
 from rlcore.agent import Agent
 from rlcore.config import Loaded
 from rlcore.errors import InputError
+from rlcore.files import claim_folder, locked, write_text
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
@@ -42,26 +43,34 @@ class Run:
             raise InputError(f"{self.path} is not a run: there is no {self.path / CONFIG_FILE}{hint}")
 
     @classmethod
-    def create(cls, loaded: Loaded, path: str | Path | None = None) -> "Run":
-        """Creates the folder, ``runs/<config>/<time>-seed<k>`` if none is given, and writes the resolved settings.
+    @contextmanager
+    def created(cls, loaded: Loaded, path: str | Path | None = None) -> "Iterator[Run]":
+        """A new run, locked: a folder, ``runs/<config>/<time>-seed<k>`` if none is given, with the resolved settings.
 
         Raises:
-            InputError: the folder already holds a run, or cannot be created.
+            InputError: the folder already holds a run or is in use, or cannot be created.
         """
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{loaded.config.seed}"
-        folder = Path(path) if path is not None else Path(RUNS_FOLDER) / loaded.name / stamp
-        number = 1
-        while path is None and folder.exists():
-            number += 1
-            folder = folder.with_name(f"{stamp}-{number}")
-        if (folder / CONFIG_FILE).exists():
-            raise InputError(f"{folder} already holds a run; resume it with: rlcore resume {folder}")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot create the run folder {folder}: {error}") from error
-        _write(folder / CONFIG_FILE, config.dump(loaded.config))
-        return cls(folder)
+        if path is None:
+            stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{loaded.config.seed}"
+            folder = claim_folder(Path(RUNS_FOLDER) / loaded.name / stamp)
+        else:
+            folder = Path(path)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot create the run folder {folder}: {error}") from error
+        with locked(folder):
+            if (folder / CONFIG_FILE).exists():
+                raise InputError(f"{folder} already holds a run; resume it with: rlcore resume {folder}")
+            if any((folder / CHECKPOINTS_FOLDER).glob("*.pt")):
+                message = f"holds checkpoints but no {CONFIG_FILE}; restore that, or choose another folder"
+                raise InputError(f"{folder} {message}")
+            write_text(folder / CONFIG_FILE, config.dump(loaded.config))
+            yield cls(folder)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """No other process writes into the run in here; see `rlcore.files.locked`."""
+        return locked(self.path)
 
     def load(self, overrides: Sequence[str] = ()) -> Loaded:
         """The run's settings."""
@@ -73,12 +82,17 @@ class Run:
         Raises:
             InputError: it cannot be written.
         """
-        _write(self.path / CONFIG_FILE, config.dump(loaded.config))
+        write_text(self.path / CONFIG_FILE, config.dump(loaded.config))
 
     @property
     def default_checkpoint(self) -> str:
         """``best`` if there is one, else ``last``: a data set's evaluation does not choose a best one."""
         return "best" if (self.path / CHECKPOINTS_FOLDER / "best.pt").is_file() else "last"
+
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether any was written; a run that was killed early has none."""
+        return any((self.path / CHECKPOINTS_FOLDER).glob("*.pt"))
 
     def checkpoint_path(self, which: str) -> Path:
         """The path of one of the run's checkpoints (``best``, ``last``, a kept one), or of a file.
@@ -104,11 +118,6 @@ class Run:
         return trainer, saved
 
     @property
-    def writable(self) -> bool:
-        """Whether the folder can be written to."""
-        return os.access(self.path, os.W_OK)
-
-    @property
     def result(self) -> dict[str, Any]:
         """The content of ``result.json``; empty if there is none.
 
@@ -130,17 +139,7 @@ class Run:
         Raises:
             InputError: it cannot be written.
         """
-        _write(self.path / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a temporary file, then renames it, so that a crash leaves the previous file intact."""
-    beside = path.with_name(path.name + ".writing")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error}") from error
+        write_text(self.path / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
 
 
 def without_nan(value: Any) -> Any:

@@ -2,6 +2,7 @@ import errno
 import os
 import pickle
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -67,18 +68,55 @@ def test_a_truncated_file_is_refused(path, keep):
         checkpoint.load(path)
 
 
-def test_damaged_bytes_are_refused(path):
-    checkpoint.save(path, {"x": torch.randn(100), "more": {"a": [1, 2.0, "three"]}})
-    whole, draws, refused = path.read_bytes(), random.Random(1), 0
-    for at in range(0, 1200, 4):
-        path.write_bytes(whole[:at] + draws.randbytes(4) + whole[at + 4 :])
-        try:
-            checkpoint.load(path)  # a byte of a tensor may change unseen
-        except CheckpointError:  # and no other error may come
-            refused += 1
-    assert refused > 50
+CONTENT = {"x": torch.arange(100.0), "more": {"a": [1, 2.0, "three"], "y": torch.arange(7)}}
+
+
+def test_every_damaged_byte_is_found(path):
+    checkpoint.save(path, CONTENT)
+    whole, draws = path.read_bytes(), random.Random(1)
+    places = [*range(0, len(whole), 13), *range(len(whole) - 60, len(whole))]
+    for at in places:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << draws.randrange(8)]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match=r"damaged|refused"):
+            checkpoint.load(path)
+    for at in range(0, len(whole), 101):  # a hole, as a lost block of a disk leaves
+        hole = whole[:at] + bytes(64) + whole[at + 64 :]
+        path.write_bytes(hole)
+        if hole != whole:
+            with pytest.raises(CheckpointError, match=r"damaged|refused"):
+                checkpoint.load(path)
     path.write_bytes(b"env: {name: cartpole}\n")
     with pytest.raises(CheckpointError, match=r"damaged|refused"):
+        checkpoint.load(path)
+    path.write_bytes(whole)
+    assert torch.equal(checkpoint.load(path)["x"], CONTENT["x"])
+
+
+def test_what_was_saved_without_a_digest_is_read_and_its_data_verified(path):
+    path.parent.mkdir()
+    torch.save({"schema": 1, **CONTENT}, path)
+    assert torch.equal(checkpoint.load(path)["x"], CONTENT["x"])
+    whole = path.read_bytes()
+    at = whole.index(CONTENT["x"].numpy().tobytes()) + 41
+    path.write_bytes(whole[:at] + b"\x41" + whole[at + 1 :])
+    with pytest.raises(CheckpointError, match=r"is damaged .*: the part .* is not as it was written"):
+        checkpoint.load(path)
+    torch.save({"schema": checkpoint.SCHEMA, **CONTENT}, path)
+    with pytest.raises(CheckpointError, match="is damaged: it has no digest"):
+        checkpoint.load(path)
+
+
+def test_a_part_that_would_grow_in_memory_is_refused(path):
+    path.parent.mkdir()
+    torch.save({"schema": 1, "x": torch.zeros(100_000)}, path.with_suffix(".plain"))
+    with (
+        zipfile.ZipFile(path.with_suffix(".plain")) as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for member in plain.infolist():
+            small.writestr(member.filename, plain.read(member))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(CheckpointError, match="its parts are compressed"):
         checkpoint.load(path)
 
 
