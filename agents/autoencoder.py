@@ -11,6 +11,7 @@ from rlcore.agent import Agent, Metrics
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
@@ -80,6 +81,7 @@ class AutoencoderAgent(Agent):
         """[B, L] to reconstructions [B, *O]."""
         return self.network.decode(z)
 
+    @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Reconstructs from a draw of the code; obs [N, *O]. Memory is the code."""
         code = self.encode(obs)

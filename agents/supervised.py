@@ -13,6 +13,7 @@ from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step
@@ -117,6 +118,7 @@ class Supervised(Agent):
             raise InputError(f"uncertainty is not defined for {self.action_space}: several outcomes are not classes")
         return Categorical(torch.cat([torch.zeros_like(outputs), outputs], 1))
 
+    @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""
         return Step(self(obs))
