@@ -54,7 +54,7 @@ class AutoencoderAgent(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        shape = observation_shape(env.single_observation_space)
+        shape = observation_shape(env.single_observation_space, s.network)
         if env.single_action_space.shape != shape:
             raise InputError(
                 f"an autoencoder's actions have the shape of its observations, {shape}, got the action space "
@@ -78,7 +78,7 @@ class AutoencoderAgent(Agent):
         return self.network.encode(obs)
 
     def decode(self, z: Tensor) -> Tensor:
-        """[B, L] to reconstructions [B, *O]."""
+        """[B, *L] to reconstructions [B, *O]."""
         return self.network.decode(z)
 
     @needs_rows
@@ -108,7 +108,7 @@ class AutoencoderAgent(Agent):
 
 
 def draw(code: Code) -> Tensor:
-    """One z ~ q(z | x) per row, [B, L], with its gradient; from torch's global generator of the device."""
+    """One z ~ q(z | x) per row, [B, *L], with its gradient; from torch's global generator of the device."""
     if code.log_var is None:
         return code.mean
     return code.mean + (0.5 * code.log_var).exp() * torch.randn_like(code.mean)
