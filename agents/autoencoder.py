@@ -11,6 +11,7 @@ from rlcore.agent import Agent, Metrics
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import observation_shape
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
@@ -53,7 +54,7 @@ class AutoencoderAgent(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        shape = observation_shape(env.single_observation_space)
+        shape = observation_shape(env.single_observation_space, s.network)
         if env.single_action_space.shape != shape:
             raise InputError(
                 f"an autoencoder's actions have the shape of its observations, {shape}, got the action space "
@@ -77,9 +78,10 @@ class AutoencoderAgent(Agent):
         return self.network.encode(obs)
 
     def decode(self, z: Tensor) -> Tensor:
-        """[B, L] to reconstructions [B, *O]."""
+        """[B, *L] to reconstructions [B, *O]."""
         return self.network.decode(z)
 
+    @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Reconstructs from a draw of the code; obs [N, *O]. Memory is the code."""
         code = self.encode(obs)
@@ -106,7 +108,7 @@ class AutoencoderAgent(Agent):
 
 
 def draw(code: Code) -> Tensor:
-    """One z ~ q(z | x) per row, [B, L], with its gradient; from torch's global generator of the device."""
+    """One z ~ q(z | x) per row, [B, *L], with its gradient; from torch's global generator of the device."""
     if code.log_var is None:
         return code.mean
     return code.mean + (0.5 * code.log_var).exp() * torch.randn_like(code.mean)

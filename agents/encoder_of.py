@@ -18,7 +18,7 @@ PREFIX = "network."
 
 
 class EncoderOf(Network):
-    """The encoder of a run: an agent with this network sees the code (its mean) instead of the input.
+    """The encoder of a run: an agent with this network sees the code (its mean, as one vector) instead of the input.
 
     The parameters are read from the run's checkpoint when the network is made; from then on they are the agent's.
     """
@@ -51,7 +51,7 @@ class EncoderOf(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, *in_shape] to [B, num_features]."""
-        return self.body(self.autoencoder.encode(x).mean)
+        return self.body(self.autoencoder.encode(x).mean.flatten(1))
 
     def train(self, mode: bool = True) -> "EncoderOf":
         """As for every module, except that a frozen encoder stays in evaluation mode."""
@@ -61,7 +61,7 @@ class EncoderOf(Network):
 
 
 def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
-    """The network of an autoencoder's run, and the length of its code."""
+    """The network of an autoencoder's run, and how many numbers are in its code."""
     folder = Run(run)
     choice = folder.load().config.agent
     if not issubclass(registry.agents[choice.name], AutoencoderAgent):
@@ -74,4 +74,4 @@ def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
     parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
     network.load_state_dict({name.removeprefix(PREFIX): value for name, value in parameters.items()})
     with torch.no_grad():
-        return network, network.eval().encode(torch.zeros(1, *in_shape)).mean.shape[1]
+        return network, network.eval().encode(torch.zeros(1, *in_shape)).mean.numel()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
 from rlcore.errors import CheckpointError, InputError
+from rlcore.evaluation import evaluating
 from rlcore.rollout import Rollout, Row, Step
 from rlcore.spaces import zeros
 from rlcore.trees import Tree, stack, take
@@ -58,7 +59,7 @@ class Ensemble(Agent):
         if self.members[0].initial_state(1) is not None:
             raise InputError(f"agent.agent: {name} has a memory, which members cannot have; try ppo")
         obs = zeros(self.observation_space, (1,), torch.device("cpu"))
-        with torch.no_grad():  # not all distributions can be mixed; better said now than at the first evaluation
+        with evaluating(self.members[0]):  # not all distributions can be mixed; better said now than when evaluated
             answers_of(self.members[0].distribution(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:

@@ -51,7 +51,8 @@ class RandomSearch(Agent):
         self.answer_shape = space.shape if isinstance(space, Box) else None
         self.scale = box_scale(space) if isinstance(space, Box) else None
         num_outputs = math.prod(space.shape) if isinstance(space, Box) else int(space.n)
-        self.kept = self.settings.network.build(observation_shape(env.single_observation_space), num_outputs)
+        network = self.settings.network
+        self.kept = network.build(observation_shape(env.single_observation_space, network), num_outputs)
         self.tried = copy.deepcopy(self.kept)
         self.requires_grad_(False)
         self.register_buffer("score", torch.tensor(-math.inf))

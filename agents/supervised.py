@@ -13,6 +13,7 @@ from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step
@@ -77,7 +78,8 @@ class Supervised(Agent):
             raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
         self.max_grad_norm = s.max_grad_norm
         self.answer_shape = space.shape
-        self.network = s.network.build(observation_shape(env.single_observation_space), math.prod(space.shape))
+        shape = observation_shape(env.single_observation_space, s.network)
+        self.network = s.network.build(shape, math.prod(space.shape))
         if s.optimizer == "sgd":
             self.optimizer = SGD(self.parameters(), s.learning_rate, s.momentum, s.weight_decay)
         else:
@@ -115,8 +117,10 @@ class Supervised(Agent):
             return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, math.log(std)))
         if math.prod(self.answer_shape) > 1:
             raise InputError(f"uncertainty is not defined for {self.action_space}: several outcomes are not classes")
-        return Categorical(torch.cat([torch.zeros_like(outputs), outputs], 1))
+        log_odds = outputs.flatten(1)
+        return Categorical(torch.cat([torch.zeros_like(log_odds), log_odds], 1))
 
+    @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""
         return Step(self(obs))

@@ -29,14 +29,20 @@ def action_mask(obs: Tree) -> Tensor | None:
     return obs[ACTION_MASK] if isinstance(obs, dict) and ACTION_MASK in obs else None
 
 
-def observation_shape(space: Space[Any]) -> tuple[int, ...]:
+def observation_shape(space: Space[Any], choice: NetworkChoice | None = None) -> tuple[int, ...]:
     """The shape of observations that are one array of floats.
 
+    Args:
+        space: of one observation.
+        choice: a network that reads them as they are.
+
     Raises:
-        InputError: they are not.
+        InputError: they are not; or the network reads images, and the channels do not come first.
     """
     if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
         raise InputError(f"this agent reads a Box of floats with at least one dimension, not {space}")
+    if choice is not None and len(space.shape) == 3 and _reads_images(choice) and _channels(space) == "last":
+        raise InputError(f"this agent reads images [C, H, W], got channels last: {space}")
     return tuple(space.shape)
 
 
@@ -251,13 +257,28 @@ def _channels(space: Box | MultiBinary) -> Channels:
     """
     if isinstance(space, Image) or len(space.shape) == 2:
         return getattr(space, "channels", "first")
-    a, b, c = space.shape[-3:]
-    if (a in USUAL_CHANNELS) == (c in USUAL_CHANNELS):
-        raise InputError(
-            f"images of shape {a} x {b} x {c} may have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: "
-            "set env.channels=first or env.channels=last"
-        )
-    return "first" if a in USUAL_CHANNELS else "last"
+    shape = space.shape[-3:]
+    channels = usual_channels(shape)
+    if channels is None:
+        raise unknown_channels(shape)
+    return channels
+
+
+def usual_channels(shape: tuple[int, ...]) -> Channels | None:
+    """Where the channels of images of three dimensions are: at the end whose size is usual; None unless just one is."""
+    first, last = (shape[end] in USUAL_CHANNELS for end in (0, 2))
+    if first == last:
+        return None
+    return "first" if first else "last"
+
+
+def unknown_channels(shape: tuple[int, ...]) -> InputError:
+    """The error that says how images of three dimensions can be read, and how to choose."""
+    a, b, c = shape
+    return InputError(
+        f"images of shape {a} x {b} x {c} may have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: "
+        "set env.channels=first or env.channels=last"
+    )
 
 
 def _shorter_end(shape: tuple[int, ...]) -> Channels:

@@ -18,6 +18,8 @@ from rlcore.supervised.datasets import Dataset
 
 ERRORS = ("squared_error", "cross_entropy")
 """Units in which less is better."""
+LOST = 0.01
+"""Share of the variance of targets that rounding them to float32 may take away."""
 
 
 class Action(ABC):
@@ -165,13 +167,16 @@ class LogOddsAction(Action):
 
 
 class ValuesAction(Action):
-    """Numbers [N, *D]; the reward is minus their squared error, summed over D. A class is one-hot over K."""
+    """Numbers [N, *D]; the reward is minus their squared error, summed over D. A named class is one-hot over K."""
 
     unit = "squared_error"
 
     def __init__(self, dataset: Dataset, device: torch.device):
+        targets = dataset.train.targets
         self.num_classes = None if dataset.classes is None else len(dataset.classes)
-        self.shape = (self.num_classes,) if self.num_classes else tuple(dataset.train.targets.shape[1:]) or (1,)
+        self.shape = (self.num_classes,) if self.num_classes else tuple(targets.shape[1:]) or (1,)
+        if self.num_classes is None and targets.dtype != torch.float32:
+            _check_rounding(targets.double())
         self.space = Box(-np.inf, np.inf, self.shape, np.float32)
 
     def encode(self, targets: Tensor) -> Tensor:
@@ -220,5 +225,17 @@ ACTIONS: dict[str, Callable[[Dataset, torch.device], Action]] = {
 
 def _classes(dataset: Dataset, action: str) -> tuple[str, ...]:
     if dataset.classes is None:
-        raise InputError(f"env.action: {action} needs classes, the targets of this data set are numbers; use values")
+        reason = dataset.why_numbers or "this data set names none, its targets are numbers"
+        raise InputError(f"env.action: {action} needs classes, but {reason}; for numbers use values")
     return dataset.classes
+
+
+def _check_rounding(targets: Tensor) -> None:
+    """Refuses targets [n, *D] float64 whose differences are lost in float32, beside an offset."""
+    lost = (targets - targets.float()).square().sum()
+    varies = bool((targets.amin(0) < targets.amax(0)).any())
+    if varies and lost > LOST * (targets - targets.mean(0)).square().sum():
+        raise InputError(
+            f"env.action: values are float32, which rounds away how the targets vary around {targets.mean():g}; "
+            "subtract their mean"
+        )

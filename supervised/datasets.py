@@ -11,7 +11,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +43,8 @@ IDX_UINT8 = 8
 class Split(NamedTuple):
     """Examples: inputs and their targets."""
 
-    inputs: Tensor  # [n, *shape] uint8 (images, 0 to 255) or float32
-    targets: Tensor  # [n] int64 classes; or float32 [n] or [n, *D], numbers
+    inputs: Tensor  # [n, *shape] uint8 (images, 0 to 255) or float32; float64 where float32 would round
+    targets: Tensor  # [n] int64 classes; or numbers [n] or [n, *D], int64, float32, or float64 as for inputs
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Dataset:
     """Examples held out from training, to fit what is not learned, such as a temperature."""
     foreign: Tensor | None = None
     """Inputs [n, *shape] of classes that were left out, which have no right answer."""
+    counted: bool = False
+    """Whether the classes were only counted: targets are integers, which may as well be numbers."""
+    why_numbers: str = ""
+    """Why targets that are integers cannot be classes, for the message of what needs classes."""
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):
@@ -113,20 +117,28 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
     """The user's own arrays or tensors as a data set.
 
     Args:
-        inputs: [n, *shape]; uint8 is kept, other numbers become float32.
-        targets: [n] integers are classes, 0 to K - 1, with K taken from training; floats [n] or [n, *D] are numbers.
+        inputs: [n, *shape]; uint8 is kept, other numbers become float32, or float64 where float32 would round.
+        targets: [n] integers are classes, 0 to K - 1, with K <= n taken from training; where the answers are numbers
+            (``env.action=values``) they are numbers, as are floats [n] or [n, *D] and integers that cannot be classes.
         test_inputs: as ``inputs``; None: no test split.
         test_targets: as ``targets``.
 
     Raises:
-        InputError: see `Dataset`.
+        InputError: an array does not hold real numbers; or see `Dataset`.
     """
     train = _split(inputs, targets)
     test = None if test_inputs is None else _split(test_inputs, test_targets)
-    classes = None
-    if train.targets.dtype == torch.int64 and len(train.targets):
-        classes = tuple(str(k) for k in range(int(train.targets.max()) + 1))
-    return Dataset(train, test, classes)
+    if train.targets.is_floating_point():
+        return Dataset(train, test, None)
+    num_classes, num = 1 + int(train.targets.max()) if train.targets.numel() else 0, len(train.targets)
+    why_numbers = _not_classes("training", train.targets, num_classes)
+    if num_classes > num:
+        why_numbers = f"labels from 0 to {num_classes - 1:,} are more classes than the {num:,} training examples"
+    if test is not None and not why_numbers:
+        why_numbers = _not_classes("test", test.targets, num_classes)
+    if why_numbers:
+        return Dataset(train, test, None, why_numbers=why_numbers)
+    return Dataset(train, test, tuple(map(str, range(num_classes))), counted=True)
 
 
 def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Split, Split]:
@@ -174,6 +186,18 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     foreign = shown.inputs[numbers[shown.targets] < 0]
     test = None if dataset.test is None else kept(dataset.test)
     return Dataset(kept(dataset.train), test, tuple(names), foreign=foreign)
+
+
+def channels_first(dataset: Dataset) -> Dataset:
+    """Images [n, H, W, C] as [n, C, H, W], in every split."""
+
+    def moved(inputs: Tensor) -> Tensor:
+        return inputs.movedim(3, 1).contiguous()
+
+    splits = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
+    changed = {name: split and split._replace(inputs=moved(split.inputs)) for name, split in splits.items()}
+    foreign = None if dataset.foreign is None else moved(dataset.foreign)
+    return replace(dataset, **changed, foreign=foreign)  # type: ignore[arg-type]
 
 
 def iris(data_dir: Path | None = None, seed: int = 1) -> Dataset:
@@ -304,17 +328,35 @@ def _download(name: str) -> Tensor:
 
 
 def _split(inputs: Any, targets: Any) -> Split:
-    x, y = (x.cpu() if isinstance(x, Tensor) else torch.from_numpy(_numeric(x)) for x in (inputs, targets))
-    if x.dtype != torch.uint8:
-        x = x.float()
-    return Split(x, y.float() if y.dtype.is_floating_point else y.long())
+    x, y = _tensor(inputs), _tensor(targets)
+    x = x if x.dtype == torch.uint8 else _floats(x)
+    return Split(x, _floats(y) if y.is_floating_point() else y.long())
 
 
-def _numeric(array: Any) -> Any:
-    array = np.asarray(array)
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"inputs and targets must be numbers, got an array of {array.dtype}")
-    return array
+def _tensor(array: Any) -> Tensor:
+    """Real numbers as a tensor on the CPU; a copy where torch cannot use the array's memory."""
+    if not isinstance(array, Tensor):
+        array = np.asarray(array)
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"inputs and targets must be numbers, got an array of {array.dtype}")
+        is_wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+        native = np.dtype(np.float64) if is_wide else array.dtype.newbyteorder("=")
+        array = torch.from_numpy(np.require(array, native, ["C", "A", "W"]))
+    if array.is_complex():
+        raise InputError(f"inputs and targets must be numbers, got a tensor of {array.dtype}")
+    tensor: Tensor = array.detach().cpu()
+    if tensor.dtype == torch.uint64 and (tensor.double() >= 2**63).any():
+        return tensor.double()
+    return tensor
+
+
+def _floats(numbers: Tensor) -> Tensor:
+    """As float32, or float64 where float32 would round."""
+    single = numbers.float()
+    if numbers.is_floating_point() and numbers.dtype != torch.float64:
+        return single
+    double = numbers.double()
+    return single if (single == double).all() else double
 
 
 def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
@@ -328,22 +370,24 @@ def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
     if inputs.ndim < 2:
         raise InputError(f"inputs must be [n, *shape], got {tuple(inputs.shape)}; for one number each, use [n, 1]")
     for kind, tensor in (("inputs", inputs), ("targets", targets)):
-        bad = (~tensor.reshape(len(tensor), -1).isfinite()).any(1).nonzero().flatten().tolist()
+        shown = tensor.float() if tensor.dtype == torch.float64 else tensor
+        bad = (~shown.reshape(len(shown), -1).isfinite()).any(1).nonzero().flatten().tolist()
         if bad:
-            raise InputError(f"{len(bad):,} of the {name} {kind} are NaN or infinite, the first in row {bad[0]}")
-    if classes is None:
-        if targets.dtype != torch.float32:
-            raise InputError("integer targets are classes and need names")
-        return
+            message = f"{len(bad):,} of the {name} {kind} are NaN, infinite or too large for float32"
+            raise InputError(f"{message}, the first in row {bad[0]}")
+    if classes is not None and (fault := _not_classes(name, targets, len(classes))):
+        raise InputError(fault)
+
+
+def _not_classes(name: str, targets: Tensor, num_classes: int) -> str:
+    """Why the targets of a split cannot be classes, 0 to num_classes - 1; empty if they can."""
     if targets.dtype != torch.int64 or targets.ndim != 1:
-        raise InputError(
-            f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}; numbers must be floats"
-        )
-    if len(classes) < 2:
-        raise InputError("all targets are class 0; there must be at least two classes")
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= len(classes):
-        wrong = low if low < 0 else high
-        raise InputError(
-            f"a {name} label is {wrong}; with {len(classes)} classes, labels run from 0 to {len(classes) - 1}"
-        )
+        return f"classes must be integers [n], got {targets.dtype} {tuple(targets.shape)}"
+    if not len(targets):
+        return f"the {name} split is empty"
+    low, high = (int(end) for end in targets.aminmax())
+    if low < 0:
+        return f"a {name} label is {low}; classes are counted from 0"
+    if high >= num_classes:
+        return f"a {name} label is {high}; with {num_classes} classes, labels run from 0 to {num_classes - 1}"
+    return "" if num_classes > 1 else "all targets are class 0; there must be at least two classes"

@@ -11,6 +11,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.supervised.latent import encoded
 from rlcore.supervised.likelihood import autoencoding
+from rlcore.trees import tree_map
 
 
 class DisentanglementReport(ReportMaker):
@@ -43,11 +44,12 @@ class DisentanglementReport(ReportMaker):
         env, agent = autoencoding("report disentanglement", agent, env, images=True)
         with evaluating(agent):
             codes = encoded(agent, env).mean.flatten(1)
-            obs = torch.cat(list(env.batches()))
-        if obs.min() < 0:
-            raise InputError(f"report disentanglement: pixels must be 0 or more, the lowest is {float(obs.min()):g}")
+            lowest = min(float(obs.min()) for obs in env.batches())
+            if lowest < 0:
+                raise InputError(f"report disentanglement: pixels must be 0 or more, the lowest is {lowest:g}")
+            measured = tree_map(lambda *x: torch.cat(x), *map(image_factors, env.batches()))
         bins = self.settings.bins
-        factors = {name: quantiles(values, bins) for name, values in image_factors(obs).items()}
+        factors = {name: quantiles(values, bins) for name, values in measured.items()}
         if env.dataset.classes is not None:
             factors = {"class": env.targets, **factors}
         factors = {name: v for name, v in factors.items() if v.min() < v.max()}  # a constant has no entropy to share

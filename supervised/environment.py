@@ -1,5 +1,6 @@
 """SupervisedEnv: a data set as an environment, in which an example is an episode of one step."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,13 +15,21 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
+from rlcore.observations import unknown_channels, usual_channels
 from rlcore.seeding import restore_generator, seed_everything
-from rlcore.settings import Seed
+from rlcore.settings import ResolvedPath, Seed
+from rlcore.spaces import Channels, Image
 from rlcore.supervised.actions import ACTIONS, Action, AskAction
-from rlcore.supervised.datasets import Dataset, Split, hold_out, load, only_classes
+from rlcore.supervised.datasets import Dataset, Split, channels_first, hold_out, load, only_classes
 
 EVALUATION_BATCH = 1000
-"""The least number of examples that a twin for evaluation shows at once."""
+"""Examples that an evaluation shows at once, at most, unless the training batch is larger."""
+EVALUATION_NUMBERS = 2**22
+"""Numbers in these examples, at most."""
+MOST_CLASSES = 100
+"""Classes of which a confusion matrix is shown."""
+ROUNDING = 4 * torch.finfo(torch.float64).eps
+"""A standard deviation below this share of the mean is that of a constant."""
 
 
 class SupervisedEnv(Environment):
@@ -55,7 +64,7 @@ class SupervisedEnv(Environment):
         dataset: str | None = None
         """The name of a data set (``rlcore list datasets``), or the path of an ``.npz`` file that holds ``inputs`` and
         ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``."""
-        data_dir: str | None = None
+        data_dir: ResolvedPath | None = None
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
         data_seed: Seed = 1
         """Seed of generated data and of splits drawn at random."""
@@ -63,7 +72,11 @@ class SupervisedEnv(Environment):
         """What an answer is, and its reward."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
         """``unit``: bytes are divided by 255, other numbers unchanged; ``raw``: all unchanged; ``standard``: to mean 0
-        and standard deviation 1 over the training split, per feature or channel."""
+        and standard deviation 1 over the training split, per feature or channel, computed before numbers are rounded to
+        float32."""
+        channels: Channels | None = None
+        """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; agents see [C, H, W]. null: at the end whose
+        size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes them."""
         test_fraction: float = Field(0.2, ge=0, lt=1)
         """The share of examples, drawn by class, that a data set without a test split holds out for evaluation. 0:
         train and evaluate on all of them."""
@@ -107,6 +120,13 @@ class SupervisedEnv(Environment):
             if settings.dataset is None:
                 raise InputError("env.dataset: missing; give a name (rlcore list datasets) or the path of an .npz file")
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
+        channels = _channels(tuple(dataset.train.inputs.shape[1:]), settings.channels)
+        self.is_image = channels is not None
+        """Whether examples are known to be images [C, H, W]."""
+        if channels == "last":
+            dataset = channels_first(dataset)
+        if self.names_classes and settings.action == "values" and dataset.counted and settings.classes is None:
+            dataset = replace(dataset, classes=None, counted=False)  # integers are numbers where answers are
         self.dataset = _prepared(dataset, settings)
         self._shift, self._scale = self._scaling(torch.device(device))
         self.action = self._make_action(torch.device(device))
@@ -118,7 +138,9 @@ class SupervisedEnv(Environment):
                 f"env.num_envs: a batch of {settings.num_envs:,} is larger than the {num_examples:,} examples of the "
                 f"{split} split; at most {num_examples:,}"
             )
-        space = Box(-np.inf, np.inf, tuple(shown.inputs.shape[1:]), np.float32)
+        space: Box[Any] = Box(-np.inf, np.inf, tuple(shown.inputs.shape[1:]), np.float32)
+        if self.is_image:
+            space = Image(space, "first")
         super().__init__(settings.num_envs, space, self.action.space, device)
         self.num_examples = num_examples
         self.criterion = self.action.unit
@@ -171,38 +193,51 @@ class SupervisedEnv(Environment):
     def twin_settings(self) -> Any:
         """The settings of the twin for evaluation, which is given the data set as prepared here."""
         assert self.dataset.test is not None
-        batch = min(len(self.dataset.test.targets), max(self.num_envs, EVALUATION_BATCH))
-        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
+        batch = min(len(self.dataset.test.targets), self.evaluation_batch)
+        channels = "first" if self.is_image else None
+        prepared = {"dataset": None, "channels": channels, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
         return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
+
+    @property
+    def evaluation_batch(self) -> int:
+        """How many examples are evaluated at once, which is what takes memory: at least a training batch."""
+        numbers = max(1, math.prod(self.single_observation_space.shape or ()))
+        return max(self.num_envs, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Shows every example exactly once, whatever ``num_episodes``; the last batch may be short.
 
         Returns:
             The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``); for classes also
-            ``accuracy`` and ``recall_<class>``, as text the confusion matrix, and the columns ``target``, ``answer``
-            and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of answers K; accuracy,
-            recall and confusion matrix are of the other answers.
+            ``accuracy`` and ``recall_<class>``, as text the confusion matrix of up to `MOST_CLASSES`, and the columns
+            ``target``, ``answer`` and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of
+            answers K; accuracy, recall and confusion matrix are of the other answers.
         """
+        classes, rewards, answers = self.dataset.classes, [], []
         with evaluating(agent):
             seed_everything(seed)
-            batches = torch.arange(self.num_examples, device=self.device).split(self.num_envs)
-            actions = torch.cat([agent.predict(self.inputs(rows)).action for rows in batches])
-            reward = self.action.reward(actions, self._encoded)
+            for rows in torch.arange(self.num_examples, device=self.device).split(self.num_envs):
+                action = agent.predict(self.inputs(rows)).action
+                rewards.append(self.action.reward(action, self._encoded[rows]))
+                if classes is not None:
+                    answers.append(self.action.label(action))
+        reward = torch.cat(rewards)
         scalars = self.action.scalars(reward)
         columns = {"reward": reward.tolist()}
-        if self.dataset.classes is None:
+        if classes is None:
             return Report(scalars, columns=columns)
-        answer, target = self.action.label(actions), self.targets
-        answered = answer < len(self.dataset.classes)
-        matrix = confusion_matrix(target[answered], answer[answered], len(self.dataset.classes))
-        recall = (matrix.diagonal() / matrix.sum(1)).tolist()
+        answer, target, K = torch.cat(answers), self.targets, len(classes)
+        answered, right = answer < K, answer == target
+        recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
         if self.settings.action == "ask":
             scalars["asked"] = 1 - answered.double().mean().item()
-        scalars["accuracy"] = (answer == target)[answered].double().mean().item()
-        scalars |= {f"recall_{name}": value for name, value in zip(self.dataset.classes, recall, strict=True)}
+        scalars["accuracy"] = right[answered].double().mean().item()
+        scalars |= {f"recall_{name}": value for name, value in zip(classes, recall.tolist(), strict=True)}
         columns |= {"target": target.tolist(), "answer": answer.tolist()}
-        return Report(scalars, _matrix_text(matrix, self.dataset.classes), columns=columns)
+        text = f"the confusion matrix of {K:,} classes is not shown; at most {MOST_CLASSES}"
+        if K <= MOST_CLASSES:
+            text = _matrix_text(confusion_matrix(target[answered], answer[answered], K), classes)
+        return Report(scalars, text, columns=columns)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as an agent sees them, float32 [B, *shape]."""
@@ -211,10 +246,10 @@ class SupervisedEnv(Environment):
 
     def scaled(self, inputs: Tensor) -> Tensor:
         """Scales inputs as the data set has them, [B, *shape], to what an agent sees, float32."""
-        inputs = inputs.to(torch.float32, copy=True)
+        inputs = inputs.to(torch.float32 if self._shift is None else self._shift.dtype, copy=True)
         if self._shift is not None:
             inputs -= self._shift
-        return inputs if self._scale is None else inputs.div_(self._scale)
+        return (inputs if self._scale is None else inputs.div_(self._scale)).float()
 
     def checkpoint(self) -> dict[str, Any]:
         """The current targets, and the position in the current permutation."""
@@ -272,12 +307,15 @@ class SupervisedEnv(Environment):
     def _scaling(self, device: torch.device) -> tuple[Tensor | None, Tensor | float | None]:
         """What is subtracted from the inputs, and what they are then divided by; from the training split."""
         inputs = self.dataset.train.inputs
+        is_bytes = inputs.dtype == torch.uint8
         if self.settings.scaling == "standard":
+            if inputs.ndim == 4 and not self.is_image:
+                raise InputError(f"env.scaling: standard is per channel; {unknown_channels(tuple(inputs.shape[1:]))}")
             examples = (0, *range(2, inputs.ndim))
             std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
-            std = torch.where(std > 0, std, 1.0)
-            return mean[0].float().to(device), std[0].float().to(device)
-        is_bytes = inputs.dtype == torch.uint8
+            std = torch.where(std > ROUNDING * mean.abs(), std, 1.0)
+            dtype = torch.float32 if is_bytes else torch.float64  # float32 has all bytes, and is scaled at every step
+            return mean[0].to(device, dtype), std[0].to(device, dtype)
         return None, 255.0 if is_bytes and self.settings.scaling == "unit" else None
 
 
@@ -291,6 +329,15 @@ def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor
     """
     counts = torch.bincount(target * num_classes + answer, minlength=num_classes**2)
     return counts.view(num_classes, num_classes).double()
+
+
+def _channels(shape: tuple[int, ...], given: Channels | None) -> Channels | None:
+    """Where the channels of examples are, as given or as usual; None if they are not images, or that is not known."""
+    if len(shape) == 3:
+        return given or usual_channels(shape)
+    if given is not None:
+        raise InputError(f"env.channels: is for images of three dimensions, these examples have shape {shape}")
+    return None
 
 
 def _matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:

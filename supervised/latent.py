@@ -1,6 +1,7 @@
 """What a latent code looks like: what it decodes to, and where examples lie in it."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ from rlcore.evaluation import Embedding, Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
+from rlcore.supervised.environment import MOST_CLASSES
 from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports import figure_of
@@ -29,12 +31,18 @@ INCHES = 0.45
 """Side of an image in a figure."""
 GREY = 0.5
 """Of the lines between images, and of hidden halves."""
+MOST_COORDINATES = 100
+"""Coordinates of the code that are shown one by one."""
+
+Drawn = Callable[[Tensor], list[Tensor]]
+"""Maps codes [B, L] to their images, B of [C, H, W]."""
 
 
 class LatentReport(ReportMaker):
     """What the code looks like: reconstructions, samples, interpolations, and what each coordinate does.
 
-    Of a two-dimensional code also where the test split lies in it, and the images on a grid over it.
+    Of a two-dimensional code also where the test split lies in it, and the images on a grid over it. The coordinates of
+    a code of several dimensions are numbered in the order of its memory.
     """
 
     class Settings(settings.Settings):
@@ -55,7 +63,8 @@ class LatentReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``active_units``, how many coordinates are active; if the code is a distribution, ``kl_<i>`` of each, nats.
+            ``active_units``, how many coordinates are active; if the code is a distribution, ``kl_<i>`` of each, nats,
+            of the `MOST_COORDINATES` with the highest.
 
         Raises:
             InputError: the agent is not an autoencoder, or its inputs are not images.
@@ -65,41 +74,48 @@ class LatentReport(ReportMaker):
         with evaluating(agent):
             seed_everything(s.seed)
             codes = encoded(agent, env)
-            kl = None if codes.log_var is None else kl_from_standard_normal(codes).mean(0)
-            rows = torch.linspace(0, env.num_examples - 1, s.num, device=env.device).round().long()
-            means = codes.mean[rows]
+            means, shape = codes.mean.flatten(1), codes.mean.shape[1:]
+            order = torch.arange(means.shape[1], device=env.device)
+            kl = None if codes.log_var is None else kl_from_standard_normal(codes).mean(0).flatten()
+            if kl is not None:
+                order = kl.argsort(descending=True)
+            order = order[:MOST_COORDINATES]
+
+            def drawn(z: Tensor) -> list[Tensor]:
+                return list(decoded(agent, env, z.unflatten(1, shape)))
+
+            rows = _evenly(env, s.num)
             figures = {
                 "reconstructions": _grid(
-                    [*env.inputs(rows), *_drawn(agent, env, means)], s.num, ["shown", "reconstructed"]
+                    [*env.inputs(rows), *drawn(means[rows])], len(rows), ["shown", "reconstructed"]
                 ),
-                "interpolation": _grid(_drawn(agent, env, _ways(means)), s.num),
+                "interpolation": _grid(drawn(_ways(means[rows])), len(rows)),
             }
-            if codes.log_var is not None:
+            if kl is not None:
                 figures["samples"] = _grid(list(sampled(agent, env, s.num**2)), s.num)
             if means.shape[1] == 2:
-                figures["scatter"] = _scatter(codes.mean, env)
-                figures["manifold"] = self._manifold(agent, env)
-            figures["traversal"] = self._traversal(agent, env, means[0], kl)
-        scalars = {"active_units": float((codes.mean.var(0) > ACTIVE).sum())}
+                figures["scatter"] = _scatter(means, env)
+                figures["manifold"] = self._manifold(drawn, env.device)
+            figures["traversal"] = self._traversal(drawn, means[0], order, kl)
+        scalars = {"active_units": float((means.var(0) > ACTIVE).sum())}
         if kl is not None:
-            scalars |= {f"kl_{i}": value for i, value in enumerate(kl.tolist())}
-        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]} coordinates active", figures)
+            scalars |= {f"kl_{i}": float(kl[i]) for i in sorted(order.tolist())}
+        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]:,} coordinates active", figures)
 
-    def _manifold(self, agent: AutoencoderAgent, env: ReconstructionEnv) -> "Figure":
+    def _manifold(self, drawn: Drawn, device: torch.device) -> "Figure":
         """The images on a grid over a two-dimensional code, the second coordinate upwards."""
         s = self.settings
-        ends = torch.linspace(-s.extent, s.extent, s.side, device=env.device)
+        ends = torch.linspace(-s.extent, s.extent, s.side, device=device)
         z = torch.cartesian_prod(ends.flip(0), ends).flip(1)
-        return _grid(_drawn(agent, env, z), s.side)
+        return _grid(drawn(z), s.side)
 
-    def _traversal(self, agent: AutoencoderAgent, env: ReconstructionEnv, mean: Tensor, kl: Tensor | None) -> "Figure":
-        """Each coordinate of an image's code varied from end to end, one per row; the highest KL first, if any."""
-        s, L = self.settings, len(mean)
-        order = torch.arange(L, device=env.device) if kl is None else kl.argsort(descending=True)
-        z = mean.repeat(L, s.num, 1)  # [L, num, L]
-        z[torch.arange(L), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=env.device)
+    def _traversal(self, drawn: Drawn, mean: Tensor, order: Tensor, kl: Tensor | None) -> "Figure":
+        """Coordinates of an image's code, in their order, each varied from end to end, one per row."""
+        s, rows = self.settings, len(order)
+        z = mean.repeat(rows, s.num, 1)  # [rows, num, L]
+        z[torch.arange(rows), :, order] = torch.linspace(-s.extent, s.extent, s.num, device=mean.device)
         labels = [f"z{i}" if kl is None else f"z{i}: {kl[i]:.2f}" for i in order.tolist()]
-        return _grid(_drawn(agent, env, z.flatten(0, 1)), s.num, labels)
+        return _grid(drawn(z.flatten(0, 1)), s.num, labels)
 
 
 class InpaintingReport(ReportMaker):
@@ -112,9 +128,9 @@ class InpaintingReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: PositiveInt = 10
+        num: int = Field(10, ge=1, le=100)
         """Images, taken evenly from the test split."""
-        starts: PositiveInt = 16
+        starts: int = Field(16, ge=1, le=1000)
         """Starts of the ascent per image, drawn from the prior."""
         steps: PositiveInt = 300
         """Steps of Adam."""
@@ -139,8 +155,7 @@ class InpaintingReport(ReportMaker):
         s = self.settings
         with evaluating(agent):
             seed_everything(s.seed)
-            rows = torch.linspace(0, env.num_examples - 1, s.num, device=env.device).round().long()
-            obs = env.inputs(rows)
+            obs = env.inputs(_evenly(env, s.num))
             half = obs.shape[2] // 2
             completed = agent.decode(self._completed(agent, env, obs, half))
             answers = {
@@ -154,13 +169,13 @@ class InpaintingReport(ReportMaker):
             }
             seen = torch.cat([obs[:, :, :half], torch.full_like(obs[:, :, half:], GREY)], 2)
             joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
-            figure = _grid([*obs, *seen, *joined], s.num, ["whole", "seen", "completed"])
+            figure = _grid([*obs, *seen, *joined], len(obs), ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
         text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.pixel_kind}"
         return Report(paid, text, {"inpainting": figure})
 
     def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
-        """The code of each image, [B, L], from its upper half."""
+        """The code of each image, [B, *L], from its upper half."""
         s = self.settings
         shape = agent.encode(obs[:1]).mean.shape[1:]
         z = torch.randn(s.starts * len(obs), *shape, device=env.device).requires_grad_()
@@ -208,7 +223,7 @@ class ProjectorReport(ReportMaker):
 
 
 def encoded(agent: AutoencoderAgent, env: ReconstructionEnv) -> Code:
-    """The code of every example, [n, L]."""
+    """The code of every example, [n, *L]."""
     code: Code = tree_map(lambda *x: torch.cat(x), *map(agent.encode, env.batches()))
     return code
 
@@ -216,7 +231,12 @@ def encoded(agent: AutoencoderAgent, env: ReconstructionEnv) -> Code:
 def sampled(agent: AutoencoderAgent, env: ReconstructionEnv, num: int) -> Tensor:
     """Images of codes drawn from N(0, 1), [num, *O], from torch's global generator of the device."""
     code = agent.encode(env.inputs(slice(0, 1)))
-    return env.pixels(agent.decode(torch.randn(num, *code.mean.shape[1:], device=env.device)))
+    return decoded(agent, env, torch.randn(num, *code.mean.shape[1:], device=env.device))
+
+
+def decoded(agent: AutoencoderAgent, env: ReconstructionEnv, z: Tensor) -> Tensor:
+    """The images of codes [B, *L], [B, *O]."""
+    return torch.cat([env.pixels(agent.decode(some)) for some in z.split(env.evaluation_batch)])
 
 
 def tiled(images: list[Tensor], columns: int) -> Tensor:
@@ -229,9 +249,10 @@ def tiled(images: list[Tensor], columns: int) -> Tensor:
     return nn.functional.pad(picture, (0, 1, 0, 1), value=GREY).permute(1, 2, 0)
 
 
-def _drawn(agent: AutoencoderAgent, env: ReconstructionEnv, z: Tensor) -> list[Tensor]:
-    """The images of codes [B, L]."""
-    return list(env.pixels(agent.decode(z)))
+def _evenly(env: ReconstructionEnv, num: int) -> Tensor:
+    """The rows of so many examples, or of all if there are fewer, taken evenly, [num] int64."""
+    num = min(num, env.num_examples)
+    return torch.linspace(0, env.num_examples - 1, num, device=env.device).round().long()
 
 
 def _ways(codes: Tensor) -> Tensor:
@@ -260,11 +281,12 @@ def _scatter(means: Tensor, env: ReconstructionEnv) -> "Figure":
 
 
 def scatter(axes: Any, means: Tensor, env: ReconstructionEnv) -> None:
-    """Draws where two-dimensional codes [n, 2] lie, by class."""
-    classes = env.dataset.classes or ("",)
-    which = env.targets.cpu() if env.dataset.classes else torch.zeros(len(means))
-    for k, name in enumerate(classes):
+    """Draws where two-dimensional codes [n, 2] lie; by class, if there are up to `MOST_CLASSES`."""
+    classes = env.dataset.classes or ()
+    by_class = 0 < len(classes) <= MOST_CLASSES
+    which = env.targets.cpu() if by_class else torch.zeros(len(means))
+    for k, name in enumerate(classes if by_class else ("",)):
         axes.scatter(*means.cpu()[which == k].T.numpy(), s=2, label=name)
-    if env.dataset.classes:
+    if by_class:
         axes.legend(fontsize=8, loc="upper right", markerscale=4)
     axes.set(xlabel="z0", ylabel="z1", aspect="equal")

@@ -47,7 +47,7 @@ class ELBOReport(ReportMaker):
             for obs in env.batches():
                 step = agent.act(obs)
                 reconstruction.append(-env.action.reward(step.action, obs))
-                kl.append(kl_from_standard_normal(step.memory).sum(1))
+                kl.append(kl_from_standard_normal(step.memory).flatten(1).sum(1))
         means = [torch.cat(x).double().mean().item() for x in (reconstruction, kl)]
         total = "negative_elbo" if env.is_likelihood else "loss"
         scalars = {"reconstruction": means[0], "kl": means[1], total: sum(means)}
@@ -95,16 +95,16 @@ class BoundReport(ReportMaker):
             )
         with evaluating(agent):
             seed_everything(self.settings.seed)
-            obs = torch.cat(list(env.batches()))[: self.settings.num]
-            scalars = {f"negative_bound_{k}": -self._bound(agent, env, obs, k) for k in self.settings.k}
+            rows = torch.arange(env.num_examples, device=env.device)[: self.settings.num]
+            scalars = {f"negative_bound_{k}": -self._bound(agent, env, rows, k) for k in self.settings.k}
         lines = [f"{name}: {value:.2f} nats" for name, value in scalars.items()]
-        return Report(scalars, "\n".join([f"{len(obs):,} examples; pixels: {env.pixel_kind}", *lines]))
+        return Report(scalars, "\n".join([f"{len(rows):,} examples; pixels: {env.pixel_kind}", *lines]))
 
-    def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, k: int) -> float:
-        """L_k; in pieces if k is above the batch."""
+    def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, rows: Tensor, k: int) -> float:
+        """L_k of some examples; in pieces if k is above the batch."""
         draws, batch = min(k, self.settings.batch), max(1, self.settings.batch // k)
         bounds = []
-        for x in obs.split(batch):
+        for x in map(env.inputs, rows.split(batch)):
             code = agent.encode(x)
             log_sum = x.new_full((len(x),), -math.inf)
             for first in range(0, k, draws):
@@ -127,8 +127,8 @@ def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, co
     assert code.log_var is not None
     noise = torch.randn(k, *code.mean.shape, device=obs.device)
     z = code.mean + (0.5 * code.log_var).exp() * noise
-    log_prior = (-0.5 * z.square() - HALF_LOG_2PI).sum(-1)
-    log_posterior = (-0.5 * noise.square() - 0.5 * code.log_var - HALF_LOG_2PI).sum(-1)
+    log_prior = (-0.5 * z.square() - HALF_LOG_2PI).flatten(2).sum(2)
+    log_posterior = (-0.5 * noise.square() - 0.5 * code.log_var - HALF_LOG_2PI).flatten(2).sum(2)
     shown = obs.expand(k, *obs.shape).flatten(0, 1)
     log_likelihood = env.action.reward(agent.decode(z.flatten(0, 1)), shown).view(k, len(obs))
     return log_likelihood + log_prior - log_posterior

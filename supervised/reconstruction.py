@@ -13,7 +13,7 @@ from rlcore.evaluation import Report, evaluating
 from rlcore.seeding import derive_seed, restore_generator, seed_everything
 from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, ValuesAction
 from rlcore.supervised.datasets import Dataset, Split
-from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
+from rlcore.supervised.environment import SupervisedEnv
 
 PIXELS = 1
 """Purpose of the seed by which pixels are drawn; the seed itself draws the order of the examples."""
@@ -116,7 +116,7 @@ class ReconstructionEnv(SupervisedEnv):
         Probabilities are never 0 or 1: as if there had been one more example of each (Laplace's rule of succession).
         """
         inputs = self.dataset.train.inputs
-        mean = self.scaled(inputs.float().mean(0).to(self.device))
+        mean = self.scaled(inputs.mean(0, dtype=torch.float64).to(self.device))
         return (mean * len(inputs) + 1) / (len(inputs) + 2) if self.settings.action == "log_odds" else mean
 
     @property
@@ -170,4 +170,4 @@ class ReconstructionEnv(SupervisedEnv):
         return torch.bernoulli(chances, generator=self._noise)
 
     def _rows(self) -> tuple[Tensor, ...]:
-        return torch.arange(self.num_examples, device=self.device).split(EVALUATION_BATCH)
+        return torch.arange(self.num_examples, device=self.device).split(self.evaluation_batch)

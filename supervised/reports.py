@@ -13,7 +13,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.binarized import BinarizedMLP, PackedMLP
-from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv, confusion_matrix
+from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv, confusion_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,8 +26,14 @@ class ConfusionReport(ReportMaker):
     """How often each class was answered with each: a figure of the confusion matrix."""
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
-        """The report; see `rlcore.evaluation.ReportMaker`."""
+        """The report; see `rlcore.evaluation.ReportMaker`.
+
+        Raises:
+            InputError: the environment is not a data set of classes, or has more than `MOST_CLASSES`.
+        """
         _, classes = classified("confusion", env)
+        if len(classes) > MOST_CLASSES:
+            raise InputError(f"report confusion: needs at most {MOST_CLASSES} classes, there are {len(classes):,}")
         target, answer = (torch.tensor(evaluation.columns[name], dtype=torch.int64) for name in ("target", "answer"))
         answered = answer < len(classes)
         matrix = confusion_matrix(target[answered], answer[answered], len(classes))
@@ -49,7 +55,7 @@ class ExamplesReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: PositiveInt = 10
+        num: int = Field(10, ge=1, le=1000)
         """How many examples."""
         wrong: bool = False
         """Show the wrong answers of lowest reward, instead of the first examples of the split."""
@@ -105,7 +111,7 @@ class FiltersReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: PositiveInt = 64
+        num: int = Field(64, ge=1, le=1000)
         """How many filters, at most."""
 
     settings: Settings
@@ -143,7 +149,7 @@ class PackedReport(ReportMaker):
             )
         packed = PackedMLP(network)
         answers = torch.cat(
-            [torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(EVALUATION_BATCH)]
+            [torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(env.evaluation_batch)]
         )
         same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
         accuracy = (answers == split.targets.cpu()).double().mean().item()
@@ -162,7 +168,7 @@ class BoundaryReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        resolution: PositiveInt = 150
+        resolution: int = Field(150, ge=1, le=1000)
         """Points along each axis."""
         margin: NonNegativeFloat = 0.2
         """Margin around the examples, as a share of their range."""
@@ -190,7 +196,7 @@ class BoundaryReport(ReportMaker):
             raise InputError(f"report boundary: needs examples of 2 numbers, these have shape {shape}")
         margin = self.settings.margin * (inputs.amax(0) - inputs.amin(0))
         ends = torch.stack([inputs.amin(0) - margin, inputs.amax(0) + margin], 1).tolist()
-        x, y = (torch.linspace(low, high, self.settings.resolution) for low, high in ends)
+        x, y = (torch.linspace(low, high, self.settings.resolution, dtype=torch.float64) for low, high in ends)
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
         with evaluating(agent):
             answers = agent.predict(env.scaled(grid.view(-1, 2).to(env.device))).action

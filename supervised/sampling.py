@@ -16,7 +16,7 @@ from rlcore.supervised.likelihood import autoencoding
 
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.")],
-    num: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    num: Annotated[int, typer.Option(min=1, max=10_000, help="How many images.")] = 64,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: samples.png in the run.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the codes.")] = 1,
 ) -> None:

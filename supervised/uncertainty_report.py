@@ -17,7 +17,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.settings import Seed
-from rlcore.supervised.environment import EVALUATION_BATCH, SupervisedEnv
+from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.foreign import foreign_inputs
 from rlcore.supervised.reports import classified, figure_of, terminal_lines
 from rlcore.trees import tree_map
@@ -60,7 +60,7 @@ class UncertaintyReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        passes: int = Field(20, ge=2)
+        passes: int = Field(20, ge=2, le=1000)
         """T, the passes of Monte Carlo dropout."""
         above: PositiveFloat = 0.9
         """Show the examples whose predictive entropy is above this, nats."""
@@ -141,15 +141,15 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
     Raises:
         InputError: the answers are not probabilities of the data set's classes.
     """
-    dataset, target = env.dataset, env.targets.cpu()
+    dataset, target, batch = env.dataset, env.targets.cpu(), env.evaluation_batch
     all_rows = torch.arange(env.num_examples, device=env.device)
-    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(EVALUATION_BATCH)))
+    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(batch)))
     known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
     if known != num_classes + (env.settings.action == "ask"):
         raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
-        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(EVALUATION_BATCH)))
+        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(batch)))
         tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
         p = tempered(test.probabilities, tau)
         scalars["temperature"] = tau
@@ -157,7 +157,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         scalars["tempered_calibration_error"] = calibration_error(p.amax(1), p.argmax(1) == target)
     foreign = {}
     for kind, inputs in foreign_inputs(dataset, seed=seed).items():
-        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(EVALUATION_BATCH)))
+        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(batch)))
         is_foreign = torch.arange(len(target) + len(inputs)) >= len(target)
         scalars[f"{kind}_roc_area"] = roc_area(
             torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign

@@ -18,6 +18,7 @@ from rlcore.networks import build
 from rlcore.networks.autoencoder import VAE, Code, kl_from_standard_normal
 from rlcore.run import Run
 from rlcore.supervised.datasets import Dataset, Split, from_arrays
+from rlcore.supervised.latent import MOST_COORDINATES
 from rlcore.supervised.likelihood import BoundReport, ELBOReport, log_weights
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
@@ -398,7 +399,7 @@ def test_samples_and_figures_from_the_command_line(digits_run, workdir):
 )
 def test_pixels_outside_the_range_are_named(settings, words):
     with pytest.raises(InputError, match=words):
-        make(**settings)
+        make(channels="first", **settings)
 
 
 def test_mistakes_are_one_line(digits_run, workdir):
@@ -407,7 +408,7 @@ def test_mistakes_are_one_line(digits_run, workdir):
     with pytest.raises(InputError, match="has no encode and decode; autoencoder, vae and conv_vae have"):
         vae(make(), network={"name": "mlp"})
     with pytest.raises(InputError, match=r"28 x 28 pixels, got inputs of shape \(1, 4, 4\)"):
-        vae(make(), network={"name": "conv_vae"})
+        vae(make(channels="first"), network={"name": "conv_vae"})
     with pytest.raises(InputError, match=r"env\.name=reconstruction"):
         vae(rlcore.registry.envs["cartpole"](rlcore.registry.envs["cartpole"].Settings()))
     env = make()
@@ -553,6 +554,8 @@ def test_an_autoencoder_from_outside_takes_part(workdir):
     class Outside(rlcore.networks.Network):
         """Neither `latent` nor `is_variational`: encode and decode are all there is to have."""
 
+        reads_images = False
+
         def __init__(self, in_shape, out_features, settings):
             super().__init__()
             self.shape, self.num_features = in_shape, 3
@@ -582,6 +585,91 @@ def test_an_autoencoder_from_outside_takes_part(workdir):
         told(rlcore.registry.reports[report], env, agent)
     assert torch.equal(torch.get_rng_state(), before)
     assert agent.network.dropout.training
+
+
+@rlcore.registry.networks.register("spatial_vae")
+class Spatial(VAE):
+    """The same network, its code in three dimensions."""
+
+    def encode(self, x):
+        return Code(*(part.unflatten(1, (2, -1, 1)) for part in super().encode(x)))
+
+    def decode(self, code):
+        return super().decode(code.flatten(1))
+
+
+@pytest.mark.parametrize("latent", [2, 6])
+def test_a_spatial_code_is_reported_as_the_flat_one_of_the_same_numbers(latent):
+    env = make(binarize="static")
+    flat, spatial = (vae(env, network={"name": name, "latent": latent}) for name in ("vae", "spatial_vae"))
+    spatial.load_state_dict(flat.state_dict())
+    for name in ("elbo", "bound", "inpainting", "latent", "disentanglement", "projector"):
+        report = rlcore.registry.reports[name]
+        settings = {"bound": {"num": 5}, "inpainting": {"steps": 5}, "latent": {"num": 3, "side": 4}}.get(name, {})
+        ours, theirs = (told(report, env, agent, **settings) for agent in (spatial, flat))
+        assert ours.scalars == pytest.approx(theirs.scalars, rel=1e-6)
+        assert (ours.text, ours.figures.keys()) == (theirs.text, theirs.figures.keys())
+        if theirs.embedding is not None:
+            assert torch.equal(ours.embedding.vectors, theirs.embedding.vectors)
+        for key, figure in theirs.figures.items():
+            drawn = ours.figures[key].axes[0].images
+            for image, expected in zip(drawn, figure.axes[0].images, strict=True):
+                assert np.allclose(image.get_array(), expected.get_array(), atol=1e-5)
+    check_agent(spatial, env)
+
+
+def test_the_kl_of_a_spatial_code_is_summed_over_all_of_it():
+    class Constant(VAE):
+        def encode(self, x):
+            return Code(torch.ones(len(x), 2, 4, 4), torch.zeros(len(x), 2, 4, 4))
+
+        def decode(self, code):
+            return super().decode(code.flatten(1)[:, :2])
+
+    env = make()
+    agent = vae(env)
+    agent.network = Constant((1, 4, 4), None, VAE.Settings(latent=2, hidden=[4]))
+    assert told(ELBOReport, env, agent).scalars["kl"] == 0.5 * 2 * 4 * 4
+    assert told(rlcore.registry.reports["latent"], env, agent).scalars["kl_31"] == 0.5
+
+
+def test_an_encoder_with_a_spatial_code_is_a_body_of_its_numbers(workdir):
+    run_cli(
+        "train", "digits_vae", "agent.network={name: spatial_vae, latent: 6}", "trainer.epochs=1", "--run-dir", "run"
+    )
+    network, x = build("encoder_of", (1, 8, 8), run="run"), torch.rand(5, 1, 8, 8)
+    mean = Run("run").trainer("last")[0].agent.encode(x).mean
+    assert mean.shape == (5, 2, 3, 1)
+    assert torch.equal(network(x), mean.flatten(1))
+    assert network.num_features == 6
+    assert build("encoder_of", (1, 8, 8), 3, run="run", body={"name": "mlp"})(x).shape == (5, 3)
+    assert run_cli("sample", "run", "--num", "4").strip() == "run/samples.png"
+
+
+def test_of_a_large_code_the_coordinates_of_highest_kl_are_shown():
+    env = make(binarize="static")
+    agent = vae(env, network={"name": "vae", "latent": MOST_COORDINATES + 5})
+    with torch.no_grad():
+        agent.network.code.weight[:5] = 0  # the first five say least
+        agent.network.code.bias[:5] = 0
+        agent.network.code.weight[5 : MOST_COORDINATES + 5] *= 10
+        agent.network.code.weight[MOST_COORDINATES + 5 :] = 0
+        agent.network.code.bias[MOST_COORDINATES + 5 :] = 0
+    report = told(rlcore.registry.reports["latent"], env, agent, num=2, side=2)
+    assert [key for key in report.scalars if key.startswith("kl_")] == [
+        f"kl_{i}" for i in range(5, MOST_COORDINATES + 5)
+    ]
+    assert len(report.figures["traversal"].axes[0].get_yticks()) == MOST_COORDINATES
+
+
+def test_no_more_images_are_shown_than_there_are():
+    env = make(examples(n=20), binarize="static")  # four of them for evaluation
+    agent = vae(env)
+    figure = told(rlcore.registry.reports["inpainting"], env, agent, num=100, steps=1).figures["inpainting"]
+    assert figure.axes[0].images[0].get_array().shape[:2] == (3 * 5 + 1, 4 * 5 + 1)
+    report = rlcore.registry.reports["inpainting"]
+    with pytest.raises(ValueError, match="less than or equal to 100"):
+        report.Settings(num=100_000)
 
 
 def test_a_vae_learns_digits_in_seconds(workdir):
@@ -618,8 +706,11 @@ def test_the_mean_image_is_paid_as_its_closed_form():
     x = env.scaled(env.dataset.train.inputs)
     torch.testing.assert_close(mean, (x.sum(0) + 1) / (len(x) + 2))
     assert torch.allclose(env.pixels(env.answers(mean)), mean)
-    shifted = make(action="values", scaling="standard")
+    shifted = make(action="values", scaling="standard", channels="first")
     torch.testing.assert_close(shifted.mean_input(), torch.cat(list(shifted.batches())).mean(0))
+    offset = from_arrays(1.7e9 + np.arange(40.0)[:, None], np.arange(40) % 2, np.ones((2, 1)), np.arange(2))
+    mean = make(offset, action="values", scaling="standard").mean_input()
+    torch.testing.assert_close(mean, torch.zeros(1), atol=1e-6, rtol=0)
 
 
 def test_mutual_information_and_its_gap_in_closed_form():

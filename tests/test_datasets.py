@@ -140,14 +140,74 @@ def test_bad_arrays_are_one_line():
     x, y = np.ones((6, 3)), np.arange(6) % 2
     assert "6 inputs and 5 targets; their numbers must be equal" in refused(from_arrays, x, y[:5])
     assert "the test split is empty" in refused(from_arrays, x, y, x[:0], y[:0])
-    assert "a training label is -1" in refused(from_arrays, x, y - 1 + np.array([0, 0, 0, 1, 1, 1]))
-    assert "a test label is 2; with 2 classes, labels run from 0 to 1" in refused(from_arrays, x, y, x, y + 1)
     assert "a test input has shape (2,), a training input (3,)" in refused(from_arrays, x, y, x[:, :2], y)
     assert "a test target has shape (), a training target (3,)" in refused(from_arrays, x, x, x, x[:, 0])
-    assert "at least two classes" in refused(from_arrays, x, y * 0)
-    assert "must be numbers" in refused(from_arrays, x.astype(str), y)
+    for strange in (x.astype(str), x.astype(object), x.astype(complex), torch.zeros(6, 3, dtype=torch.complex64)):
+        assert "must be numbers" in refused(from_arrays, strange, y)
     assert "[n, 1]" in refused(from_arrays, x[:, 0], y)
     bad = x.copy()
     bad[4, 1] = np.nan
-    assert "1 of the training inputs are NaN or infinite, the first in row 4" in refused(from_arrays, bad, y)
+    message = "1 of the training inputs are NaN, infinite or too large for float32, the first in row 4"
+    assert message in refused(from_arrays, bad, y)
+    bad[4, 1] = 1e39
+    assert message in refused(from_arrays, bad, y)
     assert "1 of the training targets are NaN" in refused(from_arrays, x, np.array([0, 1, 2, 3, np.inf, 5]))
+
+
+def test_named_classes_are_checked():
+    x, y = torch.ones(6, 3), torch.arange(6) % 2
+    train, names = datasets.Split(x, y), ("oak", "elm")
+    for split, message in (
+        (datasets.Split(x, y - 1), "a test label is -1; classes are counted from 0"),
+        (datasets.Split(x, y + 1), "a test label is 2; with 2 classes, labels run from 0 to 1"),
+        (datasets.Split(x, y.float()), "classes must be integers [n], got torch.float32 (6,)"),
+    ):
+        assert message in refused(datasets.Dataset, train, split, names)
+    assert "at least two classes" in refused(datasets.Dataset, datasets.Split(x, y * 0), None, ("oak",))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24.0).reshape(6, 4)[::-1],
+        np.arange(24.0).reshape(6, 4)[:, ::-1],
+        np.arange(24, dtype=np.uint8).reshape(6, 4)[:, ::-1],
+        *(np.arange(24).reshape(6, 4).astype(kind) for kind in (">f8", ">f4", ">i2", ">u4", "f2", "u2", "u4", "u8")),
+        np.arange(24).reshape(6, 4) % 5 > 2,
+        np.arange(24).reshape(6, 4).astype(np.longdouble),
+        np.broadcast_to(np.arange(4.0), (6, 4)),
+        torch.arange(24).reshape(6, 4).to(torch.uint16),
+        torch.arange(24).reshape(6, 4).to(torch.bfloat16),
+        np.arange(24.0).reshape(6, 4).tolist(),
+    ],
+)
+def test_numbers_of_every_kind_are_taken(array, recwarn):
+    data = from_arrays(array, np.arange(6) % 2)
+    assert data.train.inputs.tolist() == (array if isinstance(array, list) else array.tolist())
+    assert data.train.inputs.dtype == (torch.uint8 if getattr(array, "dtype", None) == np.uint8 else torch.float32)
+    assert not recwarn.list
+
+
+def test_targets_of_every_kind_of_integer_are_classes():
+    labels = np.array([2, 0, 1, 1, 0, 2])
+    kinds = (labels[::-1], *(labels.astype(kind) for kind in (">i8", ">u2", "u1", "u2", "u4", "u8", "i1")))
+    for these in (*kinds, torch.from_numpy(labels).to(torch.uint16)):
+        data = from_arrays(np.zeros((6, 1)), these)
+        assert data.train.targets.tolist() == these.tolist()
+        assert data.train.targets.dtype == torch.int64
+        assert data.classes == ("0", "1", "2")
+    huge = from_arrays(np.zeros((2, 1)), np.array([1, 2**64 - 1], np.uint64))
+    assert huge.train.targets.tolist() == [1, 2.0**64]
+
+
+def test_float64_is_kept_where_float32_would_round():
+    y = np.arange(4) % 2
+    for inputs, dtype in (
+        (np.array([0.5, 1, 2, 3.0]), torch.float32),
+        (np.array([0.1, 1, 2, 3.0]), torch.float64),
+        (np.array([1, 2, 3, 2**24]), torch.float32),
+        (np.array([1, 2, 3, 2**24 + 1]), torch.float64),
+    ):
+        kept = from_arrays(inputs[:, None], y, inputs[:, None], inputs.astype(float)).train.inputs
+        assert kept.dtype == dtype
+        assert kept.flatten().tolist() == inputs.tolist()

@@ -76,6 +76,19 @@ def test_the_boundary_is_the_agents_answer_in_the_plane():
     assert (torch.tensor(shades)[:, x < -0.01] < 0.5).all()
 
 
+def test_the_boundary_is_drawn_beside_a_large_offset_too():
+    inputs = torch.randn(20, 2, dtype=torch.float64) + 1.7e9
+    agent, env = make({"name": "mlp", "hidden": []}, inputs, torch.arange(20) % 2, scaling="standard")
+    with torch.no_grad():
+        agent.network.output.weight.copy_(torch.tensor([[-100.0, 0.0], [100.0, 0.0]]))  # class 1 where x > its mean
+        agent.network.output.bias.zero_()
+    (axes,) = report("boundary", agent, env, resolution=21).figures["boundary"].axes
+    shades, (left, right, *_) = torch.tensor(axes.images[0].get_array()), axes.images[0].get_extent()
+    x = torch.linspace(left, right, 21, dtype=torch.float64) - inputs[:, 0].mean()
+    assert (shades[:, x > 0.01] > 0.5).all()
+    assert (shades[:, x < -0.01] < 0.5).all()
+
+
 class Asks(Agent):
     """Says class 0, or asks where the first number is above 0."""
 
@@ -216,7 +229,9 @@ def test_what_has_no_uncertainty_is_refused():
     iris._inputs = iris._inputs[:, :2]
     with pytest.raises(InputError, match="knows 2 classes, the data set has 3"):
         UncertaintyReport(UncertaintyReport.Settings())(two, iris, None)
-    values, env = make({"name": "mlp", "dropout": 0.1}, torch.randn(8, 2), torch.arange(8) % 2, action="values")
+    settings = SupervisedEnv.Settings(dataset="iris", num_envs=4, action="values")
+    env = SupervisedEnv(settings).evaluation(1)
+    values = Supervised(env, Supervised.Settings(network={"name": "mlp", "dropout": 0.1}))
     with pytest.raises(InputError, match="answers with numbers"):
         report("uncertainty", values, env)
     with pytest.raises(InputError, match="report uncertainty: needs a data set of classes"):

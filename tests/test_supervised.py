@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, check_environment
+from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.reinforce import Reinforce
@@ -16,8 +17,9 @@ from rlcore.agents.supervised import Supervised
 from rlcore.envs.probes import Product
 from rlcore.networks import NetworkChoice
 from rlcore.seeding import TRAINING, derive_seed
-from rlcore.supervised.datasets import from_arrays
-from rlcore.supervised.environment import SupervisedEnv, confusion_matrix
+from rlcore.supervised.datasets import Dataset, Split, from_arrays
+from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv, confusion_matrix
+from rlcore.supervised.foreign import foreign_inputs
 
 
 def toy(n=50, shape=(3,), num_classes=4, num_test=7, dtype=np.float32, seed=0):
@@ -130,7 +132,9 @@ def test_reinforce_sees_every_example_too():
 
 def test_rewards_in_closed_form():
     target = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
-    dataset = from_arrays(np.zeros((8, 2), np.float32), target.numpy(), np.zeros((4, 2), np.float32), np.arange(4))
+    dataset = Dataset(
+        Split(torch.zeros(8, 2), target), Split(torch.zeros(4, 2), torch.arange(4)), ("oak", "elm", "ash", "yew")
+    )
     logits = torch.randn(8, 4)
 
     def reward(action, answers):
@@ -170,12 +174,40 @@ def test_scaling_reads_the_training_split_alone():
     dataset = from_arrays(images, np.arange(40) % 3, images[:10] // 2, np.arange(10) % 3)
     x = torch.from_numpy(images).float()
     for scaling, expected in {"raw": x, "unit": x / 255, "standard": (x - x.mean()) / x.std(correction=0)}.items():
-        env = make(dataset=dataset, scaling=scaling, shuffle=False, num_envs=40)
+        env = make(dataset=dataset, scaling=scaling, channels="first", shuffle=False, num_envs=40)
         torch.testing.assert_close(env.reset(seed=1)[0], expected)
         if scaling == "standard":
             twin = env.evaluation(1)
             test = (x[:10] // 2 - x.mean()) / x.std(correction=0)
             torch.testing.assert_close(twin.inputs(torch.arange(10)), test)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_a_large_offset_is_subtracted_before_numbers_are_rounded(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2)) if dtype is np.float64 else rng.integers(-9, 9, (60, 2)).astype(float)
+    offset = np.array([1.7e9, -3e8], dtype)  # float32 has only every 128th and 32nd number there
+    y = np.arange(60) % 2
+    expected = torch.from_numpy((x - x[:40].mean(0)) / x[:40].std(0)).float()
+    shown = offset + x.astype(dtype)
+    env = make(dataset=from_arrays(shown[:40], y[:40], shown[40:], y[40:]), scaling="standard", shuffle=False)
+    assert env.reset(seed=1)[0].dtype == torch.float32
+    torch.testing.assert_close(env.inputs(slice(None)), expected[:40], atol=1e-5, rtol=0)
+    twin = env.evaluation(1)
+    torch.testing.assert_close(twin.inputs(slice(None)), expected[40:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(twin.scaled(twin.dataset.test.inputs), expected[40:], atol=1e-5, rtol=0)
+    one = make(dataset=from_arrays(shown[:, :1], y), scaling="standard")
+    assert one.scaled(foreign_inputs(one.dataset)["noise"]).unique().numel() > 4
+    raw = make(dataset=from_arrays(shown, y), scaling="raw", test_fraction=0, shuffle=False)
+    assert torch.equal(raw.inputs(slice(None)), torch.from_numpy(shown).float())
+
+
+def test_a_constant_beside_rounding_stays_one():
+    x = np.full((40, 2), 0.3)
+    x[::2, 0] = 0.1 + 0.2  # differs in the last bit
+    x[:, 1] = np.arange(40)
+    env = make(dataset=from_arrays(x, np.arange(40) % 2), scaling="standard")
+    assert env.inputs(slice(None))[:, 0].abs().max() < 1e-15
 
 
 def test_a_test_split_is_drawn_by_class_and_shares_nothing_with_training():
@@ -203,6 +235,171 @@ def test_report_gives_accuracy_recall_and_confusion():
     right, wrong = 5 - math.log(math.exp(5) + 3), -math.log(math.exp(5) + 3)
     assert report.scalars["log_likelihood"] == pytest.approx(share * right + (1 - share) * wrong, rel=1e-5)
     assert report.text.splitlines()[3].split()[-1] == "100.0%"
+
+
+# Channels of images
+
+
+def images(shape, n=12):
+    return np.random.default_rng(0).integers(0, 256, (n, *shape)).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "channels"),
+    [
+        ((3, 7, 5), None, "first"),
+        ((5, 7, 3), None, "last"),
+        ((1, 8, 8), None, "first"),
+        ((8, 8, 1), None, "last"),
+        ((60, 80, 60), None, None),
+        ((4, 6, 3), None, None),
+        ((4, 6, 3), "first", "first"),
+        ((4, 6, 3), "last", "last"),
+        ((3, 7, 5), "last", "last"),
+        ((9, 9, 3), "first", "first"),
+    ],
+)
+def test_channels_are_known_by_their_number_where_it_is_plain_and_are_shown_first(shape, given, channels):
+    pixels, (a, b, c) = torch.from_numpy(images(shape)), shape
+    readings = f"have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: set env.channels=first or"
+    dataset = from_arrays(pixels, np.arange(12) % 2)
+    env = make(dataset, channels=given, num_envs=4, test_fraction=0)
+    shown = pixels.permute(0, 3, 1, 2) if channels == "last" else pixels
+    assert env.single_observation_space.shape == shown.shape[1:]
+    assert torch.equal(env.inputs(slice(None)), shown / 255)
+    assert torch.equal(env.evaluation(1).inputs(slice(None)), shown / 255)
+    Supervised(env, Supervised.Settings(network=network()))  # reads all numbers alike
+    for kind, action in ((Supervised, "logits"), (PPO, "label"), (Reinforce, "label"), (RandomSearch, "label")):
+        env = make(dataset, channels=given, num_envs=4, test_fraction=0, action=action)
+        settings = {"network": {"name": "depthwise_cnn", "channels": [2]}}
+        if channels is not None:
+            agent = kind(env, kind.Settings.model_validate(settings))
+            assert agent.predict(env.reset(seed=1)[0]).action.shape[0] == 4
+            assert next(p for p in agent.parameters() if p.ndim == 4).shape[1] == shown.shape[1]
+            continue
+        with pytest.raises(InputError, match=readings):
+            kind(env, kind.Settings.model_validate(settings))
+    if channels is None:
+        with pytest.raises(InputError, match=f"^env.scaling: standard is per channel; .*{readings}"):
+            make(dataset, num_envs=4, scaling="standard")
+        return
+    scaled = make(dataset, channels=given, num_envs=4, test_fraction=0, scaling="standard").inputs(slice(None))
+    torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(shown.shape[1]), atol=1e-5, rtol=0)
+
+
+def test_all_splits_have_their_channels_moved():
+    pixels, targets = torch.from_numpy(images((6, 5, 3), 24)), torch.arange(24) % 3
+    dataset = Dataset(Split(pixels, targets), None, ("a", "b", "c"))
+    env = make(dataset, num_envs=2, classes=["a", "b"], validation_fraction=0.25, test_fraction=0.5)
+    data = env.evaluation(1).dataset
+    kinds = (data.train.inputs, data.test.inputs, data.validation.inputs, data.foreign)
+    assert all(x.shape[1:] == (3, 6, 5) for x in kinds)
+    known = {tuple(x.flatten().tolist()) for x in pixels.permute(0, 3, 1, 2)}
+    assert {tuple(x.flatten().tolist()) for x in torch.cat(kinds)} <= known
+    with pytest.raises(InputError, match=r"env\.channels: is for images of three dimensions, .* shape \(3,\)"):
+        make(channels="first")
+
+
+# Integers as numbers
+
+
+def test_integers_are_numbers_where_answers_are_and_classes_elsewhere():
+    ages, x = np.array([18, 89, 40, 18]), np.zeros((4, 2))
+    env = make(from_arrays(x, ages, x[:2], np.array([17, 90])), action="values", num_envs=4, shuffle=False)
+    env.reset(seed=1)
+    assert env.single_action_space.shape == (1,)
+    _, reward, *_ = env.step(torch.full((4, 1), 20.0))
+    assert reward.tolist() == [-4, -(69**2), -400, -4]
+    report = env.evaluation(1).score(Supervised(env), 1, 1)
+    assert list(report.scalars) == ["squared_error"]
+    for targets in (-ages, ages.astype(np.uint16), np.stack([ages, ages], 1), np.array([True, False, True, True])):
+        paid = make(from_arrays(x, targets), action="values", num_envs=4, test_fraction=0, shuffle=False)
+        paid.reset(seed=1)
+        _, reward, *_ = paid.step(torch.zeros(4, *paid.single_action_space.shape))
+        assert reward.tolist() == (-(targets.astype(float) ** 2).reshape(4, -1).sum(1)).tolist()
+    few = from_arrays(x, np.array([0, 2, 1, 1]))
+    assert make(few, num_envs=2, test_fraction=0).single_action_space.shape == (3,)
+    assert make(few, num_envs=2, test_fraction=0, action="values").dataset.classes is None
+    assert make(few, num_envs=1, test_fraction=0, action="values", classes=["0", "1"]).dataset.classes == ("0", "1")
+    named = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", action="values", num_envs=8))
+    assert named.single_action_space.shape == (3,)
+
+
+def test_what_needs_classes_says_why_integers_are_none():
+    x = np.zeros((4, 2))
+    for targets, test, why in (
+        ([0, 1, 10**9, 1], None, "labels from 0 to 1,000,000,000 are more classes than the 4 training examples"),
+        ([0, 1, -2, 1], None, "a training label is -2; classes are counted from 0"),
+        ([0, 0, 0, 0], None, "all targets are class 0"),
+        ([0, 1, 0, 1], [2, 0], "a test label is 2; with 2 classes, labels run from 0 to 1"),
+    ):
+        dataset = from_arrays(x, np.array(targets), *([] if test is None else [x[:2], np.array(test)]))
+        for action in ("logits", "label", "ask"):
+            with pytest.raises(InputError, match=f"env.action: {action} needs classes, but {why}.*use values$"):
+                make(dataset, action=action, num_envs=2, test_fraction=0)
+
+
+def test_several_outcomes_of_0_or_1_have_log_odds():
+    outcomes = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
+    env = make(from_arrays(np.zeros((4, 2)), outcomes), action="log_odds", num_envs=4, test_fraction=0, shuffle=False)
+    env.reset(seed=1)
+    torch.testing.assert_close(env.step(torch.zeros(4, 2))[1], torch.full((4,), 2 * math.log(0.5)))
+
+
+def test_one_outcome_in_several_dimensions_has_two_classes():
+    env = make(
+        from_arrays(np.ones((4, 2)), np.array([0.0, 1, 1, 0])[:, None, None]),
+        action="log_odds",
+        num_envs=2,
+        test_fraction=0,
+    )
+    agent = Supervised(env)
+    obs, _ = env.reset(seed=1)
+    torch.testing.assert_close(agent.answers(obs).p[0, :, 1], agent(obs).sigmoid().flatten())
+
+
+@pytest.mark.parametrize("kind", [float, int])
+def test_targets_that_float32_makes_equal_are_refused(kind):
+    targets = (np.arange(40) % 7).astype(kind)
+    x = np.zeros((40, 2))
+    with pytest.raises(InputError, match=r"rounds away how the targets vary around 1\.7e\+09; subtract their mean$"):
+        make(from_arrays(x, targets + kind(1.7e9)), action="values")
+    env = make(from_arrays(x, targets + kind(1e6)), action="values")
+    assert env.evaluation(1).num_examples == 8
+    make(from_arrays(x, np.full(40, 0.1)), action="values")  # a constant has nothing to lose
+
+
+# Sizes taken from data
+
+
+def test_many_classes_have_a_recall_but_no_matrix():
+    n = MOST_CLASSES + 1
+    targets = np.arange(n).repeat(2)
+    env = make(from_arrays(np.zeros((2 * n, 1)), targets), action="label", test_fraction=0).evaluation(1)
+
+    class Last(Supervised):
+        def predict(self, obs, state=None):
+            return rlcore.Step(torch.full((len(obs),), n - 1))
+
+    report = env.score(Last(make(action="logits")), 1, 1)
+    assert report.text == f"the confusion matrix of {n} classes is not shown; at most {MOST_CLASSES}"
+    assert [report.scalars[f"recall_{k}"] for k in (0, n - 2, n - 1)] == [0, 0, 1]
+    with pytest.raises(InputError, match=f"report confusion: needs at most {MOST_CLASSES} classes, there are {n}"):
+        rlcore.registry.reports["confusion"](None)(None, env, report)
+
+
+def test_an_evaluation_shows_at_most_4_million_numbers_at_once_and_at_least_a_training_batch():
+    def batch(shape, num_envs, num_test):
+        split = Split(torch.zeros(num_test, *shape, dtype=torch.uint8), torch.arange(num_test) % 2)
+        env = make(Dataset(split, split, ("a", "b")), num_envs=num_envs)
+        return env.evaluation_batch, env.evaluation(1).num_envs
+
+    assert batch((4,), 8, num_test=1200) == (1000, 1000)
+    assert batch((4,), 1100, num_test=1200) == (1100, 1100)
+    assert batch((4,), 8, num_test=300) == (1000, 300)
+    assert batch((3, 224, 224), 8, num_test=40) == (27, 27)
+    assert batch((3, 224, 224), 32, num_test=40) == (32, 32)
+    assert batch((3, 2048, 2048), 1, num_test=2) == (1, 1)
 
 
 # Learning
@@ -373,6 +570,21 @@ def test_the_gradient_learns_the_product_in_fewer_steps_than_random_search():
     assert steps_to_zero(gradient, env) < steps_to_zero(search, env)
 
 
+@pytest.mark.parametrize("kind", [Supervised, Reinforce, Ensemble])
+def test_a_batch_norm_that_is_given_one_row_says_what_to_set(kind):
+    def trainer(rows):
+        num_envs = 2 * rows if kind is Ensemble else rows
+        env = make(action="label" if kind is Reinforce else "logits", num_envs=num_envs)
+        settings = {"network": {"name": "mlp", "batch_norm": True}}
+        if kind is Ensemble:
+            settings = {"members": 2, "agent": {"name": "supervised", **settings}}
+        return Trainer(kind(env, kind.Settings.model_validate(settings)), env, total_steps=num_envs)
+
+    with pytest.raises(InputError, match=r"^batch norm needs more than one row .* env\.num_envs"):
+        trainer(rows=1).update()
+    trainer(rows=2).update()
+
+
 # Cost, counted
 
 
@@ -430,6 +642,15 @@ def test_an_action_of_another_shape_or_dtype_is_refused(action):
     labels.reset(seed=1)
     with pytest.raises(InputError, match=r"must be torch\.int64"):
         labels.step(torch.zeros(8))
+
+
+def test_a_folder_of_data_is_found_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = SupervisedEnv.Settings(dataset="mnist", data_dir="data")
+    assert settings.data_dir == str(tmp_path / "data")
+    monkeypatch.chdir("/")
+    with pytest.raises(InputError, match=f"env.data_dir: {tmp_path / 'data'} has no file"):
+        SupervisedEnv(settings)
 
 
 def test_a_file_of_arrays_works_from_yaml(tmp_path, monkeypatch):

@@ -17,9 +17,9 @@ class Code(NamedTuple):
     """The code of an input: a point, or a normal with independent coordinates."""
 
     mean: Tensor
-    """[B, L]."""
+    """[B, *L]."""
     log_var: Tensor | None = None
-    """[B, L], log of the variances; None for a point."""
+    """[B, *L], log of the variances; None for a point."""
 
 
 class Autoencoder(Network):
@@ -138,7 +138,7 @@ def _layers(sizes: list[int], activation: Activation) -> list[nn.Module]:
 
 
 def kl_from_standard_normal(code: Code) -> Tensor:
-    """KL(q || N(0, 1)) of each coordinate, [B, L] nats; 0 for a point (Kingma & Welling 2014, appendix B)."""
+    """KL(q || N(0, 1)) of each coordinate, [B, *L] nats; 0 for a point (Kingma & Welling 2014, appendix B)."""
     if code.log_var is None:
         return torch.zeros_like(code.mean)
     return 0.5 * (code.mean.square() + code.log_var.exp() - 1 - code.log_var)

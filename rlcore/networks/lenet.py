@@ -65,7 +65,4 @@ def image_shape(name: str, in_shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The input shape, checked to be that of an image; InputError if it is not."""
     if len(in_shape) != 3:
         raise InputError(f"{name} reads images (channels, height, width), got inputs of shape {in_shape}")
-    channels, height, width = in_shape
-    if channels == height > width and width in (1, 3, 4):
-        raise InputError(f"{name} reads images (channels, height, width), got {in_shape}: are the channels last?")
     return in_shape
