@@ -324,7 +324,8 @@ class SearchResult(NamedTuple):
     policy: Tensor
     """[N, A], the target for the network: the shares of the visits, or the improved policy of `search_gumbel`."""
     value: Tensor
-    """[N], values of the positions, for the mover."""
+    """[N], values of the positions, for the mover: of `search` the mean outcome of all simulations; of `search_gumbel`,
+    where many of them try out worse moves, that of the move to make, its Q at the root."""
     visits: Tensor
     """[N, A] float32, simulations that began with each move."""
     tree: SearchTree
@@ -344,6 +345,8 @@ def search(
     earlier: tuple[SearchTree, Tensor] | None = None,
 ) -> SearchResult:
     """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
+
+    The move to make is the most visited one, and of equally visited ones that of the largest mean outcome.
 
     Args:
         game: the rules.
@@ -370,7 +373,8 @@ def search(
         simulate(tree, game, evaluate, score, node, expand_after=expand_after)
     root = tree.edges(ROOT)
     policy = root.visits / root.visits.sum(-1, keepdim=True)
-    return SearchResult(root.visits.argmax(-1), policy, root.node_value.squeeze(-1), root.visits, tree)
+    action = best_of(root.mean, root.visits, root.visits.amax(-1))
+    return SearchResult(action, policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @torch.no_grad()
@@ -408,17 +412,26 @@ def search_gumbel(
     num_considered = game.legal(state).sum(1).clamp_max(max_considered)
     plan = considered_visits(max_considered, num_simulations, state.device)[num_considered]  # [N, simulations]
 
-    def best_of(visits: Tensor) -> Tensor:
-        """The best move at the root of those with that many visits."""
+    for node in range(num_used, num_used + num_simulations):
         root = tree.edges(ROOT)
         scores = noise + improved_logits(root, visit_scale, value_scale)
-        return scores.where(root.visits == visits[:, None], -torch.inf).argmax(-1)
-
-    for node in range(num_used, num_used + num_simulations):
-        simulate(tree, game, evaluate, score, node, best_of(plan[:, node - num_used]))
+        simulate(tree, game, evaluate, score, node, best_of(scores, root.visits, plan[:, node - num_used]))
     root = tree.edges(ROOT)
-    policy = softmax(improved_logits(root, visit_scale, value_scale))
-    return SearchResult(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits, tree)
+    logits = improved_logits(root, visit_scale, value_scale)
+    action = best_of(noise + logits, root.visits, root.visits.amax(-1))
+    value = root.mean.gather(1, action[:, None]).squeeze(1)
+    return SearchResult(action, softmax(logits), value, root.visits, tree)
+
+
+def best_of(scores: Tensor, visits: Tensor, wanted: Tensor) -> Tensor:
+    """The move of the best score among those with as many visits as wanted, [N].
+
+    Args:
+        scores: [N, A].
+        visits: [N, A].
+        wanted: [N].
+    """
+    return scores.where(visits == wanted[:, None], -torch.inf).argmax(-1)
 
 
 @cache

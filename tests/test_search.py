@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from nim import Nim
 
 from rlcore import InputError
 from rlcore import search as S
@@ -238,6 +239,36 @@ def test_a_tree_full_of_terminals_holds_their_exact_values():
     assert ended.terminated.all()
     assert found.visits.sum(1).tolist() == [50, 50]
     torch.testing.assert_close(found.value, (0.9 + 50 * ended.reward) / 51)
+
+
+def test_the_value_of_a_position_is_that_of_the_move_to_make():
+    """Of all positions of Nim, the lost ones being those whose heaps cancel out; most moves of a won one lose it."""
+    heaps = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))[1:]
+    state = torch.cat([heaps, torch.zeros(23, 1, dtype=torch.int64)], 1)
+    won = heaps[:, 0] ^ heaps[:, 1] ^ heaps[:, 2] != 0
+    game = Nim()
+    for found in (S.search(game, state, constant(game), 1000), S.search_gumbel(game, state, constant(game), 1000)):
+        assert torch.equal(found.value > 0, won)
+        assert torch.equal(found.value < 0, ~won)
+    Q = found.tree.edges(ROOT).mean[torch.arange(23), found.action]
+    assert torch.equal(found.value, Q)
+
+
+def test_of_equally_visited_moves_the_better_one_is_made():
+    state = states_after(C4, *([a, b] for a in range(7) for b in range(7)))
+    found = S.search(C4, state, hashed(C4), 4)
+    most = found.visits == found.visits.amax(1, keepdim=True)
+    Q = found.tree.edges(ROOT).mean
+    assert most[torch.arange(49), found.action].all()
+    assert torch.equal(Q[torch.arange(49), found.action], Q.where(most, -torch.inf).amax(1))
+    lowest = most.int().argmax(1)
+    assert (Q[torch.arange(49), found.action] > Q[torch.arange(49), lowest]).sum() > 3
+
+
+def test_one_visit_more_of_many_is_no_tie():
+    visits = torch.tensor([[2.0**24 - 1, 2.0**24], [2.0**24, 2.0**24]])
+    scores = torch.tensor([[0.9, -0.9], [0.1, 0.1 + 2**-27]])
+    assert S.best_of(scores, visits, visits.amax(1)).tolist() == [1, 1]
 
 
 def test_one_simulation_is_the_priors_best_move():
