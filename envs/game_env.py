@@ -14,7 +14,7 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.evaluation import Report, evaluating
-from rlcore.game import Game, Player, check_legal, mirrored_contest, openings, points, random_moves
+from rlcore.game import Game, Player, check_legal, check_rules, mirrored_contest, openings, points, random_moves
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.trees import Tree
 
@@ -58,6 +58,7 @@ class GameEnv(Environment):
     def __init__(
         self, settings: Settings, game: Game, space: Space[object], device: torch.device | str, truth: Truth | None
     ):
+        check_rules(game)
         self.settings, self.game = settings, game
         super().__init__(settings.num_envs, space, Discrete(game.num_actions), device)
         self.truth = truth

@@ -4,14 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from nim import Nim
 
-from rlcore import InputError, check_environment
+from rlcore import InputError, check_environment, registry
 from rlcore.envs.connect4_solver import Solver
 from rlcore.envs.games import ConnectFour, TicTacToe
 from rlcore.envs.players import MinmaxPlayer, PlayerChoice, RandomPlayer
 from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.envs.truth import Truth, enumerate_positions, read
-from rlcore.game import check_legal, contest, mirrored_contest, openings, points
+from rlcore.game import (
+    Transition,
+    check_legal,
+    check_rules,
+    contest,
+    mirrored_contest,
+    openings,
+    points,
+    random_moves,
+)
 
 TTT, C4 = TicTacToe(), ConnectFour()
 CPU = torch.device("cpu")
@@ -334,3 +344,100 @@ def test_an_illegal_move_names_the_game():
         check_legal(TTT, TTT.initial(1), torch.tensor([9]))
     with pytest.raises(InputError, match="unknown game 'conect4' \\(did you mean 'connect4'"):
         SelfPlayEnv(SelfPlayEnv.Settings(game="conect4"))
+
+
+# Wrong rules
+
+
+class Faulty(Nim):
+    """Returns something else from one method."""
+
+    def __init__(self, method, returned):
+        setattr(self, method, lambda *given: returned(getattr(Nim, method)(self, *given)))
+
+
+class Sized(Nim):
+    """Has another size."""
+
+    def __init__(self, **sizes):
+        self.__dict__.update(sizes)
+
+
+class Endless(Nim):
+    """The last stone stays."""
+
+    def step(self, state, action):
+        after, *_ = super().step(state, action)
+        after[:, :3] = torch.where(after[:, :3].sum(1, keepdim=True) == 0, state[:, :3], after[:, :3])
+        none = torch.zeros(len(state))
+        return Transition(after, none, none.bool())
+
+
+@pytest.mark.parametrize(
+    ("game", "words"),
+    [
+        (
+            Sized(max_moves=4),
+            "Sized: a game goes on after max_moves = 4 moves; every game must end, and max_moves must be",
+        ),
+        (Endless(), "Endless: a game goes on after max_moves = 6 moves"),
+        (Sized(max_moves=0), "Sized.max_moves must be a whole number of 1 or more, got 0"),
+        (Sized(num_actions=None), "Sized.num_actions must be a whole number of 1 or more, got None"),
+        (Sized(num_actions=8), "Sized.legal must be torch.bool [B, num_actions] = [8, 8], got torch.bool [8, 9]"),
+        (Sized(state_size=3), "Sized.initial must be torch.int64 [num, state_size] = [8, 3], got torch.int64 [8, 4]"),
+        (Sized(planes_shape=(3, 3)), "Sized.planes_shape must be (C, H, W), got (3, 3)"),
+        (
+            Sized(planes_shape=(3, 3, 1)),
+            "Sized.observe must be torch.float32 [B, *planes_shape] = [8, 3, 3, 1], got torch.float32 [8, 3, 1, 3]",
+        ),
+        (
+            Faulty("legal", torch.Tensor.float),
+            "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got torch.float32",
+        ),
+        (Faulty("legal", torch.Tensor.tolist), "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got list"),
+        (
+            Faulty("legal", torch.zeros_like),
+            "Faulty.legal allows no move in a position in which step has not terminated",
+        ),
+        (Faulty("initial", torch.Tensor.float), "Faulty.initial must be torch.int64"),
+        (Faulty("observe", torch.Tensor.bool), "Faulty.observe must be torch.float32"),
+        (Faulty("num_moves", torch.Tensor.int), "Faulty.num_moves must be torch.int64 [B] = [8], got torch.int32 [8]"),
+        (
+            Faulty("step", lambda made: made.state),
+            "Faulty.step must return Transition(state, reward, terminated), got Tensor",
+        ),
+        (Faulty("step", lambda made: made._replace(state=made.state.int())), "Faulty.step().state must be torch.int64"),
+        (
+            Faulty("step", lambda made: made._replace(reward=made.reward.long())),
+            "Faulty.step().reward must be torch.float32 [B] = [8], got torch.int64 [8]",
+        ),
+        (
+            Faulty("step", lambda made: made._replace(terminated=made.terminated[:, None])),
+            "Faulty.step().terminated must be torch.bool [B] = [8], got torch.bool [8, 1]",
+        ),
+        (
+            Faulty("step", lambda made: made._replace(reward=made.reward - 0.5)),
+            "Faulty.step: a reward must lie in [-1, 1], and be 0 unless the game has ended; got -0.5 where it has not",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_wrong_rules_are_one_line_when_an_environment_is_made(monkeypatch, game, words):
+    monkeypatch.setitem(registry.games._registered, "faulty", lambda: game)
+    with pytest.raises(InputError) as raised:
+        SelfPlayEnv(SelfPlayEnv.Settings(game="faulty"))
+    assert str(raised.value).startswith(words)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("game", [TTT, C4, Nim()])
+def test_right_rules_are_checked_without_a_trace(game):
+    before = torch.get_rng_state()
+    check_rules(game)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_contest_that_would_not_end_is_one_line():
+    game = Endless()
+    with pytest.raises(InputError, match="Endless: a game goes on after max_moves = 6 moves"):
+        contest(game, *2 * [lambda state: random_moves(game.legal(state))], game.initial(3))

@@ -352,3 +352,54 @@ def test_mistakes_are_one_line():
     full = torch.tensor([[0b101_011_010, 0b010_100_101]])
     with pytest.raises(InputError, match="game 1 has no legal move: its board is full"):
         S.search_gumbel(TTT, torch.cat([TTT.initial(1), full]), constant(TTT), 4)
+
+
+class FloatLegal(Nim):
+    def legal(self, state):
+        return super().legal(state).float()
+
+
+class FewActions(Nim):
+    num_actions = 8
+
+
+class DoubleReward(Nim):
+    def step(self, state, action):
+        made = super().step(state, action)
+        return made._replace(reward=made.reward.double())
+
+
+class ShortGame(Nim):
+    max_moves = 3
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("gumbel", [False, True])
+@pytest.mark.parametrize(
+    ("game", "words"),
+    [
+        (
+            FloatLegal(),
+            r"FloatLegal.legal must be torch.bool \[B, num_actions\] = \[2, 9\], got torch.float32 \[2, 9\]",
+        ),
+        (FewActions(), r"FewActions.legal must be torch.bool \[B, num_actions\] = \[2, 8\], got torch.bool \[2, 9\]"),
+        (DoubleReward(), r"DoubleReward.step\(\).reward must be torch.float32 \[B\] = \[2\], got torch.float64 \[2\]"),
+        (ShortGame(), r"ShortGame: a game goes on after max_moves = 3 moves; every game must end"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_wrong_rules_are_one_line(monkeypatch, game, words, gumbel, waits):
+    """A path that is too long also where its length is not read, as on a GPU."""
+    monkeypatch.setattr("rlcore.search.reading_waits", lambda device: waits)
+    search = S.search_gumbel if gumbel else S.search
+    with pytest.raises(InputError, match=words):
+        search(game, game.initial(2), constant(game), 200)
+
+
+def test_states_and_playouts_of_wrong_rules_are_one_line():
+    for state in (TTT.initial(2).int(), C4.initial(2)[:, :1]):
+        with pytest.raises(InputError, match=r"TicTacToe: states must be torch.int64 \[B, 2\], got torch.int"):
+            S.search(TTT, state, constant(TTT), 4)
+    with pytest.raises(InputError, match="ShortGame: a game goes on after max_moves = 3 moves"):
+        playouts(ShortGame())(ShortGame().initial(20))
+    assert playouts(Nim())(Nim().initial(200))[1].abs().min() == 1  # the longest ones, of 6 moves, are no error
