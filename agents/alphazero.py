@@ -11,7 +11,7 @@ from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
-from rlcore.game import Player, mirrored_contest, points, random_openings
+from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
 from rlcore.search import SearchResult, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
@@ -64,7 +64,8 @@ class AlphaZero(SelfPlayAgent):
         gate_every: PositiveInt | None = None
         """Calls of `learn` between matches of the network against the player; null: the network itself plays."""
         gate_games: int = Field(400, ge=2, multiple_of=2)
-        """Games per match: half as many openings, each from both sides, by the networks' most likely moves."""
+        """Games per match: half as many openings, each from both sides, by the networks' most likely moves. Openings
+        that are the same count once."""
         gate_moves: NonNegativeInt = 6
         """Random moves in each opening of a match."""
         gate_threshold: float = Field(0.55, ge=0, le=1)
@@ -149,7 +150,7 @@ class AlphaZero(SelfPlayAgent):
         s = self.settings
         generator = torch.Generator(self.replay.cells.device).manual_seed(int(torch.randint(2**31, ())))
         begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
-        result = points(mirrored_contest(self.game, self._mover(self.network), self._mover(self.player), begin))
+        result = points(different_games(self.game, self._mover(self.network), self._mover(self.player), begin))
         if result >= s.gate_threshold:
             self.player.load_state_dict(self.network.state_dict())
         return {"gate_points": result, "gate_passed": float(result >= s.gate_threshold)}

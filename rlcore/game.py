@@ -97,7 +97,16 @@ Player = Callable[[Tensor], Tensor]
 """Positions [B, S] to legal moves [B]."""
 
 
-def contest(game: Game, first: Player, second: Player, state: Tensor) -> Tensor:
+class Games(NamedTuple):
+    """Games that were played to their ends."""
+
+    outcome: Tensor
+    """[B] float32, for the player who moved first: 1, 0 or -1."""
+    moves: Tensor
+    """[B, max_moves] int64, -1 after the end."""
+
+
+def play_games(game: Game, first: Player, second: Player, state: Tensor) -> Games:
     """Plays games to their ends.
 
     Args:
@@ -106,32 +115,60 @@ def contest(game: Game, first: Player, second: Player, state: Tensor) -> Tensor:
         second: the other player.
         state: [B, S], where the games begin.
 
-    Returns:
-        The outcome of each for ``first``, [B]: 1, 0 or -1.
-
     Raises:
         InputError: a player makes an illegal move, or the rules break their contract.
     """
     outcome = torch.zeros(len(state), device=state.device)
+    moves = torch.full((len(state), game.max_moves), -1, device=state.device)
     running = torch.arange(len(state), device=state.device)
     mover, other, sign = first, second, 1.0
-    for _ in range(game.max_moves):
+    for ply in range(game.max_moves):
         if not len(running):
             break
         action = mover(state)
         check_legal(game, state, action)
         state, reward, terminated = checked_step(game, state, action)
-        outcome[running] = sign * reward
+        outcome[running], moves[running, ply] = sign * reward, action
         state, running = state[~terminated], running[~terminated]
         mover, other, sign = other, mover, DISCOUNT * sign
     if len(running):
         raise too_long(game)
-    return outcome
+    return Games(outcome, moves)
+
+
+def contest(game: Game, first: Player, second: Player, state: Tensor) -> Tensor:
+    """The outcomes of `play_games` for ``first``, [B]: 1, 0 or -1."""
+    return play_games(game, first, second, state).outcome
 
 
 def mirrored_contest(game: Game, one: Player, other: Player, state: Tensor) -> Tensor:
     """Plays both sides of each position: outcomes for ``one`` of the games it begins, then of the others, [2 B]."""
     return torch.cat([contest(game, one, other, state), -contest(game, other, one, state)])
+
+
+def different_games(game: Game, one: Player, other: Player, state: Tensor) -> Tensor:
+    """`mirrored_contest`, where games that are always the same are evidence only once.
+
+    A position that comes several times counts once if all its games were the same, from either side. If two differ,
+    someone plays at random, and all of them count.
+
+    Returns:
+        The outcomes that count, for ``one``: of the games it begins, then of as many others, [2 K], K <= B.
+    """
+    begun, answered = play_games(game, one, other, state), play_games(game, other, one, state)
+    position = state.unique(dim=0, return_inverse=True)[1]
+    places = torch.arange(len(state), device=state.device)
+    first = torch.full_like(places, len(state)).scatter_reduce(0, position, places, "amin")[position]
+    moves = torch.cat([begun.moves, answered.moves], 1)
+    repeats = (moves == moves[first]).all(1)
+    varies = torch.zeros_like(repeats).index_fill(0, position[~repeats], True)[position]
+    counts = varies | (places == first)
+    return torch.cat([begun.outcome[counts], -answered.outcome[counts]])
+
+
+def count_told(outcome: Tensor, num_played: int) -> str:
+    """How many games count of those played: ``40``, or ``2 different games of 40``; see `different_games`."""
+    return f"{len(outcome)} different games of {num_played}" if len(outcome) < num_played else str(num_played)
 
 
 def points(outcome: Tensor) -> float:

@@ -108,7 +108,10 @@ def test_turned_rows_are_what_the_turned_board_would_show():
 def test_a_better_network_passes_the_gate_and_an_equal_one_does_not():
     _, agent = make(gate_every=1, gate_games=400, gate_moves=3)
     assert not any(p.requires_grad for p in agent.player.parameters())
-    assert agent._gate() == {"gate_points": 0.5, "gate_passed": 0.0}  # mirrored games of one network cancel out
+    assert agent._gate() == {
+        "gate_points": 0.5,
+        "gate_passed": 0.0,
+    }  # mirrored games of one network cancel out
     with torch.no_grad():  # by hand: the centre, then the corners
         last = agent.network.heads.policy[-1]
         last.weight.zero_()
@@ -122,6 +125,15 @@ def test_a_better_network_passes_the_gate_and_an_equal_one_does_not():
 def test_without_a_gate_the_network_plays():
     _, agent = make()
     assert agent.player is agent.network
+
+
+def test_equal_games_are_told_as_one():
+    env, agent = make(eval_simulations=2)
+    env.opponents = lambda: {"lowest": lambda state: env.game.legal(state).int().argmax(1)}
+    report = env.score(agent, 40, seed=1)
+    assert report.text == "points_lowest: 2 different games of 40"
+    assert report.scalars["points_lowest"] in (0, 0.25, 0.5, 0.75, 1)
+    assert "different" not in make(eval_simulations=2)[0].score(agent, 40, seed=1).text
 
 
 @pytest.mark.parametrize(
@@ -240,6 +252,21 @@ def test_matches_are_told_by_opponent():
     twice = MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}, {"name": "random"}]})
     with pytest.raises(InputError, match="report matches: player names must be unique, got random, random"):
         MatchesReport(twice)(agent, env.evaluation(4), Report({}))
+
+
+def test_matches_from_one_opening_are_one_game_of_each_side_unless_someone_plays_at_random(workdir):
+    from rlcore import commands
+
+    commands.train("tictactoe_alphazero", ["trainer.total_steps=1024", "threads=1"], "saved", None, 1)
+    env, agent = make(eval_simulations=2)
+    opponents = [{"name": "run", "run": "saved"}, {"name": "random"}]
+    settings = MatchesReport.Settings.model_validate({"opponents": opponents, "num": 20, "random_moves": 0})
+    report = MatchesReport(settings)(agent, env, Report({}))
+    same_games, all_games = report.text.splitlines()
+    assert same_games.endswith("lost of 2 different games of 40 from 20 random openings")
+    assert all_games.endswith("lost of 40 from 20 random openings")
+    assert report.scalars["run_saved_points"] in (0, 0.25, 0.5, 0.75, 1)
+    assert report.scalars["run_saved_wins"] in (0, 0.5, 1)
 
 
 def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):

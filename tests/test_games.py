@@ -17,6 +17,8 @@ from rlcore.game import (
     check_legal,
     check_rules,
     contest,
+    count_told,
+    different_games,
     mirrored_contest,
     openings,
     points,
@@ -299,6 +301,52 @@ def test_better_players_win():
     uct = PlayerChoice.model_validate({"name": "uct", "simulations": 50})
     assert str(uct) == "uct_50"
     assert points(mirrored_contest(C4, uct.make(C4, CPU), random_player, C4.initial(10))) > 0.8
+
+
+def lowest(state):
+    return TTT.legal(state).int().argmax(1)
+
+
+def highest(state):
+    return 8 - TTT.legal(state).flip(1).int().argmax(1)
+
+
+def at_random(state):
+    return random_moves(TTT.legal(state))
+
+
+def test_games_that_are_always_the_same_count_once():
+    state = TTT.initial(20)
+    assert mirrored_contest(TTT, lowest, highest, state).shape == (40,)
+    outcome = different_games(TTT, lowest, highest, state)
+    assert outcome.tolist() == mirrored_contest(TTT, lowest, highest, state[:1]).tolist()
+    assert count_told(outcome, 40) == "2 different games of 40"
+    corners = torch.cat([TTT.step(state[:1], torch.tensor([move])).state for move in (0, 2, 0, 6, 2, 0)])
+    expected = mirrored_contest(TTT, lowest, highest, corners[[0, 1, 3]])
+    assert different_games(TTT, lowest, highest, corners).tolist() == expected.tolist()
+
+
+def test_games_of_players_at_random_all_count():
+    torch.manual_seed(1)
+    state = TTT.initial(20)
+    for one, other in ((at_random, at_random), (lowest, at_random)):
+        assert count_told(different_games(TTT, one, other, state), 40) == "40"
+
+
+@pytest.mark.parametrize("moves_made", [0, 1])
+def test_both_sides_of_a_position_count_equally_often(moves_made):
+    """Someone plays at random only where he begins, or only where he does not."""
+    state = TTT.initial(20)
+
+    def moody(state):
+        action = lowest(state)
+        if int(TTT.num_moves(state)[0]) == moves_made:
+            action[7] = 8
+        return action
+
+    outcome = different_games(TTT, moody, lowest, state)
+    assert torch.equal(outcome, mirrored_contest(TTT, moody, lowest, state))
+    assert len(outcome) == 40
 
 
 def test_openings_are_of_the_length_asked_for_and_have_not_ended():
