@@ -338,6 +338,77 @@ def test_fit_goes_on_after_an_interruption_and_after_updates_by_hand():
     assert trainer.interrupted is None
 
 
+class Finishing(PPO):
+    """Counts how often it finished, and draws a number as it does."""
+
+    def __init__(self, env):
+        super().__init__(env, PPO.Settings(horizon=16, minibatch_size=64))
+        self.register_buffer("num_finished", torch.zeros(()))
+        self.predicted = 0
+
+    def finish(self):
+        torch.rand(3)
+        self.num_finished += 1
+        return {"num_finished": self.num_finished.clone()}
+
+    def predict(self, obs, state=None):
+        self.predicted += 1
+        return super().predict(obs, state)
+
+
+def test_an_agent_finishes_once_at_each_end_of_the_run(tmp_path):
+    trainer = make(Finishing, tmp_path, total_steps=1024, eval_every=512)
+    finish = trainer.agent.finish
+    trainer.agent.finish = lambda: asked.append((trainer.steps, trainer.agent.predicted)) or finish()
+    asked = []
+    trainer.fit()
+    (step, predicted), evaluated = asked[0], trainer.agent.predicted
+    assert len(asked) == 1
+    assert step == 1024
+    assert 0 < predicted < evaluated  # after an evaluation on the way, before the closing one
+    assert trainer.figures["train/num_finished"] == 1
+    assert trainer.fit()
+    assert trainer.agent.num_finished == 1
+    trainer.tracker.close()
+    assert scalars(tmp_path)["train/num_finished"] == [(1024, 1)]
+    extended = make(Finishing, total_steps=1280)
+    extended.restore(trainer.checkpoint())
+    extended.fit()
+    assert extended.agent.num_finished == 2
+    old = {name: value for name, value in extended.checkpoint().items() if name != "finished_at"}
+    make(Finishing, total_steps=1280).restore(old)
+
+
+def test_a_run_that_was_killed_or_interrupted_at_its_end_finishes_once():
+    whole, cut, killed, interrupted, stopped, late = (
+        make(Finishing, total_steps=1024, stop_at=stop_at, eval_every=10**9)
+        for stop_at in (None, None, None, None, 512, None)
+    )
+    whole.fit()
+    cut.agent.predict = lambda obs, state: signal.raise_signal(signal.SIGINT)
+    before = {}
+    log = cut._log
+    cut._log = lambda metrics: log(metrics) or before.update(cut.checkpoint())
+    assert cut.fit().scalars == {}
+    assert cut.agent.num_finished == 1
+    assert before["steps"] == 1024
+    assert before["finished_at"] is None
+    for rest, saved in ((killed, before), (interrupted, cut.checkpoint())):
+        rest.restore(saved)
+        rest.fit()
+        same(rest.checkpoint(), whole.checkpoint())
+    stopped.fit()
+    assert stopped.agent.num_finished == 0
+    learn = late.agent.learn
+    late.agent.learn = lambda rollout: (late.steps == 896 and signal.raise_signal(signal.SIGINT)) or learn(rollout)
+    late.fit()
+    assert late.finished
+    assert late.agent.num_finished == 0
+    late.agent.learn = learn
+    late.fit()
+    same(late.checkpoint(), whole.checkpoint())
+
+
 def test_schedules_end_with_the_run():
     trainer = make(lambda env: PPO(env, PPO.Settings(horizon=64, learning_rate_schedule="linear")), total_steps=1024)
     rates = [trainer.update()["learning_rate"] for _ in range(4)]
