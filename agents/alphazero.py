@@ -11,11 +11,14 @@ from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
-from rlcore.game import Player, mirrored_contest, points, random_openings
+from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
 from rlcore.search import SearchResult, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
 from rlcore.trees import Tree
+
+EVEN = 0.5
+"""The score of a match between equals."""
 
 
 class Memory(NamedTuple):
@@ -32,7 +35,7 @@ class AlphaZero(SelfPlayAgent):
     Silver et al. 2017 and 2018 ("A general reinforcement learning algorithm that masters chess, shogi, and Go through
     self-play"); with ``search: gumbel`` Danihelka et al. 2022. z is the return of the rest of the game with a discount
     of -1. With a gate, as in AlphaGo Zero, the best network so far plays the games, until the one that learns wins a
-    match against it.
+    match against it; unlike there, a last match at the end of the run is won by half of the points.
     """
 
     class Settings(SelfPlayAgent.Settings):
@@ -64,7 +67,8 @@ class AlphaZero(SelfPlayAgent):
         gate_every: PositiveInt | None = None
         """Calls of `learn` between matches of the network against the player; null: the network itself plays."""
         gate_games: int = Field(400, ge=2, multiple_of=2)
-        """Games per match: half as many openings, each from both sides, by the networks' most likely moves."""
+        """Games per match: half as many openings, each from both sides, by the networks' most likely moves. Openings
+        that are the same count once."""
         gate_moves: NonNegativeInt = 6
         """Random moves in each opening of a match."""
         gate_threshold: float = Field(0.55, ge=0, le=1)
@@ -131,8 +135,19 @@ class AlphaZero(SelfPlayAgent):
         self.earlier = None  # its values are from the network before this update
         metrics = self._fit(rollout)
         if s.gate_every is not None and self.num_rollouts % s.gate_every == 0:
-            metrics |= self._gate()
+            metrics |= self._gate(s.gate_threshold, "gate")
         return metrics
+
+    def finish(self) -> Metrics:
+        """With a gate, plays a last match, from which the network replaces the player if it scores half of the points.
+
+        So the player is no older than it has reason to be. Metrics are ``last_gate_points`` and ``last_gate_passed``.
+        """
+        return {} if self.settings.gate_every is None else self._gate(EVEN, "last_gate")
+
+    def movers(self) -> dict[str, Player]:
+        """With a gate, the most likely move of the network that learns, which may not be the player."""
+        return {} if self.player is self.network else {"learner": self._mover(self.network)}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy to the search's policy, nats, and squared error to the outcome."""
@@ -144,15 +159,15 @@ class AlphaZero(SelfPlayAgent):
         return {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss}
 
     @torch.no_grad()
-    def _gate(self) -> Metrics:
-        """A match of the network against the player, which it replaces if it wins."""
+    def _gate(self, threshold: float, name: str) -> Metrics:
+        """A match of the network against the player, which it replaces from a score of ``threshold``."""
         s = self.settings
         generator = torch.Generator(self.replay.cells.device).manual_seed(int(torch.randint(2**31, ())))
         begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
-        result = points(mirrored_contest(self.game, self._mover(self.network), self._mover(self.player), begin))
-        if result >= s.gate_threshold:
+        result = points(different_games(self.game, self._mover(self.network), self._mover(self.player), begin))
+        if result >= threshold:
             self.player.load_state_dict(self.network.state_dict())
-        return {"gate_points": result, "gate_passed": float(result >= s.gate_threshold)}
+        return {f"{name}_points": result, f"{name}_passed": float(result >= threshold)}
 
     def _mover(self, network: nn.Module) -> Player:
         return lambda state: self._policy(state, network).mode

@@ -89,7 +89,11 @@ class Ensemble(Agent):
         flags = [member.nonfinite for member in self.members if member.nonfinite is not None]
         if flags:
             self.nonfinite = torch.stack(flags).any()
-        return {name: sum(metrics[name] for metrics in updates) / len(updates) for name in updates[0]}
+        return _mean(updates)
+
+    def finish(self) -> Metrics:
+        """Each member finishes; metrics are means over the members."""
+        return _mean([member.finish() for member in self.members])
 
     def remarks(self, metrics: dict[str, float]) -> list[str]:
         """The members'."""
@@ -123,6 +127,10 @@ class Ensemble(Agent):
     def _shares(self) -> list[tuple[Any, slice]]:
         """Each member and its environments."""
         return [(member, slice(k * self.share, (k + 1) * self.share)) for k, member in enumerate(self.members)]
+
+
+def _mean(metrics: list[Metrics]) -> Metrics:
+    return {name: sum(each[name] for each in metrics) / len(metrics) for name in metrics[0]}
 
 
 def _share(row: Row, k: int, envs: slice, slope: Tensor | None) -> Row:

@@ -14,7 +14,7 @@ from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.game import mirrored_contest, points, random_openings
+from rlcore.game import count_told, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
@@ -40,7 +40,8 @@ class EloReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            The rating of each player; as text, the points that each player took from each other one.
+            The rating of each player, by the `different_games` of each pair; as text, the points that each player took
+            from each other one.
 
         Raises:
             InputError: the environment is not a game, or two players have the same name.
@@ -49,25 +50,31 @@ class EloReport(ReportMaker):
             raise InputError("report elo: needs a game (env.name=selfplay)")
         s = self.settings
         players = make_players(s.players, env.game, env.device, "report elo") | {"agent": env.player(agent)}
+        names = list(players)
         begin = random_openings(env.game, s.num, s.random_moves, torch.Generator(env.device).manual_seed(s.seed))
         shares = torch.full((len(players), len(players)), 0.5, dtype=torch.float64)
+        num_games, repeated = torch.zeros_like(shares), ""
         with evaluating(agent):
             for (i, one), (j, other) in itertools.combinations(enumerate(players.values()), 2):
                 seed_everything(derive_seed(s.seed, ACTING))
-                shares[i, j] = points(mirrored_contest(env.game, one, other, begin))
+                outcome = different_games(env.game, one, other, begin)
+                shares[i, j] = points(outcome)
                 shares[j, i] = 1 - shares[i, j]
-        rating = ratings(shares, 2 * s.num)
-        return Report(dict(zip(players, rating.tolist(), strict=True)), _told(list(players), shares, rating))
+                num_games[i, j] = num_games[j, i] = len(outcome)
+                if len(outcome) < 2 * s.num:
+                    repeated += f"\n{names[i]}, {names[j]}: {count_told(outcome, 2 * s.num)}"
+        rating = ratings(shares, num_games)
+        return Report(dict(zip(names, rating.tolist(), strict=True)), _told(names, shares, rating) + repeated)
 
 
-def ratings(shares: Tensor, num_games: int) -> Tensor:
+def ratings(shares: Tensor, num_games: Tensor | int) -> Tensor:
     """Maximum-likelihood ratings [K], the first of them 0, by Hunter 2004 ("MM algorithms", equation 3).
 
     A drawn game is added to each pair, so that the rating of a player who lost or won every game is finite.
 
     Args:
         shares: [K, K] float64, the share of the points that the row's player took from the column's.
-        num_games: per pair.
+        num_games: per pair, [K, K] or the same for all.
     """
     K = len(shares)
     off_diagonal = 1 - torch.eye(K, dtype=torch.float64)

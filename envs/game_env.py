@@ -14,7 +14,17 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.evaluation import Report, evaluating
-from rlcore.game import Game, Player, check_legal, mirrored_contest, openings, points, random_moves
+from rlcore.game import (
+    Game,
+    Player,
+    check_legal,
+    check_rules,
+    count_told,
+    different_games,
+    openings,
+    points,
+    random_moves,
+)
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.trees import Tree
 
@@ -58,6 +68,7 @@ class GameEnv(Environment):
     def __init__(
         self, settings: Settings, game: Game, space: Space[object], device: torch.device | str, truth: Truth | None
     ):
+        check_rules(game)
         self.settings, self.game = settings, game
         super().__init__(settings.num_envs, space, Discrete(game.num_actions), device)
         self.truth = truth
@@ -104,24 +115,29 @@ class GameEnv(Environment):
 
         Returns:
             ``points_<opponent>``: wins plus half of the draws, as a share of ``num_episodes`` games, half of them begun
-            by the agent. For each of `movers`, the share of moves that are ``<name>_right``, keeping the outcome of the
-            position, and ``<name>_perfect``, with the best score: over positions whose moves differ in outcome, and
-            with ``_all`` over all positions. As text, positions in which the first of `movers` is not right.
+            by the agent; of the `different_games`, where the same ones come again and again. For each of `movers`, the
+            share of moves that are ``<name>_right``, keeping the outcome of the position, and ``<name>_perfect``, with
+            the best score: over positions whose moves differ in outcome, and with ``_all`` over all positions. As text,
+            how many games were different, if not all, and positions in which the first of `movers` is not right.
         """
-        scalars, text = {}, ""
+        scalars: dict[str, float] = {}
+        repeated: list[str] = []
+        misses: list[str] = []
         with evaluating(agent):
             for name, opponent in self.opponents().items():
                 seed_everything(seed)
                 begin = self.game.initial(math.ceil(num_episodes / 2), self.device)
-                outcome = mirrored_contest(self.game, self.player(agent), opponent, begin)
+                outcome = different_games(self.game, self.player(agent), opponent, begin)
                 scalars[f"points_{name}"] = points(outcome)
+                if len(outcome) < 2 * len(begin):
+                    repeated.append(f"points_{name}: {count_told(outcome, 2 * len(begin))}")
             if self.truth is not None:
                 for name, mover in self.movers(agent).items():
                     action = torch.cat([mover(state) for state in self.truth.state.split(EVALUATION_BATCH)])
                     check_legal(self.game, self.truth.state, action)
                     scalars |= {f"{name}_{key}": value for key, value in self.truth.accuracy(action).items()}
-                    text = text or self.truth.misses(self.game, action)
-        return Report(scalars, text)
+                    misses = misses or [self.truth.misses(self.game, action)]
+        return Report(scalars, "\n".join(repeated + misses))
 
     def evaluation(self, num_envs: int) -> "GameEnv":
         """A twin with the same known positions; `score` decides how many games it plays."""

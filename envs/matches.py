@@ -12,7 +12,7 @@ from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.game import mirrored_contest, points, random_openings
+from rlcore.game import count_told, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
@@ -41,7 +41,8 @@ class MatchesReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            For each opponent ``<name>_points``, the share of wins plus half of the draws, and ``<name>_wins``.
+            For each opponent ``<name>_points``, the share of wins plus half of the draws, and ``<name>_wins``, both of
+            the `different_games`.
 
         Raises:
             InputError: the environment is not a game, has no balanced positions, or two opponents have the same name.
@@ -55,11 +56,12 @@ class MatchesReport(ReportMaker):
         for name, opponent in make_players(s.opponents, env.game, env.device, "report matches").items():
             with evaluating(agent):
                 seed_everything(derive_seed(s.seed, ACTING))
-                outcome = mirrored_contest(env.game, env.player(agent), opponent, begin)
+                outcome = different_games(env.game, env.player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
             scalars |= {f"{name}_points": points(outcome), f"{name}_wins": won / len(outcome)}
             lost = len(outcome) - won - drawn
-            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {len(outcome)} from {self._told(begin)}")
+            played = count_told(outcome, 2 * len(begin))
+            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {played} from {self._told(begin)}")
         return Report(scalars, "\n".join(lines))
 
     def _openings(self, env: GameEnv) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """SelfPlayEnv: N games of one player against itself."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from gymnasium.spaces import Box
@@ -13,6 +13,14 @@ from rlcore.environment import StepResult
 from rlcore.envs.game_env import STATES, GameEnv
 from rlcore.envs.truth import Truth
 from rlcore.game import Game, Player, check_legal
+
+
+@runtime_checkable
+class HasMovers(Protocol):
+    """An agent with ways to choose a move besides those of every agent."""
+
+    def movers(self) -> dict[str, Player]:
+        """These ways, by name; `SelfPlayEnv.score` checks their moves as well."""
 
 
 class SelfPlayEnv(GameEnv):
@@ -31,8 +39,9 @@ class SelfPlayEnv(GameEnv):
         return state
 
     def movers(self, agent: Agent) -> dict[str, Player]:
-        """The move played, and the most likely one without search."""
-        return {"search": self.player(agent), "policy": self.policy(agent)}
+        """The move played, the most likely one without search, and the agent's own ways (`HasMovers`)."""
+        own = agent.movers() if isinstance(agent, HasMovers) else {}
+        return {"search": self.player(agent), "policy": self.policy(agent), **own}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Begins N games."""

@@ -78,6 +78,16 @@ class Agent(nn.Module, ABC):
     def learn(self, rollout: Rollout) -> Metrics:
         """Updates the parameters from a rollout of `horizon` steps."""
 
+    def finish(self) -> Metrics:
+        """Called by the trainer once, when the run has reached its end, before the closing evaluation.
+
+        A run that is extended finishes again, at its new end.
+
+        Returns:
+            Metrics, as from `learn`.
+        """
+        return {}
+
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """Chooses actions in evaluation: greedy or mean ones. The default acts as while learning.
 

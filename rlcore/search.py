@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlcore.device import reading_waits
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game, random_moves
+from rlcore.game import DISCOUNT, Game, checked_legal, checked_step, random_moves, too_long
 
 ROOT = 0
 """The first node of each tree."""
@@ -162,12 +162,9 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Sea
         num_nodes: M.
 
     Raises:
-        InputError: a game has no legal move.
+        InputError: states or legal moves have another shape or dtype than they should.
     """
-    stuck = ~game.legal(state).any(1)
-    if stuck.any():  # one sync per search
-        n = int(stuck.nonzero()[0])
-        raise InputError(f"search: game {n} has no legal move: its board is full, or the game has ended")
+    legal = checked_legal(game, state)
     (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
     roots = num_nodes * torch.arange(N, device=device)
     tree = SearchTree(
@@ -184,7 +181,7 @@ def plant(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> Sea
     )
     logits, value = evaluate(state)
     tree.state[:, ROOT], tree.value[:, ROOT], tree.path[:, ROOT, 0], tree.depth[:, ROOT] = state, value, roots, 0
-    tree.prior[:, ROOT] = masked_prior(logits, game.legal(state))
+    tree.prior[:, ROOT] = masked_prior(logits, legal)
     return tree
 
 
@@ -222,7 +219,7 @@ def simulate(
     """
     edge = select(tree, root_move)
     parent, action = edge // game.num_actions, edge % game.num_actions
-    new, reward, terminated = game.step(tree.state.flatten(0, 1).index_select(0, parent), action)
+    new, reward, terminated = checked_step(game, tree.state.flatten(0, 1).index_select(0, parent), action)
     logits, value = evaluate(new)
     path, moves, depth = expand(tree, node, parent, action, new, masked_prior(logits, game.legal(new)), value)
     outcome = torch.where(terminated, reward, reward + DISCOUNT * value)
@@ -255,7 +252,7 @@ def expand(
     depth = tree.depth.take(parent) + 1
     W = min(node, tree.moves.shape[-1])  # no path is longer
     if not reading_waits(depth.device):
-        W = int(depth.max())
+        W = min(W, int(depth.max()))
     places = torch.arange(W + 1, device=depth.device)
     row = M * torch.arange(N, device=depth.device) + node
     path = torch.where(places < depth[:, None], _rows(tree.path, parent, W + 1), row[:, None])
@@ -324,7 +321,8 @@ class SearchResult(NamedTuple):
     policy: Tensor
     """[N, A], the target for the network: the shares of the visits, or the improved policy of `search_gumbel`."""
     value: Tensor
-    """[N], values of the positions, for the mover."""
+    """[N], values of the positions, for the mover: of `search` the mean outcome of all simulations; of `search_gumbel`,
+    where many of them try out worse moves, that of the move to make, its Q at the root."""
     visits: Tensor
     """[N, A] float32, simulations that began with each move."""
     tree: SearchTree
@@ -345,6 +343,8 @@ def search(
 ) -> SearchResult:
     """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
 
+    The move to make is the most visited one, and of equally visited ones that of the largest mean outcome.
+
     Args:
         game: the rules.
         state: [N, S].
@@ -358,7 +358,7 @@ def search(
             subtree is kept, and its visits count.
 
     Raises:
-        InputError: a game has no legal move, or ``num_simulations`` is below 1.
+        InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
     """
     score = score or puct()
     tree, num_used = _planted(game, state, evaluate, num_simulations, earlier)
@@ -368,9 +368,11 @@ def search(
     renew(tree, tree.path[:, ROOT, :1], score)
     for node in range(num_used, num_used + num_simulations):
         simulate(tree, game, evaluate, score, node, expand_after=expand_after)
+    _check(game, tree)
     root = tree.edges(ROOT)
     policy = root.visits / root.visits.sum(-1, keepdim=True)
-    return SearchResult(root.visits.argmax(-1), policy, root.node_value.squeeze(-1), root.visits, tree)
+    action = best_of(root.mean, root.visits, root.visits.amax(-1))
+    return SearchResult(action, policy, root.node_value.squeeze(-1), root.visits, tree)
 
 
 @torch.no_grad()
@@ -400,7 +402,7 @@ def search_gumbel(
         value_scale: c_scale.
 
     Raises:
-        InputError: a game has no legal move, or ``num_simulations`` is below 1.
+        InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
     """
     tree, num_used = _planted(game, state, evaluate, num_simulations)
     score = gumbel(visit_scale, value_scale)
@@ -408,17 +410,27 @@ def search_gumbel(
     num_considered = game.legal(state).sum(1).clamp_max(max_considered)
     plan = considered_visits(max_considered, num_simulations, state.device)[num_considered]  # [N, simulations]
 
-    def best_of(visits: Tensor) -> Tensor:
-        """The best move at the root of those with that many visits."""
+    for node in range(num_used, num_used + num_simulations):
         root = tree.edges(ROOT)
         scores = noise + improved_logits(root, visit_scale, value_scale)
-        return scores.where(root.visits == visits[:, None], -torch.inf).argmax(-1)
-
-    for node in range(num_used, num_used + num_simulations):
-        simulate(tree, game, evaluate, score, node, best_of(plan[:, node - num_used]))
+        simulate(tree, game, evaluate, score, node, best_of(scores, root.visits, plan[:, node - num_used]))
+    _check(game, tree)
     root = tree.edges(ROOT)
-    policy = softmax(improved_logits(root, visit_scale, value_scale))
-    return SearchResult(best_of(root.visits.amax(-1)), policy, root.node_value.squeeze(-1), root.visits, tree)
+    logits = improved_logits(root, visit_scale, value_scale)
+    action = best_of(noise + logits, root.visits, root.visits.amax(-1))
+    value = root.mean.gather(1, action[:, None]).squeeze(1)
+    return SearchResult(action, softmax(logits), value, root.visits, tree)
+
+
+def best_of(scores: Tensor, visits: Tensor, wanted: Tensor) -> Tensor:
+    """The move of the best score among those with as many visits as wanted, [N].
+
+    Args:
+        scores: [N, A].
+        visits: [N, A].
+        wanted: [N].
+    """
+    return scores.where(visits == wanted[:, None], -torch.inf).argmax(-1)
 
 
 @cache
@@ -458,6 +470,17 @@ def _planted(
     tree = plant(game, state, evaluate, num_used + num_simulations)
     transplant(earlier[0], kept, tree)
     return tree, num_used
+
+
+def _check(game: Game, tree: SearchTree) -> None:
+    """Raises an InputError if a root has no legal move, or if a path was cut that is longer than `Game.max_moves`."""
+    stuck, cut = ~game.legal(tree.state[:, ROOT]).any(1), (tree.depth > game.max_moves).any(1)
+    if not (stuck | cut).any():  # one sync per search
+        return
+    if stuck.any():
+        n = int(stuck.nonzero()[0])
+        raise InputError(f"search: game {n} has no legal move: its board is full, or the game has ended")
+    raise too_long(game)
 
 
 def below(tree: SearchTree, action: Tensor, state: Tensor) -> Tensor:
@@ -525,6 +548,8 @@ def playouts(game: Game) -> Evaluator:
             value += sign * reward * running
             running = running & ~terminated
             sign *= DISCOUNT
+        if not reading_waits(state.device) and running.any():
+            raise too_long(game)
         return torch.zeros(len(state), game.num_actions, device=state.device), value
 
     return evaluate

@@ -127,6 +127,7 @@ class Trainer:
         """Spent collecting, learning, and in the environment's steps, a part of collecting."""
         self._interruption = Interruption()
         self._evaluation_pending = False  # one is due that was interrupted or failed
+        self._finished_at: int | None = None  # the step at which the agent finished
         self._collecting = False  # or failed in it, so that the environment is no longer where `obs` is from
         self._reports = [choice.make() for choice in self.settings.reports]
         self._logged_at = 0
@@ -145,7 +146,7 @@ class Trainer:
         self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
 
     def fit(self) -> Report:
-        """Trains to the end of the run and evaluates, or to ``stop_at``; saves.
+        """Trains to the end of the run, lets the agent finish and evaluates, or trains to ``stop_at``; saves.
 
         On SIGINT or SIGTERM it finishes the current update, or abandons an evaluation, saves and returns early
         (`interrupted`). If an environment, an evaluation or a report fails, what was learned before is also saved.
@@ -185,6 +186,8 @@ class Trainer:
                         self.save(str(self.steps))
             if metrics is not None and self._logged_at != self.steps:
                 self._log(metrics)
+            if self.finished and self.interrupted is None:
+                self._finish()
             closing = self._evaluate() if self.finished else Report({})
             self.save("last")
             self.tracker.flush()
@@ -286,6 +289,7 @@ class Trainer:
             "best": self.best,
             "figures": self.figures,
             "evaluation_pending": self._evaluation_pending,
+            "finished_at": self._finished_at,
             "collect_seconds": self.collect_seconds,
             "learn_seconds": self.learn_seconds,
             "env_seconds": self.env_seconds,
@@ -342,6 +346,7 @@ class Trainer:
         self.restore_agent(saved)
         self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
         self._evaluation_pending, self._logged_at = saved.get("evaluation_pending", False), self.steps
+        self._finished_at = saved.get("finished_at")
         self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
         self.env_seconds = saved.get("env_seconds", 0.0)
         self.episodes.restore(saved["episodes"])
@@ -418,16 +423,28 @@ class Trainer:
         """Whether a multiple of ``every`` lies in (before, steps]."""
         return self.steps // every > before // every
 
-    def _log(self, metrics: Metrics) -> None:
+    def _finish(self) -> None:
+        """Lets the agent finish, once at each end of the run."""
+        if self._finished_at != self.steps:
+            figures = self._read(self.agent.finish())
+            self._finished_at = self.steps
+            self.figures |= figures
+            self.tracker.scalars(figures, self.steps)
+
+    def _read(self, metrics: Metrics) -> dict[str, float]:
+        """Metrics of the agent as figures."""
         check_metrics(metrics)
-        self._check_deferred()
-        self._logged_at = self.steps
         values = torch.zeros(len(metrics), device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
         numbers = values.tolist()  # one sync for all of them
-        self._remark(*self.agent.remarks(dict(zip(metrics, numbers, strict=True))))
-        figures = {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
+        return {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
+
+    def _log(self, metrics: Metrics) -> None:
+        self._check_deferred()
+        self._logged_at = self.steps
+        figures = self._read(metrics)
+        self._remark(*self.agent.remarks({name.removeprefix("train/"): value for name, value in figures.items()}))
         figures |= {f"rollout/{name}": value for name, value in self.episodes.means().items()}
         timing = self.timing()
         self.figures |= figures

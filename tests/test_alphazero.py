@@ -108,20 +108,59 @@ def test_turned_rows_are_what_the_turned_board_would_show():
 def test_a_better_network_passes_the_gate_and_an_equal_one_does_not():
     _, agent = make(gate_every=1, gate_games=400, gate_moves=3)
     assert not any(p.requires_grad for p in agent.player.parameters())
-    assert agent._gate() == {"gate_points": 0.5, "gate_passed": 0.0}  # mirrored games of one network cancel out
+    assert agent._gate(0.55, "gate") == {
+        "gate_points": 0.5,
+        "gate_passed": 0.0,
+    }  # mirrored games of one network cancel out
     with torch.no_grad():  # by hand: the centre, then the corners
         last = agent.network.heads.policy[-1]
         last.weight.zero_()
         last.bias.copy_(torch.tensor([4.0, 1, 3.5, 0.5, 9, 0, 3, 0.2, 2.5]))
-    passed = agent._gate()
+    passed = agent._gate(0.55, "gate")
     assert passed["gate_points"] > 0.6
     assert passed["gate_passed"] == 1
     same(dict(agent.player.state_dict()), dict(agent.network.state_dict()))
 
 
 def test_without_a_gate_the_network_plays():
-    _, agent = make()
+    env, agent = make()
     assert agent.player is agent.network
+    assert agent.finish() == {}
+    assert set(env.movers(agent)) == {"search", "policy"}
+
+
+def test_a_last_match_at_the_end_of_the_run_is_won_by_half_of_the_points():
+    env, agent = make(gate_every=10**6, gate_games=40, gate_moves=2, env={"positions": "all"})
+    first = {name: value.clone() for name, value in agent.player.state_dict().items()}
+    trainer = Trainer(agent, env, total_steps=2048, seed=1)
+    while not trainer.finished:
+        trainer.update()
+    same(dict(agent.player.state_dict()), first)
+    before = env.evaluation(8).score(agent, 4, seed=1).scalars
+    assert before["learner_right"] > before["policy_right"]
+    after = trainer.fit().scalars
+    assert trainer.figures["train/last_gate_points"] >= 0.5
+    assert trainer.figures["train/last_gate_passed"] == 1
+    same(dict(agent.player.state_dict()), dict(agent.network.state_dict()))
+    assert after["policy_right"] == after["learner_right"] == before["learner_right"]
+    with torch.no_grad():  # by hand: the player likes the centre, then the corners, and the learner what is left
+        for network, sign in ((agent.player, 1), (agent.network, -1)):
+            network.heads.policy[-1].weight.zero_()
+            network.heads.policy[-1].bias.copy_(sign * torch.tensor([4.0, 1, 3.5, 0.5, 9, 0, 3, 0.2, 2.5]))
+    lost = agent.finish()
+    assert lost["last_gate_points"] < 0.5
+    assert lost["last_gate_passed"] == 0
+    worse = env.evaluation(8).score(agent, 4, seed=1).scalars
+    assert worse["learner_right"] < worse["policy_right"]
+
+
+def test_equal_games_are_told_as_one():
+    env, agent = make(eval_simulations=2)
+    env.opponents = lambda: {"lowest": lambda state: env.game.legal(state).int().argmax(1)}
+    report = env.score(agent, 40, seed=1)
+    assert report.text == "points_lowest: 2 different games of 40"
+    assert report.scalars["points_lowest"] in (0, 0.25, 0.5, 0.75, 1)
+    assert "different" not in make(eval_simulations=2)[0].score(agent, 40, seed=1).text
 
 
 @pytest.mark.parametrize(
@@ -240,6 +279,21 @@ def test_matches_are_told_by_opponent():
     twice = MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}, {"name": "random"}]})
     with pytest.raises(InputError, match="report matches: player names must be unique, got random, random"):
         MatchesReport(twice)(agent, env.evaluation(4), Report({}))
+
+
+def test_matches_from_one_opening_are_one_game_of_each_side_unless_someone_plays_at_random(workdir):
+    from rlcore import commands
+
+    commands.train("tictactoe_alphazero", ["trainer.total_steps=1024", "threads=1"], "saved", None, 1)
+    env, agent = make(eval_simulations=2)
+    opponents = [{"name": "run", "run": "saved"}, {"name": "random"}]
+    settings = MatchesReport.Settings.model_validate({"opponents": opponents, "num": 20, "random_moves": 0})
+    report = MatchesReport(settings)(agent, env, Report({}))
+    same_games, all_games = report.text.splitlines()
+    assert same_games.endswith("lost of 2 different games of 40 from 20 random openings")
+    assert all_games.endswith("lost of 40 from 20 random openings")
+    assert report.scalars["run_saved_points"] in (0, 0.25, 0.5, 0.75, 1)
+    assert report.scalars["run_saved_wins"] in (0, 0.5, 1)
 
 
 def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):

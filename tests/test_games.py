@@ -4,14 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from nim import Nim
 
-from rlcore import InputError, check_environment
+from rlcore import InputError, check_environment, registry
 from rlcore.envs.connect4_solver import Solver
 from rlcore.envs.games import ConnectFour, TicTacToe
 from rlcore.envs.players import MinmaxPlayer, PlayerChoice, RandomPlayer
 from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.envs.truth import Truth, enumerate_positions, read
-from rlcore.game import check_legal, contest, mirrored_contest, openings, points
+from rlcore.game import (
+    Transition,
+    check_legal,
+    check_rules,
+    contest,
+    count_told,
+    different_games,
+    mirrored_contest,
+    openings,
+    points,
+    random_moves,
+)
 
 TTT, C4 = TicTacToe(), ConnectFour()
 CPU = torch.device("cpu")
@@ -291,6 +303,52 @@ def test_better_players_win():
     assert points(mirrored_contest(C4, uct.make(C4, CPU), random_player, C4.initial(10))) > 0.8
 
 
+def lowest(state):
+    return TTT.legal(state).int().argmax(1)
+
+
+def highest(state):
+    return 8 - TTT.legal(state).flip(1).int().argmax(1)
+
+
+def at_random(state):
+    return random_moves(TTT.legal(state))
+
+
+def test_games_that_are_always_the_same_count_once():
+    state = TTT.initial(20)
+    assert mirrored_contest(TTT, lowest, highest, state).shape == (40,)
+    outcome = different_games(TTT, lowest, highest, state)
+    assert outcome.tolist() == mirrored_contest(TTT, lowest, highest, state[:1]).tolist()
+    assert count_told(outcome, 40) == "2 different games of 40"
+    corners = torch.cat([TTT.step(state[:1], torch.tensor([move])).state for move in (0, 2, 0, 6, 2, 0)])
+    expected = mirrored_contest(TTT, lowest, highest, corners[[0, 1, 3]])
+    assert different_games(TTT, lowest, highest, corners).tolist() == expected.tolist()
+
+
+def test_games_of_players_at_random_all_count():
+    torch.manual_seed(1)
+    state = TTT.initial(20)
+    for one, other in ((at_random, at_random), (lowest, at_random)):
+        assert count_told(different_games(TTT, one, other, state), 40) == "40"
+
+
+@pytest.mark.parametrize("moves_made", [0, 1])
+def test_both_sides_of_a_position_count_equally_often(moves_made):
+    """Someone plays at random only where he begins, or only where he does not."""
+    state = TTT.initial(20)
+
+    def moody(state):
+        action = lowest(state)
+        if int(TTT.num_moves(state)[0]) == moves_made:
+            action[7] = 8
+        return action
+
+    outcome = different_games(TTT, moody, lowest, state)
+    assert torch.equal(outcome, mirrored_contest(TTT, moody, lowest, state))
+    assert len(outcome) == 40
+
+
 def test_openings_are_of_the_length_asked_for_and_have_not_ended():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([0, 1, 5, 12]).repeat(100)
@@ -334,3 +392,100 @@ def test_an_illegal_move_names_the_game():
         check_legal(TTT, TTT.initial(1), torch.tensor([9]))
     with pytest.raises(InputError, match="unknown game 'conect4' \\(did you mean 'connect4'"):
         SelfPlayEnv(SelfPlayEnv.Settings(game="conect4"))
+
+
+# Wrong rules
+
+
+class Faulty(Nim):
+    """Returns something else from one method."""
+
+    def __init__(self, method, returned):
+        setattr(self, method, lambda *given: returned(getattr(Nim, method)(self, *given)))
+
+
+class Sized(Nim):
+    """Has another size."""
+
+    def __init__(self, **sizes):
+        self.__dict__.update(sizes)
+
+
+class Endless(Nim):
+    """The last stone stays."""
+
+    def step(self, state, action):
+        after, *_ = super().step(state, action)
+        after[:, :3] = torch.where(after[:, :3].sum(1, keepdim=True) == 0, state[:, :3], after[:, :3])
+        none = torch.zeros(len(state))
+        return Transition(after, none, none.bool())
+
+
+@pytest.mark.parametrize(
+    ("game", "words"),
+    [
+        (
+            Sized(max_moves=4),
+            "Sized: a game goes on after max_moves = 4 moves; every game must end, and max_moves must be",
+        ),
+        (Endless(), "Endless: a game goes on after max_moves = 6 moves"),
+        (Sized(max_moves=0), "Sized.max_moves must be a whole number of 1 or more, got 0"),
+        (Sized(num_actions=None), "Sized.num_actions must be a whole number of 1 or more, got None"),
+        (Sized(num_actions=8), "Sized.legal must be torch.bool [B, num_actions] = [8, 8], got torch.bool [8, 9]"),
+        (Sized(state_size=3), "Sized.initial must be torch.int64 [num, state_size] = [8, 3], got torch.int64 [8, 4]"),
+        (Sized(planes_shape=(3, 3)), "Sized.planes_shape must be (C, H, W), got (3, 3)"),
+        (
+            Sized(planes_shape=(3, 3, 1)),
+            "Sized.observe must be torch.float32 [B, *planes_shape] = [8, 3, 3, 1], got torch.float32 [8, 3, 1, 3]",
+        ),
+        (
+            Faulty("legal", torch.Tensor.float),
+            "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got torch.float32",
+        ),
+        (Faulty("legal", torch.Tensor.tolist), "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got list"),
+        (
+            Faulty("legal", torch.zeros_like),
+            "Faulty.legal allows no move in a position in which step has not terminated",
+        ),
+        (Faulty("initial", torch.Tensor.float), "Faulty.initial must be torch.int64"),
+        (Faulty("observe", torch.Tensor.bool), "Faulty.observe must be torch.float32"),
+        (Faulty("num_moves", torch.Tensor.int), "Faulty.num_moves must be torch.int64 [B] = [8], got torch.int32 [8]"),
+        (
+            Faulty("step", lambda made: made.state),
+            "Faulty.step must return Transition(state, reward, terminated), got Tensor",
+        ),
+        (Faulty("step", lambda made: made._replace(state=made.state.int())), "Faulty.step().state must be torch.int64"),
+        (
+            Faulty("step", lambda made: made._replace(reward=made.reward.long())),
+            "Faulty.step().reward must be torch.float32 [B] = [8], got torch.int64 [8]",
+        ),
+        (
+            Faulty("step", lambda made: made._replace(terminated=made.terminated[:, None])),
+            "Faulty.step().terminated must be torch.bool [B] = [8], got torch.bool [8, 1]",
+        ),
+        (
+            Faulty("step", lambda made: made._replace(reward=made.reward - 0.5)),
+            "Faulty.step: a reward must lie in [-1, 1], and be 0 unless the game has ended; got -0.5 where it has not",
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_wrong_rules_are_one_line_when_an_environment_is_made(monkeypatch, game, words):
+    monkeypatch.setitem(registry.games._registered, "faulty", lambda: game)
+    with pytest.raises(InputError) as raised:
+        SelfPlayEnv(SelfPlayEnv.Settings(game="faulty"))
+    assert str(raised.value).startswith(words)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("game", [TTT, C4, Nim()])
+def test_right_rules_are_checked_without_a_trace(game):
+    before = torch.get_rng_state()
+    check_rules(game)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_contest_that_would_not_end_is_one_line():
+    game = Endless()
+    with pytest.raises(InputError, match="Endless: a game goes on after max_moves = 6 moves"):
+        contest(game, *2 * [lambda state: random_moves(game.legal(state))], game.initial(3))

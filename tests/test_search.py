@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from nim import Nim
 
 from rlcore import InputError
 from rlcore import search as S
@@ -240,6 +241,36 @@ def test_a_tree_full_of_terminals_holds_their_exact_values():
     torch.testing.assert_close(found.value, (0.9 + 50 * ended.reward) / 51)
 
 
+def test_the_value_of_a_position_is_that_of_the_move_to_make():
+    """Of all positions of Nim, the lost ones being those whose heaps cancel out; most moves of a won one lose it."""
+    heaps = torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(4))[1:]
+    state = torch.cat([heaps, torch.zeros(23, 1, dtype=torch.int64)], 1)
+    won = heaps[:, 0] ^ heaps[:, 1] ^ heaps[:, 2] != 0
+    game = Nim()
+    for found in (S.search(game, state, constant(game), 1000), S.search_gumbel(game, state, constant(game), 1000)):
+        assert torch.equal(found.value > 0, won)
+        assert torch.equal(found.value < 0, ~won)
+    Q = found.tree.edges(ROOT).mean[torch.arange(23), found.action]
+    assert torch.equal(found.value, Q)
+
+
+def test_of_equally_visited_moves_the_better_one_is_made():
+    state = states_after(C4, *([a, b] for a in range(7) for b in range(7)))
+    found = S.search(C4, state, hashed(C4), 4)
+    most = found.visits == found.visits.amax(1, keepdim=True)
+    Q = found.tree.edges(ROOT).mean
+    assert most[torch.arange(49), found.action].all()
+    assert torch.equal(Q[torch.arange(49), found.action], Q.where(most, -torch.inf).amax(1))
+    lowest = most.int().argmax(1)
+    assert (Q[torch.arange(49), found.action] > Q[torch.arange(49), lowest]).sum() > 3
+
+
+def test_one_visit_more_of_many_is_no_tie():
+    visits = torch.tensor([[2.0**24 - 1, 2.0**24], [2.0**24, 2.0**24]])
+    scores = torch.tensor([[0.9, -0.9], [0.1, 0.1 + 2**-27]])
+    assert S.best_of(scores, visits, visits.amax(1)).tolist() == [1, 1]
+
+
 def test_one_simulation_is_the_priors_best_move():
     found = S.search(C4, C4.initial(4), hashed(C4), 1)
     best = hashed(C4)(C4.initial(4))[0].argmax(1)
@@ -321,3 +352,54 @@ def test_mistakes_are_one_line():
     full = torch.tensor([[0b101_011_010, 0b010_100_101]])
     with pytest.raises(InputError, match="game 1 has no legal move: its board is full"):
         S.search_gumbel(TTT, torch.cat([TTT.initial(1), full]), constant(TTT), 4)
+
+
+class FloatLegal(Nim):
+    def legal(self, state):
+        return super().legal(state).float()
+
+
+class FewActions(Nim):
+    num_actions = 8
+
+
+class DoubleReward(Nim):
+    def step(self, state, action):
+        made = super().step(state, action)
+        return made._replace(reward=made.reward.double())
+
+
+class ShortGame(Nim):
+    max_moves = 3
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("gumbel", [False, True])
+@pytest.mark.parametrize(
+    ("game", "words"),
+    [
+        (
+            FloatLegal(),
+            r"FloatLegal.legal must be torch.bool \[B, num_actions\] = \[2, 9\], got torch.float32 \[2, 9\]",
+        ),
+        (FewActions(), r"FewActions.legal must be torch.bool \[B, num_actions\] = \[2, 8\], got torch.bool \[2, 9\]"),
+        (DoubleReward(), r"DoubleReward.step\(\).reward must be torch.float32 \[B\] = \[2\], got torch.float64 \[2\]"),
+        (ShortGame(), r"ShortGame: a game goes on after max_moves = 3 moves; every game must end"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_wrong_rules_are_one_line(monkeypatch, game, words, gumbel, waits):
+    """A path that is too long also where its length is not read, as on a GPU."""
+    monkeypatch.setattr("rlcore.search.reading_waits", lambda device: waits)
+    search = S.search_gumbel if gumbel else S.search
+    with pytest.raises(InputError, match=words):
+        search(game, game.initial(2), constant(game), 200)
+
+
+def test_states_and_playouts_of_wrong_rules_are_one_line():
+    for state in (TTT.initial(2).int(), C4.initial(2)[:, :1]):
+        with pytest.raises(InputError, match=r"TicTacToe: states must be torch.int64 \[B, 2\], got torch.int"):
+            S.search(TTT, state, constant(TTT), 4)
+    with pytest.raises(InputError, match="ShortGame: a game goes on after max_moves = 3 moves"):
+        playouts(ShortGame())(ShortGame().initial(20))
+    assert playouts(Nim())(Nim().initial(200))[1].abs().min() == 1  # the longest ones, of 6 moves, are no error

@@ -554,6 +554,14 @@ def test_a_member_learns_as_it_would_alone_from_its_share():
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+def test_every_member_finishes():
+    agent, _ = ensemble()
+    assert agent.finish() == {}
+    for k, member in enumerate(agent.members):
+        member.finish = lambda k=k: {"last": float(k)}
+    assert agent.finish() == {"last": 1.0}
+
+
 @pytest.mark.parametrize("kind", ["supervised", "reinforce", "ppo"])
 def test_an_ensemble_of_any_agent_learns_resumes_and_doubts(kind):
     action = "logits" if kind == "supervised" else "label"

@@ -232,6 +232,12 @@ def test_ratings_are_the_most_likely():
     torch.testing.assert_close(ratings(expected, 10**9), true, atol=0.01, rtol=0)
     beaten = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
     assert ratings(beaten, 40)[1] == pytest.approx(400 * math.log10(40.5 / 0.5))
+    num_games = torch.tensor([[0, 2, 40], [2, 0, 40], [40, 40, 0]])
+    shares = torch.tensor([[0.5, 1.0, 0.6], [0.0, 0.5, 0.3], [0.4, 0.7, 0.5]], dtype=torch.float64)
+    found = ratings(shares, num_games)
+    expected = (num_games + 1) / (1 + 10 ** ((found - found[:, None]) / 400))
+    taken = (shares * num_games + 0.5).fill_diagonal_(0).sum(1)
+    torch.testing.assert_close(expected.fill_diagonal_(0).sum(1), taken)
 
 
 def test_a_tournament_rates_the_agent_among_players():
@@ -242,9 +248,18 @@ def test_a_tournament_rates_the_agent_among_players():
     assert report.scalars["minmax_2"] > 200
     assert set(report.scalars) == {"random", "minmax_2", "agent"}
     assert report.text.splitlines()[1].startswith("minmax_2")
+    assert "different" not in report.text
     twice = EloReport.Settings.model_validate({"players": [{"name": "random"}, {"name": "random"}]})
     with pytest.raises(InputError, match="names must be unique"):
         EloReport(twice)(agent, env.evaluation(2), Report({}))
+
+
+def test_equal_games_say_no_more_about_strength_than_one(pool_run):
+    env, agent = make(game="connect4", pool=RANDOM)
+    players = {"players": [{"name": "run", "run": pool_run}, {"name": "random"}], "num": 20, "random_moves": 0}
+    report = EloReport(EloReport.Settings.model_validate(players))(agent, env, Report({}))
+    assert report.text.splitlines()[-1] == "run_stage1, agent: 2 different games of 40"
+    assert report.text.count("different") == 1
 
 
 def test_checkpoints_that_are_kept_are_players(workdir):
