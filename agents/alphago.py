@@ -59,9 +59,6 @@ class AlphaGo(SelfPlayAgent):
             raise InputError(f"agent.policy: {s.policy} does not play {env.settings.game}")
         self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe
         self.network = s.network.build(self.game.planes_shape, 1)
-        self.evaluate: Evaluator = self.policy_and_value
-        if s.value_weight:
-            self.evaluate = mixed(self.policy_and_value, playouts(self.game), s.value_weight)
         self.optimizer = self._make_optimizer()
         self.eval()
 
@@ -87,8 +84,11 @@ class AlphaGo(SelfPlayAgent):
         """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
+        evaluate: Evaluator = self.policy_and_value
+        if s.value_weight:
+            evaluate = mixed(evaluate, playouts(self.game), s.value_weight)
         score = puct(s.exploration)
-        return search(self.game, state, self.evaluate, num_simulations, score, expand_after=s.expand_after)
+        return search(self.game, state, evaluate, num_simulations, score, expand_after=s.expand_after)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and fits the value network to their outcomes."""

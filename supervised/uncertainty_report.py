@@ -15,7 +15,6 @@ from rlcore.agents.mc_dropout import MCDropout
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.networks.dropout import dropouts
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.foreign import foreign_inputs
@@ -83,7 +82,7 @@ class UncertaintyReport(ReportMaker):
                 one answer, or ``index`` is not below the number of test examples.
         """
         env, _ = classified("uncertainty", env)
-        askers = self._askers(agent)
+        askers = self._askers(agent, env)
         with evaluating(agent):
             if self.settings.index is not None:
                 return Report({}, _passes(env, askers.popitem()[1], self.settings.index))
@@ -93,17 +92,17 @@ class UncertaintyReport(ReportMaker):
         text = f"{_table(found)}\n\n{self._doubted(env, best.test)}"
         return Report(scalars, text, _figures(found, env.targets.cpu()))
 
-    def _askers(self, agent: Agent) -> dict[str, Ask]:
+    def _askers(self, agent: Agent, env: SupervisedEnv) -> dict[str, Ask]:
         """The ways to ask the agent, the best one last."""
         s = self.settings
         if isinstance(agent, Ensemble):
             return {"softmax": agent.members[0].answers, "ensemble": agent.answers}
-        if dropouts(agent):
-            return {"softmax": agent.answers, "mc_dropout": MCDropout(agent, s.passes, s.seed, s.memory_mib).answers}
-        raise InputError(
-            "report uncertainty: this agent gives only one answer; train one with dropout (agent.network.dropout=0.1), "
-            "or an ensemble (agent.name=ensemble)"
-        )
+        mc_dropout = MCDropout(agent, s.passes, s.seed, s.memory_mib)
+        try:
+            mc_dropout.answers(env.inputs(slice(0, 1)))
+        except InputError as error:
+            raise InputError(f"report uncertainty: {error}; or an ensemble (agent.name=ensemble)") from None
+        return {"softmax": agent.answers, "mc_dropout": mc_dropout.answers}
 
     def _doubted(self, env: SupervisedEnv, test: ClassUncertainty) -> str:
         """The examples whose predictive entropy is above the setting, in their order."""

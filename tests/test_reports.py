@@ -219,7 +219,7 @@ def test_an_ensemble_is_asked_by_its_members():
 
 def test_what_has_no_uncertainty_is_refused():
     agent, env = doubting()
-    with pytest.raises(InputError, match="gives only one answer"):
+    with pytest.raises(InputError, match=r"report uncertainty: .* pass through no dropout.*; or an ensemble"):
         report("uncertainty", agent, env)
     agent, env = doubting(dropout=0.3)
     with pytest.raises(InputError, match="index must be below the 120 test examples, got 120"):
