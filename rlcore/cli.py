@@ -1,6 +1,7 @@
 """The command line: arguments and options. The commands are in `rlcore.commands`, imported only when needed."""
 
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -8,6 +9,7 @@ import typer
 import rlcore
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.registry import commands as plugins
+from rlcore.streams import unbroken
 
 app = typer.Typer(
     name="rlcore",
@@ -25,8 +27,10 @@ ConfigName = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config; see rlcore list configs.")
 ]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Run this many seeds, counting up from the config's.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Number of runs at once.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="Run this many seeds, counting up from the config's.")
+]
+Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at once.")]
 
 
 @app.command()
@@ -106,12 +110,16 @@ def show(config: ConfigName, overrides: Overrides = None) -> None:
 
 def main() -> None:
     """Runs the command line; invalid input prints one line and exits with status 2."""
-    try:
-        if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
-            app.command(sys.argv[1])(plugins[sys.argv[1]])
-        app()
-    except InputError as error:
-        if isinstance(error, EnvironmentFailure):  # it may be a bug in the environment: show where
-            sys.stderr.write(error.traceback)
-        print(f"rlcore: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+    with redirect_stdout(unbroken(sys.stdout)), redirect_stderr(unbroken(sys.stderr)):
+        try:
+            if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
+                app.command(sys.argv[1])(plugins[sys.argv[1]])
+            app()
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, EnvironmentFailure):  # it may be a bug in the environment: show where
+                sys.stderr.write(error.traceback)
+            elif isinstance(error, RuntimeError) and "allocate" not in str(error):  # of torch, where it lacks memory
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            print(f"rlcore: {message}", file=sys.stderr)
+            sys.exit(2)

@@ -71,7 +71,8 @@ def train(
         return max(status for _, status in runs)
     console = make_console()
     trainer, notes = configs.build(loaded.config)
-    with Run.created(loaded, run_dir) as run:
+    run = Run.create(loaded, run_dir)
+    with run.locked():
         tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
         trainer.write_to(run.path, tracker)
         console.print(f"{loaded.name}: {run.path}", highlight=False)

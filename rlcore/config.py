@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from rlcore import registry
 from rlcore.agent import Agent, AgentChoice
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, seed_everything
 from rlcore.settings import Choice, Settings, flatten, mistakes
@@ -28,6 +29,8 @@ from rlcore.trainer import Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
+MOST_CHARACTERS, MOST_NODES, DEEPEST, MOST_DIGITS = 2**18, 10_000, 50, 400
+"""Bounds of a YAML file: on its characters, its values, their nesting, and the digits of a number."""
 
 
 class EnvironmentChoice(Choice):
@@ -69,7 +72,7 @@ class Config(Settings):
     """Seed of every random generator."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
-    threads: Literal["auto"] | PositiveInt = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
     at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
@@ -184,15 +187,24 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
 def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
     env = registry.envs[config.env.name](config.env.settings, device)
     try:
-        return env, config.agent.build(env)
+        with BoundedTensors():
+            return env, config.agent.build(env)
     except InputError as error:
         raise InputError(f"agent {config.agent.name} in environment {config.env.name}: {error}") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with unique keys, scalars of 1.2: ``1e-3`` is a float, ``1e6`` and ``1_000`` integers, ``no`` a string."""
+    """YAML with unique keys, scalars of 1.2: ``1e-3`` is a float, ``1e6`` and ``1_000`` integers, ``no`` a string.
+
+    No tags but those of these scalars, lists and mappings.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+    yaml_constructors = {  # noqa: RUF012
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("str", "seq", "map")
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -216,6 +228,8 @@ def _scalar(tag: str, pattern: str, convert: Any) -> None:
 
 
 def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits is too long")
     number = Decimal(text)  # also reads 1e6
     if number != int(number):
         raise ValueError(f"{text} is not a whole number")
@@ -241,15 +255,33 @@ def parse_yaml(text: str, name: str) -> Any:
     """Parses YAML text into plain containers.
 
     Raises:
-        InputError: names the line.
+        InputError: names the line; or it is too large, or nested too deeply.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{name}: has {len(text):,} characters; a config has at most {MOST_CHARACTERS:,}")
     try:
-        return yaml.load(text, _Loader)
+        tree = yaml.load(text, _Loader)
+        _check_size(tree)
+        return tree
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{name}{line}: {error.problem}") from None
+    except RecursionError:
+        raise InputError(f"{name}: is nested too deeply") from None
     except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: a wrong tag, such as !!int x
         raise InputError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def _check_size(tree: Any) -> None:
+    """Raises a ValueError if there is too much in a tree; aliases are followed, by which it may grow exponentially."""
+    waiting, size = [(tree, 0)], 0
+    while waiting:
+        branch, depth = waiting.pop()
+        size += 1
+        if size > MOST_NODES or depth > DEEPEST:
+            raise ValueError(f"more than {MOST_NODES:,} values, or nested more than {DEEPEST} deep")
+        if isinstance(branch, (dict, list)):
+            waiting += [(inner, depth + 1) for inner in (branch.values() if isinstance(branch, dict) else branch)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -27,13 +27,12 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"auto: {torch.cuda.get_device_name()}"
         return torch.device("cpu"), "auto: no CUDA device"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+    if not (found := re.fullmatch(r"cpu|cuda(?::(\d{1,9}))?", name)):
         raise InputError(f"device: must be auto, cpu, cuda or cuda:<number>, got {name!r}")
-    device = torch.device(name)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if name != "cpu" and int(found[1] or 0) >= count:  # before torch reads a number that it has no room for
         raise InputError(f"device: there is no {name}; torch sees {count} CUDA devices; try device=cpu or device=auto")
-    return device, "as set"
+    return torch.device(name), "as set"
 
 
 def set_threads(threads: str | int, num_parameters: int) -> str:

@@ -1,13 +1,13 @@
 """Environment: the base class of what data comes from."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from rlcore import settings
@@ -45,7 +45,7 @@ class Environment(VectorEnv, ABC):
     class Settings(settings.Settings):
         """Settings that every environment has."""
 
-        num_envs: PositiveInt = 8
+        num_envs: Annotated[int, Field(gt=0, le=2**22)] = 8
         """N, environments in lockstep."""
 
     criterion = "return"

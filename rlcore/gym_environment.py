@@ -8,14 +8,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import logger
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from rlcore.agent import Agent
@@ -44,6 +44,8 @@ class GymEnvironment(Environment):
     class Settings(Environment.Settings):
         """Settings of a gymnasium environment."""
 
+        num_envs: Annotated[int, Field(gt=0, le=2**16)] = 8
+        """N, environments in lockstep."""
         id: str
         """As in ``gymnasium.make``: ``Acrobot-v1``, or ``module:Id-v0`` to import a module first."""
         vectorization: Literal["sync", "async"] = "sync"

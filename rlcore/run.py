@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,8 @@ class Run:
             raise InputError(f"{self.path} is not a run: there is no {self.path / CONFIG_FILE}{hint}")
 
     @classmethod
-    @contextmanager
-    def created(cls, loaded: Loaded, path: str | Path | None = None) -> "Iterator[Run]":
-        """A new run, locked: a folder, ``runs/<config>/<time>-seed<k>`` if none is given, with the resolved settings.
+    def create(cls, loaded: Loaded, path: str | Path | None = None) -> "Run":
+        """Creates the folder, ``runs/<config>/<time>-seed<k>`` if none is given, and writes the resolved settings.
 
         Raises:
             InputError: the folder already holds a run or is in use, or cannot be created.
@@ -66,7 +65,7 @@ class Run:
                 message = f"holds checkpoints but no {CONFIG_FILE}; restore that, or choose another folder"
                 raise InputError(f"{folder} {message}")
             write_text(folder / CONFIG_FILE, config.dump(loaded.config))
-            yield cls(folder)
+        return cls(folder)
 
     def locked(self) -> AbstractContextManager[None]:
         """No other process writes into the run in here; see `rlcore.files.locked`."""

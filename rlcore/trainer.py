@@ -5,10 +5,10 @@ import math
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
@@ -18,15 +18,21 @@ from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteE
 from rlcore.evaluation import CUT, Report, ReportChoice, preserved
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.interruption import Interrupted, Interruption
+from rlcore.memory import require_memory
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import flatten
+from rlcore.spaces import zeros
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
-from rlcore.trees import Tree, tree_map
+from rlcore.trees import Tree, leaves, tree_map
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
+BYTES_PER_STEP = 100
+"""About what a step takes beside its observation: action, reward, flags, memory, and what is computed of them."""
+MOST_EVALUATED_AT_ONCE = 1024
+"""Environments of an evaluation; of more episodes, each plays several."""
 
 
 class Trainer:
@@ -67,7 +73,7 @@ class Trainer:
         """Steps between logs; default: total_steps / 500."""
         eval_every: PositiveInt | None = None
         """Steps between evaluations; default: total_steps / 10."""
-        eval_episodes: PositiveInt = 20
+        eval_episodes: Annotated[int, Field(gt=0, le=1_000_000)] = 20
         """Episodes of one evaluation."""
         max_episode_steps: PositiveInt | None = None
         """Steps after which an evaluation, or a rollout of whole episodes, cuts one that has not ended; null: the
@@ -104,6 +110,7 @@ class Trainer:
         if (settings is None) == (total_steps is None) or not isinstance(settings, self.Settings | None):
             raise InputError("Trainer needs either settings, Trainer.Settings(...), or total_steps=...")
         check_horizon(agent)
+        _check_rollout_fits(agent, env)
         self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.env, self.seed = agent.to(env.device), env, seed
         env.watch(self.agent)
@@ -367,7 +374,7 @@ class Trainer:
 
     def evaluation_env(self, num_envs: int) -> Environment:
         """A twin of the environment for evaluation; see `Environment.evaluation`."""
-        twin = self.env.evaluation(num_envs)
+        twin = self.env.evaluation(min(num_envs, MOST_EVALUATED_AT_ONCE))
         twin.max_episode_steps = self.env.max_episode_steps
         return twin
 
@@ -510,6 +517,15 @@ class Trainer:
             checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})
             message += f"; rollout and agent are in {self.run_dir / DUMP_FILE}"
         return NonFiniteError(message)
+
+
+def _check_rollout_fits(agent: Agent, env: Environment) -> None:
+    """Raises an InputError if a rollout takes more memory than there is: its rows, and a copy of them to learn from."""
+    if agent.horizon is not None:
+        parts = leaves(zeros(env.single_observation_space, (), torch.device("cpu")))
+        row = sum(leaf.numel() * leaf.element_size() for leaf in parts) + BYTES_PER_STEP
+        what = f"a rollout of {agent.horizon:,} steps x {env.num_envs:,} environments"
+        require_memory(2 * agent.horizon * env.num_envs * row, what)
 
 
 def _total_steps(settings: Trainer.Settings, env: Environment) -> int:

@@ -112,7 +112,7 @@ def test_overrides_and_where_settings_come_from(write):
         ("name: cartpole", "name: cartpool", r"env: unknown environment 'cartpool' \(did you mean 'cartpole'\?\)"),
         ("name: cartpole", "name: gym", r"mine.yaml: env.id: missing"),
         ("name: cartpole", "name: gym, id: CartPol-v1", r"did you mean 'CartPole-v1'"),
-        ("name: cartpole", "name: gym, id: Blackjack-v1", r"no network reads the observation space Tuple"),
+        ("name: cartpole", "name: gym, id: Blackjack-v1", r"the observations, Tuple.*cannot be read as an array"),
         ("num_envs: 8", "num_envs: 0", r"env.num_envs: must be greater than 0, got 0"),
         ("trainer: {total_steps: 1_000}", "", r"mine.yaml: trainer: missing"),
         ("total_steps: 1_000", "total_steps: 1e-3", r"trainer.total_steps: must be a valid integer, got 0.001"),
