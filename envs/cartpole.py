@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 from pydantic import Discriminator, PositiveInt, Tag, model_validator
 from torch import Tensor
 
@@ -75,6 +77,8 @@ class CartPole(Environment):
         max_episode_steps: PositiveInt = 500
         """Time limit, at which the episode is truncated."""
 
+    metadata = Environment.metadata | {"render_fps": round(1 / TIME_STEP)}
+
     def __init__(self, settings: Settings | None = None, device: torch.device | str = "cpu"):
         self.settings: CartPole.Settings = settings or self.Settings()
         high = np.array([2 * POSITION_LIMIT, np.inf, 2 * ANGLE_LIMIT, np.inf], dtype=np.float32)
@@ -98,6 +102,7 @@ class CartPole(Environment):
         self._state = self._start()
         self._elapsed = self._elapsed * 0
         self._randomize(self._elapsed == 0)
+        self._in_view = self._state, self.length
         return self._observe(self._state), {}
 
     def step(self, actions: Tensor) -> StepResult:
@@ -111,6 +116,7 @@ class CartPole(Environment):
         terminated = (abs(state[0]) > POSITION_LIMIT) | (abs(state[2]) > ANGLE_LIMIT)
         truncated = elapsed >= self.settings.max_episode_steps
         done = terminated | truncated
+        self._in_view = state, self.length
         info = {}
         if self.xp is torch or done.any():  # reading done would stall a GPU
             info["final_obs"] = self._observe(state)
@@ -125,6 +131,16 @@ class CartPole(Environment):
         lists = {name: value for name, value in self.settings if isinstance(value, list)}
         cycled = {name: list(islice(cycle(value), num_envs)) for name, value in lists.items()}
         return type(self)(self.settings.model_copy(update={"num_envs": num_envs, **cycled}), self.device)
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:
+        """What gymnasium draws, with each pole as long as it is: N frames [400, 600, 3]; see the base class."""
+        state, length = map(torch.as_tensor, self._in_view)
+        frames = []
+        for x, half_length in zip(state.T.tolist(), length.expand(self.num_envs).tolist(), strict=True):
+            drawing = CartPoleEnv(render_mode="rgb_array")
+            drawing.state, drawing.length = x, half_length
+            frames.append(drawing.render())
+        return tuple(frames)
 
     def checkpoint(self) -> dict[str, Any]:
         """State, clocks, generator and drawn constants."""
@@ -142,6 +158,7 @@ class CartPole(Environment):
         restore_generator(self._generator, saved["generator"])
         self.constants |= {name: self._array(value) for name, value in saved.get("drawn", {}).items()}
         self._set_physics()
+        self._in_view = self._state, self.length
 
     def _randomize(self, begins: Any) -> None:
         """Draws the constants that have a range, where an episode begins ([N] bool)."""

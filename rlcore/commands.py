@@ -32,7 +32,7 @@ from rlcore.interruption import ending_signals
 from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import Choice, Settings, flatten, mistakes
-from rlcore.tracking import FIGURES_FOLDER, Tracker, make_console, table_of
+from rlcore.tracking import Tracker, make_console, table_of
 from rlcore.trainer import Trainer
 
 KINDS = {
@@ -156,10 +156,10 @@ def evaluate(
             run.write_result({**run.result, "evaluation": result})
             if made is not None:
                 tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
-                tracker.report(str(report), made, saved["steps"])
+                files = tracker.report(str(report), made, saved["steps"])
                 tracker.close()
-                for name in made.figures if not as_json else ():
-                    console.print(f"figure: {run.path / FIGURES_FOLDER / name}.png", highlight=False)
+                for file in files if not as_json else ():
+                    console.print(f"file: {file}", highlight=False)
     except InputError as error:  # the result is on the screen; a run that is read-only or in use may still be evaluated
         print(f"rlcore: not kept in the run: {' '.join(str(error).split())}", file=sys.stderr)
     trainer.close()

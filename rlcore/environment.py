@@ -3,16 +3,18 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent
-from rlcore.errors import ContractError
+from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
 from rlcore.trees import Tree
 
@@ -115,6 +117,23 @@ class Environment(VectorEnv, ABC):
             kind = type(self).__name__
             message = f"set self.settings and let {kind}(settings, device) construct it, or override evaluation"
             raise ContractError(f"{kind}.evaluation: {error}; {message}") from error
+
+    def filming(self) -> "Environment":
+        """A twin that `render` shows. The default is ``evaluation(1)``."""
+        return self.evaluation(1)
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:
+        """What each of the N environments shows, for films. A subclass that can be filmed overrides it.
+
+        ``metadata["render_fps"]`` are the frames of a second, 30 if it is not there.
+
+        Returns:
+            N RGB frames [H, W, 3]; after a step that ended an episode, its last one, not the first of the next.
+
+        Raises:
+            InputError: it cannot be filmed.
+        """
+        raise InputError(f"{type(self).__name__} cannot be filmed: it does not override render")
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Evaluates an agent in this twin, made by `evaluation`. The default is `rlcore.evaluation.play`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rlcore.environment import Environment
+    from rlcore.video import Film
 
 CUT = "some episodes of {what} had not ended after {steps:,} steps and were cut; see trainer.max_episode_steps"
 
@@ -52,6 +53,8 @@ class Report:
     """One number per episode or example."""
     embedding: Embedding | None = None
     """Points for TensorBoard's projector."""
+    films: "dict[str, Film]" = field(default_factory=dict)
+    """Films for TensorBoard and the run's ``videos/``."""
     remarks: tuple[str, ...] = ()
     """What a user should know of it, a line each."""
 

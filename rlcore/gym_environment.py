@@ -1,5 +1,6 @@
 """The adapter for gymnasium, where its arrays become tensors."""
 
+import copy
 import logging
 import math
 import multiprocessing
@@ -15,6 +16,7 @@ import torch
 from gymnasium import logger
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
@@ -97,6 +99,9 @@ class GymEnvironment(Environment):
             # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
             weakref.finalize(self, _kill, self.envs.processes)
         self.closed = False
+        self.metadata = self.envs.metadata | self.metadata
+        self._filmed = False
+        self._final_frames: Any = None
         space, action = self.envs.single_observation_space, self.envs.single_action_space
         if s.channels is not None:
             space = with_channels(space, s.channels)
@@ -137,6 +142,7 @@ class GymEnvironment(Environment):
         """
         self._seed = self._seed if seed is None else seed
         obs, info = self._call("reset", seed=seed, options=options)
+        self._final_frames = None
         return self._observed(obs, info), info
 
     def step(self, actions: Tensor) -> StepResult:
@@ -157,6 +163,7 @@ class GymEnvironment(Environment):
             array = array + self._start
         obs, reward, terminated, truncated, info = self._call("step", actions=array)
         done = terminated | truncated
+        self._final_frames = self.envs.render() if self._filmed and done.any() else None
         if done.any():
             info["final_obs"] = self._observed(obs, info, final=True)
             obs, info["reset_info"] = self._call("reset", options={"reset_mask": done})
@@ -178,6 +185,25 @@ class GymEnvironment(Environment):
         twin = type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
         twin.float64 = self.float64
         return twin
+
+    def filming(self) -> "GymEnvironment":
+        """A twin that `render` shows: ``evaluation(1)``, in this process, with ``render_mode: rgb_array``."""
+        options = {**self.settings.options, "render_mode": "rgb_array"}
+        model = copy.copy(self)
+        model.closed = True  # it shares the environments, which deleting it must not close
+        model.settings = self.settings.model_copy(update={"options": options, "vectorization": "sync"})
+        twin = model.evaluation(1)
+        twin._filmed = True
+        return twin
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:
+        """What the environments render; a twin made by `filming` returns frames as the base class says.
+
+        Raises:
+            InputError: one of them cannot be rendered.
+        """
+        frames: Any = self._final_frames or self.envs.render()
+        return frames
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the environments, and ends their processes."""

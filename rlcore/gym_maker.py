@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import traceback
@@ -193,6 +194,17 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._flag(truncated, "truncated"),
             self._kept(info),
         )
+
+    def render(self) -> Any:
+        """Renders the environment; raises InputError if that fails."""
+        try:
+            return self.env.render()
+        except Exception as error:
+            message = " ".join(f"environment {self.n} cannot be rendered: {type(error).__name__}: {error}".split())
+            if hasattr(self.unwrapped, "mujoco_renderer"):
+                given = os.environ.get("MUJOCO_GL", "not set")
+                message += f"; without a screen set MUJOCO_GL=egl or MUJOCO_GL=osmesa (it is {given})"
+            raise InputError(message) from error
 
     def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
         message = " ".join(f"{type(error).__name__}: {error}".split())

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from rlcore import video
 from rlcore.evaluation import Report
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Tracker:
     """Writes scalars, reports and text of one run.
 
     Args:
-        run_dir: folder of the events and figures; None writes no file.
+        run_dir: folder of the events, figures and films; None writes no file.
         console: for the progress bar and the closing table; None is silent.
         tensorboard: whether to write events.
         purge_step: a resumed run's step; TensorBoard hides what an earlier process logged from there on.
@@ -72,8 +73,16 @@ class Tracker:
             items = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
             self.writer._get_file_writer().add_summary(Summary(value=items), step)
 
-    def report(self, prefix: str, report: Report, step: int) -> None:
-        """Writes a report: scalars as ``prefix/name``, its text, and figures to TensorBoard and to ``figures/``."""
+    def report(self, prefix: str, report: Report, step: int) -> list[Path]:
+        """Writes a report: scalars as ``prefix/name``, its text, figures and films to TensorBoard and as files.
+
+        Returns:
+            The files: ``figures/name.png``, of the latest report alone, and ``videos/name-step.mp4``.
+
+        Raises:
+            InputError: a film cannot be written.
+        """
+        files = []
         self.scalars(report.tagged(prefix), step)
         if report.text:
             self.text(prefix, report.text, step)
@@ -81,15 +90,30 @@ class Tracker:
             if self.run_dir is not None:
                 folder = self.run_dir / FIGURES_FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
-                figure.savefig(folder / f"{name}.png", dpi=120)
+                files.append(folder / f"{name}.png")
+                figure.savefig(files[-1], dpi=120)
             if self.writer is not None:
                 self.writer.add_figure(f"{prefix}/{name}", figure, step)
+        for name, film in report.films.items():
+            if self.run_dir is not None:
+                files.append(_unused(self.run_dir / film.folder / f"{name}-{step}.mp4"))
+                video.write(film, files[-1])
+            self._film(f"{prefix}/{name}", film, step)
         if report.embedding is not None and self.writer is not None:
             vectors, labels, images = report.embedding
             shutil.rmtree(
                 Path(self.writer.log_dir) / f"{step:05d}" / prefix, ignore_errors=True
             )  # left by an earlier report
             self.writer.add_embedding(vectors, labels, images, step, prefix)
+        return files
+
+    def _film(self, tag: str, film: video.Film, step: int) -> None:
+        """Writes a film as an image that moves: torch's add_video needs moviepy 1, which is no more."""
+        if self.writer is not None:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+
+            shown = Summary.Value(tag=tag, image=video.moving_image(film))
+            self.writer._get_file_writer().add_summary(Summary(value=[shown]), step)
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes text, shown verbatim."""
@@ -163,3 +187,12 @@ class Tracker:
         self.stop_progress()
         if self.writer is not None:
             self.writer.close()
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number if there is such a file."""
+    number, stem = 1, path.stem
+    while path.exists():
+        number += 1
+        path = path.with_stem(f"{stem}-{number}")
+    return path

@@ -149,3 +149,10 @@ def test_the_yaml_and_the_python_of_supervised_learning_are_true():
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\[[^\]\"]+\]\(([^)#]+)\)", (ROOT / path).read_text()):
         assert (ROOT / path).parent.joinpath(target).exists(), target
+
+
+def test_nothing_is_to_be_installed_from_where_rlcore_is_not():
+    paths = [path for folder in ("rlcore", "docs", "examples") for path in (ROOT / folder).rglob("*.*")]
+    paths += [path for folder in ("agents", "envs", "supervised", "configs") for path in (ROOT / folder).glob("*.*")]
+    texts = {path: path.read_text() for path in [ROOT / "README.md", *paths] if path.suffix in (".py", ".md", ".yaml")}
+    assert [path for path, text in texts.items() if re.search(r"install ['\"]?rlcore", text)] == []

@@ -1,4 +1,3 @@
-import importlib.util
 import multiprocessing
 import os
 import re
@@ -9,7 +8,6 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from pydantic import ValidationError
 
@@ -18,10 +16,8 @@ from rlcore.agents.ppo import PPO
 from rlcore.environment import Environment
 from rlcore.envs import probes
 from rlcore.errors import ContractError, EnvironmentFailure, InputError
-from rlcore.evaluation import Report, play
 from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
-from rlcore.video import VideoReport
 
 
 class Counter(gymnasium.Env):
@@ -328,14 +324,6 @@ class Returning(gymnasium.Env):
         return self.returned["obs"], self.returned["reward"], False, False, self.returned["info"]
 
 
-class FilmedPole(CartPoleEnv):
-    """CartPole whose pictures need no pygame."""
-
-    def render(self):
-        return np.full((32, 32, 3), self.state[2] * 1000 % 255, np.uint8)
-
-
-gymnasium.register("FilmedPole-v0", FilmedPole, max_episode_steps=500)
 gymnasium.register("Fickle-v0", Fickle)
 gymnasium.register("Masked-v0", Masked)
 gymnasium.register("LateKey-v0", LateKey)
@@ -485,24 +473,6 @@ def test_parts_of_a_dict_are_checked():
         env.reset = lambda s=spoilt, **given: (s(reset(**given)[0]), {})
         with pytest.raises(InputError, match=message):
             check_environment(env, num_steps=10)
-
-
-def test_the_best_and_the_worst_episode_are_filmed(tmp_path):
-    env = make("FilmedPole-v0", 2)
-    torch.manual_seed(0)
-    agent = PPO(env, PPO.Settings(horizon=16, minibatch_size=32))
-    report = VideoReport(VideoReport.Settings(episodes=5, folder=str(tmp_path)))
-    if importlib.util.find_spec("moviepy") is None:
-        with pytest.raises(InputError, match=r"pip install 'rlcore\[video\]'"):
-            report(agent, env, Report({}))
-        return
-    found = report(agent, env, Report({}))
-    returns = [play(agent, make("FilmedPole-v0", 1), 1, seed).scalars["return"] for seed in range(1, 6)]
-    assert found.scalars == {"best": max(returns), "worst": min(returns)}
-    assert found.scalars["best"] > found.scalars["worst"]
-    assert {path.name for path in tmp_path.iterdir()} == {"best-episode-0.mp4", "worst-episode-0.mp4"}
-    with pytest.raises(InputError, match="films only gymnasium environments"):
-        report(agent, probes.Identity(), Report({}))
 
 
 class Odd(gymnasium.Env):
