@@ -1,12 +1,12 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
 # make lint | bench | verify | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only make, git and
-# python3 are assumed.
+# python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lint bench verify results uncertainty latent clean
+.PHONY: run test lint bench gpu verify results uncertainty latent clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -31,6 +31,10 @@ bench: .venv/installed-bench
 	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py memory_layout.py uncertainty.py autoencoder.py \
 	  "search.py 1" "search.py 2" selfplay.py solve.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
+
+# On a machine with a GPU, in six minutes. Nothing is installed: torch with CUDA is that machine's, and so are the other modules.
+gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(OUT),--out $(OUT)) $(ARGS)
 
 # One seed of the short configs: those in benchmarks/results of which a run took less than five minutes, but for connect4_alphago where the
 # run that it begins with is not there; MNIST's read its files, or fetch them. All: rlcore verify --all.

@@ -9,7 +9,7 @@ from rlcore.agents.replay import Replay
 from rlcore.game import DISCOUNT, Game
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout
-from rlcore.trees import concat, take
+from rlcore.trees import concat, take, tree_map
 
 
 class Position(NamedTuple):
@@ -100,6 +100,7 @@ class GameReplay(nn.Module):
         return {"replay": self.replay.checkpoint(), "waiting": self.waiting and tuple(self.waiting)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
-        self.replay.restore(saved["replay"], Position)
-        self.waiting = saved["waiting"] and Waiting(*saved["waiting"])
+        """Restores what `checkpoint` returned, on this device."""
+        device = self.cells.device
+        self.replay.restore(saved["replay"], Position, device)
+        self.waiting = saved["waiting"] and tree_map(lambda x: x.to(device), Waiting(*saved["waiting"]))

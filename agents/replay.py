@@ -60,17 +60,19 @@ class Replay(Generic[Rows]):
         rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
         return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(rows)}
 
-    def restore(self, saved: dict[str, Any], kind: Any) -> None:
+    def restore(self, saved: dict[str, Any], kind: Any, device: torch.device | None = None) -> None:
         """Restores what `checkpoint` returned; with another capacity, the latest rows that fit.
 
         Args:
             saved: what `checkpoint` returned.
             kind: the NamedTuple.
+            device: of the rows from now on; None leaves them where they are.
         """
         self.num_added, self._rows = 0, None
         if saved["rows"] is None:
             return
-        rows, was_full = kind(*saved["rows"]), saved["num_added"] > saved["capacity"]
+        rows = tree_map(lambda x: x.to(device or x.device), kind(*saved["rows"]))
+        was_full = saved["num_added"] > saved["capacity"]
         if saved["capacity"] == self.capacity:
             self.add(rows)
             self.num_added = saved["num_added"]

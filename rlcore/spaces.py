@@ -108,4 +108,5 @@ def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tr
         return parts
     assert space.dtype is not None
     assert space.shape is not None
-    return torch.as_tensor(np.zeros((*batch, *space.shape), dtype_of_tensor(space.dtype)), device=device)
+    dtype = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype))).dtype
+    return torch.zeros(*batch, *space.shape, dtype=dtype, device=device)  # made there: to copy them would wait

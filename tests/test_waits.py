@@ -48,19 +48,20 @@ HORIZON = {"horizon": 50, "minibatch_size": 100}
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
 
 
-@pytest.mark.parametrize(
-    ("agent", "env", "waits"),
-    [
-        ({"name": "supervised"}, DIGITS, 0),
-        (VAE, {"name": "reconstruction", "dataset": "digits", "binarize": "dynamic"}, 0),
-        ({"name": "ppo", **HORIZON}, {**DIGITS, "action": "label"}, 1),
-        ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 100}, 1),
-        ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),
-        ({"name": "reinforce"}, {**DIGITS, "action": "label"}, 3),
-        ({"name": "recurrent_ppo", **HORIZON, "network": {"name": "frame_stack"}}, {"name": "cartpole"}, 3),
-        ({"name": "alphazero", "horizon": 4}, {"name": "selfplay", "game": "tictactoe"}, 4 + 2),
-    ],
-)
+UPDATES = [
+    ({"name": "supervised"}, DIGITS, 0),
+    (VAE, {"name": "reconstruction", "dataset": "digits", "binarize": "dynamic"}, 0),
+    ({"name": "ppo", **HORIZON}, {**DIGITS, "action": "label"}, 1),
+    ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 100}, 1),
+    ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),
+    ({"name": "reinforce"}, {**DIGITS, "action": "label"}, 3),
+    ({"name": "recurrent_ppo", **HORIZON, "network": {"name": "frame_stack"}}, {"name": "cartpole"}, 3),
+    ({"name": "alphazero", "horizon": 4}, {"name": "selfplay", "game": "tictactoe"}, 4 + 2),
+]
+"""Of an agent in an environment: how often an update waits."""
+
+
+@pytest.mark.parametrize(("agent", "env", "waits"), UPDATES)
 def test_an_update_waits(monkeypatch, agent, env, waits):
     """Once to see which episodes were truncated, twice more where some were; AlphaZero once a move.
 
