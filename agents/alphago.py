@@ -76,6 +76,12 @@ class AlphaGo(SelfPlayAgent):
         """The policy's logits [B, A] at the prior temperature, and the value [B], of states [B, S]."""
         return self.distribution(state).logits / self.settings.prior_temperature, self.value(state)
 
+    @property
+    def evaluate(self) -> Evaluator:
+        """What the search evaluates states by; made anew, as a closure cannot be pickled with the agent."""
+        w = self.settings.value_weight
+        return mixed(self.policy_and_value, playouts(self.game), w) if w else self.policy_and_value
+
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, S]."""
         return Step(self.distribution(obs).sample())
@@ -84,11 +90,8 @@ class AlphaGo(SelfPlayAgent):
         """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
-        evaluate: Evaluator = self.policy_and_value
-        if s.value_weight:
-            evaluate = mixed(evaluate, playouts(self.game), s.value_weight)
         score = puct(s.exploration)
-        return search(self.game, state, evaluate, num_simulations, score, expand_after=s.expand_after)
+        return search(self.game, state, self.evaluate, num_simulations, score, expand_after=s.expand_after)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and fits the value network to their outcomes."""

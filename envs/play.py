@@ -6,6 +6,7 @@ import torch
 import typer
 from torch import Tensor
 
+from rlcore.cli import Trust
 from rlcore.errors import InputError
 from rlcore.run import load
 from rlcore.search import Searcher, SearchResult
@@ -19,9 +20,10 @@ def play(
         int | None, typer.Option(min=1, help="Strength; default: as in the run's evaluation.")
     ] = None,
     first: Annotated[bool, typer.Option("--first/--second", help="Who begins; default: you.")] = True,
+    trust: Trust = False,
 ) -> None:
     """Play a game in the terminal against the agent of a run."""
-    agent = load(run, device="cpu")  # the fastest for one game
+    agent = load(run, device="cpu", trust=trust)  # the fastest for one game
     if not isinstance(agent, Searcher):
         raise InputError(f"play: the agent of {run} does not search; train one with agent.name=alphazero")
     Session(agent, simulations).run(first)

@@ -1,7 +1,6 @@
 """The command line: arguments and options. The commands are in `rlcore.commands`, imported only when needed."""
 
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -9,7 +8,7 @@ import typer
 import rlcore
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.registry import commands as plugins
-from rlcore.streams import unbroken
+from rlcore.streams import undisturbed
 
 app = typer.Typer(
     name="rlcore",
@@ -27,6 +26,9 @@ ConfigName = Annotated[
     str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config; see rlcore list configs.")
 ]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run Python modules in the run's folder, though it was trained elsewhere.")
+]
 Seeds = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Run this many seeds, counting up from the config's.")
 ]
@@ -63,15 +65,17 @@ def evaluate(
     changed: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the run, just for now.")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Evaluate the agent of a run."""
-    raise typer.Exit(rlcore.commands.evaluate(run, episodes, checkpoint, json, report, settings or [], changed or []))
+    made = rlcore.commands.evaluate(run, episodes, checkpoint, json, report, settings or [], changed or [], trust)
+    raise typer.Exit(made)
 
 
 @app.command()
-def resume(run: RunPath, overrides: Overrides = None) -> None:
+def resume(run: RunPath, overrides: Overrides = None, trust: Trust = False) -> None:
     """Resume a run that was stopped, or that was killed before its first checkpoint."""
-    raise typer.Exit(rlcore.commands.resume(run, overrides or []))
+    raise typer.Exit(rlcore.commands.resume(run, overrides or [], trust))
 
 
 @app.command()
@@ -103,14 +107,14 @@ def list_names(
 
 
 @app.command()
-def show(config: ConfigName, overrides: Overrides = None) -> None:
+def show(config: ConfigName, overrides: Overrides = None, trust: Trust = False) -> None:
     """Show a config's settings, where each comes from, and the network."""
-    raise typer.Exit(rlcore.commands.show(config, overrides or []))
+    raise typer.Exit(rlcore.commands.show(config, overrides or [], trust))
 
 
 def main() -> None:
     """Runs the command line; invalid input prints one line and exits with status 2."""
-    with redirect_stdout(unbroken(sys.stdout)), redirect_stderr(unbroken(sys.stderr)):
+    with undisturbed():
         try:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])

@@ -24,12 +24,12 @@ from rich.table import Table
 from rlcore import checkpoint as checkpoints
 from rlcore import config as configs
 from rlcore import device, registry
-from rlcore.config import Loaded
+from rlcore.config import CONFIG_FILE, Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.files import claim_folder
 from rlcore.interruption import ending_signals
-from rlcore.run import CONFIG_FILE, RUNS_FOLDER, Run, without_nan
+from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import Choice, Settings, flatten, mistakes
 from rlcore.tracking import Tracker, make_console, table_of
@@ -73,8 +73,8 @@ def train(
     trainer, notes = configs.build(loaded.config)
     run = Run.create(loaded, run_dir)
     with run.locked():
-        tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard)
-        trainer.write_to(run.path, tracker)
+        tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard)
+        trainer.write_to(run.folder, tracker)
         console.print(f"{loaded.name}: {run.path}", highlight=False)
         for note in notes:
             console.print(note, highlight=False)
@@ -84,9 +84,9 @@ def train(
         return _fit(run, trainer, loaded, console)
 
 
-def resume(path: str, overrides: Sequence[str]) -> int:
+def resume(path: str, overrides: Sequence[str], trust: bool = False) -> int:
     """Resumes a run from its last checkpoint, up to ``total_steps``; from the beginning if it has none yet."""
-    run = Run(path)
+    run = Run(path, trust)
     with run.locked():
         return _resume(run, overrides)
 
@@ -107,8 +107,8 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
         console.print(f"{run.path} has finished at step {trainer.steps:,}; extend it with {further}")
         return 0
-    tracker = Tracker(run.path, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
-    trainer.write_to(run.path, tracker)
+    tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
+    trainer.write_to(run.folder, tracker)
     run.write_config(loaded)
     start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
     console.print(f"{run.path}: {start}", highlight=False)
@@ -123,12 +123,13 @@ def evaluate(
     report: str | None,
     settings: Sequence[str],
     changed: Sequence[str] = (),
+    trust: bool = False,
 ) -> int:
     """Evaluates the agent of a run, in episodes that training never saw."""
     if settings and report is None:
         message = "sets a report, which --report NAME must name; to change a setting of the run: --set KEY=VALUE"
         raise InputError(f"{settings[0]!r} {message}")
-    run = Run(path)
+    run = Run(path, trust)
     which = which or run.default_checkpoint
     trainer, saved = run.trainer(which, tuple(changed))
     maker = None if report is None else _report(report, settings)
@@ -231,9 +232,9 @@ def list_names(what: str, imports: Sequence[str] = ()) -> int:
     return 0
 
 
-def show(source: str, overrides: Sequence[str]) -> int:
+def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     """Prints the resolved settings, where each comes from, and the network."""
-    loaded = configs.load(source, overrides)
+    loaded = configs.load(source, overrides, trust)
     table = Table("setting", "value", "from", title=loaded.name)
     for key, value in flatten(loaded.config.model_dump(mode="json")).items():
         origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice given by name alone

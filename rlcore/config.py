@@ -25,10 +25,13 @@ from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, seed_everything
 from rlcore.settings import Choice, Settings, flatten, mistakes
-from rlcore.trainer import Trainer
+from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
+CONFIG_FILE = "config.yaml"
+HOME_FILE = ".home"
+"""In a run's folder: the absolute path at which it was trained."""
 MOST_CHARACTERS, MOST_NODES, DEEPEST, MOST_DIGITS = 2**18, 10_000, 50, 400
 """Bounds of a YAML file: on its characters, its values, their nesting, and the digits of a number."""
 
@@ -91,17 +94,19 @@ class Loaded:
     """Dotted key to the file, or ``command line``; a key that is missing has its default."""
 
 
-def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Loaded:
     """Reads and checks a config.
 
     Args:
         source: path of a YAML file, or the name of a shipped config.
         overrides: ``KEY=VALUE``, the key dotted, the value YAML.
+        trust: import modules inside a run's folder, though it was trained elsewhere: it may be a stranger's.
 
     Raises:
         InputError: the config is invalid; one line says why.
     """
     path = find(source)
+    trust = trust or not is_run(path.parent) or is_home(path.parent)
     tree = read_yaml(path)
     origin = dict.fromkeys(flatten(tree), path.name)
     for override in overrides:
@@ -109,8 +114,9 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Loaded:
         origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
         origin |= dict.fromkeys(flatten(_at(tree, key), key), COMMAND_LINE)
     if isinstance(tree.get("imports"), list):
-        tree["imports"] = [import_module(str(module), path) for module in tree["imports"]]
-    return Loaded(path.stem, check(tree, path.name, origin), origin)
+        tree["imports"] = [import_module(str(module), path, trust) for module in tree["imports"]]
+    name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
+    return Loaded(name, check(tree, path.name, origin), origin)
 
 
 def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
@@ -148,6 +154,19 @@ def find(source: str | Path) -> Path:
         raise InputError(f"there is no file {source}")
     near = did_you_mean(str(source), shipped_names())
     raise InputError(f"unknown config {str(source)!r}{near}: neither a file nor one of {', '.join(shipped_names())}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (folder / CONFIG_FILE).is_file() and (folder / CHECKPOINTS_FOLDER).is_dir()
+
+
+def is_home(folder: Path) -> bool:
+    """Whether a run's folder is where it was trained; one that was copied from elsewhere may be anyone's."""
+    try:
+        return (folder / HOME_FILE).read_text(encoding="utf-8") == str(folder.resolve())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def shipped_names() -> list[str]:
@@ -323,10 +342,15 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     return tree
 
 
-def import_module(name: str, config: Path) -> str:
+def import_module(name: str, config: Path, trust: bool = True) -> str:
     """Imports a module that a config names: a Python file beside it or in the working folder, or an installed module.
 
     A file that is not at its absolute path is looked for there, too.
+
+    Args:
+        name: of the module, or path of the file.
+        config: the file that names it.
+        trust: whether a file within the config's folder may be run.
 
     Returns:
         The file's path, or the module's name: what to import when the run is resumed from elsewhere.
@@ -338,6 +362,11 @@ def import_module(name: str, config: Path) -> str:
     moved = [Path(relative.name)] if relative.is_absolute() else []  # a run names files by their absolute paths
     places = [folder / path for path in (relative, *moved) for folder in (config.parent, Path())]
     local = next((place for place in places if place.is_file()), None)
+    if local is not None and not trust and config.parent.resolve() in local.resolve().parents:
+        raise InputError(
+            f"{config.name}: imports: {local} is code inside a run that was trained elsewhere; it is run only if you "
+            "trust it: --trust, or trust=True in Python"
+        )
     try:
         if local is None:
             importlib.import_module(name)

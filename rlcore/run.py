@@ -12,14 +12,13 @@ import torch
 
 from rlcore import checkpoint, config
 from rlcore.agent import Agent
-from rlcore.config import Loaded
+from rlcore.config import CONFIG_FILE, HOME_FILE, Loaded
 from rlcore.errors import InputError
 from rlcore.files import claim_folder, locked, write_text
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
-CONFIG_FILE = "config.yaml"
 RESULT_FILE = "result.json"
 RUNS_FOLDER = "runs"
 
@@ -29,13 +28,16 @@ class Run:
 
     Args:
         path: the folder.
+        trust: import modules within it, though it was trained elsewhere; see `rlcore.config.load`.
 
     Raises:
         InputError: it is not a run.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, trust: bool = False):
+        self.path, self.trust = Path(path), trust
+        self.folder = self.path.absolute()
+        """The same, wherever an environment moves to."""
         if not (self.path / CONFIG_FILE).is_file():
             inside = [*self.path.glob(f"*/{CONFIG_FILE}"), *self.path.glob(f"*/*/{CONFIG_FILE}")]
             latest = max(inside, key=lambda file: file.stat().st_mtime, default=None)
@@ -64,16 +66,17 @@ class Run:
             if any((folder / CHECKPOINTS_FOLDER).glob("*.pt")):
                 message = f"holds checkpoints but no {CONFIG_FILE}; restore that, or choose another folder"
                 raise InputError(f"{folder} {message}")
+            write_text(folder / HOME_FILE, str(folder.resolve()))
             write_text(folder / CONFIG_FILE, config.dump(loaded.config))
         return cls(folder)
 
     def locked(self) -> AbstractContextManager[None]:
         """No other process writes into the run in here; see `rlcore.files.locked`."""
-        return locked(self.path)
+        return locked(self.folder)
 
     def load(self, overrides: Sequence[str] = ()) -> Loaded:
         """The run's settings."""
-        return config.load(self.path / CONFIG_FILE, overrides)
+        return config.load(self.folder / CONFIG_FILE, overrides, self.trust)
 
     def write_config(self, loaded: Loaded) -> None:
         """Overwrites ``config.yaml`` with changed settings.
@@ -81,7 +84,7 @@ class Run:
         Raises:
             InputError: it cannot be written.
         """
-        write_text(self.path / CONFIG_FILE, config.dump(loaded.config))
+        write_text(self.folder / CONFIG_FILE, config.dump(loaded.config))
 
     @property
     def default_checkpoint(self) -> str:
@@ -123,7 +126,7 @@ class Run:
         Raises:
             InputError: it cannot be read.
         """
-        path = self.path / RESULT_FILE
+        path = self.folder / RESULT_FILE
         try:
             content = json.loads(path.read_text()) if path.exists() else {}
         except (OSError, ValueError) as error:
@@ -138,7 +141,7 @@ class Run:
         Raises:
             InputError: it cannot be written.
         """
-        write_text(self.path / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
+        write_text(self.folder / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
 
 
 def without_nan(value: Any) -> Any:
@@ -148,25 +151,30 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def load(run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None) -> Agent:
+def load(
+    run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None, trust: bool = False
+) -> Agent:
     """The agent of a run, ready to `predict`.
 
     Args:
         run: the run's folder.
         checkpoint: ``best``, ``last``, a kept one, or a path; None means ``best`` if there is one, else ``last``.
         device: the agent's device; None means the one of the run's settings.
+        trust: import modules within the run's folder, though it was trained elsewhere; see SECURITY.md.
 
     Raises:
         InputError: there is no such run, checkpoint or device, or the checkpoint does not fit.
     """
-    return load_trainer(run, checkpoint, device).agent
+    return load_trainer(run, checkpoint, device, trust).agent
 
 
-def load_trainer(run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None) -> Trainer:
+def load_trainer(
+    run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None, trust: bool = False
+) -> Trainer:
     """A closed trainer that writes and prints nothing, for its agent and facts about its environment; see `load`."""
     rng, threads = rng_state(), torch.get_num_threads()
     try:
-        folder = Run(run)
+        folder = Run(run, trust)
         moved = [] if device is None else [f"device={device}"]
         trainer, _ = folder.trainer(checkpoint or folder.default_checkpoint, moved)
     finally:

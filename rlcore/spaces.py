@@ -109,4 +109,4 @@ def zeros(space: Space[Any], batch: tuple[int, ...], device: torch.device) -> Tr
     assert space.dtype is not None
     assert space.shape is not None
     dtype = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype))).dtype
-    return torch.zeros(*batch, *space.shape, dtype=dtype, device=device)  # made there: to copy them would wait
+    return torch.zeros((*batch, *space.shape), dtype=dtype, device=device)  # made there: to copy them would wait

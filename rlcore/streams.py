@@ -1,6 +1,10 @@
-"""Standard streams whose reader may go away."""
+"""Standard streams whose reader may go away, and threads that write to disks that may be full."""
 
 import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TextIO, cast
 
 
@@ -36,3 +40,20 @@ class _Unbroken:
 def unbroken(stream: TextIO | None) -> TextIO:
     """A stream that never raises an OSError when written to; None, closed before the program began, leads nowhere."""
     return cast(TextIO, _Unbroken(stream if stream is not None else open(os.devnull, "w")))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """In here neither a lost reader nor a thread of TensorBoard's that cannot write ends or prints anything."""
+    hook = threading.excepthook
+
+    def quiet(failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):  # its owner is told when it writes next
+            hook(failure)
+
+    threading.excepthook = quiet
+    try:
+        with redirect_stdout(unbroken(sys.stdout)), redirect_stderr(unbroken(sys.stderr)):
+            yield
+    finally:
+        threading.excepthook = hook

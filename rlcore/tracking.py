@@ -6,15 +6,17 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from rlcore import video
+from rlcore.errors import InputError
 from rlcore.evaluation import Report
 
 if TYPE_CHECKING:
@@ -37,8 +39,28 @@ def table_of(title: str, figures: Mapping[str, float]) -> Table:
     return table
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _without_which_training_goes_on(method: Method) -> Method:
+    """A method of the tracker that writes: what the disk refuses is told once, and then nothing more is written."""
+
+    @wraps(method)
+    def run(self: Tracker, *arguments: Any, **named: Any) -> Any:
+        try:
+            return method(self, *arguments, **named)
+        except OSError as error:
+            self.writer, self.run_dir = None, None
+            self.note(f"events and figures are not written any more: {error}")
+            return []
+
+    return run  # type: ignore[return-value]
+
+
 class Tracker:
     """Writes scalars, reports and text of one run.
+
+    If the disk is full, or the folder gone, it says so once and writes no more: training does not end for that.
 
     Args:
         run_dir: folder of the events, figures and films; None writes no file.
@@ -57,14 +79,19 @@ class Tracker:
         self.run_dir, self.console = None if run_dir is None else Path(run_dir), console
         self.writer: SummaryWriter | None = None
         if run_dir is not None and tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self.writer = SummaryWriter(str(run_dir), purge_step=purge_step)
+            self._begin(purge_step)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._told = 0.0
         self._drawn = 0.0
 
+    @_without_which_training_goes_on
+    def _begin(self, purge_step: int | None) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.run_dir), purge_step=purge_step)
+
+    @_without_which_training_goes_on
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Writes scalars at an environment step, as one event: several times cheaper than one event each."""
         if self.writer is not None and values:
@@ -73,6 +100,7 @@ class Tracker:
             items = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
             self.writer._get_file_writer().add_summary(Summary(value=items), step)
 
+    @_without_which_training_goes_on
     def report(self, prefix: str, report: Report, step: int) -> list[Path]:
         """Writes a report: scalars as ``prefix/name``, its text, figures and films to TensorBoard and as files.
 
@@ -80,9 +108,12 @@ class Tracker:
             The files: ``figures/name.png``, of the latest report alone, and ``videos/name-step.mp4``.
 
         Raises:
-            InputError: a film cannot be written.
+            InputError: a film cannot be written, or a name is not that of a file in the run.
         """
         files = []
+        for name in (*report.figures, *report.films):
+            if Path(name).name != name:
+                raise InputError(f"report {prefix}: the name of a figure must be that of a file, got {name!r}")
         self.scalars(report.tagged(prefix), step)
         if report.text:
             self.text(prefix, report.text, step)
@@ -115,11 +146,13 @@ class Tracker:
             shown = Summary.Value(tag=tag, image=video.moving_image(film))
             self.writer._get_file_writer().add_summary(Summary(value=[shown]), step)
 
+    @_without_which_training_goes_on
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Writes text, shown verbatim."""
         if self.writer is not None:
             self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)
 
+    @_without_which_training_goes_on
     def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Fills the hyper-parameters tab for this run, with the tags of the metrics to show."""
         if self.writer is not None:
@@ -171,6 +204,7 @@ class Tracker:
         if self.console is not None:
             self.console.print(table_of(f"after {steps:,} steps", figures))
 
+    @_without_which_training_goes_on
     def flush(self) -> None:
         """Writes pending events, so that TensorBoard sees them."""
         if self.writer is not None:
@@ -182,6 +216,7 @@ class Tracker:
             self._progress.stop()
             self._progress = None
 
+    @_without_which_training_goes_on
     def close(self) -> None:
         """Ends the progress bar and writes pending events."""
         self.stop_progress()

@@ -149,7 +149,7 @@ class Trainer:
             run_dir: the folder; None writes no file.
             tracker: where figures go; None creates a silent one that writes into the folder.
         """
-        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.run_dir = None if run_dir is None else Path(run_dir).absolute()  # an environment may change the folder
         self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
 
     def fit(self) -> Report:
@@ -516,6 +516,8 @@ class Trainer:
             seen = {name: getattr(rollout, name) for name in ("obs", "action", "reward", "terminated", "truncated")}
             checkpoint.save(self.run_dir / DUMP_FILE, {**self.checkpoint(), "rollout": seen})
             message += f"; rollout and agent are in {self.run_dir / DUMP_FILE}"
+            if (last := self.run_dir / CHECKPOINTS_FOLDER / "last.pt").is_file():
+                message += f", the last checkpoint before it in {last}"
         return NonFiniteError(message)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore import settings
@@ -38,7 +38,7 @@ class Film(NamedTuple):
     fps: float
     """Frames per second."""
     folder: str = VIDEOS_FOLDER
-    """Folder of the file, within the run's folder unless it is absolute."""
+    """Folder of the file, within the run's."""
 
 
 class VideoReport(ReportMaker):
@@ -53,9 +53,17 @@ class VideoReport(ReportMaker):
         """Length of a film in steps; of a longer episode, the last ones. A frame of 600 x 400 pixels takes 0.7 MB
         of memory until its film is written."""
         folder: str = VIDEOS_FOLDER
-        """Folder of the files, within the run's folder unless it is absolute."""
+        """Folder of the files, within the run's."""
         seed: Seed = 1
         """Seed of the first episode; each further one adds 1."""
+
+        @field_validator("folder")
+        @classmethod
+        def _within(cls, folder: str) -> str:
+            """A run that was made elsewhere must not write where it likes."""
+            if Path(folder).is_absolute() or ".." in Path(folder).parts:
+                raise InputError(f"must be within the run, got {folder}")
+            return folder
 
     settings: Settings
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import matplotlib.image
 import typer
 
+from rlcore.cli import Trust
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.run import Run
@@ -19,9 +20,10 @@ def sample(
     num: Annotated[int, typer.Option(min=1, max=10_000, help="How many images.")] = 64,
     out: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Default: samples.png in the run.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the codes.")] = 1,
+    trust: Trust = False,
 ) -> None:
     """Draw images from a variational autoencoder."""
-    folder = Run(run)
+    folder = Run(run, trust)
     trainer, _ = folder.trainer(folder.default_checkpoint, ["device=cpu"])
     env, agent = autoencoding(f"sample {run}", trainer.agent, trainer.env, variational=True, images=True)
     target = out or folder.path / "samples.png"
