@@ -10,9 +10,8 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
-from rlcore.envs.game_env import GameEnv
+from rlcore.envs.game_env import game_of
 from rlcore.envs.players import PlayerChoice, make_players
-from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.game import count_told, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
@@ -36,6 +35,10 @@ class EloReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        game_of("report elo", env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -46,8 +49,7 @@ class EloReport(ReportMaker):
         Raises:
             InputError: the environment is not a game, or two players have the same name.
         """
-        if not isinstance(env, GameEnv):
-            raise InputError("report elo: needs a game (env.name=selfplay)")
+        env = game_of("report elo", env)
         s = self.settings
         players = make_players(s.players, env.game, env.device, "report elo") | {"agent": env.player(agent)}
         names = list(players)

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
+from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import (
     Game,
@@ -161,3 +162,18 @@ class GameEnv(Environment):
             self._stock = torch.cat([self._stock, openings(self.game, num_moves, k, self._generator)])
         taken, self._stock = self._stock[:num], self._stock[num:]
         return taken.clone()
+
+
+def game_of(what: str, env: Environment) -> GameEnv:
+    """The environment as a game.
+
+    Args:
+        what: the name of what needs one, for the message.
+        env: must be a game.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(env, GameEnv):
+        raise InputError(f"{what}: needs a game (env.name=selfplay)")
+    return env

@@ -135,6 +135,8 @@ def evaluate(
     maker = None if report is None else _report(report, settings)
     num_episodes = episodes or trainer.settings.eval_episodes
     env = trainer.evaluation_env(num_episodes)
+    if maker is not None:
+        maker.check(trainer.agent, env)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))
     result = {"checkpoint": which, "step": saved["steps"], "episodes": num_episodes, **found.scalars}
     if changed:

@@ -72,6 +72,17 @@ class ReportMaker(ABC):
     def __init__(self, settings: settings.Settings):
         self.settings = settings
 
+    def check(self, agent: Agent, env: "Environment") -> None:  # noqa: B027 (a report may fit all)
+        """Called before training: refuses what no report can be made of.
+
+        Args:
+            agent: the agent.
+            env: its environment, or the twin for evaluation.
+
+        Raises:
+            InputError: says what the report needs.
+        """
+
     @abstractmethod
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
         """Makes the report.
@@ -205,6 +216,11 @@ class EpisodesReport(ReportMaker):
         """Bins of the histogram."""
 
     settings: Settings
+
+    def check(self, agent: Agent, env: "Environment") -> None:
+        """See `ReportMaker`."""
+        if env.num_examples is not None:
+            raise InputError("report episodes: a data set's evaluation has no episodes")
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
         """Makes the report; see `ReportMaker`."""

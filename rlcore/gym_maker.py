@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -64,7 +65,7 @@ class WrapperChoice(settings.Settings):
         try:
             wrapper = getattr(importlib.import_module(module), kind) if module else getattr(gymnasium.wrappers, kind)
             return wrapper(env, **_converted(wrapper, self.model_extra or {}))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise InputError(f"env.wrappers: {self.name} cannot be made: {' '.join(str(error).split())}") from error
 
 
@@ -137,7 +138,7 @@ class Maker:
         except gymnasium.error.Error as error:
             near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
             raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             message = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {message}") from error
         for wrapper in self.settings.wrappers:
@@ -177,7 +178,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
             seed_everything(derive_seed(seed, WORKER))
         try:
             obs, info = self.env.reset(seed=seed, options=options or None)  # gymnasium's reset by a mask leaves {}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure("reset", error) from error
         return self._observation(obs, self.observation_space), self._kept(info)
 
@@ -185,7 +186,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Steps the environment; raises EnvironmentFailure if that fails."""
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._failure("step", error) from error
         return (
             self._observation(obs, self.observation_space),
@@ -206,7 +207,12 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
                 message += f"; without a screen set MUJOCO_GL=egl or MUJOCO_GL=osmesa (it is {given})"
             raise InputError(message) from error
 
-    def _failure(self, what: str, error: Exception) -> EnvironmentFailure:
+    def close(self) -> None:
+        """Closes the environment; what it raises then changes nothing any more."""
+        with suppress(Exception, SystemExit):
+            self.env.close()
+
+    def _failure(self, what: str, error: BaseException) -> EnvironmentFailure:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         return EnvironmentFailure(self.n, f"failed in {what}: {message}", traceback.format_exc())
 

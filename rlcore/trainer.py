@@ -4,6 +4,8 @@ import copy
 import math
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -137,6 +139,8 @@ class Trainer:
         self._finished_at: int | None = None  # the step at which the agent finished
         self._collecting = False  # or failed in it, so that the environment is no longer where `obs` is from
         self._reports = [choice.make() for choice in self.settings.reports]
+        for report in self._reports:
+            report.check(self.agent, env)
         self._logged_at = 0
         self._evaluation_env: Environment | None = None
         self._finite = FiniteCheck()
@@ -155,8 +159,9 @@ class Trainer:
     def fit(self) -> Report:
         """Trains to the end of the run, lets the agent finish and evaluates, or trains to ``stop_at``; saves.
 
-        On SIGINT or SIGTERM it finishes the current update, or abandons an evaluation, saves and returns early
-        (`interrupted`). If an environment, an evaluation or a report fails, what was learned before is also saved.
+        On a signal to end it finishes the current update, or abandons an evaluation or a rollout of whole episodes,
+        saves and returns early (`interrupted`). If an environment, an evaluation or a report fails, what was learned
+        before is also saved.
 
         Returns:
             The closing evaluation; empty if the end of the run was not reached.
@@ -181,7 +186,10 @@ class Trainer:
                 self._evaluate()
             while not self._at_goal():
                 before = self.steps
-                metrics = self.update()
+                try:
+                    metrics = self.update()
+                except Interrupted:  # while it played whole episodes, which may take long
+                    break
                 if self._due(self.log_every, before):
                     self._log(metrics)
                 if self._due(self.eval_every, before) and not self.finished:
@@ -258,9 +266,12 @@ class Trainer:
         return metrics
 
     def _collect(self, progress: float) -> Rollout:
+        """The next rollout; one of whole episodes can be broken off, and then begins again where it began."""
+        whole_episodes = self.agent.horizon is None and self.env.num_examples is None
         self._collecting = True
         try:
-            rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
+            with self._unplayed_if_interrupted() if whole_episodes else nullcontext():
+                rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
         except Exception as error:
             if not self.steps:  # it may be that an observation or an action is not as it should be
                 try:
@@ -272,6 +283,23 @@ class Trainer:
         if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
             self._remark(CUT.format(what="a rollout", steps=len(rollout)))
         return rollout
+
+    @contextmanager
+    def _unplayed_if_interrupted(self) -> Iterator[None]:
+        """A signal aborts what is played in here, and environment and generators return to where they were before."""
+        before, rng = copy.deepcopy(self.env.checkpoint()), rng_state()
+        generators = [(generator, generator.get_state()) for _, generator in self.agent.held(torch.Generator)]
+        try:
+            with self._interruption.breaking():
+                yield
+        except Interrupted:
+            if before is not None:
+                self.env.restore(before)
+                self._collecting = False
+            restore_rng_state(rng)
+            for generator, state in generators:
+                generator.set_state(state)
+            raise
 
     def save(self, name: str) -> None:
         """Writes ``checkpoints/<name>.pt``, if there is a run folder."""

@@ -67,6 +67,11 @@ class VideoReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        if type(env).render is Environment.render:
+            env.render()  # says that there is nothing to see
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """Makes the report; see `rlcore.evaluation.ReportMaker`.
 

@@ -32,6 +32,10 @@ class DisentanglementReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        autoencoding("report disentanglement", agent, env, images=True)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 

@@ -59,6 +59,10 @@ class LatentReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        autoencoding("report latent", agent, env, images=True)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -141,6 +145,10 @@ class InpaintingReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        autoencoding("report inpainting", agent, env, variational=True, images=True)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -204,6 +212,10 @@ class ProjectorReport(ReportMaker):
         """Examples, the first ones. Their images form one picture, which browsers limit to 8,192 pixels per side."""
 
     settings: Settings
+
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        autoencoding("report projector", agent, env)
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.

@@ -30,6 +30,10 @@ class ELBOReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        autoencoding("report elbo", agent, env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -78,6 +82,10 @@ class BoundReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        self._parts(agent, env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -87,18 +95,22 @@ class BoundReport(ReportMaker):
         Raises:
             InputError: the agent is not a variational autoencoder, or the reward is not a likelihood.
         """
-        env, agent = autoencoding("report bound", agent, env, variational=True)
-        if not env.is_likelihood:
-            raise InputError(
-                "report bound: the reward here is not a likelihood; train with env.binarize=dynamic and "
-                "env.action=log_odds, or with env.action=gaussian"
-            )
+        env, agent = self._parts(agent, env)
         with evaluating(agent):
             seed_everything(self.settings.seed)
             rows = torch.arange(env.num_examples, device=env.device)[: self.settings.num]
             scalars = {f"negative_bound_{k}": -self._bound(agent, env, rows, k) for k in self.settings.k}
         lines = [f"{name}: {value:.2f} nats" for name, value in scalars.items()]
         return Report(scalars, "\n".join([f"{len(rows):,} examples; pixels: {env.pixel_kind}", *lines]))
+
+    def _parts(self, agent: Agent, env: Environment) -> tuple[ReconstructionEnv, AutoencoderAgent]:
+        env, agent = autoencoding("report bound", agent, env, variational=True)
+        if not env.is_likelihood:
+            raise InputError(
+                "report bound: the reward here is not a likelihood; train with env.binarize=dynamic and "
+                "env.action=log_odds, or with env.action=gaussian"
+            )
+        return env, agent
 
     def _bound(self, agent: AutoencoderAgent, env: ReconstructionEnv, rows: Tensor, k: int) -> float:
         """L_k of some examples; in pieces if k is above the batch."""

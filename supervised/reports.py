@@ -25,6 +25,10 @@ ROWS_OF_TWO = {(False, False): " ", (True, False): "▀", (False, True): "▄", 
 class ConfusionReport(ReportMaker):
     """How often each class was answered with each: a figure of the confusion matrix."""
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        classified("confusion", env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
@@ -65,6 +69,10 @@ class ExamplesReport(ReportMaker):
         """Share of the range of pixel values above which a pixel is drawn."""
 
     settings: Settings
+
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        classified("examples", env)
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
@@ -116,15 +124,17 @@ class FiltersReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        _first_weights(agent, env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        shape = env.single_observation_space.shape or ()
-        weights = (p for p in agent.parameters() if p.ndim == 4 or (p.ndim == 2 and p.shape[1] == math.prod(shape)))
-        first = next(weights, None)
-        if first is None or len(shape) != 3:
-            raise InputError(f"report filters: needs a network that reads images, this one reads {shape}")
+        first = _first_weights(agent, env)
         filters = first.detach().cpu()
-        filters = filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, shape).mean(1)
+        filters = (
+            filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, env.single_observation_space.shape).mean(1)
+        )
         filters = filters[: self.settings.num]
         figure, panels = figure_of(len(filters), 1, 1)
         for axes, image in zip(panels, filters, strict=True):
@@ -137,16 +147,15 @@ class FiltersReport(ReportMaker):
 class PackedReport(ReportMaker):
     """A binarized network on bytes and bits: whether it answers as on floats, and its size."""
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        _binarized(agent, env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
-        env, _ = classified("packed", env)
-        network, split = getattr(agent, "network", None), env.dataset.test
+        env, network = _binarized(agent, env)
+        split = env.dataset.test
         assert split is not None
-        if not isinstance(network, BinarizedMLP) or split.inputs.dtype != torch.uint8 or env.settings.scaling != "raw":
-            raise InputError(
-                "report packed: needs the agent supervised with the network binarized_mlp, trained on raw bytes "
-                "(env.scaling=raw)"
-            )
         packed = PackedMLP(network)
         answers = torch.cat(
             [torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(env.evaluation_batch)]
@@ -175,6 +184,10 @@ class BoundaryReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        _in_a_plane(env)
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`."""
         figure, (axes,) = figure_of(1, 4, 4)
@@ -189,11 +202,8 @@ class BoundaryReport(ReportMaker):
         Raises:
             InputError: the environment is not a data set of two inputs and classes.
         """
-        env, classes = classified("boundary", env)
+        env, classes = _in_a_plane(env)
         inputs, targets = env.dataset.train
-        shape = tuple(inputs.shape[1:])
-        if shape != (2,):
-            raise InputError(f"report boundary: needs examples of 2 numbers, these have shape {shape}")
         margin = self.settings.margin * (inputs.amax(0) - inputs.amin(0))
         ends = torch.stack([inputs.amin(0) - margin, inputs.amax(0) + margin], 1).tolist()
         x, y = (torch.linspace(low, high, self.settings.resolution, dtype=torch.float64) for low, high in ends)
@@ -219,6 +229,37 @@ def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str,
     if not isinstance(env, SupervisedEnv) or env.dataset.classes is None or not env.names_classes:
         raise InputError(f"report {report}: needs a data set of classes (env.name=supervised)")
     return env, env.dataset.classes
+
+
+def _first_weights(agent: Agent, env: Environment) -> Tensor:
+    """The weights of the first layer that reads images; InputError if there is none."""
+    shape = env.single_observation_space.shape or ()
+    weights = (p for p in agent.parameters() if p.ndim == 4 or (p.ndim == 2 and p.shape[1] == math.prod(shape)))
+    first = next(weights, None)
+    if first is None or len(shape) != 3:
+        raise InputError(f"report filters: needs a network that reads images, this one reads {shape}")
+    return first
+
+
+def _binarized(agent: Agent, env: Environment) -> tuple[SupervisedEnv, BinarizedMLP]:
+    """A data set of raw bytes, and a binarized network; InputError if they are not."""
+    env, _ = classified("packed", env)
+    network, is_bytes = getattr(agent, "network", None), env.dataset.train.inputs.dtype == torch.uint8
+    if not isinstance(network, BinarizedMLP) or not is_bytes or env.settings.scaling != "raw":
+        raise InputError(
+            "report packed: needs the agent supervised with the network binarized_mlp, trained on raw bytes "
+            "(env.scaling=raw)"
+        )
+    return env, network
+
+
+def _in_a_plane(env: Environment) -> tuple[SupervisedEnv, tuple[str, ...]]:
+    """A data set of two numbers, and its class names; InputError if it is not one."""
+    env, classes = classified("boundary", env)
+    shape = tuple(env.dataset.train.inputs.shape[1:])
+    if shape != (2,):
+        raise InputError(f"report boundary: needs examples of 2 numbers, these have shape {shape}")
+    return env, classes
 
 
 def figure_of(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":

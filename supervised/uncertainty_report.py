@@ -74,6 +74,10 @@ class UncertaintyReport(ReportMaker):
 
     settings: Settings
 
+    def check(self, agent: Agent, env: Environment) -> None:
+        """See `rlcore.evaluation.ReportMaker`."""
+        self._askers(agent, classified("uncertainty", env)[0])
+
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 

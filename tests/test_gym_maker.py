@@ -1,5 +1,7 @@
 import multiprocessing
+import os
 import random
+import sys
 
 import gymnasium
 import numpy as np
@@ -416,3 +418,49 @@ def test_a_box_of_float64_comes_as_such_only_to_an_agent_that_asks():
     assert trainer.evaluation_env(3).reset(seed=1)[0].dtype == torch.float64
     assert 0.8 < float(trainer.agent.normalizer.single.var) < 1.2
     rlcore.check_agent(trainer.agent, env)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_an_environment_that_exits_is_a_failure_like_any_other(vectorization):
+    class Exits(Plain):
+        def step(self, action):
+            sys.exit(3)
+
+    env = made(Exits, vectorization=vectorization)
+    env.reset(seed=1)
+    with pytest.raises(EnvironmentFailure, match=r"environment . \(seed .\) failed in step: SystemExit: 3"):
+        env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_what_closing_raises_changes_nothing():
+    class Stuck(Plain):
+        def close(self):
+            raise RuntimeError("the simulator does not answer")
+
+    env = made(Stuck)
+    assert Trainer(PPO(env, PPO.Settings(horizon=5, minibatch_size=None)), env, total_steps=20).fit().scalars
+    env.close()
+
+
+@pytest.mark.parametrize("reward", ["1", 1j, 10**400, object(), [1.0], None])
+def test_what_is_no_reward_is_named(reward):
+    class Pays(Plain):
+        def step(self, action):
+            return ZEROS, reward, False, False, {}
+
+    env = made(Pays)
+    env.reset(seed=1)
+    with pytest.raises(EnvironmentFailure, match="returned a reward that is not a number"):
+        env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_an_environment_that_moves_to_another_folder_takes_no_file_along(workdir):
+    class Moves(Plain):
+        def step(self, action):
+            os.chdir("/")
+            return super().step(action)
+
+    env = made(Moves)
+    agent = PPO(env, PPO.Settings(horizon=5, minibatch_size=None))
+    Trainer(agent, env, total_steps=20, run_dir="run").fit()
+    assert {path.name for path in (workdir / "run/checkpoints").iterdir()} == {"last.pt", "best.pt"}

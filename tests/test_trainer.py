@@ -19,7 +19,7 @@ from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Identity, Probe, Target
 from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
-from rlcore.evaluation import Report, play
+from rlcore.evaluation import Report, ReportChoice, play
 from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import Step, collect
 from rlcore.seeding import derive_seed
@@ -900,3 +900,38 @@ def test_a_divergence_of_a_supervised_run_is_the_agents():
     agent = Supervised(env, Supervised.Settings(optimizer="sgd", learning_rate=1e9))
     with pytest.raises(NonFiniteError, match=r"the (reward|action) is -?(nan|inf).*the agent diverged; try a smaller"):
         Trainer(agent, env, total_steps=10_000).fit()
+
+
+class Interrupting(CartPole):
+    """Sends its process a signal at its n-th step."""
+
+    at = 10**9
+
+    def step(self, actions):
+        self.at -= 1
+        if self.at == 0:
+            signal.raise_signal(signal.SIGINT)
+        return super().step(actions)
+
+
+def test_a_rollout_of_whole_episodes_is_broken_off_and_begins_again_where_it_began():
+    """At once, though it may take long; the run ends in the bits of an unbroken one."""
+    unbroken = make(reinforce)
+    unbroken.fit()
+    env = Interrupting()
+    env.at = 40
+    broken = make(reinforce, env=env)
+    broken.fit()
+    assert broken.interrupted == signal.SIGINT
+    assert env.at == 0  # no further step was played
+    saved = broken.checkpoint()
+    resumed = make(reinforce, env=Interrupting())
+    resumed.restore(saved)
+    resumed.fit()
+    same(unbroken.agent.checkpoint(), resumed.agent.checkpoint())
+    same(unbroken.env.checkpoint(), resumed.env.checkpoint())
+
+
+def test_a_report_that_does_not_fit_is_refused_before_training():
+    with pytest.raises(InputError, match="report confusion: needs a data set of classes"):
+        make(reports=[ReportChoice.model_validate("confusion")])
