@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import torch
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from rlcore import checkpoint as checkpoints
@@ -151,9 +150,9 @@ def evaluate(
         console.print(table_of(f"{run.path}, checkpoint {which} (step {saved['steps']:,})", found.scalars))
         for text in (found.text, *found.remarks):
             if text:
-                console.print(text, highlight=False, markup=False)
+                console.print(text, highlight=False)
     if made is not None and made.text not in ("", found.text) and not as_json:
-        console.print(made.text, highlight=False, markup=False)
+        console.print(made.text, highlight=False)
     try:
         with run.locked():
             run.write_result({**run.result, "evaluation": result})
@@ -221,14 +220,14 @@ def list_names(what: str, imports: Sequence[str] = ()) -> int:
         for title, schema in _settings_of(what):
             table = Table(title, "default", "", box=None, pad_edge=False)
             for row in _explained(schema):
-                table.add_row(*map(escape, row))
+                table.add_row(*row)
             console.print(table)
             console.print()
         return 0
     for which in kinds if what == "all" else [what]:
         table = Table(which, "", box=None, pad_edge=False)
         for name, text in _documented(which):
-            table.add_row(name, escape(text))
+            table.add_row(name, text)
         console.print(table)
         console.print()
     return 0
@@ -240,13 +239,13 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     table = Table("setting", "value", "from", title=loaded.name)
     for key, value in flatten(loaded.config.model_dump(mode="json")).items():
         origin = loaded.origin.get(key) or loaded.origin.get(key.removesuffix(".name"))  # a choice given by name alone
-        table.add_row(key, escape(str(value)), origin or "default")
+        table.add_row(key, str(value), origin or "default")
     trainer, notes = configs.build(loaded.config)
     console = make_console()
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
-    console.print(str(trainer.agent), highlight=False, markup=False)
+    console.print(str(trainer.agent), highlight=False)
     size = sum(param.numel() for param in trainer.agent.parameters())
     console.print(
         f"{size:,} parameters; {_multiply_adds(trainer):,} multiply-adds per answer; a rollout is "

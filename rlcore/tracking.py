@@ -27,8 +27,8 @@ SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 def make_console() -> Console:
-    """A console for the terminal; wide if there is none, so that tables in logs are not cut."""
-    return Console(soft_wrap=True) if sys.stdout.isatty() else Console(soft_wrap=True, width=160)
+    """A console for the terminal, which prints brackets as they are; wide if there is none, so that no table is cut."""
+    return Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160)
 
 
 def table_of(title: str, figures: Mapping[str, float]) -> Table:
@@ -165,7 +165,7 @@ class Tracker:
     def note(self, line: str) -> None:
         """Tells the user something: in the terminal, or as a Python warning where there is no console."""
         if self.console is not None:
-            self.console.print(f"note: {line}", highlight=False, markup=False)
+            self.console.print(f"note: {line}", highlight=False)
         else:
             warnings.warn(line, stacklevel=2)
 
