@@ -112,7 +112,7 @@ class Tracker:
         """
         files = []
         for name in (*report.figures, *report.films):
-            if Path(name).name != name:
+            if Path(name).name != name or not name.strip("."):
                 raise InputError(f"report {prefix}: the name of a figure must be that of a file, got {name!r}")
         self.scalars(report.tagged(prefix), step)
         if report.text:
