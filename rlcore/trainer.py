@@ -5,7 +5,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -496,16 +496,15 @@ class Trainer:
         if self.interrupted is not None:
             return Report({})
         env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
-        try:
-            # evaluation itself preserves the agent, but a signal may come while it does
-            with preserved(self.agent), self._interruption.breaking():
-                report = env.score(self.agent, self.settings.eval_episodes, seed)
-                reports = [make(self.agent, env, report) for make in self._reports]
-        except Interrupted:
+        report = None
+        # evaluation itself preserves the agent, but a signal may come while it does
+        with suppress(Interrupted), preserved(self.agent), self._interruption.breaking():
+            report = env.score(self.agent, self.settings.eval_episodes, seed)
+            reports = [make(self.agent, env, report) for make in self._reports]
+        if env is self.env:
+            self._begin_episodes()
+        if report is None or self.interrupted is not None:
             return Report({})
-        finally:
-            if env is self.env:
-                self._begin_episodes()
         self._remark(*report.remarks)
         self.tracker.report("eval", report, self.steps)
         for choice, made in zip(self.settings.reports, reports, strict=True):
