@@ -104,7 +104,7 @@ def _reader_of(space: Space[Any], choice: NetworkChoice) -> tuple[nn.Module | No
 
 
 def _reads_images(choice: NetworkChoice) -> bool:
-    return bool(registry.networks[choice.name].reads_images)
+    return bool(getattr(registry.networks[choice.name], "reads_images", True))
 
 
 def _is_image(space: Space[Any]) -> bool:
@@ -255,8 +255,10 @@ def _channels(space: Box | MultiBinary) -> Channels:
     Raises:
         InputError: neither end's size is usual, or both are.
     """
-    if isinstance(space, Image) or len(space.shape) == 2:
-        return getattr(space, "channels", "first")
+    if isinstance(space, Image):
+        return space.channels
+    if len(space.shape) == 2:
+        return "first"
     shape = space.shape[-3:]
     channels = usual_channels(shape)
     if channels is None:
