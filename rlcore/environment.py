@@ -1,6 +1,7 @@
 """Environment: the base class of what data comes from."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -60,6 +61,8 @@ class Environment(VectorEnv, ABC):
     """Steps after which `play` and rollouts of whole episodes cut an episode that has not ended."""
     num_examples: int | None = None
     """For a data set, the length of an epoch in steps; None for other environments."""
+    remarks: Sequence[str] = ()
+    """What a user should know of it, a line each; the trainer shows them when it begins."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     settings: Settings
 

@@ -180,6 +180,7 @@ class Trainer:
 
     def _fit(self) -> Report:
         self._interruption = Interruption()
+        self._remark(*self.env.remarks)
         metrics: Metrics | None = None
         with self._interruption.listening():
             if self._evaluation_pending and not self.finished:

@@ -26,6 +26,8 @@ EVALUATION_BATCH = 1000
 """Examples that an evaluation shows at once, at most, unless the training batch is larger."""
 EVALUATION_NUMBERS = 2**22
 """Numbers in these examples, at most."""
+DIM = 32
+"""Bytes below this are hardly pixels."""
 MOST_CLASSES = 100
 """Classes of which a confusion matrix is shown."""
 ROUNDING = 4 * torch.finfo(torch.float64).eps
@@ -71,9 +73,9 @@ class SupervisedEnv(Environment):
         action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
         """What an answer is, and its reward."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
-        """``unit``: bytes are divided by 255, other numbers unchanged; ``raw``: all unchanged; ``standard``: to mean 0
-        and standard deviation 1 over the training split, per feature or channel, computed before numbers are rounded to
-        float32."""
+        """``unit``: bytes are divided by 255, unless they are only 0 and 1; other numbers unchanged; ``raw``: all
+        unchanged; ``standard``: to mean 0 and standard deviation 1 over the training split, per feature or channel,
+        computed before numbers are rounded to float32."""
         channels: Channels | None = None
         """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; agents see [C, H, W]. null: at the end whose
         size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes them."""
@@ -316,7 +318,14 @@ class SupervisedEnv(Environment):
             std = torch.where(std > ROUNDING * mean.abs(), std, 1.0)
             dtype = torch.float32 if is_bytes else torch.float64  # float32 has all bytes, and is scaled at every step
             return mean[0].to(device, dtype), std[0].to(device, dtype)
-        return None, 255.0 if is_bytes and self.settings.scaling == "unit" else None
+        if not is_bytes or self.settings.scaling != "unit" or (most := int(inputs.max())) <= 1:
+            return None, None
+        if most < DIM:
+            self.remarks = [
+                f"the largest byte of the inputs is {most}, so that divided by 255 they are at most {most / 255:.2g}; "
+                "env.scaling=standard or env.scaling=raw keeps them apart"
+            ]
+        return None, 255.0
 
 
 def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor:

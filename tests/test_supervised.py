@@ -710,3 +710,17 @@ def test_data_and_environment_of_ones_own_and_ppo_on_a_lenet(tmp_path, monkeypat
     )
     assert rlcore.commands.train("mine.yaml", [], "run", None, 1) == 0
     assert rlcore.run.Run(Path("run")).result["figures"]["eval/accuracy"] > 0.95
+
+
+def test_bytes_that_are_bits_are_not_dimmed_and_dim_ones_are_told():
+    bits = np.random.default_rng(1).integers(0, 2, (64, 5)).astype(np.uint8)
+
+    def env(inputs):
+        return SupervisedEnv(SupervisedEnv.Settings(num_envs=16), dataset=from_arrays(inputs, bits[:, 0].astype(int)))
+
+    assert env(bits).inputs(slice(0, 50)).max() == 1
+    assert env(bits).remarks == ()
+    assert env(bits * 255).inputs(slice(0, 50)).max() == 1
+    assert env(bits * 9).inputs(slice(0, 50)).max() == pytest.approx(9 / 255)
+    with pytest.warns(UserWarning, match="the largest byte of the inputs is 9"):
+        Trainer(Supervised(env(bits * 9)), env(bits * 9), total_steps=32).fit()
