@@ -158,7 +158,7 @@ class CartPole(Environment):
         self._elapsed = self._array(restored(saved["elapsed"], torch.as_tensor(self._elapsed), "env.elapsed", low=0))
         restore_generator(self._generator, saved["generator"])
         drawn = saved.get("drawn", {})
-        for name in self.ranges & drawn.keys():
+        for name in self.ranges.keys() & drawn.keys():
             like = torch.as_tensor(self.constants[name])
             self.constants[name] = self._array(restored(drawn[name], like, f"env.drawn.{name}"))
         self._set_physics()

@@ -53,8 +53,8 @@ class EpisodeStatistics:
             self._pending.clear()
             N = self._running.shape[1]
             reward, terminated, truncated = (torch.cat([x.view(-1, N) for x in column]) for column in columns)
-            ended = zip(columns[1], valids, strict=True)
-            valid = torch.cat([(torch.ones_like(x) if v is None else v).view(-1, N) for x, v in ended])
+            rows = zip(columns[1], valids, strict=True)
+            valid = torch.cat([(torch.ones_like(flag) if kept is None else kept).view(-1, N) for flag, kept in rows])
             self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid)
 
     def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:

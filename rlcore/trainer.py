@@ -384,7 +384,7 @@ class Trainer:
                 notes.append(f"{key} was {value}, is {here[key]}")
         self.restore_agent(saved)
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
-        self.best = restored_number(saved["best"], "best", -math.inf, math.inf, whole=False)
+        self.best = restored_number(float(saved["best"]), "best", -math.inf, math.inf, whole=False)
         self.figures = _restored_figures(saved["figures"])
         self._evaluation_pending = saved.get("evaluation_pending", False) is True
         finished_at = saved.get("finished_at")
@@ -556,9 +556,9 @@ class Trainer:
 
 
 def _restored_figures(saved: Any) -> dict[str, float]:
-    if not all(isinstance(name, str) and isinstance(value, (int, float)) for name, value in saved.items()):
+    if not all(isinstance(name, str) for name in saved):
         raise CheckpointError("the checkpoint does not fit: its figures are not numbers by name")
-    return dict(saved)
+    return {name: float(value) for name, value in saved.items()}
 
 
 def _check_rollout_fits(agent: Agent, env: Environment) -> None:

@@ -45,9 +45,8 @@ def difference(tree: Tree, like: Tree, free: int | None = None) -> str:
         return f" is {told(tree)}, not {told(like, free)}"
     if isinstance(like, Tensor) or like is None:
         return ""
-    inner = (
-        (key, difference(tree[key], like[key], free)) for key in (like if isinstance(like, dict) else range(len(like)))
-    )
+    keys = like if isinstance(like, dict) else range(len(like))
+    inner = ((key, difference(tree[key], like[key], free)) for key in keys)
     return next((f"[{key!r}]{found}" for key, found in inner if found), "")
 
 
@@ -62,7 +61,7 @@ def told(tree: Tree, free: int | None = None) -> str:
         shape = ["any" if i == free else str(size) for i, size in enumerate(tree.shape)]
         return f"a tensor of {tree.dtype} [{', '.join(shape)}]" + f" ({tree.layout})" * (tree.layout != torch.strided)
     if isinstance(tree, dict):
-        return f"a dict of {', '.join(map(str, tree)) or 'nothing'}"[:LONGEST]
+        return f"a dict of {', '.join(map(repr, tree)) or 'nothing'}"[:LONGEST]
     return f"{len(tree)} items" if isinstance(tree, (list, tuple)) else repr(tree)[:LONGEST]
 
 

@@ -215,7 +215,7 @@ def test_what_is_restored_is_a_copy_in_the_place_of_what_it_is_like():
 @pytest.mark.parametrize(
     ("saved", "expected"),
     [
-        ((torch.zeros(2, 3), None), r"it\[1\] is None, not a dict of a"),
+        ((torch.zeros(2, 3), None), r"it\[1\] is None, not a dict of 'a'"),
         ((torch.zeros(2, 4), LIKE.y), r"it\[0\] is a tensor of torch.float32 \[2, 4\], not .* \[2, 3\]"),
         ((torch.zeros(2, 3).double(), LIKE.y), r"it\[0\] is a tensor of torch.float64"),
         ((LIKE.x, {"a": torch.zeros(4)}), r"it\[1\]\['a'\] is a tensor of torch.float32"),

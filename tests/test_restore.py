@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from trainers import TRAINERS, make_trainer
 
-from rlcore import InputError
+from rlcore import InputError, Trainer
+from rlcore.agents.ppo import PPO
+from rlcore.envs.cartpole import CartPole
 from rlcore.trees import difference, told
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -128,3 +130,17 @@ def test_all_content_that_is_wrong_is_refused_or_harmless(name):
     saved = saved_by(name)
     tried = [refused(name, saved, *change) for change in changes(saved)]
     print(f"{name}: {sum(tried):,} of {len(tried):,} refused")
+
+
+def test_episodes_are_counted_across_a_change_of_the_horizon():
+    def trainer(horizon):
+        env = CartPole(CartPole.Settings(num_envs=4, max_episode_steps=12))
+        return Trainer(PPO(env, PPO.Settings(horizon=horizon, minibatch_size=None)), env, total_steps=1000)
+
+    one, other = trainer(1), trainer(8)
+    for _ in range(6):
+        one.update()
+    other.restore(one.checkpoint())
+    other.update()
+    assert other.episodes.count() >= 4
+    assert 0 < other.episodes.means()["length"] <= 12
