@@ -47,6 +47,7 @@ class AlphaGo(SelfPlayAgent):
         """Average number of times that a position is learned from."""
 
     settings: Settings
+    learns_policy = False
 
     def __init__(self, env: Any, settings: Settings):
         super().__init__(env, settings)

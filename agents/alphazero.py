@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
+from rlcore.checkpoint import restored_number
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
@@ -183,4 +184,4 @@ class AlphaZero(SelfPlayAgent):
     def restore(self, saved: dict[str, Any]) -> None:
         """Restores what `checkpoint` returned."""
         super().restore(saved)
-        self.num_rollouts = saved["num_rollouts"]
+        self.num_rollouts = restored_number(saved["num_rollouts"], "num_rollouts")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcore import checkpoint, registry
+from rlcore.agent import restore_parameters
 from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
@@ -67,11 +68,11 @@ def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
     if not issubclass(registry.agents[choice.name], AutoencoderAgent):
         raise InputError(f"encoder_of: {run} is a run of the agent {choice.name}, not of an autoencoder")
     saved = checkpoint.load(folder.checkpoint_path(folder.default_checkpoint))
-    if saved["observation_shape"] != in_shape:
-        seen = saved["observation_shape"]
+    if (seen := saved.get("observation_shape")) != in_shape:
         raise InputError(f"encoder_of: inputs here have shape {in_shape}, those that {run} encodes have shape {seen}")
     network: Any = choice.settings.network.build(in_shape)  # type: ignore[attr-defined]
-    parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
-    network.load_state_dict({name.removeprefix(PREFIX): value for name, value in parameters.items()})
+    with checkpoint.fitting(f"the network of {run}"):
+        parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
+        restore_parameters(network, {name.removeprefix(PREFIX): value for name, value in parameters.items()})
     with torch.no_grad():
         return network, network.eval().encode(torch.zeros(1, *in_shape)).mean.numel()

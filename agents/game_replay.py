@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcore.agents.replay import Replay
+from rlcore.checkpoint import restored
 from rlcore.game import DISCOUNT, Game
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout
@@ -44,14 +45,15 @@ class GameReplay(nn.Module):
         game: the rules.
         capacity: positions kept.
         symmetries: transform each position that is drawn by a random symmetry of the game.
+        policies: whether policies are added.
     """
 
     cells: Tensor  # [K, H * W]
     moves: Tensor  # [K, A]
 
-    def __init__(self, game: Game, capacity: int, symmetries: bool):
+    def __init__(self, game: Game, capacity: int, symmetries: bool, policies: bool = True):
         super().__init__()
-        self.game, self.symmetries = game, symmetries
+        self.game, self.symmetries, self.policies = game, symmetries, policies
         self.replay: Replay[Position] = Replay(capacity)
         self.waiting: Waiting | None = None
         cells, moves = game.symmetries()
@@ -100,7 +102,18 @@ class GameReplay(nn.Module):
         return {"replay": self.replay.checkpoint(), "waiting": self.waiting and tuple(self.waiting)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned, on this device."""
-        device = self.cells.device
-        self.replay.restore(saved["replay"], Position, device)
-        self.waiting = saved["waiting"] and tree_map(lambda x: x.to(device), Waiting(*saved["waiting"]))
+        """Restores what `checkpoint` returned, on this device.
+
+        Raises:
+            CheckpointError: it is not what `checkpoint` returned, or has other policies than are added.
+        """
+        state = self.game.initial(1, self.cells.device)
+        outcome = torch.zeros(1, device=self.cells.device)
+        policy = outcome.expand(1, self.game.num_actions) if self.policies else None
+        self.replay.restore(saved["replay"], Position, like=Position(state, policy, outcome))
+        self.waiting = None
+        if saved["waiting"] is not None:
+            waiting = Waiting(*saved["waiting"])
+            games = waiting.valid.shape[1]
+            row = tree_map(lambda x: x[None].expand(1, games, *x.shape[1:]), Waiting(state, policy, outcome.bool()))
+            self.waiting = restored(waiting, row, "the waiting positions", free=0)

@@ -5,8 +5,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from rlcore.errors import InputError
-from rlcore.trees import leaves, take, tree_map
+from rlcore.checkpoint import restored, restored_number
+from rlcore.errors import CheckpointError, InputError
+from rlcore.trees import difference, leaves, take, tree_map
 
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
@@ -29,11 +30,17 @@ class Replay(Generic[Rows]):
         return min(self.num_added, self.capacity)
 
     def add(self, rows: Rows) -> None:
-        """Adds rows [B, ...]; beyond the capacity, the oldest are dropped."""
+        """Adds rows [B, ...]; beyond the capacity, the oldest are dropped.
+
+        Raises:
+            InputError: they have other fields, dtypes or shapes than those before.
+        """
         first, *_ = leaves(rows)
         num = len(first)
         if self._rows is None:
             self._rows = tree_map(lambda x: x.new_zeros(self.capacity, *x.shape[1:]), rows)
+        elif found := difference(rows, self._rows, free=0):
+            raise InputError(f"Replay.add: what is added{found} as in the rows before")
         places = torch.arange(self.num_added, self.num_added + num, device=first.device)[-self.capacity :]
 
         def write(kept: Tensor, new: Tensor) -> None:
@@ -60,22 +67,35 @@ class Replay(Generic[Rows]):
         rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
         return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(rows)}
 
-    def restore(self, saved: dict[str, Any], kind: Any, device: torch.device | None = None) -> None:
+    def restore(
+        self, saved: dict[str, Any], kind: Any, device: torch.device | None = None, like: Rows | None = None
+    ) -> None:
         """Restores what `checkpoint` returned; with another capacity, the latest rows that fit.
 
         Args:
             saved: what `checkpoint` returned.
             kind: the NamedTuple.
             device: of the rows from now on; None leaves them where they are.
+            like: rows [B, ...] as they must be; None: `add` finds those that are not like the next ones.
+
+        Raises:
+            CheckpointError: it is not what `checkpoint` returned.
         """
+        num_added = restored_number(saved["num_added"], "replay.num_added")
+        capacity = restored_number(saved["capacity"], "replay.capacity", low=1)
         self.num_added, self._rows = 0, None
         if saved["rows"] is None:
             return
-        rows = tree_map(lambda x: x.to(device or x.device), kind(*saved["rows"]))
-        was_full = saved["num_added"] > saved["capacity"]
-        if saved["capacity"] == self.capacity:
+        rows = kind(*saved["rows"])
+        rows = restored(rows, rows if like is None else like, "replay.rows", free=0)
+        rows = tree_map(lambda x: x.to(device or x.device), rows)
+        first, *_ = leaves(rows)
+        if len(first) != min(num_added, capacity):
+            message = f"replay.rows has {len(first):,} rows after {num_added:,}, at most {capacity:,} of which are kept"
+            raise CheckpointError(f"the checkpoint does not fit: {message}")
+        if capacity == self.capacity:
             self.add(rows)
-            self.num_added = saved["num_added"]
+            self.num_added = num_added
         else:
-            oldest = saved["num_added"] % saved["capacity"] if was_full else 0
+            oldest = num_added % capacity if num_added > capacity else 0
             self.add(tree_map(lambda x: x.roll(-oldest, 0), rows))

@@ -53,6 +53,8 @@ class SelfPlayAgent(Agent):
 
     settings: Settings
     network: Network
+    learns_policy = True
+    """Whether the replay keeps policies to learn."""
 
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -61,7 +63,7 @@ class SelfPlayAgent(Agent):
             raise InputError(f"agent.name: {type(self).__name__} plays games against itself; use env.name=selfplay")
         self.game: Game = env.game
         self.horizon = s.horizon
-        self.replay = GameReplay(self.game, s.replay_size, s.symmetries)
+        self.replay = GameReplay(self.game, s.replay_size, s.symmetries, self.learns_policy)
 
     @abstractmethod
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:

@@ -13,6 +13,7 @@ from pydantic import Discriminator, PositiveInt, Tag, model_validator
 from torch import Tensor
 
 from rlcore import settings
+from rlcore.checkpoint import restored
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.seeding import restore_generator
@@ -153,10 +154,13 @@ class CartPole(Environment):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self._state = self._array(saved["state"])
-        self._elapsed = self._array(saved["elapsed"])
+        self._state = self._array(restored(saved["state"], torch.as_tensor(self._state), "env.state"))
+        self._elapsed = self._array(restored(saved["elapsed"], torch.as_tensor(self._elapsed), "env.elapsed", low=0))
         restore_generator(self._generator, saved["generator"])
-        self.constants |= {name: self._array(value) for name, value in saved.get("drawn", {}).items()}
+        drawn = saved.get("drawn", {})
+        for name in self.ranges.keys() & drawn.keys():
+            like = torch.as_tensor(self.constants[name])
+            self.constants[name] = self._array(restored(drawn[name], like, f"env.drawn.{name}"))
         self._set_physics()
         self._in_view = self._state, self.length
 

@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
+from rlcore.checkpoint import restored
 from rlcore.environment import Environment
 from rlcore.envs.truth import Truth, positions_file, truth_of
 from rlcore.errors import InputError
@@ -151,7 +152,8 @@ class GameEnv(Environment):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self._state, self._stock = (saved[name].to(self.device) for name in ("state", "stock"))
+        self._state = restored(saved["state"], self._state, "env.state")
+        self._stock = restored(saved["stock"], self._stock, "env.stock", free=0)
         restore_generator(self._generator, saved["generator"])
 
     def _openings(self, num: int) -> Tensor:

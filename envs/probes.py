@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from rlcore.checkpoint import restored
 from rlcore.environment import Environment, StepResult
 from rlcore.seeding import restore_generator
 
@@ -77,8 +78,9 @@ class Probe(Environment):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self._elapsed, self._hidden = saved["elapsed"].to(self.device), saved["hidden"].to(self.device)
-        self._obs = saved["obs"].to(self.device)
+        self._elapsed = restored(saved["elapsed"], self._elapsed, "env.elapsed", low=0, high=self.length - 1)
+        self._hidden = restored(saved["hidden"], self._hidden, "env.hidden")
+        self._obs = restored(saved["obs"], self._obs, "env.obs")
         restore_generator(self._generator, saved["generator"])
 
 

@@ -10,12 +10,13 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore import registry
-from rlcore.agent import Agent
+from rlcore.agent import Agent, restore_parameters
+from rlcore.checkpoint import restored, restored_number
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.envs.truth import Truth
-from rlcore.errors import InputError
+from rlcore.errors import CheckpointError, InputError
 from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
 from rlcore.seeding import seeded
 from rlcore.spaces import ACTION_MASK, Image
@@ -37,6 +38,9 @@ class VersusEnv(GameEnv):
         """Players in the pool from the beginning: ``[{name: random}, {name: minmax, depth: 2}]``."""
         save_every: PositiveInt | None = None
         """Updates after which a copy of the agent joins the pool, the first before any update; null: none joins."""
+        pool_size: PositiveInt = 100
+        """Copies of the agent in the pool, at most: when there are more, the oldest leaves, and games in progress
+        against it go on with the next oldest."""
         num_opponents: PositiveInt = 4
         """Drawn from the pool after every update; each new game takes one of them."""
 
@@ -94,6 +98,7 @@ class VersusEnv(GameEnv):
         self._num_updates += 1
         if self.settings.save_every is not None and self._num_updates % self.settings.save_every == 0:
             self.former.append(self._twin())
+            self._retire()
         self._draw()
 
     def reset(
@@ -160,11 +165,19 @@ class VersusEnv(GameEnv):
 
         return play
 
+    def _retire(self) -> None:
+        """Takes the oldest former selves out of the pool that are too many for it; those after them move up."""
+        oldest = len(self.named)
+        for _ in range(len(self.former) - self.settings.pool_size):
+            del self.former[0]
+            self._drawn, self._opponent = (x - (x > oldest).long() for x in (self._drawn, self._opponent))
+
     def _draw(self) -> None:
         """Draws the opponents that new games choose from, uniformly from the pool."""
         size = len(self.named) + len(self.former)
         if size:
-            self._drawn = torch.randint(size, self._drawn.shape, generator=self._generator, device=self.device)
+            drawn = (self.settings.num_opponents,)
+            self._drawn = torch.randint(size, drawn, generator=self._generator, device=self.device)
 
     def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
         """A copy of the agent that plays but does not learn, as it is now or with other parameters."""
@@ -172,7 +185,7 @@ class VersusEnv(GameEnv):
         left_out = {id(optimizer): None for _, optimizer in self._agent.held(torch.optim.Optimizer)}
         twin = copy.deepcopy(self._agent, left_out).requires_grad_(False).eval()
         if parameters is not None:
-            twin.load_state_dict(parameters)
+            restore_parameters(twin, parameters)
         return twin
 
     def checkpoint(self) -> dict[str, Any]:
@@ -190,6 +203,11 @@ class VersusEnv(GameEnv):
         """Puts back what `checkpoint` returned."""
         super().restore(saved)
         self.former = [self._twin(parameters) for parameters in saved["former"]]
-        self._num_updates = saved["num_updates"]
-        places = (saved[name].to(self.device) for name in ("drawn", "opponent", "begins"))
-        self._drawn, self._opponent, self._begins = places
+        self._num_updates = restored_number(saved["num_updates"], "env.num_updates")
+        last = len(self.named) + len(self.former) - 1
+        self._drawn = restored(saved["drawn"], self._drawn, "env.drawn", free=0, low=0, high=last)
+        if not len(self._drawn):
+            raise CheckpointError("the checkpoint does not fit: env.drawn is empty")
+        self._opponent = restored(saved["opponent"], self._opponent, "env.opponent", low=0, high=last)
+        self._begins = restored(saved["begins"], self._begins, "env.begins")
+        self._retire()

@@ -11,6 +11,7 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from rlcore import registry, settings
+from rlcore.checkpoint import MOST, fitting, restored, restored_number
 from rlcore.device import reading_waits
 from rlcore.distributions import Distribution
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
@@ -172,19 +173,16 @@ class Agent(nn.Module, ABC):
         """Restores what `checkpoint` returned; if the settings have changed, optimizers follow the new ones.
 
         Raises:
-            CheckpointError: it is of another agent, a network of another shape, or an optimizer of another kind.
+            CheckpointError: it is of another agent, a network of other shapes or dtypes, or another optimizer.
         """
-        settings = self.settings.model_dump(mode="json")
-        changed = saved.get("settings", settings) != settings
-        try:
-            self.load_state_dict(saved["parameters"])
+        with fitting(f"the agent {type(self).__name__}"):
+            settings = self.settings.model_dump(mode="json")
+            changed = saved.get("settings", settings) != settings
+            restore_parameters(self, saved["parameters"])
             for name, optimizer in self.held(torch.optim.Optimizer):
                 _restore_optimizer(optimizer, saved["optimizers"][name], changed)
             for name, generator in self.held(torch.Generator):
                 restore_generator(generator, saved["generators"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(f"the checkpoint does not fit the agent {type(self).__name__}: {reason}") from error
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """The attributes of a type, including those in lists and dicts, with their names."""
@@ -208,19 +206,81 @@ def _of_kind(kind: type, named: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str
             yield from ((f"{name}.{key}", found) for key, found in _of_kind(kind, inner))
 
 
+def restore_parameters(module: nn.Module, saved: dict[str, Tensor]) -> None:
+    """Loads parameters and buffers, whose dtypes must be those of the module: ``load_state_dict`` casts in silence.
+
+    Raises:
+        CheckpointError: a dtype differs.
+        RuntimeError: a name or a shape differs.
+    """
+    for name, here in module.state_dict().items():
+        if name in saved and saved[name].dtype != here.dtype:
+            raise CheckpointError(f"the checkpoint does not fit: {name} is {saved[name].dtype}, not {here.dtype}")
+    module.load_state_dict(saved)
+
+
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> None:
     made = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     for here, there in zip(made, saved["param_groups"], strict=True):
         unknown, missing = there.keys() - here.keys() - UNLISTED, here.keys() - there.keys() - UNLISTED
         if unknown and missing:
             raise ValueError(f"its optimizer has {', '.join(sorted(unknown))}, this one {', '.join(sorted(missing))}")
-    optimizer.load_state_dict(copy.deepcopy(saved))  # else it may go on in the tensors of the checkpoint
+    optimizer.load_state_dict(_checked(optimizer, saved, keep_settings))
     for group, new in zip(optimizer.param_groups, made, strict=True):
         if keep_settings:
             group.pop(INITIAL_RATE, None)
             group.update(new)
         elif INITIAL_RATE not in group and group.get("lr") != new.get("lr"):  # annealed by rlcore 0.1
             group[INITIAL_RATE] = new["lr"]
+
+
+def _checked(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> dict[str, Any]:
+    """A copy of an optimizer's saved state: kernels do not look whether a tensor is as large as its parameter."""
+    groups = optimizer.state_dict()["param_groups"]
+    for group, kept in zip(groups, saved["param_groups"], strict=True):
+        if kept["params"] != group["params"]:
+            raise ValueError("its optimizer is of other parameters")
+        if not keep_settings:
+            group |= {key: _setting(kept[key], value, key) for key, value in group.items() if key in kept}
+            if INITIAL_RATE in kept:
+                group[INITIAL_RATE] = _setting(kept[INITIAL_RATE], group["lr"], INITIAL_RATE)
+    wanted = _state_after_a_step(optimizer, groups)
+    state = {}
+    for index, kept in saved["state"].items():
+        restored_number(index, "the number of an optimizer's parameter", high=groups[-1]["params"][-1])
+        state[index] = copy.deepcopy(kept)
+        for key, like in wanted.get(index, {}).items():
+            low, high = (0, MOST) if like.ndim == 0 else (-math.inf, math.inf)  # a count of steps, or moments
+            state[index][key] = restored(kept[key], like, f"the optimizer's {key} {index}", low=low, high=high)
+    return {"state": state, "param_groups": groups}
+
+
+def _state_after_a_step(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> dict[int, dict[str, Tensor]]:
+    """The tensors, by the number of their parameter, that an optimizer with such groups keeps after its first step."""
+    twin = copy.deepcopy(optimizer)
+    twin.load_state_dict({"state": {}, "param_groups": groups})
+    for group in twin.param_groups:
+        for param in group["params"]:
+            param.grad = torch.zeros_like(param)
+    try:
+        twin.step()
+    except TypeError:  # it asks for more than gradients, as L-BFGS does
+        return {}
+    kept = twin.state_dict()["state"]
+    return {index: {key: x for key, x in each.items() if isinstance(x, Tensor)} for index, each in kept.items()}
+
+
+def _setting(saved: Any, here: Any, name: str) -> Any:
+    """A saved setting of an optimizer, if it may stand in the place of the present one."""
+    if isinstance(here, Tensor):
+        return restored(saved, here, f"the optimizer's {name}", low=0.0, high=MOST)
+    if isinstance(here, (list, tuple)):
+        return type(here)(_setting(*pair, name) for pair in zip(saved, here, strict=True))
+    if type(here) in (int, float):
+        return restored_number(saved, f"the optimizer's {name}", whole=False)
+    if saved is not None and here is not None and type(saved) is not type(here):
+        raise ValueError(f"its optimizer's {name} is {saved!r}, not {here!r}")
+    return copy.deepcopy(saved)
 
 
 class AgentChoice(Choice):

@@ -5,9 +5,11 @@ A checkpoint holds only tensors, numbers, strings and None in dicts, lists and t
 """
 
 import hashlib
+import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,14 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlcore.errors import CheckpointError
+from rlcore.errors import CheckpointError, InputError
 from rlcore.files import write_whole
+from rlcore.memory import require_memory
+from rlcore.trees import Tree, difference, leaves, told, tree_map
 
 SCHEMA = 2
 """Version of the layout; a checkpoint with a larger one was written by a newer rlcore, one of 1 has no digest."""
 MARK = b"rlcore blake2b"
 """At the end of a file, before the digest of all bytes before it."""
 DIGEST_SIZE = 32
+LONGEST_REASON = 300
+"""Characters of an error that are told, at most."""
+MOST = 2**53
+"""The largest count: up to here, a float64 holds every integer."""
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
@@ -76,6 +84,73 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
             f"{path} has schema {content['schema']}, of a newer rlcore; this one reads up to {SCHEMA}: upgrade rlcore"
         )
     return content
+
+
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Makes one CheckpointError of whatever goes wrong in here, where content that may be anything is restored.
+
+    Args:
+        what: the content is for, as in "the agent PPO".
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        reason = " ".join(reason.split())[:LONGEST_REASON]
+        raise CheckpointError(f"the checkpoint does not fit {what}: {reason}") from error
+
+
+def restored(
+    saved: Any, like: Tree, name: str, *, free: int | None = None, low: float = -math.inf, high: float = math.inf
+) -> Tree:
+    """What a checkpoint holds of a tree of tensors, once it has been compared with what it replaces.
+
+    Args:
+        saved: what the checkpoint holds.
+        like: what it replaces, which has its structure, dtypes, shapes and devices.
+        name: for the message.
+        free: a dimension whose size may differ, if it is the same in all tensors.
+        low: the smallest number allowed.
+        high: the largest number allowed.
+
+    Returns:
+        A copy on the devices of ``like``, in containers of its types.
+
+    Raises:
+        CheckpointError: it differs in more than ``free``, or a number is out of range.
+        InputError: it takes more memory than there is.
+    """
+    if found := difference(saved, like, free):
+        raise CheckpointError(f"the checkpoint does not fit: {name}{found}")
+    if free is not None and len(sizes := {leaf.shape[free] for leaf in leaves(saved)}) > 1:
+        raise CheckpointError(f"the checkpoint does not fit: {name} has parts of sizes {sorted(sizes)}; must be equal")
+    require_memory(sum(leaf.numel() * leaf.element_size() for leaf in leaves(saved)), f"the checkpoint's {name}")
+    for leaf in leaves(saved) if (low, high) != (-math.inf, math.inf) else ():
+        if not ((leaf >= low) & (leaf <= high)).all():
+            raise CheckpointError(f"the checkpoint does not fit: {name} has a number that is not in [{low}, {high}]")
+    return tree_map(lambda here, kept: kept.detach().to(here.device, copy=True), like, saved)
+
+
+def restored_number(saved: Any, name: str, low: float = 0, high: float = MOST, whole: bool = True) -> Any:
+    """A number that a checkpoint holds, once it has been checked.
+
+    Args:
+        saved: what the checkpoint holds.
+        name: for the message.
+        low: the smallest number allowed.
+        high: the largest number allowed.
+        whole: whether it must be an int.
+
+    Raises:
+        CheckpointError: it is no such number.
+    """
+    if type(saved) not in ((int,) if whole else (int, float)) or not low <= saved <= high:
+        number = "a whole number" if whole else "a number"
+        raise CheckpointError(f"the checkpoint does not fit: {name} is {told(saved)}, not {number} in [{low}, {high}]")
+    return saved
 
 
 def _digest(file: IO[bytes], size: int) -> bytes:

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlcore.checkpoint import restored, restored_number
+
+MT19937_WORDS = 624
+"""In the state of numpy's generator."""
 TRAINING, EVALUATION, CLOSING, ACTING, WORKER = range(5)
 """Purposes of a seed, whose random streams are independent.
 
@@ -45,8 +49,12 @@ def rng_state() -> dict[str, Any]:
 def restore_rng_state(saved: dict[str, Any]) -> None:
     """Restores what `rng_state` returned."""
     random.setstate(saved["python"])
-    name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    name, keys, position, has_gauss, gauss = saved["numpy"]
+    keys = restored(
+        keys.cpu(), torch.zeros(MT19937_WORDS, dtype=torch.int64), "numpy's generator", low=0, high=2**32 - 1
+    )
+    restored_number(position, "numpy's generator", high=MT19937_WORDS)  # numpy reads there, wherever that is
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     torch.set_rng_state(saved["torch"].cpu())
     for index, state in enumerate(saved["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state.cpu(), index)
@@ -54,8 +62,9 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Restores a generator; one on another type of device, which the state does not fit, is seeded by it."""
-    state = state.cpu()
-    if state.shape == generator.get_state().shape:
+    here = generator.get_state()
+    state = restored(state, here, "the state of a generator", free=0)
+    if state.shape == here.shape:
         generator.set_state(state)
     else:
         generator.manual_seed(zlib.crc32(state.numpy().tobytes()))

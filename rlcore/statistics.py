@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlcore.checkpoint import restored, restored_number
 from rlcore.rollout import Rollout
 
 
@@ -50,8 +51,10 @@ class EpisodeStatistics:
         if self._pending:
             *columns, valids = zip(*self._pending, strict=True)
             self._pending.clear()
-            reward, terminated, truncated = (torch.cat(column).view(-1, self._running.shape[1]) for column in columns)
-            valid = torch.ones_like(terminated) if valids[0] is None else torch.cat(valids)
+            N = self._running.shape[1]
+            reward, terminated, truncated = (torch.cat([x.view(-1, N) for x in column]) for column in columns)
+            rows = zip(columns[1], valids, strict=True)
+            valid = torch.cat([(torch.ones_like(flag) if kept is None else kept).view(-1, N) for flag, kept in rows])
             self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid)
 
     def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
@@ -83,8 +86,19 @@ class EpisodeStatistics:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
-        self._num_episodes = saved["num_episodes"]
-        self._running = saved["running"].to(self._running)
-        self._latest = saved["latest"].cpu()
-        self._pending = [tuple(column) for column in saved["pending"]]
+        """Restores what `checkpoint` returned.
+
+        Raises:
+            CheckpointError: it is of another number of environments, or not what `checkpoint` returned.
+        """
+        self._num_episodes = restored_number(saved["num_episodes"], "the number of episodes")
+        self._running = restored(saved["running"], self._running, "the running returns")
+        self._latest = restored(saved["latest"], self._latest, "the latest returns", free=1)
+        self._pending = [self._restored_rows(*rows) for rows in saved["pending"]]
+
+    def _restored_rows(self, reward: Any, terminated: Any, truncated: Any, valid: Any) -> tuple[Any, ...]:
+        """What `add` kept of a rollout, each [N] or [T, N]."""
+        one = self._running[0].float()
+        like = one.expand(*reward.shape[:-1], -1) if reward.ndim == 2 else one
+        flags = (like > 0, like > 0, None if valid is None else like > 0)
+        return restored((reward, terminated, truncated, valid), (like, *flags), "a rollout's rewards and flags")

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, PositiveInt, model_validator
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
+from rlcore.checkpoint import fitting, restored, restored_number
 from rlcore.checks import check_acting, check_horizon, check_metrics, check_rollout
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
@@ -27,10 +28,12 @@ from rlcore.settings import flatten
 from rlcore.spaces import zeros
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
-from rlcore.trees import Tree, leaves, tree_map
+from rlcore.trees import Tree, leaves, told
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
+CLOCKS = "collect", "learn", "env"
+"""What a trainer's time is spent on."""
 BYTES_PER_STEP = 100
 """About what a step takes beside its observation: action, reward, flags, memory, and what is computed of them."""
 MOST_EVALUATED_AT_ONCE = 1024
@@ -337,11 +340,12 @@ class Trainer:
         """Restores the agent alone, for evaluation.
 
         Raises:
-            CheckpointError: the checkpoint is of another agent.
+            CheckpointError: the checkpoint is of another agent, or does not fit.
         """
         if saved.get("name") != self.name:
-            raise CheckpointError(f"the checkpoint is of the agent {saved.get('name')!r}, not of {self.name!r}")
-        self.agent.restore(saved["agent"])
+            raise CheckpointError(f"the checkpoint is of the agent {told(saved.get('name'))}, not of {self.name!r}")
+        with fitting(f"the agent {self.name}"):
+            self.agent.restore(saved["agent"])
 
     def restore(self, saved: dict[str, Any]) -> list[str]:
         """Restores what `checkpoint` returned.
@@ -350,18 +354,16 @@ class Trainer:
             One line for each reason why results may not be bit-identical to an uninterrupted run's.
 
         Raises:
-            CheckpointError: it is of another agent or environment, or incomplete.
+            CheckpointError: it is of another agent or environment, or not what `checkpoint` returned; the trainer may
+                then be half restored, and is of no further use.
         """
-        try:
+        with fitting("this run"):
             return self._restore(copy.deepcopy(saved))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise CheckpointError(f"the checkpoint is incomplete or does not fit: {error!r}") from error
 
     def _restore(self, saved: dict[str, Any]) -> list[str]:
-        if saved["fits"] != self._fits():
-            raise CheckpointError(f"the checkpoint is of {saved['fits']}, not of {self._fits()}")
+        fits = saved["fits"] if isinstance(saved["fits"], str) else told(saved["fits"])
+        if fits != self._fits():
+            raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
         notes = []
         here = self.circumstances()
         for key, value in saved["made_with"].items():
@@ -370,9 +372,10 @@ class Trainer:
                     f"{key} was {value}, is {here.get(key)}: "
                     "results will not be bit-identical to an uninterrupted run's"
                 )
-        if saved["total_steps"] != self.total_steps:
+        total_steps = restored_number(saved["total_steps"], "total_steps", low=1)
+        if total_steps != self.total_steps:
             notes.append(
-                f"total_steps was {saved['total_steps']:,}, is {self.total_steps:,}: the schedules change, "
+                f"total_steps was {total_steps:,}, is {self.total_steps:,}: the schedules change, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
         here = self._settings_of_all()
@@ -380,11 +383,14 @@ class Trainer:
             if key in here and here[key] != value and key not in ("trainer.total_steps", "trainer.stop_at"):
                 notes.append(f"{key} was {value}, is {here[key]}")
         self.restore_agent(saved)
-        self.steps, self.best, self.figures = saved["steps"], saved["best"], saved["figures"]
-        self._evaluation_pending, self._logged_at = saved.get("evaluation_pending", False), self.steps
-        self._finished_at = saved.get("finished_at")
-        self.collect_seconds, self.learn_seconds = saved["collect_seconds"], saved["learn_seconds"]
-        self.env_seconds = saved.get("env_seconds", 0.0)
+        self.steps = self._logged_at = restored_number(saved["steps"], "steps")
+        self.best = restored_number(float(saved["best"]), "best", -math.inf, math.inf, whole=False)
+        self.figures = _restored_figures(saved["figures"])
+        self._evaluation_pending = saved.get("evaluation_pending", False) is True
+        finished_at = saved.get("finished_at")
+        self._finished_at = None if finished_at is None else restored_number(finished_at, "finished_at")
+        seconds = [restored_number(saved.get(f"{name}_seconds", 0.0), "seconds", whole=False) for name in CLOCKS]
+        self.collect_seconds, self.learn_seconds, self.env_seconds = seconds
         self.episodes.restore(saved["episodes"])
         if saved["env"] is None:
             notes.append(
@@ -393,11 +399,11 @@ class Trainer:
             )
             self._begin_episodes()
         else:
-            self.env.reset()
+            obs, _ = self.env.reset()
             self.env.restore(saved["env"])
-            self.obs = tree_map(lambda x: x.to(self.env.device), saved["obs"])
-            empty = self.agent.initial_state(self.env.num_envs)
-            self.state = tree_map(lambda here, kept: kept.to(here.device), empty, saved["state"])
+            self.obs = None if saved["obs"] is None else restored(saved["obs"], obs, "obs")
+            empty = None if self.obs is None else self.agent.initial_state(self.env.num_envs)
+            self.state = restored(saved["state"], empty, "state")
         restore_rng_state(saved["rng"])
         return notes
 
@@ -547,6 +553,12 @@ class Trainer:
             if (last := self.run_dir / CHECKPOINTS_FOLDER / "last.pt").is_file():
                 message += f", the last checkpoint before it in {last}"
         return NonFiniteError(message)
+
+
+def _restored_figures(saved: Any) -> dict[str, float]:
+    if not all(isinstance(name, str) for name in saved):
+        raise CheckpointError("the checkpoint does not fit: its figures are not numbers by name")
+    return {name: float(value) for name, value in saved.items()}
 
 
 def _check_rollout_fits(agent: Agent, env: Environment) -> None:

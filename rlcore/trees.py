@@ -8,6 +8,8 @@ from torch import Tensor
 
 Tree = Any
 """A tensor, or a dict, NamedTuple, tuple or list of trees."""
+LONGEST = 80
+"""Characters that `difference` quotes of a value, at most."""
 
 
 def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
@@ -20,6 +22,47 @@ def tree_map(function: Any, tree: Tree, *others: Tree) -> Tree:
         return {key: tree_map(function, tree[key], *(other[key] for other in others)) for key in tree}
     columns = [tree_map(function, *items) for items in zip(tree, *others, strict=True)]
     return type(tree)(*columns) if hasattr(tree, "_fields") else type(tree)(columns)
+
+
+def difference(tree: Tree, like: Tree, free: int | None = None) -> str:
+    """What a tree that should be like another has else: its structure, a dtype, a shape; empty if it is like it.
+
+    Args:
+        tree: to be compared, which may be anything.
+        like: what it should be like.
+        free: a dimension whose size may differ.
+
+    Returns:
+        Where it differs, what is there and what should be, to be read after the tree's name: ``[0] is None, not ...``.
+    """
+    if isinstance(like, Tensor) or like is None:
+        alike = told(tree, free) == told(like, free)
+    elif isinstance(like, dict):
+        alike = isinstance(tree, dict) and tree.keys() == like.keys()
+    else:
+        alike = isinstance(tree, (list, tuple)) and len(tree) == len(like)
+    if not alike:
+        return f" is {told(tree)}, not {told(like, free)}"
+    if isinstance(like, Tensor) or like is None:
+        return ""
+    keys = like if isinstance(like, dict) else range(len(like))
+    inner = ((key, difference(tree[key], like[key], free)) for key in keys)
+    return next((f"[{key!r}]{found}" for key, found in inner if found), "")
+
+
+def told(tree: Tree, free: int | None = None) -> str:
+    """What a tree is, in a few words of one line: the dtype and shape of a tensor, the keys of a dict, or a value.
+
+    Args:
+        tree: anything.
+        free: a dimension whose size is told as ``any``.
+    """
+    if isinstance(tree, Tensor):
+        shape = ["any" if i == free else str(size) for i, size in enumerate(tree.shape)]
+        return f"a tensor of {tree.dtype} [{', '.join(shape)}]" + f" ({tree.layout})" * (tree.layout != torch.strided)
+    if isinstance(tree, dict):
+        return f"a dict of {', '.join(map(repr, tree)) or 'nothing'}"[:LONGEST]
+    return f"{len(tree)} items" if isinstance(tree, (list, tuple)) else repr(tree)[:LONGEST]
 
 
 def take(tree: Tree, index: Any) -> Tree:

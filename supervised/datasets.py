@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import os
+import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlcore import registry
 from rlcore.errors import InputError
+from rlcore.memory import require_memory
 
 MNIST_FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -36,8 +39,15 @@ MNIST_MIRRORS = (
 )
 DOWNLOAD_TIMEOUT = 20  # seconds
 
+MOST_INFLATED = 1032
+"""Bytes that one compressed byte becomes, at most (deflate, RFC 1951: 258 bytes of two bits)."""
+READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""By the version of an .npy file."""
+
 IDX_UINT8 = 8
 """The third byte of an IDX file of bytes."""
+MOST_SIZES = 32
+"""Dimensions of an IDX file, at most; numpy has no more."""
 
 
 class Split(NamedTuple):
@@ -96,17 +106,18 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Datase
         dataset: Dataset = registry.datasets[name](None if data_dir is None else Path(data_dir), seed)
         return dataset
     try:
-        with np.load(name, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = _read_npz(Path(name))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"env.dataset: there is no file {name}") from None
-    except (OSError, ValueError, zlib.error, EOFError, AttributeError) as error:
-        raise InputError(
-            f"env.dataset: {name} is not an .npz file of plain arrays: {' '.join(str(error).split())}"
-        ) from None
+    except Exception as error:  # reading damaged bytes may raise anything
+        message = f"{name} is not an .npz file of plain arrays, or is damaged: {_one_line(error)}"
+        raise InputError(f"env.dataset: {message}") from None
     known = ["inputs", "targets", "test_inputs", "test_targets"]
     if not {"inputs", "targets"} <= arrays.keys() <= set(known) or len(arrays) == 3:
-        raise InputError(f"env.dataset: {name} holds {', '.join(arrays) or 'nothing'}; expected {', '.join(known)}")
+        held = _one_line(", ".join(arrays) or "nothing")
+        raise InputError(f"env.dataset: {name} holds {held}; expected {', '.join(known)}")
     try:
         return from_arrays(**arrays)
     except InputError as error:
@@ -271,24 +282,67 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
         InputError: it is damaged, not an IDX file of bytes, or has another hash.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {error}; replace the file") from None
-    if len(content) < 4 or content[:3] != bytes([0, 0, IDX_UINT8]):
-        raise InputError(f"{path} is not an IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}")
-    header = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4:header].ljust(header - 4, b"\0"), ">u4").tolist()
-    if len(content) != header + math.prod(shape):
-        message = f"{len(content) - header:,} bytes follow a header that announces {math.prod(shape):,}"
+        with open(path, "rb") as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
+            start = file.read(4)
+            num_sizes = start[3] if start[:3] == bytes([0, 0, IDX_UINT8]) and len(start) == 4 else 0
+            sizes = file.read(4 * num_sizes)
+            shape = np.frombuffer(sizes.ljust(4 * num_sizes, b"\0"), ">u4").tolist()
+            announced = math.prod(shape)
+            _require_inflated(announced, path.stat().st_size, "its header")
+            require_memory(announced, str(path))
+            data = file.read(announced + 1)  # beyond its end, where its checksum is compared
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read: {_one_line(error)}; replace the file") from None
+    if not 0 < num_sizes <= MOST_SIZES:
+        raise InputError(f"{path} is not an IDX file of bytes: it begins with {start.hex(' ') or 'nothing'}")
+    if len(sizes) < 4 * num_sizes or len(data) != announced:
+        message = f"{len(data):,} bytes follow a header that announces {announced:,}"
         raise InputError(f"{path} is cut short or damaged: {message}; replace the file")
+    content = start + sizes + data
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(
             f"{path} is not MNIST's: its content has the SHA-256 {found[:12]}..., expected {sha256[:12]}...; "
             "pass your own data as an .npz file"
         )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file; where it is damaged, any error.
+
+    numpy's own reader first makes an array as large as a header says, which may be any size.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(f"{member.filename} is not compressed as numpy does it")
+            _require_inflated(member.file_size, member.compress_size, member.filename)
+        require_memory(sum(member.file_size for member in members), f"env.dataset: {path}")
+        for member in members:
+            with archive.open(member) as file:
+                shape, _, dtype = READ_HEADER[np.lib.format.read_magic(file)](file)
+                announced = file.tell() + math.prod(shape) * dtype.itemsize
+                if announced != member.file_size and not dtype.hasobject:
+                    raise ValueError(f"{member.filename} has {member.file_size:,} bytes, its header {announced:,}")
+            with archive.open(member) as file:  # read to its end, its checksum is compared
+                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def _require_inflated(num_bytes: int, num_stored: int, what: str) -> None:
+    """Raises a ValueError if no compression makes so few bytes of so many."""
+    if num_bytes > MOST_INFLATED * (num_stored + 1):
+        raise ValueError(f"{what} announces {num_bytes:,} bytes, more than are in {num_stored:,} stored ones")
+
+
+def _one_line(error: Exception | str) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 def _mnist_file(name: str, data_dir: Path | None) -> Tensor:
@@ -344,6 +398,8 @@ def _tensor(array: Any) -> Tensor:
         array = torch.from_numpy(np.require(array, native, ["C", "A", "W"]))
     if array.is_complex():
         raise InputError(f"inputs and targets must be numbers, got a tensor of {array.dtype}")
+    if not array.ndim:
+        raise InputError("inputs and targets must be [n, ...], got a single number")
     tensor: Tensor = array.detach().cpu()
     if tensor.dtype == torch.uint64 and (tensor.double() >= 2**63).any():
         return tensor.double()

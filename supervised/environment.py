@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field
 from torch import Tensor
 
 from rlcore.agent import Agent
+from rlcore.checkpoint import restored, restored_number
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
@@ -159,6 +160,7 @@ class SupervisedEnv(Environment):
         self._action_dtype = torch.int64 if isinstance(self.action.space, Discrete) else torch.float32
         self._action_shape = torch.Size((self.num_envs, *(self.action.space.shape or ())))
         self._num_answered = 0
+        self._target: Tensor
         self._begin_epoch()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -264,10 +266,14 @@ class SupervisedEnv(Environment):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
+        self._show()  # for a target to compare with
+        is_class = not self._target.is_floating_point()
+        low, high = map(int, self._encoded.aminmax()) if is_class else (-math.inf, math.inf)
+        self._target = restored(saved["target"], self._target, "env.target", low=low, high=high)
         restore_generator(self._generator, saved["generator"])
         self._begin_epoch()
-        self._cursor, self._num_answered = saved["cursor"], saved["num_answered"]
-        self._target = saved["target"].to(self.device)
+        self._cursor = restored_number(saved["cursor"], "env.cursor", high=self.num_examples)
+        self._num_answered = restored_number(saved["num_answered"], "env.num_answered")
 
     def _make_action(self, device: torch.device) -> Action:
         """What an answer is, as set by ``action``."""

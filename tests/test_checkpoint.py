@@ -1,15 +1,17 @@
 import errno
+import math
 import os
 import pickle
 import random
 import zipfile
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from rlcore import checkpoint, seeding
-from rlcore.errors import CheckpointError
+from rlcore.errors import CheckpointError, InputError
 
 
 @pytest.fixture
@@ -189,3 +191,60 @@ def test_a_generator_of_another_device_is_seeded_by_the_state_that_does_not_fit(
     assert not torch.equal(drawn(one), drawn(other))
     generator = torch.Generator().manual_seed(5)
     assert torch.equal(drawn(generator.get_state()), torch.rand(8, generator=generator))
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: dict[str, torch.Tensor] | None
+
+
+LIKE = Pair(torch.zeros(2, 3), {"a": torch.zeros(4, dtype=torch.int64)})
+
+
+def test_what_is_restored_is_a_copy_in_the_place_of_what_it_is_like():
+    saved = (torch.arange(3.0).expand(2, 3), {"a": torch.arange(4)})
+    got = checkpoint.restored(saved, LIKE, "it")
+    assert type(got) is Pair
+    assert got.x.is_contiguous()
+    got.y["a"][0] = 7
+    assert saved[1]["a"].tolist() == [0, 1, 2, 3]
+    assert checkpoint.restored((saved[0], None), LIKE._replace(y=None), "it").y is None
+    assert len(checkpoint.restored(torch.ones(5, 3), LIKE.x, "it", free=0)) == 5
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ((torch.zeros(2, 3), None), r"it\[1\] is None, not a dict of 'a'"),
+        ((torch.zeros(2, 4), LIKE.y), r"it\[0\] is a tensor of torch.float32 \[2, 4\], not .* \[2, 3\]"),
+        ((torch.zeros(2, 3).double(), LIKE.y), r"it\[0\] is a tensor of torch.float64"),
+        ((LIKE.x, {"a": torch.zeros(4)}), r"it\[1\]\['a'\] is a tensor of torch.float32"),
+        ((LIKE.x.to_sparse(), LIKE.y), ".*torch.sparse_coo"),
+        ((LIKE.x,), "it is 1 items, not 2 items"),
+        ("text", "it is 'text', not 2 items"),
+    ],
+)
+def test_what_differs_is_refused_by_name(saved, expected):
+    with pytest.raises(CheckpointError, match=f"the checkpoint does not fit: {expected}"):
+        checkpoint.restored(saved, LIKE, "it")
+
+
+def test_sizes_and_numbers_out_of_range_are_refused():
+    x, rows = torch.arange(3), torch.zeros(1, 2)
+    with pytest.raises(CheckpointError, match=r"it has a number that is not in \[0, 1\]"):
+        checkpoint.restored(x, x, "it", low=0, high=1)
+    with pytest.raises(CheckpointError, match=r"not in \[0, 1\]"):
+        checkpoint.restored(rows * math.nan, rows, "it", low=0, high=1)
+    with pytest.raises(CheckpointError, match=r"it has parts of sizes \[1, 2\]"):
+        checkpoint.restored((rows, rows.expand(2, 2)), (rows, rows), "it", free=0)
+    with pytest.raises(InputError, match=r"the checkpoint's it takes .* GiB of memory"):
+        checkpoint.restored(rows.expand(10**13, 2), rows, "it", free=0)
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**30, 2.0, True, None, "1", torch.tensor(1)])
+def test_a_count_is_a_whole_number_in_range(wrong):
+    assert checkpoint.restored_number(7, "it") == 7
+    with pytest.raises(CheckpointError, match=r"it is .*, not a whole number in"):
+        checkpoint.restored_number(wrong, "it")
+    with pytest.raises(CheckpointError, match="it is nan, not a number in"):
+        checkpoint.restored_number(math.nan, "it", -math.inf, math.inf, whole=False)

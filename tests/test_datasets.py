@@ -1,6 +1,11 @@
 import gzip
+import io
 import os
+import pickle
+import random
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +139,126 @@ def test_npz_files_and_their_mistakes(tmp_path):
     assert "is not an .npz file of plain arrays" in refused(load, str(path))
     assert "there is no file" in refused(load, str(tmp_path / "none.npz"))
     assert "did you mean 'circles'" in refused(load, "circle")
+
+
+def damaged(whole, num, draws):
+    """Cut copies of a file, then copies with one bit flipped."""
+    for _ in range(num):
+        yield whole[: draws.randrange(len(whole))]
+    for _ in range(num):
+        at = draws.randrange(len(whole))
+        yield whole[:at] + bytes([whole[at] ^ 1 << draws.randrange(8)]) + whole[at + 1 :]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_every_cut_npz_file_is_refused_and_no_flipped_bit_changes_a_number(tmp_path, save):
+    draws = random.Random(1)
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(2, size=40)
+    path = tmp_path / "mine.npz"
+    save(path, inputs=x, targets=y)
+    for k, content in enumerate(damaged(path.read_bytes(), 300, draws)):
+        path.write_bytes(content)
+        try:
+            data = load(str(path))
+        except InputError as error:
+            message = str(error)
+            assert message.startswith(f"env.dataset: {path} ")
+            assert "\n" not in message
+        else:  # such as a flag of the file system
+            assert k >= 300
+            assert np.array_equal(data.train.inputs, x)
+            assert np.array_equal(data.train.targets, y)
+
+
+def test_every_cut_idx_file_is_refused_and_no_flipped_bit_changes_a_number(tmp_path):
+    draws = random.Random(1)
+    array = np.random.default_rng(1).integers(256, size=(5, 6, 7), dtype=np.uint8)
+    for path, whole, checked in (
+        (tmp_path / "x.gz", gzip.compress(idx(array)), True),
+        (tmp_path / "x", idx(array), False),
+    ):
+        for k, content in enumerate(damaged(whole, 300, draws)):
+            path.write_bytes(content)
+            try:
+                data = read_idx(path)
+            except InputError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+            else:
+                assert k >= 300
+                assert not checked or np.array_equal(data, array)
+
+
+def header(shape, dtype="<f8"):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def zipped(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+
+
+def frugally_refused(function, *arguments):
+    tracemalloc.start()
+    message = refused(function, *arguments)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    return message
+
+
+def test_npz_files_that_promise_too_much_are_refused_before_memory_is_taken(tmp_path, monkeypatch):
+    path = tmp_path / "mine.npz"
+    for shape in ((10**12,), (10**6, 10**6, 10**6), (2**63,), (-5,)):
+        zipped(path, {"inputs": header(shape) + bytes(80), "targets": header((10,)) + bytes(80)})
+        assert "not an .npz file of plain arrays, or is damaged" in frugally_refused(load, str(path))
+    zipped(path, {"inputs": header((2, 1)) + bytes(16), "targets": header((2,)) + bytes(16)})
+    content = path.read_bytes()
+    size = struct.pack("<I", len(header((2, 1))) + 16)
+    path.write_bytes(content.replace(2 * size, size + struct.pack("<I", 2**31)))
+    assert "announces 2,147,483,648 bytes, more than are in" in frugally_refused(load, str(path))
+    zipped(
+        path, {"inputs": header((2**20, 1)) + bytes(2**23), "targets": header((2,)) + bytes(16)}, zipfile.ZIP_DEFLATED
+    )
+    monkeypatch.setattr("rlcore.memory.physical_memory", lambda: 2**22)
+    assert "takes 0.007813 GiB of memory; this machine has 0.003906" in frugally_refused(load, str(path))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(struct.pack(">BBBB3I", 0, 0, 8, 3, 2**31, 2**31, 2**31)))
+    assert "its header announces" in frugally_refused(read_idx, tmp_path / "x.gz")
+    (tmp_path / "x.gz").write_bytes(gzip.compress(struct.pack(">BBBBI", 0, 0, 8, 1, 10) + bytes(2**26)))
+    assert "11 bytes follow a header that announces 10" in frugally_refused(read_idx, tmp_path / "x.gz")
+
+
+def test_other_files_under_the_name_of_an_npz_file_are_one_line(tmp_path, monkeypatch):
+    path, refusal = tmp_path / "mine.npz", "not an .npz file of plain arrays, or is damaged: "
+    np.save(tmp_path / "one.npy", np.ones((6, 3)))
+    (tmp_path / "one.npy").rename(path)
+    assert refusal in refused(load, str(path))
+    path.write_bytes(b"")
+    assert refusal in refused(load, str(path))
+    zipped(path, {"inputs": header((), "<f8") + bytes(8), "targets": header((), "<f8") + bytes(8)})
+    assert "must be [n, ...], got a single number" in refused(load, str(path))
+    zipped(path, {"inputs": header((6, 3)) + bytes(144)}, zipfile.ZIP_LZMA)
+    assert "is not compressed as numpy does it" in refused(load, str(path))
+    zipped(path, {"inputs": header((6, 3)) + bytes(144)})
+    content = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + flags] |= 1  # encrypted
+    path.write_bytes(content)
+    assert "is encrypted" in refused(load, str(path))
+    zipped(path, {"inputs": header((1,), "|O") + pickle.dumps(Hostile()), "targets": header((1,)) + bytes(8)})
+    monkeypatch.chdir(tmp_path)
+    assert "Object arrays cannot be loaded" in refused(load, str(path))
+    assert not (tmp_path / "it_ran").exists()
+    path.unlink()
+    path.mkdir()
+    assert "it is not a file" in refused(load, str(path))
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("it_ran",)
 
 
 def test_bad_arrays_are_one_line():

@@ -285,7 +285,7 @@ def test_a_checkpoint_of_other_environments_is_refused():
 def test_a_checkpoint_that_lacks_something_is_refused():
     saved = make().checkpoint()
     del saved["episodes"]
-    with pytest.raises(CheckpointError, match="is incomplete or does not fit: KeyError"):
+    with pytest.raises(CheckpointError, match="does not fit this run: 'episodes' is missing"):
         make().restore(saved)
 
 

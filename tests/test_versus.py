@@ -101,9 +101,11 @@ def test_former_selves_join_the_pool_and_are_played_by_their_own_parameters():
     assert torch.equal(moves, env._opponent)
 
 
-def test_an_interrupted_run_ends_in_the_same_bits():
+@pytest.mark.parametrize("pool_size", [100, 2])
+def test_an_interrupted_run_ends_in_the_same_bits(pool_size):
     def trainer():
-        env, agent = make(save_every=2, pool=RANDOM, random_openings=3, settings={"baseline": True})
+        pool = {"save_every": 2, "pool": RANDOM, "pool_size": pool_size}
+        env, agent = make(**pool, random_openings=3, settings={"baseline": True})
         return Trainer(agent, env, total_steps=600, seed=4)
 
     whole, first, second = trainer(), trainer(), trainer()
@@ -115,7 +117,43 @@ def test_an_interrupted_run_ends_in_the_same_bits():
     while not second.finished:
         second.update()
     same(second.checkpoint(), whole.checkpoint())
-    assert len(whole.checkpoint()["env"]["former"]) > 2
+    assert len(whole.checkpoint()["env"]["former"]) == 2 or pool_size > 2
+    assert whole.env._num_updates > 6
+
+
+def test_the_oldest_former_selves_leave_a_pool_that_is_full():
+    env, agent = make(save_every=1, pool_size=3, pool=RANDOM)
+    trainer = Trainer(agent, env, total_steps=10**6, seed=1)
+    kept = [{name: value.clone() for name, value in agent.state_dict().items()}]
+    left = 0
+    for update in range(6):
+        env._opponent = torch.arange(16) % (1 + len(env.former))
+        before, learned = env._opponent, env.learned
+
+        def follow(learned=learned):
+            nonlocal before, left
+            before, full = env._opponent.clone(), len(env.former) == 3
+            learned()
+            left += full
+            oldest = len(env.named)
+            expected = [k - 1 if full and k > oldest else k for k in before.tolist()]  # the next oldest moves up
+            assert env._opponent.tolist() == expected
+
+        env.learned = follow
+        trainer.update()
+        env.learned = learned
+        kept.append({name: value.clone() for name, value in agent.state_dict().items()})
+        assert len(env.former) == min(update + 2, 3)
+        assert int(env._drawn.max()) < 1 + len(env.former)
+        for former, parameters in zip(env.former, kept[-3:], strict=False):
+            same(dict(former.state_dict()), parameters)
+    assert left == 4
+    smaller, twin = make(save_every=1, pool_size=1, pool=RANDOM)
+    shrunk = Trainer(twin, smaller, total_steps=10**6, seed=1)
+    shrunk.restore(trainer.checkpoint())
+    same(dict(smaller.former[0].state_dict()), kept[-1])
+    assert smaller._opponent.tolist() == env._opponent.clamp(max=1).tolist()
+    shrunk.update()
 
 
 def test_a_random_mover_is_beaten_in_seconds():
