@@ -81,7 +81,8 @@ latent: .venv/installed
 	  --names "784 pixels" "10-D code, beta 1" "10-D code, beta 4" --tag eval/accuracy --label accuracy \
 	  --title "REINFORCE on MNIST" --out docs/images/codes.png --from 0.8
 
-# Configs, checkpoints and data that are wrong, kills, and commands at once; some fifteen minutes on two cores. ARGS: see tests/fuzz.
+# Configs at random, damaged checkpoints and data, kills, commands at once: ten minutes on two cores. ARGS: see tests/fuzz. What failed goes
+# into $(OUT), or runs/fuzz.
 fuzz: .venv/installed-dev
 	cd tests && ../$(BIN)/python -m fuzz $(if $(OUT),--out $(abspath $(OUT))) $(ARGS)
 

@@ -91,11 +91,11 @@ def trial(rng: random.Random, folder: Path, prepared: Path) -> Outcome:
     if rng.random() < 0.15:
         return run(["show", "config.yaml", *overrides], folder)
     outcome = run(["train", "config.yaml", "--run-dir", run_dir, *overrides], folder)
-    if outcome.verdict == "fine" and rng.random() < 0.3:
+    if outcome.verdict == "fine" and rng.random() < 0.4:
         words = ["--episodes", rng.choice(["1", "3"]), "--report", rng.choice(registry.reports.names())]
         more = [f"{key.removeprefix('x.')}={text}" for key, text in known(rng, "x", registry.reports[words[-1]])]
         return run(["eval", *words, "--", run_dir, *more[: rng.randrange(3)]], folder, "2")
-    if outcome.verdict == "fine" and rng.random() < 0.3:
+    if outcome.verdict == "fine" and rng.random() < 0.4:
         key, text = setting(rng, tree)
         more = ["trainer.epochs=2" if "epochs" in tree["trainer"] else "trainer.total_steps=512", f"{key}={text}"]
         return run(["resume", "--", run_dir, *more], folder, "2")
@@ -114,7 +114,7 @@ def short(name: str) -> dict[str, Any]:
 
 def setting(rng: random.Random, tree: dict[str, Any]) -> tuple[str, str]:
     """A dotted key and a text for it: one that is there or one that its object knows; any value, or a plausible one."""
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         key = rng.choice([*keys(tree), "device", "threads", "seed", "none.x", "env.x", "trainer.reports"])
         return key, rng.choice(NUMBERS if rng.random() < 0.5 else NONSENSE)
     kinds = {"env": registry.envs, "agent": registry.agents, "agent.network": registry.networks}

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,6 @@ RUNS = {
 """A config and overrides."""
 WHEN = ("half of", "before", "after")
 """Half of a file is written; or all of it, before or after it gets its name."""
-POINTS = [
-    *((f"{when} {file}", nth) for when in WHEN for file in ("last.pt", "best.pt") for nth in (1, 2, 5)),
-    *((f"{when} {file}", 1) for when in WHEN for file in ("config.yaml", "result.json")),
-    *(("half of figure", nth) for nth in (1, 2)),
-]
-"""Where a run is killed, and at which time that it gets there."""
 
 
 def words(name: str) -> list[str]:
@@ -61,8 +56,9 @@ def trial(rng: random.Random, folder: Path, prepared: Path) -> Outcome:
     name = rng.choice(list(RUNS))
     for attempt in range(rng.choice([1, 1, 2, 3])):
         if rng.random() < AT_POINTS / NUM:
-            point, nth = rng.choice(POINTS)
-            process = Process(words(name), folder, f"{attempt} {point} {nth}", PATIENT, lambda: kill_at(point, nth))  # noqa: B023
+            file = rng.choice(["config.yaml", "last.pt", "result.json", "figure" if name == "iris" else "best.pt"])
+            point = rng.choice(WHEN), file, rng.choice([1, 2]) if file in ("last.pt", "best.pt", "figure") else 1
+            process = Process(words(name), folder, f"{attempt} {point}", PATIENT, partial(kill_at, *point))
         else:
             process = Process(words(name), folder, f"{attempt}", PATIENT)
             time.sleep(rng.uniform(0, json.loads((prepared / "seconds.json").read_text())[name]))
@@ -84,9 +80,8 @@ def compared(whole: Path, broken: Path) -> Outcome:
     return Outcome("fine")
 
 
-def kill_at(point: str, nth: int) -> None:
-    """Has this process kill itself when it is at a point for the n-th time; see `POINTS`."""
-    when, _, file = point.rpartition(" ")
+def kill_at(when: str, file: str, nth: int) -> None:
+    """Has this process kill itself when it writes a file for the n-th time; see `WHEN`."""
     real_replace, real_savefig, times = os.replace, Figure.savefig, 0
 
     def is_due(name: str) -> bool:
@@ -104,12 +99,15 @@ def kill_at(point: str, nth: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def savefig(figure: Figure, target: Any, **how: Any) -> None:
-        if is_due("figure"):
+        due = is_due("figure")
+        if due and when == "half of":
             png = io.BytesIO()
             real_savefig(figure, png, **how)
-            with open(target, "wb") if isinstance(target, (str, Path)) else target as file:
-                file.write(png.getvalue()[: len(png.getvalue()) // 2])
+            with open(target, "wb") if isinstance(target, (str, Path)) else target as out:
+                out.write(png.getvalue()[: len(png.getvalue()) // 2])
+        if not due or when == "after":
+            real_savefig(figure, target, **how)
+        if due:
             os.kill(os.getpid(), signal.SIGKILL)
-        real_savefig(figure, target, **how)
 
     os.replace, Figure.savefig = replace, savefig  # type: ignore[assignment, method-assign]
