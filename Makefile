@@ -1,12 +1,12 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | results [NAME=config] | uncertainty | latent. Everything is installed into .venv; only make, git and
-# python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
+# make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz. Everything is installed into .venv; only make, git
+# and python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lint bench gpu verify results uncertainty latent clean
+.PHONY: run test lint bench gpu verify results uncertainty latent fuzz clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -80,6 +80,11 @@ latent: .venv/installed
 	$(BIN)/python benchmarks/curves.py $(LATENT)/codes/pixels $(LATENT)/codes/mnist_beta1_vae $(LATENT)/codes/mnist_beta_vae \
 	  --names "784 pixels" "10-D code, beta 1" "10-D code, beta 4" --tag eval/accuracy --label accuracy \
 	  --title "REINFORCE on MNIST" --out docs/images/codes.png --from 0.8
+
+# Configs at random, damaged checkpoints and data, kills, commands at once: ten minutes on two cores. ARGS: see tests/fuzz. What failed goes
+# into $(OUT), or runs/fuzz.
+fuzz: .venv/installed-dev
+	cd tests && ../$(BIN)/python -m fuzz $(if $(OUT),--out $(abspath $(OUT))) $(ARGS)
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
