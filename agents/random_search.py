@@ -2,11 +2,11 @@
 
 import copy
 import math
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from gymnasium.spaces import Box, Discrete
-from pydantic import PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 
 from rlcore import settings
@@ -31,9 +31,9 @@ class RandomSearch(Agent):
     class Settings(settings.Settings):
         """Settings of random search."""
 
-        std: PositiveFloat = 0.1
+        std: Annotated[float, Field(gt=0, le=1e6)] = 0.1
         """Standard deviation of the perturbations."""
-        max_std: PositiveFloat | None = None
+        max_std: Annotated[float, Field(gt=0, le=1e6)] | None = None
         """If set, the standard deviation doubles with each failure, up to this, and halves with each success, down to
         ``std``: a search that is stuck looks further away."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "hidden": [], "init": "zeros"})

@@ -132,10 +132,16 @@ class Agent(nn.Module, ABC):
             The loss and, with clipping, the gradient's norm before it (``grad_norm``).
 
         Raises:
+            InputError: the loss has no graph, as where the reward of an environment is no function of the action.
             NonFiniteError: the loss, or the norm of a clipped gradient, is NaN or infinite; no parameter has changed.
                 Raised on the CPU only: checking would stall other devices, where a fused optimizer skips the step and
                 `nonfinite` is set.
         """
+        if not loss.requires_grad:
+            name = type(self).__name__
+            raise InputError(
+                f"{name}: no gradient goes through the loss, e.g. as the reward is no function of the action"
+            )
         optimizer = optimizer or self.optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
         for param in params:

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import math
-import multiprocessing
 import os
 import signal
 import sys
@@ -102,11 +101,6 @@ def _creator(env_id: str) -> Any:
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
-def in_worker() -> bool:
-    """Whether this process was started by another one of Python's."""
-    return multiprocessing.parent_process() is not None
-
-
 class Maker:
     """Makes environment n; picklable, for worker processes.
 
@@ -116,7 +110,7 @@ class Maker:
     """
 
     def __init__(self, settings: "GymEnvironment.Settings", n: int):
-        self.settings, self.n = settings, n
+        self.settings, self.n, self._pid = settings, n, os.getpid()
         self._seed = derive_seed(torch.initial_seed(), WORKER, n)  # of what the constructor draws in a worker
 
     def __call__(self) -> "Guarded":
@@ -125,7 +119,8 @@ class Maker:
         Raises:
             InputError: gymnasium cannot make it, or no tensors hold what it shows.
         """
-        if in_worker():
+        in_worker = os.getpid() != self._pid
+        if in_worker:
             seed_everything(self._seed)
             # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
             for which in ending_signals():
@@ -144,7 +139,7 @@ class Maker:
         for wrapper in self.settings.wrappers:
             env = wrapper.wrap(env)
         _refuse_normalizers(env, env_id)
-        return Guarded(env, self.n, self.settings.ignore)
+        return Guarded(env, self.n, self.settings.ignore, in_worker)
 
 
 class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -158,14 +153,15 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         env: the environment.
         n: its number.
         ignore: parts of a Dict observation to leave out.
+        in_worker: whether this is a process of its own, whose global generators are to be seeded.
 
     Raises:
         InputError: an observation, or a part of it, is neither an array nor a number; or there is no such part.
     """
 
-    def __init__(self, env: Any, n: int, ignore: Sequence[str] = ()):
+    def __init__(self, env: Any, n: int, ignore: Sequence[str] = (), in_worker: bool = False):
         super().__init__(env)
-        self.n = n
+        self.n, self.in_worker = n, in_worker
         self.observation_space = _without(env.observation_space, ignore)
         _check_readable(self.observation_space)
         self._action_masks: Callable[[], Any] | None = None
@@ -174,7 +170,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets the environment; raises EnvironmentFailure if that fails."""
-        if seed is not None and in_worker():
+        if seed is not None and self.in_worker:
             seed_everything(derive_seed(seed, WORKER))
         try:
             obs, info = self.env.reset(seed=seed, options=options or None)  # gymnasium's reset by a mask leaves {}

@@ -51,6 +51,8 @@ class Run:
         Raises:
             InputError: the folder already holds a run or is in use, or cannot be created.
         """
+        if not str(path or "").isprintable():
+            raise InputError(f"--run-dir: the name of a run must be printable text, got {str(path)!r}")
         if path is None:
             stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{loaded.config.seed}"
             folder = claim_folder(Path(RUNS_FOLDER) / loaded.name / stamp)

@@ -1,6 +1,7 @@
 """Films, and the report ``video``: films of the best and the worst of some episodes."""
 
 import math
+import os
 import warnings
 from collections import deque
 from io import BytesIO
@@ -24,6 +25,7 @@ from rlcore.trees import Tree
 if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
+os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else pygame, once it draws, keeps SIGTERM from us
 VIDEOS_FOLDER = "videos"
 GIF_FRAMES = 200
 GIF_FPS = 25  # browsers slow down what is faster than 50

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from rlcore import settings
@@ -179,7 +179,7 @@ class BoundaryReport(ReportMaker):
 
         resolution: int = Field(150, ge=1, le=1000)
         """Points along each axis."""
-        margin: NonNegativeFloat = 0.2
+        margin: float = Field(0.2, ge=0, le=100)
         """Margin around the examples, as a share of their range."""
 
     settings: Settings

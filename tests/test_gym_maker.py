@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import random
+import signal
 import sys
 
 import gymnasium
@@ -464,3 +465,15 @@ def test_an_environment_that_moves_to_another_folder_takes_no_file_along(workdir
     agent = PPO(env, PPO.Settings(horizon=5, minibatch_size=None))
     Trainer(agent, env, total_steps=20, run_dir="run").fit()
     assert {path.name for path in (workdir / "run/checkpoints").iterdir()} == {"last.pt", "best.pt"}
+
+
+def trains_in_a_pool(_):
+    """Whether signals still end a process of a user's own pool that trains in it."""
+    env = made(Plain)
+    env.reset(seed=1)
+    return signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+
+
+def test_a_process_of_ones_own_is_no_worker():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(trains_in_a_pool, [0]) == [True]

@@ -15,6 +15,7 @@ from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.probes import Product
+from rlcore.gym_environment import GymEnvironment
 from rlcore.networks import NetworkChoice
 from rlcore.seeding import TRAINING, derive_seed
 from rlcore.supervised.datasets import Dataset, Split, from_arrays
@@ -724,3 +725,9 @@ def test_bytes_that_are_bits_are_not_dimmed_and_dim_ones_are_told():
     assert env(bits * 9).inputs(slice(0, 50)).max() == pytest.approx(9 / 255)
     with pytest.warns(UserWarning, match="the largest byte of the inputs is 9"):
         Trainer(Supervised(env(bits * 9)), env(bits * 9), total_steps=32).fit()
+
+
+def test_a_reward_without_a_gradient_is_one_line():
+    env = GymEnvironment(GymEnvironment.Settings(id="Pendulum-v1", num_envs=2))
+    with pytest.raises(InputError, match="Supervised: no gradient goes through the loss"):
+        Trainer(Supervised(env), env, total_steps=20).fit()

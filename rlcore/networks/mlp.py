@@ -152,7 +152,7 @@ def _initialize(layer: nn.Linear, settings: MLP.Settings, gain: float = 1.0) -> 
             nn.init.orthogonal_(weight, gain)
         case _:
             variance = {"normal": 1.0, "lecun": 1 / fan_in, "xavier": 2 / (fan_in + fan_out), "he": 2 / fan_in}
-            nn.init.normal_(weight, std=gain * math.sqrt(variance[settings.init]))
+            nn.init.normal_(weight, std=abs(gain) * math.sqrt(variance[settings.init]))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
         if settings.bias_std:
