@@ -2,12 +2,12 @@
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Discrete, Space
-from pydantic import NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
@@ -47,7 +47,7 @@ class GameEnv(Environment):
     class Settings(Environment.Settings):
         """Settings of games."""
 
-        num_envs: PositiveInt = 256
+        num_envs: Annotated[int, Field(gt=0, le=2**22)] = 256
         """N, games in lockstep."""
         game: str = "tictactoe"
         """Its name, one of ``rlcore list games``."""

@@ -1,12 +1,12 @@
 """VersusEnv: N games against players from a pool, which may include the agent's former selves."""
 
 import copy
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, MultiBinary
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore import registry
@@ -41,7 +41,7 @@ class VersusEnv(GameEnv):
         pool_size: PositiveInt = 100
         """Copies of the agent in the pool, at most: when there are more, the oldest leaves, and games in progress
         against it go on with the next oldest."""
-        num_opponents: PositiveInt = 4
+        num_opponents: Annotated[int, Field(gt=0, le=2**20)] = 4
         """Drawn from the pool after every update; each new game takes one of them."""
 
         @model_validator(mode="after")

@@ -204,7 +204,8 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
 
 
 def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
-    env = registry.envs[config.env.name](config.env.settings, device)
+    with BoundedTensors():
+        env = registry.envs[config.env.name](config.env.settings, device)
     try:
         with BoundedTensors():
             return env, config.agent.build(env)

@@ -129,7 +129,9 @@ class Tracker:
             if self.run_dir is not None:
                 files.append(_unused(self.run_dir / film.folder / f"{name}-{step}.mp4"))
                 video.write(film, files[-1])
-            self._film(f"{prefix}/{name}", film, step)
+            self._film(
+                f"{prefix}/{name}/film", film, step
+            )  # a tag that no scalar has: TensorBoard shows one kind of each
         if report.embedding is not None and self.writer is not None:
             vectors, labels, images = report.embedding
             shutil.rmtree(

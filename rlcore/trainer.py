@@ -476,7 +476,7 @@ class Trainer:
     def _read(self, metrics: Metrics) -> dict[str, float]:
         """Metrics of the agent as figures."""
         check_metrics(metrics)
-        values = torch.zeros(len(metrics), device=self.env.device)
+        values = torch.zeros(len(metrics), dtype=torch.float64, device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
         numbers = values.tolist()  # one sync for all of them

@@ -203,7 +203,7 @@ def test_the_tracker_writes_films_beside_each_other_and_to_tensorboard(tmp_path)
     pytest.importorskip("imageio_ffmpeg")
     frames = [np.full((20, 25, 3), 20 * n, np.uint8) for n in range(11)]
     tracker = Tracker(tmp_path / "run")
-    report = Report({}, films={"best": Film(frames, 50)})
+    report = Report({"best": 7.0}, films={"best": Film(frames, 50)})
     files = [file for step in (1, 2, 2) for file in tracker.report("video", report, step)]
     elsewhere = Report({}, films={"a": Film(frames, 50, "films"), "b": Film(frames, 50, str(tmp_path / "absolute"))})
     files += tracker.report("video", elsewhere, 3)
@@ -219,8 +219,9 @@ def test_the_tracker_writes_films_beside_each_other_and_to_tensorboard(tmp_path)
 
     events = EventAccumulator(str(tmp_path / "run"))
     events.Reload()
-    assert [event.step for event in events.Images("video/best")] == [1, 2, 2]
-    event = events.Images("video/best")[0]
+    assert [event.step for event in events.Images("video/best/film")] == [1, 2, 2]
+    assert not {*events.Tags()["images"]} & {*events.Tags()["scalars"]}  # TensorBoard shows one kind of each tag
+    event = events.Images("video/best/film")[0]
     assert (event.width, event.height) == (25, 20)
     with Image.open(io.BytesIO(event.encoded_image_string)) as gif:
         shown = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(gif)]
