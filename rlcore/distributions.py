@@ -319,6 +319,7 @@ class BoxScale(nn.Module):
 
     middle: Tensor  # [*A]
     half_width: Tensor  # [*A]
+    log_half_width: Tensor  # [*A]
 
     def __init__(self, space: Box):
         super().__init__()
@@ -329,16 +330,18 @@ class BoxScale(nn.Module):
             middle, half = np.where(bounded, (low + high) / 2, 0.0), np.where(bounded, width / 2, 1.0)
         self.register_buffer("middle", torch.as_tensor(middle, dtype=torch.float32))
         self.register_buffer("half_width", torch.as_tensor(half, dtype=torch.float32))
+        self.register_buffer("log_half_width", self.half_width.log(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, *A] to actions [B, *A], which may lie outside the box."""
-        return self.middle + self.half_width * x
+        return torch.addcmul(self.middle, self.half_width, x)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """What was saved without a scale (rlcore 0.1) answers with x itself."""
         state_dict.setdefault(f"{prefix}middle", torch.zeros_like(self.middle))
         state_dict.setdefault(f"{prefix}half_width", torch.ones_like(self.half_width))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.log_half_width = self.half_width.log()
 
 
 def box_scale(space: Box) -> BoxScale | None:
@@ -384,9 +387,10 @@ class GaussianHead(nn.Linear):
         mean = outputs.unflatten(-1, self.shape)
         if self.squashed:
             return SquashedGaussian(mean, self.log_std, self.low, self.high)
-        if self.scale is not None:
-            return DiagonalGaussian(self.scale(mean), self.log_std + self.scale.half_width.log())
-        return DiagonalGaussian(mean, self.log_std)
+        if (scale := self.scale) is None:
+            return DiagonalGaussian(mean, self.log_std)
+        # forward: at the sizes of a policy, calling the module would cost as much as its arithmetic
+        return DiagonalGaussian(scale.forward(mean), self.log_std + scale.log_half_width)
 
     @torch.no_grad()
     def metrics(self, action: Tensor) -> dict[str, Tensor | float]:

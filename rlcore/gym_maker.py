@@ -217,7 +217,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise EnvironmentFailure(self.n, f"returned {message}: {returned!r}")
 
     def _reward(self, reward: Any) -> float:
-        if type(reward) is float:
+        if isinstance(reward, float):  # numpy's float64 too
             return reward
         array = _array(reward)
         self._require(array.ndim == 0 and array.dtype.kind in "biuf", "a reward that is not a number", reward)
@@ -290,6 +290,8 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 def _array(value: Any) -> Any:
     """Numbers, lists and tensors as an array; what cannot be one, as an array of objects."""
+    if type(value) is np.ndarray:
+        return value
     if isinstance(value, Tensor):
         return value.numpy(force=True)
     try:
