@@ -75,7 +75,7 @@ class Config(Settings):
     """Seed of every random generator."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:1."""
-    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
+    threads: Literal["auto"] | Annotated[int, Field(gt=0, le=256)] = "auto"
     """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
     at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)

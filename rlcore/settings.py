@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from typing_extensions import Self
 
 from rlcore.errors import InputError
 from rlcore.registry import Registry, did_you_mean
@@ -27,6 +28,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 ResolvedPath = Annotated[str, AfterValidator(lambda path: str(Path(path).resolve()))]
 """Absolute path, so that a run that is resumed from elsewhere finds it."""
 
+LARGEST_FLOAT = 1e30
 TAG = re.compile(r"^(literal|list|dict|tuple|function-\w+|lax-or-strict)\[|^constrained-")
 """What pydantic puts after the key of a union, to tell its members apart: ``literal['auto']``, ``constrained-int``."""
 
@@ -47,6 +49,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="after")
+    def _within_float32(self) -> Self:
+        """Refuses numbers that torch could not hold, or not multiply."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, float) and abs(value) > LARGEST_FLOAT:
+                raise InputError(f"{name}: must be within {LARGEST_FLOAT:g}, which float32 holds; got {value:g}")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -120,6 +120,8 @@ def test_overrides_and_where_settings_come_from(write):
         ("agent:", "agnt:", r"mine.yaml: agnt: unknown key \(did you mean 'agent'\?\).*; also wrong: agent$"),
         ("trainer:", "trainr: 3\ntrainer:", r"mine.yaml: trainr: unknown key \(did you mean 'trainer'\?\)"),
         ("trainer:", "seed: -1\ntrainer:", r"seed: must be greater than or equal to 0, got -1"),
+        ("trainer:", "threads: 1000\ntrainer:", r"threads: must be 'auto' or less than or equal to 256, got 1000"),
+        ("horizon: 32", "adam_eps: 1e300, horizon: 32", r"adam_eps: must be within 1e\+30, which float32"),
         ("trainer:", "device: gpu\ntrainer:", r"device: must be auto, cpu, cuda or cuda:<number>, got 'gpu'"),
         ("trainer:", "device: cuda:99\ntrainer:", r"device: there is no cuda:99; torch sees \d+ CUDA devices"),
         ("trainer:", "expect: {eval/return: {source: x}}\ntrainer:", r"expect.eval/return: needs either at_least"),
