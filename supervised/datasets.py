@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ MNIST_MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 DOWNLOAD_TIMEOUT = 20  # seconds
+ABANDONED = 3600  # seconds
 
 MOST_INFLATED = 1032
 """Bytes that one compressed byte becomes, at most (deflate, RFC 1951: 258 bytes of two bits)."""
@@ -367,6 +369,9 @@ def _download(name: str) -> Tensor:
     path = folder / f"{name}.gz"
     if path.is_file():
         return read_idx(path, MNIST_FILES[name])
+    for left in folder.glob("tmp*"):  # by a process that was killed while it downloaded
+        if time.time() - left.stat().st_mtime > ABANDONED:
+            left.unlink(missing_ok=True)
     downloader = pooch.HTTPDownloader(timeout=DOWNLOAD_TIMEOUT)
     for mirror in MNIST_MIRRORS:
         try:

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 import struct
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -107,10 +108,17 @@ def test_without_network_one_line_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.delenv("RLCORE_DATA", raising=False)
     monkeypatch.setattr(datasets, "MNIST_MIRRORS", ("http://127.0.0.1:9/",))
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path)
+    (tmp_path / "mnist").mkdir()
+    for name, age in (
+        ("tmpleft", 2 * datasets.ABANDONED),
+        ("tmpinuse", 0),
+    ):  # of processes that were killed, or are not
+        (tmp_path / "mnist" / name).write_bytes(b"half")
+        os.utime(tmp_path / "mnist" / name, (time.time() - age, time.time() - age))
     message = refused(load, "mnist")
     assert "env.data_dir=FOLDER" in message
     assert "env.dataset=digits needs no download" in message
-    assert not list((tmp_path / "mnist").glob("*"))
+    assert [path.name for path in (tmp_path / "mnist").iterdir()] == ["tmpinuse"]
 
 
 def test_a_file_in_the_cache_is_used_and_a_foreign_one_refused(tmp_path, monkeypatch):
