@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from rlcore.errors import InputError
 
 GIB = 2**30
-FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.randperm}
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.randperm}
 BYTES_PER_NUMBER = 4
 
 
