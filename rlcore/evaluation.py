@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rlcore.environment import Environment
-    from rlcore.video import Film
 
+VIDEOS_FOLDER = "videos"
 CUT = "some episodes of {what} had not ended after {steps:,} steps and were cut; see trainer.max_episode_steps"
 
 
@@ -37,6 +39,17 @@ class Embedding(NamedTuple):
     """n labels."""
     images: Tensor | None = None
     """[n, C, H, W] in [0, 1], on the CPU."""
+
+
+class Film(NamedTuple):
+    """An episode to look at."""
+
+    frames: list[NDArray[np.uint8]]
+    """RGB frames [H, W, 3]: of the episode's beginning, and after each step."""
+    fps: float
+    """Frames per second."""
+    folder: str = VIDEOS_FOLDER
+    """Folder of the file, within the run's."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Report:
     """One number per episode or example."""
     embedding: Embedding | None = None
     """Points for TensorBoard's projector."""
-    films: "dict[str, Film]" = field(default_factory=dict)
+    films: dict[str, Film] = field(default_factory=dict)
     """Films for TensorBoard and the run's ``videos/``."""
     remarks: tuple[str, ...] = ()
     """What a user should know of it, a line each."""

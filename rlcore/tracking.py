@@ -17,7 +17,7 @@ from rich.table import Table
 
 from rlcore import video
 from rlcore.errors import InputError
-from rlcore.evaluation import Report
+from rlcore.evaluation import Film, Report
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -140,7 +140,7 @@ class Tracker:
             self.writer.add_embedding(vectors, labels, images, step, prefix)
         return files
 
-    def _film(self, tag: str, film: video.Film, step: int) -> None:
+    def _film(self, tag: str, film: Film, step: int) -> None:
         """Writes a film as an image that moves: torch's add_video needs moviepy 1, which is no more."""
         if self.writer is not None:
             from tensorboard.compat.proto.summary_pb2 import Summary

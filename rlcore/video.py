@@ -1,4 +1,4 @@
-"""Films, and the report ``video``: films of the best and the worst of some episodes."""
+"""The report ``video``, films of the best and the worst of some episodes, and how films are written."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import warnings
 from collections import deque
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, ReportMaker, play
+from rlcore.evaluation import VIDEOS_FOLDER, Film, Report, ReportMaker, play
 from rlcore.settings import Seed
 from rlcore.trees import Tree
 
@@ -26,21 +26,9 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 os.environ.setdefault("SDL_NO_SIGNAL_HANDLERS", "1")  # else pygame, once it draws, keeps SIGTERM from us
-VIDEOS_FOLDER = "videos"
 GIF_FRAMES = 200
 GIF_FPS = 25  # browsers slow down what is faster than 50
 GIF_SIZE = 320  # pixels
-
-
-class Film(NamedTuple):
-    """An episode to look at."""
-
-    frames: list[NDArray[np.uint8]]
-    """RGB frames [H, W, 3]: of the episode's beginning, and after each step."""
-    fps: float
-    """Frames per second."""
-    folder: str = VIDEOS_FOLDER
-    """Folder of the file, within the run's."""
 
 
 class VideoReport(ReportMaker):

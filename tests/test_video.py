@@ -16,10 +16,10 @@ from rlcore.agents.ppo import PPO
 from rlcore.envs import cartpole, probes
 from rlcore.envs.cartpole import CartPole
 from rlcore.errors import InputError
-from rlcore.evaluation import Report, play
+from rlcore.evaluation import Film, Report, play
 from rlcore.gym_environment import GymEnvironment
 from rlcore.tracking import Tracker
-from rlcore.video import Film, VideoReport, moving_image
+from rlcore.video import VideoReport, moving_image
 
 
 class Counting(gymnasium.Env):
