@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
-from rlcore.checkpoint import restored_number
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
@@ -163,7 +162,7 @@ class AlphaZero(SelfPlayAgent):
     def _gate(self, threshold: float, name: str) -> Metrics:
         """A match of the network against the player, which it replaces from a score of ``threshold``."""
         s = self.settings
-        generator = torch.Generator(self.replay.cells.device).manual_seed(int(torch.randint(2**31, ())))
+        generator = torch.Generator(self.spec.device).manual_seed(int(torch.randint(2**31, ())))
         begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
         result = points(different_games(self.game, self._mover(self.network), self._mover(self.player), begin))
         if result >= threshold:
@@ -176,12 +175,3 @@ class AlphaZero(SelfPlayAgent):
     def _policy(self, state: Tensor, network: nn.Module) -> Categorical:
         logits, _ = self.policy_and_value(state, network)
         return Categorical(logits.masked_fill(~self.game.legal(state), FORBIDDEN))
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Also the number of calls of `learn`."""
-        return {**super().checkpoint(), "num_rollouts": self.num_rollouts}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
-        super().restore(saved)
-        self.num_rollouts = restored_number(saved["num_rollouts"], "num_rollouts")

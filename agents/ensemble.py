@@ -1,6 +1,5 @@
 """An ensemble: agents that learn separately and answer together."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
-from rlcore.errors import CheckpointError, InputError
+from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.rollout import Rollout, Row, Step
 from rlcore.spaces import zeros
@@ -45,11 +44,7 @@ class Ensemble(Agent):
         if env.num_envs % K:
             raise InputError(f"agent.members: {K} members cannot share {env.num_envs} environments; K must divide them")
         self.share = env.num_envs // K
-        part = SimpleNamespace(
-            num_envs=self.share,
-            single_observation_space=env.single_observation_space,
-            single_action_space=env.single_action_space,
-        )
+        part = self.spec._replace(num_envs=self.share)
         self.members = nn.ModuleList(self.settings.agent.build(part) for _ in range(K))
         self.horizon, self.differentiable = self.members[0].horizon, self.members[0].differentiable
         self.reads_float64 = self.members[0].reads_float64
@@ -103,26 +98,6 @@ class Ensemble(Agent):
         """The members forget the episodes in progress, which were abandoned."""
         for member in self.members:
             member.drop_running()
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Each member's own checkpoint."""
-        return {"members": [member.checkpoint() for member in self.members]}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned.
-
-        Raises:
-            CheckpointError: it has another number of members, or does not fit one of them.
-        """
-        members = saved.get("members", [])
-        if len(members) != len(self.members):
-            raise CheckpointError(f"the checkpoint has {len(members)} members, not {len(self.members)}")
-        for member, kept in zip(self.members, members, strict=True):
-            member.restore(kept)
-
-    def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The members' attributes of a type, with their names."""
-        return [(f"{k}.{name}", thing) for k, member in enumerate(self.members) for name, thing in member.held(kind)]
 
     def _shares(self) -> list[tuple[Any, slice]]:
         """Each member and its environments."""

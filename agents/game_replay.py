@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlcore.agents.replay import Replay
 from rlcore.checkpoint import restored
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     outcome: Tensor  # [B]
 
 
-class GameReplay(nn.Module):
+class GameReplay:
     """Keeps the latest positions of games that have ended; those of unfinished games wait.
 
     Args:
@@ -46,19 +46,22 @@ class GameReplay(nn.Module):
         capacity: positions kept.
         symmetries: transform each position that is drawn by a random symmetry of the game.
         policies: whether policies are added.
+        device: of the positions.
     """
 
-    cells: Tensor  # [K, H * W]
-    moves: Tensor  # [K, A]
-
-    def __init__(self, game: Game, capacity: int, symmetries: bool, policies: bool = True):
-        super().__init__()
-        self.game, self.symmetries, self.policies = game, symmetries, policies
-        self.replay: Replay[Position] = Replay(capacity)
+    def __init__(
+        self,
+        game: Game,
+        capacity: int,
+        symmetries: bool,
+        policies: bool = True,
+        device: torch.device | str = "cpu",
+    ):
+        self.game, self.symmetries, self.policies, self.device = game, symmetries, policies, torch.device(device)
+        self.replay: Replay[Position] = Replay(capacity, Position)
         self.waiting: Waiting | None = None
-        cells, moves = game.symmetries()
-        self.register_buffer("cells", cells, persistent=False)
-        self.register_buffer("moves", moves, persistent=False)
+        self.cells, self.moves = (x.to(self.device) for x in game.symmetries())
+        """The symmetries, [K, H * W] and [K, A] int64."""
 
     def __len__(self) -> int:
         """Positions kept."""
@@ -97,18 +100,18 @@ class GameReplay(nn.Module):
         policy = None if rows.policy is None else rows.policy.gather(1, moves)
         return Batch(turned, legal.gather(1, moves), policy, rows.outcome)
 
-    def checkpoint(self) -> dict[str, Any]:
-        """What `restore` needs."""
-        return {"replay": self.replay.checkpoint(), "waiting": self.waiting and tuple(self.waiting)}
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs."""
+        return {"replay": self.replay.state_dict(), "waiting": self.waiting and tuple(self.waiting)}
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned, on this device.
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, on this device.
 
         Raises:
-            CheckpointError: it is not what `checkpoint` returned, or has other policies than are added.
+            CheckpointError: it is not what `state_dict` returned, or has other policies than are added.
         """
-        state = self.game.initial(1, self.cells.device)
-        outcome = torch.zeros(1, device=self.cells.device)
+        state = self.game.initial(1, self.device)
+        outcome = torch.zeros(1, device=self.device)
         policy = outcome.expand(1, self.game.num_actions) if self.policies else None
         self.replay.restore(saved["replay"], Position, like=Position(state, policy, outcome))
         self.waiting = None

@@ -17,10 +17,11 @@ class Replay(Generic[Rows]):
 
     Args:
         capacity: rows kept.
+        kind: the NamedTuple, which a replay that is restored must know before rows are added.
     """
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
+    def __init__(self, capacity: int, kind: type[Rows] | None = None):
+        self.capacity, self.kind = capacity, kind
         self.num_added = 0
         """Rows added so far."""
         self._rows: Rows | None = None  # [capacity, ...]
@@ -38,9 +39,12 @@ class Replay(Generic[Rows]):
         first, *_ = leaves(rows)
         num = len(first)
         if self._rows is None:
+            self.kind = type(rows)
             self._rows = tree_map(lambda x: x.new_zeros(self.capacity, *x.shape[1:]), rows)
         elif found := difference(rows, self._rows, free=0):
             raise InputError(f"Replay.add: what is added{found} as in the rows before")
+        elif next(leaves(self._rows)).device != first.device:  # restored from a file that was read elsewhere
+            self._rows = tree_map(lambda x: x.to(first.device), self._rows)
         places = torch.arange(self.num_added, self.num_added + num, device=first.device)[-self.capacity :]
 
         def write(kept: Tensor, new: Tensor) -> None:
@@ -62,24 +66,38 @@ class Replay(Generic[Rows]):
         rows: Rows = take(self._rows, drawn)
         return rows
 
-    def checkpoint(self) -> dict[str, Any]:
-        """What `restore` needs."""
-        rows = None if self._rows is None else tree_map(lambda x: x[: len(self)].clone(), self._rows)
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs; its rows share their memory with these."""
+        rows = None if self._rows is None else tree_map(lambda x: x[: len(self)], self._rows)
         return {"num_added": self.num_added, "capacity": self.capacity, "rows": rows and tuple(rows)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, on the device that it is on; with another capacity, the latest rows.
+
+        Raises:
+            CheckpointError: it is not what `state_dict` returned.
+        """
+        if self.kind is None and saved["rows"] is not None:
+            raise CheckpointError("Replay: name the NamedTuple of its rows to restore one: Replay(capacity, kind)")
+        self.restore(saved, self.kind)
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The same as `state_dict`."""
+        return self.state_dict()
 
     def restore(
         self, saved: dict[str, Any], kind: Any, device: torch.device | None = None, like: Rows | None = None
     ) -> None:
-        """Restores what `checkpoint` returned; with another capacity, the latest rows that fit.
+        """Restores what `state_dict` returned; with another capacity, the latest rows that fit.
 
         Args:
-            saved: what `checkpoint` returned.
+            saved: what `state_dict` returned.
             kind: the NamedTuple.
             device: of the rows from now on; None leaves them where they are.
             like: rows [B, ...] as they must be; None: `add` finds those that are not like the next ones.
 
         Raises:
-            CheckpointError: it is not what `checkpoint` returned.
+            CheckpointError: it is not what `state_dict` returned.
         """
         num_added = restored_number(saved["num_added"], "replay.num_added")
         capacity = restored_number(saved["capacity"], "replay.capacity", low=1)

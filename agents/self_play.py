@@ -63,7 +63,7 @@ class SelfPlayAgent(Agent):
             raise InputError(f"agent.name: {type(self).__name__} plays games against itself; use env.name=selfplay")
         self.game: Game = env.game
         self.horizon = s.horizon
-        self.replay = GameReplay(self.game, s.replay_size, s.symmetries, self.learns_policy)
+        self.replay = GameReplay(self.game, s.replay_size, s.symmetries, self.learns_policy, self.spec.device)
 
     @abstractmethod
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
@@ -80,15 +80,6 @@ class SelfPlayAgent(Agent):
     def train(self, mode: bool = True) -> "SelfPlayAgent":
         """Keeps evaluation mode, so that networks play by running statistics; only fitting switches one to training."""
         return super().train(False)
-
-    def checkpoint(self) -> dict[str, Any]:
-        """Parameters, optimizer, replay, and the positions of unfinished games."""
-        return {**super().checkpoint(), **self.replay.checkpoint()}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
-        super().restore(saved)
-        self.replay.restore(saved)
 
     def _make_optimizer(self) -> Adam:
         s = self.settings

@@ -48,7 +48,7 @@ class DQN(rlcore.Agent):
         self.q = nn.Sequential(body, nn.Linear(body.num_features, int(env.single_action_space.n)))
         self.target = deepcopy(self.q).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.q.parameters(), lr=s.learning_rate)
-        self.replay = Replay(s.replay_size)
+        self.replay = Replay(s.replay_size, Transition)
         self.register_buffer("epsilon", torch.ones(()))  # a buffer, so that checkpoints hold it
 
     def act(self, obs, state=None):
@@ -77,10 +77,3 @@ class DQN(rlcore.Agent):
         with torch.no_grad():
             V = self.target(b.next_obs).amax(1)
         return smooth_l1_loss(Q, b.reward + self.settings.gamma * V * ~b.terminated)
-
-    def checkpoint(self):
-        return {**super().checkpoint(), "replay": self.replay.checkpoint()}
-
-    def restore(self, saved):
-        super().restore(saved)
-        self.replay.restore(saved["replay"], Transition)

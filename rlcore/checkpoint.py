@@ -22,7 +22,7 @@ from rlcore.files import write_whole
 from rlcore.memory import require_memory
 from rlcore.trees import Tree, difference, leaves, told, tree_map
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the layout; a checkpoint with a larger one was written by a newer rlcore, one of 1 has no digest."""
 MARK = b"rlcore blake2b"
 """At the end of a file, before the digest of all bytes before it."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.environment import Environment
 from rlcore.errors import ContractError
 from rlcore.networks import Network
 from rlcore.rollout import Rollout, Step, collect
@@ -21,11 +20,14 @@ from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.spaces import ACTION_MASK
 from rlcore.trees import Tree, leaves, tree_map
 
+if TYPE_CHECKING:
+    from rlcore.environment import Environment
+
 PATIENCE = 100
 """Rollouts in which an agent must begin to learn."""
 
 
-def check_environment(env: Environment, num_steps: int = 300, seed: int = 1) -> None:
+def check_environment(env: "Environment", num_steps: int = 300, seed: int = 1) -> None:
     """Plays random actions and checks the contract of `Environment`.
 
     Args:
@@ -58,7 +60,7 @@ def _require_same(runs: list[tuple[Tree, ...]], others: list[tuple[Tree, ...]], 
             _require(_equal(x, y), f"{name} of step {t} differs {message}")
 
 
-def _reset(env: Environment, seed: int) -> Tree:
+def _reset(env: "Environment", seed: int) -> Tree:
     env.action_space.seed(seed)
     made = env.reset(seed=seed)
     _require(isinstance(made, tuple) and len(made) == 2, f"reset must return (obs, info), got {_kinds(made)}")
@@ -69,7 +71,7 @@ def _reset(env: Environment, seed: int) -> Tree:
     return obs
 
 
-def _play_random(env: Environment, obs: Tree, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
+def _play_random(env: "Environment", obs: Tree, num_steps: int, seed: int) -> list[tuple[Tree, ...]]:
     seen, copies = [], []
     for t in range(num_steps):
         with torch.random.fork_rng():  # the same actions in each run, without seeding what the environment draws
@@ -101,7 +103,7 @@ def _play_random(env: Environment, obs: Tree, num_steps: int, seed: int) -> list
     return seen
 
 
-def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
+def check_agent(agent: Agent, env: "Environment", seed: int = 1) -> None:
     """Lets an agent act and learn, and checks the contract of `Agent`.
 
     Args:
@@ -141,12 +143,12 @@ def check_agent(agent: Agent, env: Environment, seed: int = 1) -> None:
     for name, value in agent.state_dict().items():
         _require(
             _equal(value, again.state_dict()[name]),
-            f"a restored agent learns a different {name}: what learning changes must be a parameter, a buffer, an "
-            "optimizer or a generator among its attributes, or be added to checkpoint and restore",
+            f"a restored agent learns a different {name}: what learning changes must be a parameter, a buffer, a "
+            "number, an optimizer, a generator or have state_dict and load_state_dict, and be among its attributes",
         )
 
 
-def _let_it_learn(agent: Agent, env: Environment, obs: Tree, state: Tree, trained: list[Tensor]) -> None:
+def _let_it_learn(agent: Agent, env: "Environment", obs: Tree, state: Tree, trained: list[Tensor]) -> None:
     """Rollouts until one of the trained parameters changes: an agent may first fill a replay."""
     start = [param.clone() for param in trained]
     for _ in range(PATIENCE):
@@ -178,7 +180,7 @@ def check_horizon(agent: Agent) -> None:
     )
 
 
-def check_acting(agent: Agent, env: Environment, obs: Tree, state: Tree = None) -> None:
+def check_acting(agent: Agent, env: "Environment", obs: Tree, state: Tree = None) -> None:
     """Checks an observation, and the agent's answer to it.
 
     Args:
@@ -217,7 +219,7 @@ def _checked_networks(agent: Agent) -> Iterator[None]:
             handle.remove()
 
 
-def check_rollout(rollout: Rollout, env: Environment) -> None:
+def check_rollout(rollout: Rollout, env: "Environment") -> None:
     """Checks shapes and dtypes of a rollout's first row.
 
     Raises:
@@ -254,7 +256,7 @@ def _kinds(outcome: Any) -> str:
     return f"a tuple of {len(outcome)}" if isinstance(outcome, tuple) else type(outcome).__name__
 
 
-def _check_flow(env: Environment, reward: Any, terminated: Any, truncated: Any) -> None:
+def _check_flow(env: "Environment", reward: Any, terminated: Any, truncated: Any) -> None:
     for name, value, dtype in (
         ("reward", reward, torch.float32),
         ("terminated", terminated, torch.bool),
@@ -264,7 +266,7 @@ def _check_flow(env: Environment, reward: Any, terminated: Any, truncated: Any) 
         _require(value.dtype == dtype, f"{name} must be {dtype}, got {value.dtype}")
 
 
-def _check_action(env: Environment, action: Any) -> None:
+def _check_action(env: "Environment", action: Any) -> None:
     space = env.single_action_space
     _check_tensor(env, "an action", action, tuple(env.action_space.shape or ()))
     is_box = isinstance(space, Box)
@@ -288,7 +290,7 @@ def _check_allowed(actions: Tensor, obs: Tree) -> None:
         )
 
 
-def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs") -> None:
+def _check_obs(env: "Environment", obs: Tree, space: Space[Any], name: str = "obs") -> None:
     if isinstance(space, Dict):
         _require(isinstance(obs, dict), f"{name} must be a dict, got {type(obs).__name__}")
         _require(obs.keys() == space.spaces.keys(), f"{name} must have the keys {[*space]}, got {[*obs]}")
@@ -303,7 +305,7 @@ def _check_obs(env: Environment, obs: Tree, space: Space[Any], name: str = "obs"
         _require(obs.dtype == dtype, f"{name} must be {dtype}, got {obs.dtype}")
 
 
-def _check_tensor(env: Environment, name: str, value: Any, shape: tuple[int, ...]) -> None:
+def _check_tensor(env: "Environment", name: str, value: Any, shape: tuple[int, ...]) -> None:
     _require(isinstance(value, Tensor), f"{name} must be a tensor, got {type(value).__name__}")
     _require(tuple(value.shape) == shape, f"{name} must have shape {shape}, got {tuple(value.shape)}")
     _require(value.device.type == env.device.type, f"{name} must be on {env.device}, is on {value.device}")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
@@ -41,6 +42,7 @@ KINDS = {
     "datasets": registry.datasets,
     "games": registry.games,
     "players": registry.players,
+    "hooks": registry.hooks,
     "reports": registry.reports,
 }
 
@@ -80,7 +82,10 @@ def train(
         settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
         tracker.text("config", configs.dump(loaded.config))
         tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
-        return _fit(run, trainer, loaded, console)
+        with closing(trainer):
+            for _ in trainer.updates():
+                pass
+            return _ended(run, trainer, loaded, console)
 
 
 def resume(path: str, overrides: Sequence[str], trust: bool = False) -> int:
@@ -111,7 +116,10 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
     run.write_config(loaded)
     start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
     console.print(f"{run.path}: {start}", highlight=False)
-    return _fit(run, trainer, loaded, console)
+    with closing(trainer):
+        for _ in trainer.updates():
+            pass
+        return _ended(run, trainer, loaded, console)
 
 
 def evaluate(
@@ -256,39 +264,35 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     return 0
 
 
-def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
-    start = time.perf_counter()
-    try:
-        trainer.fit()
-        figures = {**trainer.figures, **trainer.timing()}
-        result = {
-            "config": loaded.name,
-            "seed": trainer.seed,
-            "steps": trainer.steps,
-            "seconds": round(trainer.seconds, 3),
-            "finished": trainer.finished and trainer.interrupted is None,
-            "figures": figures,
-            "made_with": {
-                **trainer.circumstances(),
-                **{name: version(name) for name in ("rlcore", "gymnasium", "numpy")},
-                "python": sys.version.split()[0],
-            },
-        }
-        run.write_result(result)
-        if trainer.interrupted is None:
-            trainer.tracker.closing_table(trainer.steps, figures)
-    finally:
-        trainer.close()
+def _ended(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
+    """Writes and prints the results of a run that has ended, or was interrupted; returns the exit status."""
+    figures = {**trainer.figures, **trainer.timing()}
+    result = {
+        "config": loaded.name,
+        "seed": trainer.seed,
+        "steps": trainer.steps,
+        "seconds": round(trainer.seconds, 3),
+        "finished": trainer.finished and trainer.interrupted is None,
+        "figures": figures,
+        "made_with": {
+            **trainer.circumstances(),
+            **{name: version(name) for name in ("rlcore", "gymnasium", "numpy")},
+            "python": sys.version.split()[0],
+        },
+    }
+    run.write_result(result)
     if trainer.interrupted is not None:
+        trainer.tracker.stop_progress()
         name = signal.Signals(trainer.interrupted).name
         console.print(
             f"{name}: saved at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False
         )
         return 128 + trainer.interrupted
-    if not trainer.finished:
-        console.print(f"stopped at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False)
+    trainer.tracker.closing_table(trainer.steps, figures)
+    if trainer.finished:
+        console.print(f"{trainer.seconds:.1f} s of training; rlcore eval {run.path}", highlight=False)
     else:
-        console.print(f"{time.perf_counter() - start:.1f} s; rlcore eval {run.path}", highlight=False)
+        console.print(f"stopped at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False)
     return 0
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent
+from rlcore.collector import Collector
 from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
 from rlcore.trees import Tree
@@ -57,6 +58,8 @@ class Environment(VectorEnv, ABC):
     """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
     float64 = False
     """Whether observations of a float64 space are returned as float64, for an agent that reads them so; see `watch`."""
+    deterministic = True
+    """Whether `score` evaluates the agent's best actions, or those that it takes while learning."""
     max_episode_steps = 27_000
     """Steps after which `play` and rollouts of whole episodes cut an episode that has not ended."""
     num_examples: int | None = None
@@ -140,7 +143,15 @@ class Environment(VectorEnv, ABC):
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Evaluates an agent in this twin, made by `evaluation`. The default is `rlcore.evaluation.play`."""
-        return play(agent, self, num_episodes, seed)
+        return play(agent, self, num_episodes, seed, self.deterministic)
+
+    def collector(self, seed: int) -> Collector:
+        """What collects rollouts here. A subclass may bring its own, e.g. of data that exists already.
+
+        Args:
+            seed: of the run.
+        """
+        return Collector(self, seed)
 
     def watch(self, agent: Agent) -> None:
         """Called once by the trainer with the agent that will learn here, for an environment that depends on it."""

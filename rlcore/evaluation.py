@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,8 +17,10 @@ from torch import Tensor
 from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.errors import InputError
-from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
+from rlcore.interruption import Interrupted, Interruption
+from rlcore.seeding import ACTING, EVALUATION, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import Choice
+from rlcore.statistics import numbers_in
 from rlcore.trees import where
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from rlcore.environment import Environment
 
 VIDEOS_FOLDER = "videos"
+MOST_EVALUATED_AT_ONCE = 1024
+"""Environments of an evaluation; of more episodes, each plays several."""
 CUT = "some episodes of {what} had not ended after {steps:,} steps and were cut; see trainer.max_episode_steps"
 
 
@@ -117,6 +121,77 @@ class ReportChoice(Choice):
         return registry.reports[self.name](self.settings)
 
 
+class Evaluator:
+    """Evaluates an agent again and again, in the same episodes.
+
+    Args:
+        env: an environment, whose twin (`Environment.evaluation`) is made when it is first needed.
+        num_episodes: of one evaluation.
+        seed: of the run; that of the episodes is derived from it.
+        reports: made after each evaluation.
+        num_envs: of the twin; None: as many as episodes, at most `MOST_EVALUATED_AT_ONCE`.
+        deterministic: evaluate the agent's best actions, not those that it takes while learning.
+    """
+
+    def __init__(
+        self,
+        env: "Environment",
+        num_episodes: int,
+        seed: int,
+        reports: Sequence[ReportChoice] = (),
+        num_envs: int | None = None,
+        deterministic: bool = True,
+    ):
+        self.source, self.num_episodes, self.seed = env, num_episodes, seed
+        self.num_envs, self.deterministic = num_envs, deterministic
+        self.reports = [(choice.name, choice.make()) for choice in reports]
+        self.env: Environment | None = None
+        """The twin, once it is made."""
+
+    def check(self, agent: Agent) -> None:
+        """Raises an InputError if a report cannot be made of the agent in this environment."""
+        for _, report in self.reports:
+            report.check(agent, self.source)
+
+    def make_env(self, num_episodes: int) -> "Environment":
+        """A twin for the evaluation of that many episodes."""
+        twin = self.source.evaluation(self.num_envs or min(num_episodes, MOST_EVALUATED_AT_ONCE))
+        twin.max_episode_steps = self.source.max_episode_steps
+        twin.deterministic = self.deterministic
+        return twin
+
+    def make(self) -> "Environment":
+        """Makes `env`, unless that is done."""
+        if self.env is None:
+            self.env = self.make_env(self.num_episodes)
+        return self.env
+
+    def __call__(self, agent: Agent, interruption: Interruption) -> tuple[Report, list[tuple[str, Report]]] | None:
+        """Evaluates, and leaves training bit-identical.
+
+        Args:
+            agent: the agent.
+            interruption: whose signal breaks off.
+
+        Returns:
+            The results and the reports by name; None if it was broken off.
+        """
+        found = None
+        with suppress(Interrupted), preserved(agent):  # making the twin may draw random numbers
+            env = self.make()
+            if interruption.signal is None:
+                with interruption.breaking():
+                    report = env.score(agent, self.num_episodes, derive_seed(self.seed, EVALUATION))
+                    found = report, [(name, make(agent, env, report)) for name, make in self.reports]
+        return found if interruption.signal is None else None
+
+    def close(self) -> None:
+        """Closes the environments, with any processes they have."""
+        for env in (self.env, self.source):
+            if env is not None:
+                env.close()
+
+
 @contextmanager
 def evaluating(agent: Agent) -> Iterator[None]:
     """Evaluation mode without graphs, which leaves training bit-identical; see `preserved`."""
@@ -140,7 +215,7 @@ def preserved(agent: Agent) -> Iterator[None]:
             generator.set_state(state)
 
 
-def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Report:
+def play(agent: Agent, env: "Environment", num_episodes: int, seed: int, deterministic: bool = True) -> Report:
     """Plays episodes with the agent's best answers.
 
     Each of the N environments contributes its first ceil(num_episodes / N) episodes: taking the first ones to end
@@ -151,14 +226,18 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
         env: a twin for evaluation (`Environment.evaluation`); it is reset.
         num_episodes: at least this many.
         seed: of the environments and of any random numbers that the agent draws.
+        deterministic: False: with the answers of `Agent.act`, by which it learns.
 
     Returns:
         ``return`` and ``length`` (mean), ``return_std``, ``return_min``, ``return_max``, the 95 % interval of the mean
-        ``return_low`` and ``return_high``; columns ``return`` and ``length``.
+        ``return_low`` and ``return_high``; columns ``return`` and ``length``. Numbers in the ``info`` of the last steps
+        of episodes, as ``is_success``: their means over the episodes that have them, and columns, by their names.
     """
+    answer = agent.predict if deterministic else agent.act
     quota = math.ceil(num_episodes / env.num_envs)
     returns: list[list[float]] = [[] for _ in range(env.num_envs)]
     lengths: list[list[float]] = [[] for _ in range(env.num_envs)]
+    infos: list[list[dict[str, float]]] = [[] for _ in range(env.num_envs)]
     any_cut, num_resets = False, 0
     with evaluating(agent):
         seed_everything(derive_seed(seed, ACTING))
@@ -169,8 +248,8 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
             running = torch.zeros(2, env.num_envs, dtype=torch.float64, device=env.device)  # return and length so far
             waiting = {n for n, episodes in enumerate(returns) if len(episodes) < quota}
             while waiting:
-                step = agent.predict(obs, state)
-                obs, reward, terminated, truncated, _ = env.step(step.action)
+                step = answer(obs, state)
+                obs, reward, terminated, truncated, info = env.step(step.action)
                 done = terminated | truncated
                 running[0] += reward
                 running[1] += 1
@@ -183,16 +262,21 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int) -> Repo
                     if n in waiting:
                         returns[n].append(total)
                         lengths[n].append(length)
+                        infos[n].append(numbers_in(info, n))
                         any_cut |= was_cut
                         if was_cut or len(returns[n]) == quota:
                             waiting.remove(n)
                 running *= ~done
-    columns = {"return": list(chain(*returns)), "length": list(chain(*lengths))}
+    told = list(chain(*infos))
+    names = sorted({name for numbers in told for name in numbers} - {"return", "length"})
+    columns = {name: [numbers.get(name, math.nan) for numbers in told] for name in names}
+    columns |= {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
     low, high = bootstrap_interval(scores)
     remarks = (CUT.format(what="an evaluation", steps=env.max_episode_steps),) if any_cut else ()
     return Report(
         scalars={
+            **{name: float(np.nanmean(columns[name])) for name in names},
             "return": scores.mean().item(),
             "return_std": scores.std(correction=0).item(),
             "return_min": scores.min().item(),

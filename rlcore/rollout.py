@@ -62,8 +62,9 @@ class Rollout:
         self.last_state: Tree = None
         self.env_seconds = 0.0
         """Seconds spent in ``env.step``."""
+        self.infos: list[dict[str, Any]] = []
+        """T, what ``env.step`` returned as ``info``."""
         self._rows: list[Row] = []
-        self._final_obs: list[Tree] = []
         self._valid: list[Tensor] = []
 
     @cached_property
@@ -141,7 +142,7 @@ class Rollout:
         if not len(times):
             return take(self.last_obs, slice(0))
         distinct, rows = times.unique(return_inverse=True)
-        kept = [self._final_obs[t] for t in distinct.tolist()]
+        kept = [self.infos[t].get("final_obs") for t in distinct.tolist()]
         if any(obs is None for obs in kept):
             raise ContractError(
                 "an episode was truncated, but info has no final_obs: put the true last observations [N, *O] there"
@@ -188,7 +189,7 @@ class Rollout:
         reward: Tensor,
         terminated: Tensor,
         truncated: Tensor,
-        final_obs: Tree,
+        info: dict[str, Any],
         valid: Tensor | None = None,
     ) -> None:
         """Adds a row of N transitions.
@@ -199,11 +200,11 @@ class Rollout:
             reward: [N] float32.
             terminated: [N] bool.
             truncated: [N] bool.
-            final_obs: [N, *O], the true successors; None if nothing was truncated.
+            info: of the step; its ``final_obs`` [N, *O] are the true successors, needed if anything was truncated.
             valid: [N] bool, which of them count; None in every row if all do.
         """
         self._rows.append(Row(obs, step.action, reward, terminated, truncated, step.memory))
-        self._final_obs.append(final_obs)
+        self.infos.append(info)
         if valid is not None:
             self._valid.append(valid)
 
@@ -217,7 +218,7 @@ class Rollout:
         part = Rollout(self.progress, take(self.initial_state, envs))
         part.last_obs, part.last_state = take(self.last_obs, envs), take(self.last_state, envs)
         part._rows = rows
-        part._final_obs = [take(obs, envs) for obs in self._final_obs]
+        part.infos = [{"final_obs": take(info.get("final_obs"), envs)} for info in self.infos]
         part._valid = [valid[envs] for valid in self._valid]
         return part
 
@@ -238,38 +239,65 @@ def collect(
         agent: the agent that acts.
         env: the environment.
         obs: [N, *O], the current observation. A horizon of None needs that of a reset.
-        horizon: T, steps in each environment; or None: every environment plays one episode to its end, or to
-            ``env.max_episode_steps``. Leaving out the episodes that a fixed T cuts would favour short ones.
+        horizon: T, steps in each environment; None: whole episodes, see `collect_episodes`.
         state: recurrent agents only: the current state.
         progress: see `Rollout`.
     """
+    if horizon is None:
+        return collect_episodes(agent, env, obs, state, progress)
     rollout = Rollout(progress, state)
     initial_state = None if state is None else agent.initial_state(env.num_envs)
-    running = None
-    if horizon is None:
-        running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     with torch.set_grad_enabled(agent.differentiable):
-        while len(rollout) != horizon:
+        for _ in range(horizon):
             step = agent.act(obs, state)
             start = time.perf_counter()
             next_obs, reward, terminated, truncated, info = env.step(step.action)
             rollout.env_seconds += time.perf_counter() - start
-            final_obs = info.get("final_obs")
-            if running is not None and len(rollout) + 1 == env.max_episode_steps:
-                truncated = truncated | (running & ~terminated)
-                final_obs = next_obs if final_obs is None else final_obs
-            rollout.append(obs, step, reward, terminated, truncated, final_obs, running)
+            rollout.append(obs, step, reward, terminated, truncated, info)
             obs = next_obs
             if initial_state is not None:
                 state = where(terminated | truncated, initial_state, step.state)
-            if running is not None:
-                done = terminated | truncated
-                running = running & ~done
-                if not running.any():  # one sync per step, and only for whole episodes
-                    if not done.all():  # else every environment has just begun an episode, which a reset would discard
-                        obs, _ = env.reset()
-                        state = initial_state
-                    break
+    rollout.last_obs, rollout.last_state = obs, state
+    return rollout
+
+
+def collect_episodes(
+    agent: "Agent", env: "Environment", obs: Tree, state: Tree = None, progress: float = 0.0
+) -> Rollout:
+    """Plays one episode in every environment to its end, or to ``env.max_episode_steps``.
+
+    Leaving out the episodes that a fixed number of steps cuts would favour short ones. Rows after an episode's end are
+    not `Rollout.valid`.
+
+    Args:
+        agent: the agent that acts.
+        env: the environment.
+        obs: [N, *O], of a reset.
+        state: recurrent agents only: the state of a reset.
+        progress: see `Rollout`.
+    """
+    rollout = Rollout(progress, state)
+    initial_state = None if state is None else agent.initial_state(env.num_envs)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    with torch.set_grad_enabled(agent.differentiable):
+        while True:
+            step = agent.act(obs, state)
+            start = time.perf_counter()
+            next_obs, reward, terminated, truncated, info = env.step(step.action)
+            rollout.env_seconds += time.perf_counter() - start
+            if len(rollout) + 1 == env.max_episode_steps:
+                truncated = truncated | (running & ~terminated)
+                info = {"final_obs": next_obs, **info}
+            rollout.append(obs, step, reward, terminated, truncated, info, running)
+            obs, done = next_obs, terminated | truncated
+            if initial_state is not None:
+                state = where(done, initial_state, step.state)
+            running = running & ~done
+            if not running.any():  # one sync per step, and only for whole episodes
+                break
+    if not done.all():  # else every environment has just begun an episode, which a reset would discard
+        obs, _ = env.reset()
+        state = initial_state
     rollout.last_obs, rollout.last_state = obs, state
     return rollout
 

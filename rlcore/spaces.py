@@ -7,6 +7,7 @@ import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, MultiBinary
 
+from rlcore import registry
 from rlcore.trees import Tree
 
 ACTION_MASK = "action_mask"
@@ -38,6 +39,31 @@ def with_channels(space: Space[Any], channels: Channels) -> Space[Any]:
     if isinstance(space, MultiBinary):
         space = Box(0, 1, space.shape, np.int8)
     return Image(space, channels) if isinstance(space, Box) and len(space.shape) in (3, 4) else space
+
+
+class Positions(Box):
+    """Positions of a game, its states as the mover sees them; int64.
+
+    Args:
+        name: the game's registered name.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.game = name, registry.games[name]()
+        whole = np.iinfo(np.int64)
+        super().__init__(whole.min, whole.max, (self.game.state_size,), np.int64)
+
+
+class Planes(Image):
+    """Positions of a game as images, [C, H, W] in [0, 1]; float32.
+
+    Args:
+        name: the game's registered name.
+    """
+
+    def __init__(self, name: str):
+        self.name, self.game = name, registry.games[name]()
+        super().__init__(Box(0, 1, self.game.planes_shape, np.float32), "first")
 
 
 class Logits(Box):

@@ -1,12 +1,32 @@
 """Returns and lengths of the episodes that ended while learning."""
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlcore.checkpoint import restored, restored_number
+from rlcore.errors import CheckpointError
 from rlcore.rollout import Rollout
+
+RESERVED = {"return", "length"}
+"""Names that numbers of ``info`` cannot have."""
+
+
+class Episodes(NamedTuple):
+    """K episodes, in the order in which they ended."""
+
+    env: list[int]
+    """K numbers of their environments."""
+    returns: list[float]
+    """K sums of rewards."""
+    lengths: list[float]
+    """K numbers of steps."""
+    infos: list[dict[str, float]]
+    """K, the numbers in the ``info`` of their last steps."""
 
 
 class EpisodeStatistics:
@@ -19,20 +39,30 @@ class EpisodeStatistics:
         num_envs: N.
         device: of the rollouts.
         window: how many of the latest episodes count.
+        on_episodes: called with the episodes that have ended since it was called before.
     """
 
-    def __init__(self, num_envs: int, device: torch.device, window: int = 100):
-        self.window = window
+    def __init__(
+        self,
+        num_envs: int,
+        device: torch.device,
+        window: int = 100,
+        on_episodes: Callable[[Episodes], None] | None = None,
+    ):
+        self.window, self.on_episodes = window, on_episodes
         self._num_episodes = 0
         self._running = torch.zeros(2, num_envs, dtype=torch.float64, device=device)  # return and length so far
         self._latest = torch.zeros(2, 0, dtype=torch.float64)
+        self._numbers: dict[str, list[float]] = {}  # of the latest episodes that have them, by name
         self._pending: list[tuple[Any, ...]] = []  # reward, terminated, truncated and valid of each rollout
+        self._infos: list[dict[str, Any]] = []  # of each row of those rollouts
 
     def add(self, rollout: Rollout) -> None:
         """Adds a rollout."""
         rows = rollout if rollout.ragged or len(rollout) > 1 else rollout[0]  # one row needs no stacking
         valid = rollout.valid if rollout.ragged else None
         self._pending.append((rows.reward.detach(), rows.terminated, rows.truncated, valid))
+        self._infos += rollout.infos
 
     def count(self) -> int:
         """Number of episodes that have ended."""
@@ -40,24 +70,33 @@ class EpisodeStatistics:
         return self._num_episodes
 
     def means(self) -> dict[str, float]:
-        """``return`` and ``length`` over the latest ``window`` episodes; empty before the first has ended."""
+        """``return`` and ``length`` over the latest ``window`` episodes; empty before the first has ended.
+
+        Also of the numbers in the ``info`` of their last steps, as ``is_success``, over the latest that have them.
+        """
         self._flush()
         if not self._latest.shape[1]:
             return {}
         mean_return, mean_length = self._latest.mean(1).tolist()
-        return {"return": mean_return, "length": mean_length}
+        others = {name: sum(values) / len(values) for name, values in self._numbers.items()}
+        return {**others, "return": mean_return, "length": mean_length}
+
+    def flush(self) -> None:
+        """Does the arithmetic that is pending, after which ``on_episodes`` has been called with every episode."""
+        self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             *columns, valids = zip(*self._pending, strict=True)
+            infos, self._infos = self._infos, []
             self._pending.clear()
             N = self._running.shape[1]
             reward, terminated, truncated = (torch.cat([x.view(-1, N) for x in column]) for column in columns)
             rows = zip(columns[1], valids, strict=True)
             valid = torch.cat([(torch.ones_like(flag) if kept is None else kept).view(-1, N) for flag, kept in rows])
-            self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid)
+            self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid, infos)
 
-    def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor) -> None:
+    def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor, infos: list[dict[str, Any]]) -> None:
         """Adds up each episode by differences of cumulative sums; all arguments [T, N]."""
         sums = torch.stack([reward, valid.double()]).cumsum(1) + self._running[:, None]  # [2, T, N]
         env, time = ended.t().nonzero(as_tuple=True)  # one environment after the other, each in order of time
@@ -67,34 +106,54 @@ class EpisodeStatistics:
         before = at_end.roll(1, dims=1).masked_fill(first, 0.0)
         last = at_end.masked_fill(~first.roll(-1), 0.0)
         self._running = sums[:, -1].index_add(1, env, last, alpha=-1)
-        latest = (at_end - before)[:, time.argsort(stable=True)].cpu()
+        order = time.argsort(stable=True)
+        latest = (at_end - before)[:, order].cpu()
         self._num_episodes += latest.shape[1]
         self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
+        if not latest.shape[1] or not (any(infos) or self.on_episodes):
+            return
+        envs = env[order].tolist()
+        told = [numbers_in(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
+        for numbers in told:
+            for name, value in numbers.items():
+                self._numbers[name] = [*self._numbers.get(name, []), value][-self.window :]
+        if self.on_episodes is not None:
+            returns, lengths = latest.tolist()
+            self.on_episodes(Episodes(envs, returns, lengths, told))
 
     def drop_running(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
         self._flush()
         self._running.zero_()
 
-    def checkpoint(self) -> dict[str, Any]:
-        """What `restore` needs."""
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs."""
+        if any(self._infos):
+            self._flush()
         return {
+            "numbers": self._numbers,
             "num_episodes": self._num_episodes,
             "running": self._running,
             "latest": self._latest,
             "pending": [list(column) for column in self._pending],
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned.
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned.
 
         Raises:
-            CheckpointError: it is of another number of environments, or not what `checkpoint` returned.
+            CheckpointError: it is of another number of environments, or not what `state_dict` returned.
         """
+        self._numbers = {}
+        for name, values in saved.get("numbers", {}).items():
+            if not isinstance(name, str) or not all(isinstance(value, float) for value in values):
+                raise CheckpointError("the checkpoint does not fit: numbers of episodes are not numbers by name")
+            self._numbers[name] = list(values)
         self._num_episodes = restored_number(saved["num_episodes"], "the number of episodes")
         self._running = restored(saved["running"], self._running, "the running returns")
         self._latest = restored(saved["latest"], self._latest, "the latest returns", free=1)
         self._pending = [self._restored_rows(*rows) for rows in saved["pending"]]
+        self._infos = [{}] * sum(reward.numel() // len(self._running[0]) for reward, *_ in self._pending)
 
     def _restored_rows(self, reward: Any, terminated: Any, truncated: Any, valid: Any) -> tuple[Any, ...]:
         """What `add` kept of a rollout, each [N] or [T, N]."""
@@ -102,3 +161,23 @@ class EpisodeStatistics:
         like = one.expand(*reward.shape[:-1], -1) if reward.ndim == 2 else one
         flags = (like > 0, like > 0, None if valid is None else like > 0)
         return restored((reward, terminated, truncated, valid), (like, *flags), "a rollout's rewards and flags")
+
+
+def numbers_in(info: dict[str, Any], env: int) -> dict[str, float]:
+    """The finite numbers in a step's ``info`` about one environment, by name.
+
+    Args:
+        info: as of ``gymnasium.vector.VectorEnv``: arrays or tensors [N], with a bool ``_<name>`` [N] where not all
+            environments have that number.
+        env: the environment's number, in [0, N).
+    """
+    found = {}
+    for name, values in info.items():
+        if name in RESERVED or name.startswith("_") or not isinstance(values, (np.ndarray, Tensor)) or values.ndim != 1:
+            continue
+        present = info.get(f"_{name}")
+        if values.dtype != object and (present is None or present[env]):
+            value = float(values[env])
+            if math.isfinite(value):
+                found[name] = value
+    return found

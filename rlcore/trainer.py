@@ -3,32 +3,35 @@
 import copy
 import math
 import platform
+import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from rlcore import checkpoint, settings
+from rlcore import checkpoint, legacy, settings
 from rlcore.agent import Agent, Metrics
-from rlcore.checkpoint import fitting, restored, restored_number
-from rlcore.checks import check_acting, check_horizon, check_metrics, check_rollout
+from rlcore.checkpoint import fitting, restored_number
+from rlcore.checks import check_horizon, check_metrics
 from rlcore.environment import Environment
-from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
-from rlcore.evaluation import CUT, Report, ReportChoice, preserved
+from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.evaluation import CUT, Evaluator, Report, ReportChoice
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
+from rlcore.hooks import Hook, HookChoice
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.memory import require_memory
-from rlcore.rollout import Rollout, collect
-from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
+from rlcore.rollout import Rollout
+from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.settings import flatten
 from rlcore.spaces import zeros
+from rlcore.stateful import LEARNS
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import Tracker
-from rlcore.trees import Tree, leaves, told
+from rlcore.trees import leaves, told
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
@@ -36,8 +39,6 @@ CLOCKS = "collect", "learn", "env"
 """What a trainer's time is spent on."""
 BYTES_PER_STEP = 100
 """About what a step takes beside its observation: action, reward, flags, memory, and what is computed of them."""
-MOST_EVALUATED_AT_ONCE = 1024
-"""Environments of an evaluation; of more episodes, each plays several."""
 
 
 class Trainer:
@@ -46,6 +47,11 @@ class Trainer:
     In Python, without a config::
 
         Trainer(PPO(env, PPO.Settings(learning_rate=3e-4)), env, total_steps=100_000).fit()
+
+    or, to do something of one's own after each update::
+
+        for metrics in trainer.updates():
+            print(trainer.steps, metrics["loss"])
 
     Args:
         agent: the agent that learns; moved to the environment's device.
@@ -57,6 +63,8 @@ class Trainer:
         run_dir: folder of events and checkpoints; None writes no file.
         tracker: where figures go; None creates a silent one.
         name: of the agent, written into its checkpoints and compared when they are read.
+        eval_env: another environment whose twin evaluates, e.g. one whose rewards are not clipped; None: ``env``.
+        hooks: beside those of the settings, which come first.
 
     Raises:
         InputError: this is no `Environment`, neither or both of ``settings`` and ``total_steps`` are given, or the
@@ -76,18 +84,25 @@ class Trainer:
         """Stop and save at this step, without changing the schedules; ``rlcore resume`` continues."""
         log_every: PositiveInt | None = None
         """Steps between logs; default: total_steps / 500."""
-        eval_every: PositiveInt | None = None
-        """Steps between evaluations; default: total_steps / 10."""
+        eval_every: PositiveInt | Literal["auto"] | None = "auto"
+        """Steps between evaluations; auto: total_steps / 10. null: none at all, also not at the end."""
         eval_episodes: Annotated[int, Field(gt=0, le=1_000_000)] = 20
         """Episodes of one evaluation."""
+        eval_num_envs: Annotated[int, Field(gt=0, le=2**16)] | None = None
+        """Environments of an evaluation; null: as many as episodes, at most 1,024."""
+        eval_deterministic: bool = True
+        """Evaluate the agent's best actions (`Agent.predict`); false: those that it takes while learning
+        (`Agent.act`)."""
         max_episode_steps: PositiveInt | None = None
         """Steps after which an evaluation, or a rollout of whole episodes, cuts one that has not ended; null: the
         environment's time limit, but at least 27,000."""
         checkpoint_every: PositiveInt | None = None
-        """Steps between checkpoints; default: ``eval_every``."""
+        """Steps between checkpoints; default: as for evaluations, or total_steps / 10 without any."""
         keep_checkpoints: bool = False
         """Also keep each checkpoint as ``checkpoints/<steps>.pt``."""
-        reports: list[ReportChoice] = []  # noqa: RUF012 (pydantic copies it)
+        hooks: list[HookChoice] = []  # noqa: RUF012 (pydantic copies it)
+        """What is done beside training, in this order (``rlcore list hooks``)."""
+        reports: list[ReportChoice] = []  # noqa: RUF012
         """Reports made at every evaluation, for TensorBoard and ``figures/``."""
         tensorboard: bool = True
         """Write TensorBoard events."""
@@ -109,6 +124,8 @@ class Trainer:
         run_dir: str | Path | None = None,
         tracker: Tracker | None = None,
         name: str = "",
+        eval_env: Environment | None = None,
+        hooks: Sequence[Hook] = (),
     ):
         if not isinstance(env, Environment):
             raise InputError(f"Trainer needs an rlcore.Environment, e.g. rlcore.GymEnvironment; got {env}")
@@ -116,38 +133,53 @@ class Trainer:
             raise InputError("Trainer needs either settings, Trainer.Settings(...), or total_steps=...")
         check_horizon(agent)
         _check_rollout_fits(agent, env)
-        self.settings = settings if settings is not None else self.Settings(total_steps=total_steps)
-        self.agent, self.env, self.seed = agent.to(env.device), env, seed
-        env.watch(self.agent)
-        env.max_episode_steps = self.settings.max_episode_steps or env.max_episode_steps
+        self.settings = s = settings if settings is not None else self.Settings(total_steps=total_steps)
+        self.agent, self.seed = agent.to(env.device), seed
+        for one in (env,) if eval_env is None else (env, eval_env):
+            _require_same_spaces("eval_env", one, env)
+            one.watch(self.agent)
+            one.max_episode_steps = s.max_episode_steps or one.max_episode_steps
+        self.collector = env.collector(seed)
+        """Who plays."""
+        self.evaluator = Evaluator(
+            eval_env or env, s.eval_episodes, seed, s.reports, s.eval_num_envs, s.eval_deterministic
+        )
+        self.evaluator.check(self.agent)
         self.write_to(run_dir, tracker)
         self.name = name or type(agent).__name__
-        self.total_steps = total = _total_steps(self.settings, env)
-        self.log_every = self.settings.log_every or max(1, total // 500)
-        self.eval_every = self.settings.eval_every or max(1, total // 10)
-        self.checkpoint_every = self.settings.checkpoint_every or self.eval_every
+        self.total_steps = total = _total_steps(s, env)
+        self.log_every = s.log_every or max(1, total // 500)
+        self.eval_every = max(1, total // 10) if s.eval_every == "auto" else s.eval_every
+        self.checkpoint_every = s.checkpoint_every or self.eval_every or max(1, total // 10)
 
         self.steps = 0
         """Environment steps done."""
-        self.obs: Tree = None
-        self.state: Tree = None
         self.episodes = EpisodeStatistics(env.num_envs, env.device, window=max(100, env.num_envs))
         self.best = -math.inf
         self.figures: dict[str, float] = {}
         """The latest value of every figure, by TensorBoard tag."""
+        self.report = Report({})
+        """The closing evaluation; empty before the end of the run."""
+        self.stopped: str | None = None
+        """Why a hook has ended the run (`stop`)."""
         self.collect_seconds = self.learn_seconds = self.env_seconds = 0.0
         """Spent collecting, learning, and in the environment's steps, a part of collecting."""
+        self._first_env = env
         self._interruption = Interruption()
         self._evaluation_pending = False  # one is due that was interrupted or failed
         self._finished_at: int | None = None  # the step at which the agent finished
-        self._collecting = False  # or failed in it, so that the environment is no longer where `obs` is from
-        self._reports = [choice.make() for choice in self.settings.reports]
-        for report in self._reports:
-            report.check(self.agent, env)
+        self._learning = False  # or failed in it, so that the parameters may be of no use
         self._logged_at = 0
-        self._evaluation_env: Environment | None = None
         self._finite = FiniteCheck()
         self._remarked: set[str] = set()
+        self.hooks = [*(choice.make() for choice in s.hooks), *hooks]
+        for hook in self.hooks:
+            hook.on_start(self)
+
+    @property
+    def env(self) -> Environment:
+        """Where the agent learns."""
+        return self.collector.env
 
     def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
         """Sets where events and checkpoints go from now on; a previous tracker is not closed.
@@ -160,34 +192,46 @@ class Trainer:
         self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
 
     def fit(self) -> Report:
-        """Trains to the end of the run, lets the agent finish and evaluates, or trains to ``stop_at``; saves.
-
-        On a signal to end it finishes the current update, or abandons an evaluation or a rollout of whole episodes,
-        saves and returns early (`interrupted`). If an environment, an evaluation or a report fails, what was learned
-        before is also saved.
+        """Trains to the end of the run, or to ``stop_at``; see `updates`.
 
         Returns:
             The closing evaluation; empty if the end of the run was not reached.
+
+        Raises:
+            KeyboardInterrupt: a Ctrl-C ended it early, after it has saved. Another of the signals that end a process
+                raises SystemExit.
+        """
+        for _ in self.updates():
+            pass
+        if self.interrupted == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.interrupted is not None:
+            raise SystemExit(128 + self.interrupted)
+        return self.report
+
+    def updates(self) -> Iterator[Metrics]:
+        """Trains to the end of the run, or to ``stop_at``: collects, learns, logs, evaluates and saves.
+
+        A signal to end, as Ctrl-C, lets it finish the current update, or abandon an evaluation or a rollout of whole
+        episodes, save and end early (`interrupted`). It is also saved if the loop over it is left, and if anything but
+        learning fails: an environment, an evaluation, a hook, the body of the loop.
+
+        Yields:
+            The metrics of each update, after everything that is due with it. The body of the loop may save, evaluate
+            other things, or end the run by `stop`.
 
         Raises:
             NonFiniteError: an observation, a reward or a loss was NaN or infinite.
             ContractError: the first rollout or the agent's metrics are not as they should be.
             EnvironmentFailure: an environment raised an error, died or hung.
         """
-        try:
-            return self._fit()
-        except Exception:
-            if self._evaluation_pending or self._collecting:  # learning did not fail
-                self.save("last")
-            raise
-
-    def _fit(self) -> Report:
         self._interruption = Interruption()
+        self.report = Report({})
         self._remark(*self.env.remarks)
         metrics: Metrics | None = None
-        with self._interruption.listening():
+        with self._interruption.listening(), self._saved_at_last():
             if self._evaluation_pending and not self.finished:
-                self._evaluate()
+                self.evaluate()
             while not self._at_goal():
                 before = self.steps
                 try:
@@ -197,26 +241,115 @@ class Trainer:
                 if self._due(self.log_every, before):
                     self._log(metrics)
                 if self._due(self.eval_every, before) and not self.finished:
-                    self._evaluate()
+                    self.evaluate()
                 if self._due(self.checkpoint_every, before):
                     self._check_deferred()
                     self.save("last")
                     if self.settings.keep_checkpoints:
                         self.save(str(self.steps))
+                yield metrics
             if metrics is not None and self._logged_at != self.steps:
                 self._log(metrics)
             if self.finished and self.interrupted is None:
                 self._finish()
-            closing = self._evaluate() if self.finished else Report({})
-            self.save("last")
-            self.tracker.flush()
-        return closing
+            if self.finished and self.eval_every is not None:
+                self.report = self.evaluate()
+
+    def update(self) -> Metrics:
+        """Collects one rollout and learns from it; logs, evaluates and saves nothing."""
+        if not self.agent.training:  # one that was loaded for evaluation
+            self.agent.train()
+        start = time.perf_counter()
+        progress = min(1.0, self.steps / self.total_steps)
+        rollout = self.collector.collect(self.agent, progress, self._interruption)
+        if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
+            self._remark(CUT.format(what="a rollout", steps=len(rollout)))
+        for hook in self.hooks:
+            hook.on_rollout(self, rollout)
+        collected = time.perf_counter()
+        self._learning = True
+        try:
+            if not self.agent.differentiable:  # there the loss, which is checked, is the reward
+                self._finite.look(rollout, self.steps)
+            metrics = self.agent.learn(rollout)
+        except NonFiniteError as error:
+            raise self._dumped(error, rollout) from None
+        if not self.steps:
+            check_metrics(metrics)
+        self._learning = False
+        self.env.learned()
+        self.steps += rollout.num_steps
+        self.episodes.add(rollout)
+        self.collect_seconds += collected - start
+        self.env_seconds += rollout.env_seconds
+        self.learn_seconds += time.perf_counter() - collected
+        for hook in self.hooks:
+            hook.on_update(self, metrics)
+        return metrics
+
+    def evaluate(self) -> Report:
+        """Evaluates the agent, tracks the results, and keeps the checkpoint if it is the best so far.
+
+        Returns:
+            The results; empty if a signal to end came before they were complete.
+        """
+        self._check_deferred()
+        self._evaluation_pending = True
+        with self._answering():
+            found = self.evaluator(self.agent, self._interruption)
+        if self.evaluator.env is self.env:
+            self._begin_episodes()
+        if found is None:
+            return Report({})
+        report, made = found
+        self._remark(*report.remarks)
+        self.tracker.report("eval", report, self.steps)
+        self.figures |= report.tagged("eval")
+        for name, one in made:
+            self.tracker.report(name, one, self.steps)
+            self.figures |= one.tagged(name)
+        self._evaluation_pending = False
+        for hook in self.hooks:
+            hook.on_evaluation(self, report)
+        if self.env.select_best:
+            self._keep_if_best(report)
+        return report
+
+    def stop(self, reason: str) -> None:
+        """Ends the run after this update as at its last step; for hooks, and for the body of a loop over `updates`.
+
+        Args:
+            reason: why, in a few words.
+        """
+        if self.stopped is None:
+            self.stopped = reason
+            self._remark(f"the run ends at step {self.steps:,}: {reason}")
+
+    def replace_env(self, env: Environment) -> None:
+        """Goes on in another environment, in new episodes; evaluation remains where it was.
+
+        Args:
+            env: has the same number of environments and the same spaces.
+
+        Raises:
+            InputError: it does not.
+        """
+        _require_same_spaces("the new environment", env, self.env)
+        if env.num_envs != self.env.num_envs:
+            raise InputError(f"the new environment must have {self.env.num_envs} environments, has {env.num_envs}")
+        env.watch(self.agent)
+        env.max_episode_steps = self.settings.max_episode_steps or env.max_episode_steps
+        before, began = self.collector, self.collector.obs is not None
+        self.collector = env.collector(self.seed)
+        if before.env is not self.evaluator.source:
+            before.env.close()
+        if began:
+            self._begin_episodes()
 
     def close(self) -> None:
         """Closes the environments, with any processes they have, and the tracker."""
         self.env.close()
-        if self._evaluation_env not in (None, self.env):
-            self._evaluation_env.close()
+        self.evaluator.close()
         self.tracker.close()
 
     @property
@@ -238,95 +371,50 @@ class Trainer:
             **{f"time/{name}_share": seconds / (self.seconds or math.nan) for name, seconds in shares.items()},
         }
 
-    def update(self) -> Metrics:
-        """Collects one rollout and learns from it."""
-        if not self.agent.training:  # one that was loaded for evaluation
-            self.agent.train()
-        if self.obs is None:
-            seed_everything(derive_seed(self.seed, ACTING))
-            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
-            self.state = self.agent.initial_state(self.env.num_envs)
-        start = time.perf_counter()
-        progress = min(1.0, self.steps / self.total_steps)
-        rollout = self._collect(progress)
-        collected = time.perf_counter()
-        if not self.steps:
-            check_rollout(rollout, self.env)
-        try:
-            if not self.agent.differentiable:  # there the loss, which is checked, is the reward
-                self._finite.look(rollout, self.steps)
-            metrics = self.agent.learn(rollout)
-        except NonFiniteError as error:
-            raise self._dumped(error, rollout) from None
-        if not self.steps:
-            check_metrics(metrics)
-        self.env.learned()
-        self.obs, self.state = rollout.last_obs, rollout.last_state
-        self.steps += rollout.num_steps
-        self.episodes.add(rollout)
-        self.collect_seconds += collected - start
-        self.env_seconds += rollout.env_seconds
-        self.learn_seconds += time.perf_counter() - collected
-        return metrics
-
-    def _collect(self, progress: float) -> Rollout:
-        """The next rollout; one of whole episodes can be broken off, and then begins again where it began."""
-        whole_episodes = self.agent.horizon is None and self.env.num_examples is None
-        self._collecting = True
-        try:
-            with self._unplayed_if_interrupted() if whole_episodes else nullcontext():
-                rollout = collect(self.agent, self.env, self.obs, self.agent.horizon, self.state, progress)
-        except Exception as error:
-            if not self.steps:  # it may be that an observation or an action is not as it should be
-                try:
-                    check_acting(self.agent, self.env, self.obs, self.state)
-                except ContractError as reason:
-                    raise reason from error
-            raise
-        self._collecting = False
-        if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
-            self._remark(CUT.format(what="a rollout", steps=len(rollout)))
-        return rollout
-
-    @contextmanager
-    def _unplayed_if_interrupted(self) -> Iterator[None]:
-        """A signal aborts what is played in here, and environment and generators return to where they were before."""
-        before, rng = copy.deepcopy(self.env.checkpoint()), rng_state()
-        generators = [(generator, generator.get_state()) for _, generator in self.agent.held(torch.Generator)]
-        try:
-            with self._interruption.breaking():
-                yield
-        except Interrupted:
-            if before is not None:
-                self.env.restore(before)
-                self._collecting = False
-            restore_rng_state(rng)
-            for generator, state in generators:
-                generator.set_state(state)
-            raise
-
     def save(self, name: str) -> None:
-        """Writes ``checkpoints/<name>.pt``, if there is a run folder."""
+        """Writes ``checkpoints/<name>.pt``, if there is a run folder; ``best`` has only what answers."""
         if self.run_dir is not None:
-            checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", self.checkpoint())
+            content = self.checkpoint(learns=name != "best")
+            checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", content)
 
-    def checkpoint(self) -> dict[str, Any]:
-        """A copy of everything that the rest of the run depends on: later updates do not change it."""
-        content = {
-            "name": self.name,
+    def checkpoint(self, learns: bool = True) -> dict[str, Any]:
+        """A copy of what answers, and of everything else that the rest of the run depends on (``learns``).
+
+        What answers, the agent's name, settings, parameters and spaces, is all that ``rlcore.load`` reads.
+
+        Args:
+            learns: whether to include the rest: later updates do not change the copy.
+        """
+        with self._answering():
+            agent = self.agent.checkpoint()
+            rest = {part: agent.pop(part) for part in LEARNS if part in agent}
+            content = copy.deepcopy(
+                {
+                    "name": self.name,
+                    "steps": self.steps,
+                    "spec": self.agent.spec.plain(),
+                    "observation_shape": self.env.single_observation_space.shape,
+                    "agent": agent,
+                }
+            )
+        if learns:
+            content["learns"] = copy.deepcopy(self._learns(rest))
+        return content
+
+    def _learns(self, agent: dict[str, Any]) -> dict[str, Any]:
+        """What the rest of the run depends on; ``agent`` is the agent's part of it."""
+        return {
             "fits": self._fits(),
-            "observation_shape": self.env.single_observation_space.shape,
             "settings": self._settings_of_all(),
-            "agent": self.agent.checkpoint(),
-            "env": None if self._collecting else self.env.checkpoint(),
-            "obs": self.obs,
-            "state": self.state,
-            "episodes": self.episodes.checkpoint(),
+            "agent": agent,
+            "hooks": [(type(hook).__name__, hook.state_dict()) for hook in self.hooks],
+            "collector": self.collector.state_dict(),
+            "episodes": self.episodes.state_dict(),
             "rng": rng_state(),
-            "steps": self.steps,
             "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
+            "stopped": self.stopped,
             "evaluation_pending": self._evaluation_pending,
             "finished_at": self._finished_at,
             "collect_seconds": self.collect_seconds,
@@ -334,7 +422,6 @@ class Trainer:
             "env_seconds": self.env_seconds,
             "made_with": self.circumstances(),
         }
-        return copy.deepcopy(content)
 
     def restore_agent(self, saved: dict[str, Any]) -> None:
         """Restores the agent alone, for evaluation.
@@ -345,7 +432,8 @@ class Trainer:
         if saved.get("name") != self.name:
             raise CheckpointError(f"the checkpoint is of the agent {told(saved.get('name'))}, not of {self.name!r}")
         with fitting(f"the agent {self.name}"):
-            self.agent.restore(saved["agent"])
+            saved = legacy.upgraded(saved)
+            self.agent.restore({**saved["agent"], **saved.get("learns", {}).get("agent", {})})
 
     def restore(self, saved: dict[str, Any]) -> list[str]:
         """Restores what `checkpoint` returned.
@@ -354,75 +442,83 @@ class Trainer:
             One line for each reason why results may not be bit-identical to an uninterrupted run's.
 
         Raises:
-            CheckpointError: it is of another agent or environment, or not what `checkpoint` returned; the trainer may
-                then be half restored, and is of no further use.
+            CheckpointError: it is of another agent or environment, holds only what answers, or is not what `checkpoint`
+                returned; the trainer may then be half restored, and is of no further use.
         """
         with fitting("this run"):
-            return self._restore(copy.deepcopy(saved))
+            saved = legacy.upgraded(copy.deepcopy(saved))
+            if "learns" not in saved:
+                raise CheckpointError("the checkpoint holds only what answers, not what learning goes on from")
+            return self._restore(saved, saved["learns"])
 
-    def _restore(self, saved: dict[str, Any]) -> list[str]:
-        fits = saved["fits"] if isinstance(saved["fits"], str) else told(saved["fits"])
+    def _restore(self, saved: dict[str, Any], learns: dict[str, Any]) -> list[str]:
+        fits = learns["fits"] if isinstance(learns["fits"], str) else told(learns["fits"])
         if fits != self._fits():
             raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
         notes = []
         here = self.circumstances()
-        for key, value in saved["made_with"].items():
+        for key, value in learns["made_with"].items():
             if here.get(key) != value:
                 notes.append(
                     f"{key} was {value}, is {here.get(key)}: "
                     "results will not be bit-identical to an uninterrupted run's"
                 )
-        total_steps = restored_number(saved["total_steps"], "total_steps", low=1)
+        total_steps = restored_number(learns["total_steps"], "total_steps", low=1)
         if total_steps != self.total_steps:
             notes.append(
                 f"total_steps was {total_steps:,}, is {self.total_steps:,}: the schedules change, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
-        here = self._settings_of_all()
-        for key, value in saved.get("settings", {}).items():
+        here, before = self._settings_of_all(), learns.get("settings", {})
+        for key, value in before.items():
             if key in here and here[key] != value and key not in ("trainer.total_steps", "trainer.stop_at"):
                 notes.append(f"{key} was {value}, is {here[key]}")
         self.restore_agent(saved)
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
-        self.best = restored_number(float(saved["best"]), "best", -math.inf, math.inf, whole=False)
-        self.figures = _restored_figures(saved["figures"])
-        self._evaluation_pending = saved.get("evaluation_pending", False) is True
-        finished_at = saved.get("finished_at")
+        self.best = restored_number(float(learns["best"]), "best", -math.inf, math.inf, whole=False)
+        self.figures = _restored_figures(learns["figures"])
+        if before.get("trainer.hooks") == here.get("trainer.hooks") and isinstance(learns.get("stopped"), str):
+            self.stopped = learns["stopped"]
+        self._evaluation_pending = learns.get("evaluation_pending", False) is True and self.eval_every is not None
+        finished_at = learns.get("finished_at")
         self._finished_at = None if finished_at is None else restored_number(finished_at, "finished_at")
-        seconds = [restored_number(saved.get(f"{name}_seconds", 0.0), "seconds", whole=False) for name in CLOCKS]
+        seconds = [restored_number(learns.get(f"{name}_seconds", 0.0), "seconds", whole=False) for name in CLOCKS]
         self.collect_seconds, self.learn_seconds, self.env_seconds = seconds
-        self.episodes.restore(saved["episodes"])
-        if saved["env"] is None:
+        self.episodes.load_state_dict(learns["episodes"])
+        notes += self._restore_hooks(learns.get("hooks", []))
+        if not self.collector.load_state_dict(learns["collector"], self.agent):
             notes.append(
                 "the environment was not saved: it begins new episodes, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
             self._begin_episodes()
-        else:
-            obs, _ = self.env.reset()
-            self.env.restore(saved["env"])
-            self.obs = None if saved["obs"] is None else restored(saved["obs"], obs, "obs")
-            empty = None if self.obs is None else self.agent.initial_state(self.env.num_envs)
-            self.state = restored(saved["state"], empty, "state")
-        restore_rng_state(saved["rng"])
+        restore_rng_state(learns["rng"])
         return notes
 
-    def evaluation_env(self, num_envs: int) -> Environment:
-        """A twin of the environment for evaluation; see `Environment.evaluation`."""
-        twin = self.env.evaluation(min(num_envs, MOST_EVALUATED_AT_ONCE))
-        twin.max_episode_steps = self.env.max_episode_steps
-        return twin
+    def _restore_hooks(self, saved: list[Any]) -> list[str]:
+        left, notes = [(name, state) for name, state in saved], []
+        for hook in self.hooks:
+            kind = type(hook).__name__
+            place = next((n for n, (name, _) in enumerate(left) if name == kind), None)
+            if place is None:
+                notes.append(f"the hook {kind} was not in the run before: it begins anew")
+            else:
+                hook.load_state_dict(left.pop(place)[1])
+        return notes
+
+    def evaluation_env(self, num_episodes: int) -> Environment:
+        """A twin of the environment for the evaluation of that many episodes; see `Environment.evaluation`."""
+        return self.evaluator.make_env(num_episodes)
 
     def _begin_episodes(self) -> None:
         """Begins new episodes, those in progress having been abandoned."""
-        self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, self.steps))
-        self.state = self.agent.initial_state(self.env.num_envs)
+        self.collector.begin_episodes(self.agent, self.steps)
         self.episodes.drop_running()
         self.agent.drop_running()
 
     def _settings_of_all(self) -> dict[str, Any]:
         """The settings of environment, agent and trainer, where they have any, by dotted key."""
-        parts = {"env": self.env, "agent": self.agent, "trainer": self}
+        parts = {"env": self._first_env, "agent": self.agent, "trainer": self}
         found = {name: getattr(part, "settings", None) for name, part in parts.items()}
         return flatten({name: one.model_dump(mode="json") for name, one in found.items() if isinstance(one, BaseModel)})
 
@@ -447,23 +543,48 @@ class Trainer:
 
     @property
     def interrupted(self) -> int | None:
-        """The signal that ended `fit` early."""
+        """The signal that ended `updates` early."""
         return self._interruption.signal
 
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
-        return self.steps >= self.total_steps or (
-            self.settings.total_episodes is not None and self.episodes.count() >= self.settings.total_episodes
-        )
+        episodes = self.settings.total_episodes
+        reached = self.steps >= self.total_steps or (episodes is not None and self.episodes.count() >= episodes)
+        return reached or self.stopped is not None
 
     def _at_goal(self) -> bool:
         stop_at = self.settings.stop_at
         return self.interrupted is not None or self.finished or (stop_at is not None and self.steps >= stop_at)
 
-    def _due(self, every: int, before: int) -> bool:
+    def _due(self, every: int | None, before: int) -> bool:
         """Whether a multiple of ``every`` lies in (before, steps]."""
-        return self.steps // every > before // every
+        return every is not None and self.steps // every > before // every
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """The agent as hooks want it to answer; see `Hook.answering`."""
+        with ExitStack() as stack:
+            for hook in self.hooks:
+                stack.enter_context(hook.answering(self))
+            yield
+
+    @contextmanager
+    def _saved_at_last(self) -> Iterator[None]:
+        """Saves in the end, and also if anything but learning failed, or the loop was left."""
+        self._learning = False
+        try:
+            yield
+        except NonFiniteError:
+            raise
+        except (Exception, GeneratorExit):
+            if not self._learning:
+                self.save("last")
+            raise
+        else:
+            self.save("last")
+        finally:
+            self.tracker.flush()
 
     def _finish(self) -> None:
         """Lets the agent finish, once at each end of the run."""
@@ -493,35 +614,6 @@ class Trainer:
         self.tracker.scalars(figures | timing, self.steps)
         shown = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
         self.tracker.progress(self.steps, self.total_steps, shown)
-
-    def _evaluate(self) -> Report:
-        self._check_deferred()
-        self._evaluation_pending = True
-        if self._evaluation_env is None:
-            with preserved(self.agent):  # making it may draw random numbers
-                self._evaluation_env = self.evaluation_env(self.settings.eval_episodes)
-        if self.interrupted is not None:
-            return Report({})
-        env, seed = self._evaluation_env, derive_seed(self.seed, EVALUATION)
-        report = None
-        # evaluation itself preserves the agent, but a signal may come while it does
-        with suppress(Interrupted), preserved(self.agent), self._interruption.breaking():
-            report = env.score(self.agent, self.settings.eval_episodes, seed)
-            reports = [make(self.agent, env, report) for make in self._reports]
-        if env is self.env:
-            self._begin_episodes()
-        if report is None or self.interrupted is not None:
-            return Report({})
-        self._remark(*report.remarks)
-        self.tracker.report("eval", report, self.steps)
-        for choice, made in zip(self.settings.reports, reports, strict=True):
-            self.tracker.report(choice.name, made, self.steps)
-            self.figures |= made.tagged(choice.name)
-        self.figures |= report.tagged("eval")
-        self._evaluation_pending = False
-        if self.env.select_best:
-            self._keep_if_best(report)
-        return report
 
     def _keep_if_best(self, report: Report) -> None:
         env, scalars = self.env, report.scalars
@@ -577,3 +669,12 @@ def _total_steps(settings: Trainer.Settings, env: Environment) -> int:
         raise InputError(f"trainer.epochs: {type(env).__name__} has no epochs; set trainer.total_steps")
     assert settings.epochs is not None
     return math.ceil(settings.epochs * env.num_examples / env.num_envs) * env.num_envs
+
+
+def _require_same_spaces(what: str, env: Environment, like: Environment) -> None:
+    for name in ("single_observation_space", "single_action_space"):
+        here, there = getattr(env, name), getattr(like, name)
+        if here != there:
+            raise InputError(
+                f"{what} must have the {name.removeprefix('single_').replace('_', ' ')} {there}, has {here}"
+            )

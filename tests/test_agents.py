@@ -290,20 +290,20 @@ def test_ppo_takes_a_loss_of_ones_own():
 
 
 class Forgetful(PPO):
-    """Counts its updates, and learns less by each; the count is saved where ``saved``."""
+    """Counts its updates in a list, and learns less by each; the count is saved where ``saved``."""
 
     saved = False
 
     def __init__(self, env, settings):
         super().__init__(env, settings)
         if self.saved:
-            self.register_buffer("count", torch.zeros(()))
+            self.register_buffer("count", torch.zeros(1))
         else:
-            self.count = 0
+            self.count = [0]
 
     def learn(self, rollout):
-        self.count += 1
-        rollout.reward = rollout.reward / float(self.count)
+        self.count[0] += 1
+        rollout.reward = rollout.reward / float(self.count[0])
         return super().learn(rollout)
 
 

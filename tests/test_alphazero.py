@@ -163,33 +163,6 @@ def test_equal_games_are_told_as_one():
     assert "different" not in make(eval_simulations=2)[0].score(agent, 40, seed=1).text
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"search": "puct"},
-        {"search": "puct", "reuse_tree": True},
-        {"gate_every": 2, "gate_games": 20},
-        {"network": {"name": "policy_value_resnet", "channels": 8, "blocks": 1}},
-    ],
-)
-def test_an_interrupted_run_ends_in_the_same_bits(settings):
-    def trainer():
-        env, agent = make(env={"random_openings": 3}, horizon=6, **settings)
-        return Trainer(agent, env, total_steps=48 * 8, seed=4)
-
-    whole, first, second = trainer(), trainer(), trainer()
-    while not whole.finished:
-        whole.update()
-    for _ in range(4):
-        first.update()
-    second.restore(first.checkpoint())
-    while not second.finished:
-        second.update()
-    same(second.checkpoint(), whole.checkpoint())
-    assert whole.checkpoint()["agent"]["replay"]["num_added"] > 100
-
-
 def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
     monkeypatch.setattr("rlcore.search.reading_waits", lambda device: True)
     counts = []

@@ -310,24 +310,6 @@ def test_tanh_bounds_the_code_and_not_its_variance():
 # Runs
 
 
-@pytest.mark.parametrize("binarize", ["none", "dynamic"])
-def test_an_interrupted_run_ends_in_the_same_bits_noise_included(binarize):
-    def trainer():
-        env = make(binarize=binarize)
-        torch.manual_seed(0)
-        return Trainer(vae(env, kl_warmup=0.3), env, total_steps=400, seed=4)
-
-    whole, first, second = trainer(), trainer(), trainer()
-    while whole.steps < 400:
-        whole.update()
-    while first.steps < 200:
-        first.update()
-    second.restore(first.checkpoint())
-    while second.steps < 400:
-        second.update()
-    same(second.checkpoint(), whole.checkpoint())
-
-
 def test_evaluation_and_reports_change_no_bit_of_the_training():
     env = make(binarize="dynamic")
     agent = vae(env)

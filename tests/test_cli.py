@@ -247,7 +247,7 @@ def test_the_settings_of_everything_are_explained(rlcore_, monkeypatch):
         assert status == 0, name
         assert name in out
     out = rlcore_("list", "trainer")[1]
-    assert re.search(r"eval_every +null +Steps between evaluations; default: total_steps / 10", out)
+    assert re.search(r"eval_every +auto +Steps between evaluations; auto: total_steps / 10", out)
     out = rlcore_("list", "supervised")[1]  # an agent and an environment
     assert re.search(r"network +mlp +Network from an example", out)
     assert re.search(r"action +logits +What an answer is, and its reward\. One of logits, label", out)

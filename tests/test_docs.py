@@ -125,7 +125,7 @@ def test_the_python_of_the_agents_docs_runs(workdir, monkeypatch):
     assert {path.name for path in Path("runs/mine/checkpoints").iterdir()} >= {"half.pt", "last.pt", "best.pt"}
     saved = checkpoint.load(Path("runs/mine/checkpoints/last.pt"))
     assert saved["steps"] >= 20_000 > checkpoint.load(Path("runs/mine/checkpoints/half.pt"))["steps"] >= 10_000
-    assert given["found"]["return"] == saved["figures"]["eval/return"]
+    assert given["found"]["return"] == saved["learns"]["figures"]["eval/return"]
     exec(of_config, {})
     agent = rlcore.load("runs/seven", "last")
     same(agent.state_dict(), checkpoint.load(Path("runs/seven/checkpoints/last.pt"))["agent"]["parameters"])

@@ -197,12 +197,12 @@ def test_episodes_are_counted_once_and_forgotten_behind_the_window():
 def test_the_best_evaluation_is_kept(tmp_path):
     env = CartPole()
     trainer = Trainer(PPO(env), env, total_steps=1000, run_dir=tmp_path)
-    twin = trainer._evaluation_env = env.evaluation(1)
+    twin = trainer.evaluator.env = env.evaluation(1)
     saved = []
     trainer.save = saved.append
     for score in (1.0, 3.0, 2.0):
         twin.score = lambda agent, num_episodes, seed, score=score: Report({"return": score})
-        trainer._evaluate()
+        trainer.evaluate()
     assert (trainer.best, saved) == (3, ["best", "best"])
 
 

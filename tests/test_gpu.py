@@ -220,7 +220,7 @@ def test_a_checkpoint_moves_between_devices(tmp_path, name, device):
     first, *_ = trainers
     for _ in range(3):
         first.update()
-    obs = first.obs
+    obs = first.collector.obs
     for one, other in pairwise(trainers):
         checkpoint.save(tmp_path / "moved.pt", one.checkpoint())
         for at in ("cpu", other.env.device):  # as read in Python, and as by rlcore resume
@@ -236,8 +236,8 @@ def test_a_replay_is_restored_on_the_device_where_it_is():
     trainer = made(*RUNS["gumbel"], "cpu")
     for _ in range(3):
         trainer.update()
-    elsewhere = GameReplay(TicTacToe(), 100, True).to("meta")
-    elsewhere.restore(trainer.agent.replay.checkpoint())
+    elsewhere = GameReplay(TicTacToe(), 100, True, device="meta")
+    elsewhere.load_state_dict(trainer.agent.replay.state_dict())
     assert {x.device.type for x in leaves((elsewhere.waiting, elsewhere.replay._rows))} == {"meta"}
 
 
@@ -302,7 +302,7 @@ def test_neither_acting_nor_stepping_waits(name, device):
     trainer.update()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        collect(trainer.agent, trainer.env, trainer.obs, trainer.agent.horizon, trainer.state)
+        collect(trainer.agent, trainer.env, trainer.collector.obs, trainer.agent.horizon, trainer.collector.state)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -414,7 +414,7 @@ def test_a_run_logs_evaluates_reports_and_is_loaded(tmp_path, name, device):
     trainer, report = fitted(name, device, tmp_path / "run")
     assert report.scalars
     assert torch.tensor(list(trainer.figures.values())).isfinite().any()
-    obs = tree_map(lambda x: x.cpu(), trainer.obs)
+    obs = tree_map(lambda x: x.cpu(), trainer.collector.obs)
     assert rlcore.load(tmp_path / "run", device="cpu").predict(obs).action.device.type == "cpu"
 
 

@@ -15,7 +15,7 @@ def rollout_of(reward, done, valid=None):
     for t in range(len(reward)):
         truncated = torch.zeros_like(done[t])
         row = None if valid is None else valid[t]
-        rollout.append(nothing, Step(nothing), reward[t], done[t], truncated, None, row)
+        rollout.append(nothing, Step(nothing), reward[t], done[t], truncated, {}, row)
     return rollout
 
 

@@ -202,7 +202,7 @@ def test_groups_keep_the_ratio_of_their_rates(kind):
     assert all(map(torch.equal, one.agent.body.parameters(), frozen))
     saved = one.checkpoint()
     old = copy.deepcopy(saved)
-    for group in old["agent"]["optimizers"]["optimizer"]["param_groups"]:
+    for group in old["learns"]["agent"]["optimizers"]["optimizer"]["param_groups"]:
         del group["initial_lr"]  # as rlcore 0.1 saved it
     progress = one.steps / 4000
     for content in (saved, old):

@@ -217,21 +217,6 @@ def test_each_frame_is_stored_once():
     assert seen.memory.outputs.shape == (16, 4, 2)
 
 
-@pytest.mark.parametrize("settings", [{}, {"network": NETWORKS[1], "shared": True, "normalize_rewards": True}])
-def test_an_interrupted_run_ends_in_the_same_bits(settings):
-    def trainer():
-        return Trainer(*reversed(make(**settings)), total_steps=6 * 16 * 8, seed=4)
-
-    whole, first, second = trainer(), trainer(), trainer()
-    whole.fit()
-    for _ in range(3):
-        first.update()
-    second.restore(first.checkpoint())
-    second.fit()
-    same(second.checkpoint()["agent"], whole.checkpoint()["agent"])
-    same(second.checkpoint()["state"], whole.checkpoint()["state"])
-
-
 MEMORIES = [{"name": "gru", "size": 16}, {"name": "lstm", "size": 16}, {"name": "frame_stack", "frames": 6}]
 
 

@@ -78,8 +78,8 @@ def at(tree, path):
 def changes(saved):
     """Every change of a checkpoint: its place and the value there; but numbers that only the example knows about."""
     found = [(path, value) for path in places(saved) if path for value in wrong(at(saved, path))]
-    action = ("agent", "replay", "rows", 1)
-    known = at(saved, action) if "rows" in saved["agent"].get("replay", {}) else None
+    action = ("learns", "agent", "states", "replay", "rows", 1)
+    known = at(saved, action) if "rows" in saved["learns"]["agent"]["states"].get("replay", {}) else None
     return [one for one in found if one[0] != action or difference(one[1], known)]
 
 

@@ -103,7 +103,8 @@ def test_evaluation_changes_no_bit():
     without.fit()
     a, b = with_evaluations.checkpoint(), without.checkpoint()
     for saved in (a, b):
-        saved.pop("best"), saved.pop("figures"), saved.pop("settings")
+        for part in ("best", "figures", "settings"):
+            saved["learns"].pop(part)
     same(a, b)
 
 
@@ -111,7 +112,7 @@ def test_evaluation_restores_modes():
     trainer = make()
     trainer.agent.train()
     trainer.agent.body.eval()
-    trainer._evaluate()
+    trainer.evaluate()
     assert trainer.agent.training
     assert not trainer.agent.body.training
 
@@ -284,7 +285,7 @@ def test_a_checkpoint_of_other_environments_is_refused():
 
 def test_a_checkpoint_that_lacks_something_is_refused():
     saved = make().checkpoint()
-    del saved["episodes"]
+    del saved["learns"]["episodes"]
     with pytest.raises(CheckpointError, match="does not fit this run: 'episodes' is missing"):
         make().restore(saved)
 
@@ -376,7 +377,8 @@ def test_an_agent_finishes_once_at_each_end_of_the_run(tmp_path):
     extended.restore(trainer.checkpoint())
     extended.fit()
     assert extended.agent.num_finished == 2
-    old = {name: value for name, value in extended.checkpoint().items() if name != "finished_at"}
+    old = extended.checkpoint()
+    del old["learns"]["finished_at"]
     make(Finishing, total_steps=1280).restore(old)
 
 
@@ -390,10 +392,12 @@ def test_a_run_that_was_killed_or_interrupted_at_its_end_finishes_once():
     before = {}
     log = cut._log
     cut._log = lambda metrics: log(metrics) or before.update(cut.checkpoint())
-    assert cut.fit().scalars == {}
+    with pytest.raises(KeyboardInterrupt):
+        cut.fit()
+    assert cut.report.scalars == {}
     assert cut.agent.num_finished == 1
     assert before["steps"] == 1024
-    assert before["finished_at"] is None
+    assert before["learns"]["finished_at"] is None
     for rest, saved in ((killed, before), (interrupted, cut.checkpoint())):
         rest.restore(saved)
         rest.fit()
@@ -402,7 +406,8 @@ def test_a_run_that_was_killed_or_interrupted_at_its_end_finishes_once():
     assert stopped.agent.num_finished == 0
     learn = late.agent.learn
     late.agent.learn = lambda rollout: (late.steps == 896 and signal.raise_signal(signal.SIGINT)) or learn(rollout)
-    late.fit()
+    with pytest.raises(KeyboardInterrupt):
+        late.fit()
     assert late.finished
     assert late.agent.num_finished == 0
     late.agent.learn = learn
@@ -435,9 +440,9 @@ def test_evaluation_puts_back_every_generator():
     trainer.agent.own = torch.Generator()
     trainer.update()
     before = trainer.checkpoint()
-    trainer._evaluate()
+    trainer.evaluate()
     after = trainer.checkpoint()
-    same(before["rng"], after["rng"])
+    same(before["learns"]["rng"], after["learns"]["rng"])
     same(before["agent"], after["agent"])
 
 
@@ -518,8 +523,8 @@ def test_returns_of_episodes_that_were_broken_off_are_forgotten():
 def test_an_evaluation_without_its_criterion_is_told():
     env = CartPole()
     trainer = make(env=env, total_steps=128)
-    trainer._evaluation_env = CartPole()
-    trainer._evaluation_env.score = lambda agent, num_episodes, seed: Report({"worth": 1.0})
+    trainer.evaluator.env = CartPole()
+    trainer.evaluator.env.score = lambda agent, num_episodes, seed: Report({"worth": 1.0})
     with pytest.raises(InputError, match=r"CartPole\.score returned worth; its criterion is 'return'"):
         trainer.fit()
 
@@ -536,7 +541,7 @@ def test_python_calls_of_a_vector_step_stay_few():
     trainer = make()
     trainer.update()
     with Calls() as calls:
-        collect(trainer.agent, trainer.env, trainer.obs, 64)
+        collect(trainer.agent, trainer.env, trainer.collector.obs, 64)
     assert calls.count / 64 < 41
 
 
@@ -578,15 +583,17 @@ def test_a_signal_ends_an_evaluation(tmp_path, closing):
     env = GymEnvironment(GymEnvironment.Settings(id="Slow-v0", num_envs=8))
     eval_every = 10**9 if closing else 128
     trainer = make(run_dir=tmp_path, total_steps=256, eval_every=eval_every, eval_episodes=8, env=env)
-    evaluate, states = trainer._evaluate, []
+    evaluate, states = trainer.evaluate, []
 
     def signalled():
         Slow.left = 3
         states.append(torch.get_rng_state())
         return evaluate()
 
-    trainer._evaluate = signalled
-    assert trainer.fit().scalars == {}
+    trainer.evaluate = signalled
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.report.scalars == {}
     assert trainer.interrupted == signal.SIGINT
     assert Slow.left == 0
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
@@ -606,7 +613,9 @@ def test_a_signal_while_learning_leaves_out_the_evaluation(tmp_path):
     learn = trainer.agent.learn
     trainer.agent.learn = lambda rollout: signal.raise_signal(signal.SIGTERM) or learn(rollout)
     trainer.agent.predict = None
-    assert trainer.fit().scalars == {}
+    with pytest.raises(SystemExit, match="143"):
+        trainer.fit()
+    assert trainer.report.scalars == {}
     assert trainer.steps == 128
 
 
@@ -630,7 +639,7 @@ def test_what_was_learned_before_an_evaluation_fails_is_saved(tmp_path, monkeypa
         trainer.fit()
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
     assert 0 < saved["steps"] == trainer.steps < 4096
-    assert saved["evaluation_pending"]  # so that it is made when the run goes on
+    assert saved["learns"]["evaluation_pending"]  # so that it is made when the run goes on
 
 
 class Breaks(CartPole):
@@ -658,7 +667,7 @@ def test_what_was_learned_before_an_environment_breaks_is_saved(tmp_path):
     again.fit()
     assert again.finished
     trainer.update()  # or it goes on where it is
-    assert trainer.checkpoint()["env"] is not None
+    assert trainer.checkpoint()["learns"]["collector"]["env"] is not None
 
 
 def test_a_failure_while_learning_saves_nothing(tmp_path, monkeypatch):
@@ -921,7 +930,8 @@ def test_a_rollout_of_whole_episodes_is_broken_off_and_begins_again_where_it_beg
     env = Interrupting()
     env.at = 40
     broken = make(reinforce, env=env)
-    broken.fit()
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit()
     assert broken.interrupted == signal.SIGINT
     assert env.at == 0  # no further step was played
     saved = broken.checkpoint()

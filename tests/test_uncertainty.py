@@ -590,34 +590,6 @@ def test_an_ensemble_of_any_agent_learns_resumes_and_doubts(kind):
     assert far > near
 
 
-def test_what_a_member_adds_to_its_checkpoint_is_kept():
-    class Counting(Supervised):
-        count = 0
-
-        def learn(self, rollout):
-            self.count += 1
-            return super().learn(rollout)
-
-        def checkpoint(self):
-            return {**super().checkpoint(), "count": self.count}
-
-        def restore(self, saved):
-            super().restore(saved)
-            self.count = saved["count"]
-
-    agent, env = ensemble()
-    share = SupervisedEnv(env.settings.model_copy(update={"num_envs": 10}))
-    agent.members = nn.ModuleList(Counting(share, agent.members[0].settings) for _ in agent.members)
-    obs, _ = env.reset(seed=1)
-    agent.learn(collect(agent, env, obs, 1))
-    saved = agent.checkpoint()
-    agent.learn(collect(agent, env, obs, 1))
-    agent.restore(saved)
-    assert [member.count for member in agent.members] == [1, 1, 1]
-    with pytest.raises(InputError, match="the checkpoint has 3 members, not 2"):
-        ensemble(members=2)[0].restore(saved)
-
-
 def test_an_ensemble_answers_by_the_mean_of_its_members():
     agent, env = ensemble()
     obs, _ = env.reset(seed=1)

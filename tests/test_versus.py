@@ -117,7 +117,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(pool_size):
     while not second.finished:
         second.update()
     same(second.checkpoint(), whole.checkpoint())
-    assert len(whole.checkpoint()["env"]["former"]) == 2 or pool_size > 2
+    assert len(whole.checkpoint()["learns"]["collector"]["env"]["former"]) == 2 or pool_size > 2
     assert whole.env._num_updates > 6
 
 

@@ -52,13 +52,18 @@ TRAINERS = {
 }  # fmt: skip
 
 
-def make_trainer(name):
-    """A trainer as any other of that name, before its first update."""
-    make_env, env_settings, make_agent, settings = TRAINERS[name]
+def make_trainer(name, **settings):
+    """A trainer as any other of that name, before its first update; with settings of the trainer."""
+    return make(*TRAINERS[name], **settings)
+
+
+def make(make_env, env_settings, make_agent, agent_settings, **settings):
+    """A trainer of an agent in an environment."""
     if make_agent is None:
         config.load(EXAMPLE)  # which registers it
-        make_agent = registry.agents[name]
+        make_agent = registry.agents["dqn"]
     env = make_env(make_env.Settings.model_validate(env_settings))
     torch.manual_seed(1)
-    agent = make_agent(env, make_agent.Settings.model_validate(settings))
-    return Trainer(agent, env, total_steps=2000, seed=4)
+    agent = make_agent(env, make_agent.Settings.model_validate(agent_settings))
+    settings = {"total_steps": 2000, "eval_episodes": 4, **settings}
+    return Trainer(agent, env, Trainer.Settings.model_validate(settings), seed=4)

@@ -1,0 +1,80 @@
+"""Hook: the base class of what is done beside training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rlcore import registry, settings
+from rlcore.settings import Choice
+from rlcore.stateful import CountersKept, restore_state, saved_state
+
+if TYPE_CHECKING:
+    from rlcore.agent import Metrics
+    from rlcore.evaluation import Report
+    from rlcore.rollout import Rollout
+    from rlcore.trainer import Trainer
+
+
+class Hook(metaclass=CountersKept):
+    """Is called at the moments of a run that it has a method for; the others do nothing.
+
+    In YAML, by the name under which it is registered (``rlcore.registry.hooks``), with its settings::
+
+        trainer:
+          hooks: [{name: early_stopping, figure: eval/return, at_least: 475}]
+
+    Saved in checkpoints are, among its attributes, also in lists and dicts: optimizers, generators, whatever else has
+    ``state_dict`` and ``load_state_dict``, and numbers that change after it is made.
+
+    Args:
+        settings: an instance of the class's own ``Settings``; None means the defaults.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of a hook without any."""
+
+    def __init__(self, settings: settings.Settings | None = None):
+        self.settings = settings if settings is not None else self.Settings()
+
+    def on_start(self, trainer: Trainer) -> None:
+        """The trainer has been made; what was saved is restored after this."""
+
+    def on_rollout(self, trainer: Trainer, rollout: Rollout) -> None:
+        """A rollout has been collected, and will be learned from."""
+
+    def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
+        """The agent has learned from a rollout.
+
+        Args:
+            trainer: `Trainer.steps` includes the rollout.
+            metrics: what `Agent.learn` returned; what is added here is logged as ``train/<name>``.
+        """
+
+    def on_evaluation(self, trainer: Trainer, report: Report) -> None:
+        """The agent has been evaluated, and is saved after this. `Trainer.figures` has the report's."""
+
+    @contextmanager
+    def answering(self, trainer: Trainer) -> Iterator[None]:
+        """In here the agent is as it is to be evaluated and deployed; afterwards, as it learns."""
+        yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs."""
+        return saved_state(self)
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; after the agent is restored, before the environment."""
+        restore_state(self, saved)
+
+
+class HookChoice(Choice):
+    """A hook by name, with its settings: ``{name: ema, decay: 0.99}``."""
+
+    registry = registry.hooks
+
+    def make(self) -> Hook:
+        """A new one."""
+        made: Hook = registry.hooks[self.name](self.settings)
+        return made
