@@ -24,6 +24,7 @@ from rlcore import checkpoint as checkpoints
 from rlcore import config as configs
 from rlcore import device, registry
 from rlcore.config import CONFIG_FILE, Loaded
+from rlcore.console import make_console, table_of
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.files import claim_folder
@@ -31,7 +32,7 @@ from rlcore.interruption import ending_signals
 from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import Choice, Settings, flatten, mistakes
-from rlcore.tracking import Tracker, make_console, table_of
+from rlcore.tracking import Tracker
 from rlcore.trainer import Trainer
 
 KINDS = {
@@ -42,6 +43,7 @@ KINDS = {
     "games": registry.games,
     "players": registry.players,
     "reports": registry.reports,
+    "loggers": registry.loggers,
 }
 
 
@@ -70,16 +72,15 @@ def train(
         return max(status for _, status in runs)
     console = make_console()
     trainer, notes = configs.build(loaded.config)
+    for logger in trainer.settings.loggers:
+        logger.check()
     run = Run.create(loaded, run_dir)
     with run.locked():
-        tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard)
+        tracker = Tracker(run.folder, console, trainer.settings.loggers)
         trainer.write_to(run.folder, tracker)
         console.print(f"{loaded.name}: {run.path}", highlight=False)
         for note in notes:
             console.print(note, highlight=False)
-        settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
-        tracker.text("config", configs.dump(loaded.config))
-        tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
         return _fit(run, trainer, loaded, console)
 
 
@@ -106,7 +107,7 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
         console.print(f"{run.path} has finished at step {trainer.steps:,}; extend it with {further}")
         return 0
-    tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
+    tracker = Tracker(run.folder, console, trainer.settings.loggers, purge_step=trainer.steps + 1)
     trainer.write_to(run.folder, tracker)
     run.write_config(loaded)
     start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
@@ -157,7 +158,9 @@ def evaluate(
         with run.locked():
             run.write_result({**run.result, "evaluation": result})
             if made is not None:
-                tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
+                # a service is left alone: what is looked at later, and elsewhere, need not reach it
+                shown = [logger for logger in trainer.settings.loggers if logger.name == "tensorboard"]
+                tracker = Tracker(run.path, loggers=shown)
                 files = tracker.report(str(report), made, saved["steps"])
                 tracker.close()
                 for file in files if not as_json else ():
@@ -258,6 +261,9 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
 
 def _fit(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     start = time.perf_counter()
+    if not trainer.steps:
+        settings = flatten(loaded.config.model_dump(mode="json", exclude={"expect", "imports"}))
+        trainer.tracker.begin(settings, f"eval/{trainer.env.criterion}", configs.dump(loaded.config))
     try:
         trainer.fit()
         figures = {**trainer.figures, **trainer.timing()}

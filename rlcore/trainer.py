@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from rlcore import checkpoint, settings
 from rlcore.agent import Agent, Metrics
@@ -21,13 +21,14 @@ from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteE
 from rlcore.evaluation import CUT, Report, ReportChoice, preserved
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.interruption import Interrupted, Interruption
+from rlcore.loggers import LoggerChoice
 from rlcore.memory import require_memory
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import ACTING, EVALUATION, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import flatten
 from rlcore.spaces import zeros
 from rlcore.statistics import EpisodeStatistics
-from rlcore.tracking import Tracker
+from rlcore.tracking import DEFAULT_LOGGERS, Tracker
 from rlcore.trees import Tree, leaves, told
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -88,9 +89,27 @@ class Trainer:
         keep_checkpoints: bool = False
         """Also keep each checkpoint as ``checkpoints/<steps>.pt``."""
         reports: list[ReportChoice] = []  # noqa: RUF012 (pydantic copies it)
-        """Reports made at every evaluation, for TensorBoard and ``figures/``."""
-        tensorboard: bool = True
-        """Write TensorBoard events."""
+        """Reports made at every evaluation, for the loggers and ``figures/``."""
+        loggers: list[LoggerChoice] = Field(default=[*DEFAULT_LOGGERS], validate_default=True)
+        """Where figures are written; see ``rlcore list loggers``."""
+        tensorboard: bool = Field(default=True, exclude=True)
+        """false: without the logger tensorboard."""
+
+        @field_validator("loggers")
+        @classmethod
+        def _one_of_each(cls, loggers: list[LoggerChoice]) -> list[LoggerChoice]:
+            names = [logger.name for logger in loggers]
+            for name in names:
+                if names.count(name) > 1:
+                    raise InputError(f"{name} is named {names.count(name)} times; a run has one logger of each name")
+            return loggers
+
+        @model_validator(mode="after")
+        def _without_tensorboard(self) -> "Trainer.Settings":
+            if not self.tensorboard:
+                kept = [logger for logger in self.loggers if logger.name != "tensorboard"]
+                object.__setattr__(self, "loggers", kept)  # frozen
+            return self
 
         @model_validator(mode="after")
         def _one_length(self) -> "Trainer.Settings":
@@ -157,7 +176,7 @@ class Trainer:
             tracker: where figures go; None creates a silent one that writes into the folder.
         """
         self.run_dir = None if run_dir is None else Path(run_dir).absolute()  # an environment may change the folder
-        self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
+        self.tracker = tracker or Tracker(self.run_dir, loggers=self.settings.loggers)
 
     def fit(self) -> Report:
         """Trains to the end of the run, lets the agent finish and evaluates, or trains to ``stop_at``; saves.
@@ -242,6 +261,8 @@ class Trainer:
         """Collects one rollout and learns from it."""
         if not self.agent.training:  # one that was loaded for evaluation
             self.agent.train()
+        if not self.steps:
+            self.tracker.begin(self._settings_of_all() | {"seed": self.seed}, f"eval/{self.env.criterion}")
         if self.obs is None:
             seed_everything(derive_seed(self.seed, ACTING))
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
