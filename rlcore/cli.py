@@ -94,8 +94,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="agents, envs, networks, datasets, games, players, reports, configs, or all; or the name of one of "
-            "them, or trainer, for its settings."
+            help="agents, envs, networks, datasets, games, players, reports, loggers, configs, or all; or the name of "
+            "one of them, or trainer, for its settings."
         ),
     ] = "all",
     imports: Annotated[

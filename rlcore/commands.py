@@ -25,6 +25,7 @@ from rlcore import checkpoint as checkpoints
 from rlcore import config as configs
 from rlcore import device, registry
 from rlcore.config import CONFIG_FILE, Loaded
+from rlcore.console import make_console, table_of
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.files import claim_folder
@@ -32,7 +33,7 @@ from rlcore.interruption import ending_signals
 from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
 from rlcore.settings import Choice, Settings, flatten, mistakes
-from rlcore.tracking import Tracker, make_console, table_of
+from rlcore.tracking import Tracker
 from rlcore.trainer import Trainer
 
 KINDS = {
@@ -44,6 +45,7 @@ KINDS = {
     "players": registry.players,
     "hooks": registry.hooks,
     "reports": registry.reports,
+    "loggers": registry.loggers,
 }
 
 
@@ -72,16 +74,16 @@ def train(
         return max(status for _, status in runs)
     console = make_console()
     trainer, notes = configs.build(loaded.config)
+    for logger in trainer.settings.loggers:
+        logger.check()
     run = Run.create(loaded, run_dir)
     with run.locked():
-        tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard)
+        tracker = Tracker(run.folder, console, trainer.settings.loggers)
         trainer.write_to(run.folder, tracker)
         console.print(f"{loaded.name}: {run.path}", highlight=False)
         for note in notes:
             console.print(note, highlight=False)
-        settings = loaded.config.model_dump(mode="json", exclude={"expect", "imports"})
-        tracker.text("config", configs.dump(loaded.config))
-        tracker.hyperparameters(flatten(settings), {f"eval/{trainer.env.criterion}": math.nan})
+        _introduce(trainer, loaded)
         with closing(trainer):
             for _ in trainer.updates():
                 pass
@@ -111,11 +113,12 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
         console.print(f"{run.path} has finished at step {trainer.steps:,}; extend it with {further}")
         return 0
-    tracker = Tracker(run.folder, console, loaded.config.trainer.tensorboard, purge_step=trainer.steps + 1)
+    tracker = Tracker(run.folder, console, trainer.settings.loggers, purge_step=trainer.steps + 1)
     trainer.write_to(run.folder, tracker)
     run.write_config(loaded)
     start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
     console.print(f"{run.path}: {start}", highlight=False)
+    _introduce(trainer, loaded)
     with closing(trainer):
         for _ in trainer.updates():
             pass
@@ -165,7 +168,9 @@ def evaluate(
         with run.locked():
             run.write_result({**run.result, "evaluation": result})
             if made is not None:
-                tracker = Tracker(run.path, tensorboard=trainer.settings.tensorboard)
+                # a service is left alone: what is looked at later, and elsewhere, need not reach it
+                shown = [logger for logger in trainer.settings.loggers if logger.name == "tensorboard"]
+                tracker = Tracker(run.path, loggers=shown)
                 files = tracker.report(str(report), made, saved["steps"])
                 tracker.close()
                 for file in files if not as_json else ():
@@ -264,6 +269,13 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     return 0
 
 
+def _introduce(trainer: Trainer, loaded: Loaded) -> None:
+    """Tells the loggers the settings of a run that begins."""
+    if not trainer.steps:
+        settings = flatten(loaded.config.model_dump(mode="json", exclude={"expect", "imports"}))
+        trainer.tracker.begin(settings, f"eval/{trainer.env.criterion}", configs.dump(loaded.config))
+
+
 def _ended(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     """Writes and prints the results of a run that has ended, or was interrupted; returns the exit status."""
     figures = {**trainer.figures, **trainer.timing()}
@@ -282,7 +294,7 @@ def _ended(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     }
     run.write_result(result)
     if trainer.interrupted is not None:
-        trainer.tracker.stop_progress()
+        trainer.tracker.display.close()
         name = signal.Signals(trainer.interrupted).name
         console.print(
             f"{name}: saved at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False

@@ -79,7 +79,7 @@ class Config(Settings):
     """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
     at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
-    """Modules that register agents, environments, networks or reports: names, or paths to Python files."""
+    """Modules that register agents, environments, networks, reports or loggers: names, or paths to Python files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
 

@@ -1,4 +1,4 @@
-"""Names to factories: how a YAML file finds agents, environments, networks, data sets, reports and commands.
+"""Names to factories: how a YAML file finds agents, environments, networks, data sets, reports, loggers, commands.
 
 rlcore's own objects are registered exactly as a third party's: by an entry point in ``setup.cfg`` (group
 ``rlcore.agents`` and so on, ``name = module:object``), imported on first use; or, in a file that the YAML's
@@ -85,5 +85,6 @@ players = Registry("rlcore.players", "player")
 networks = Registry("rlcore.networks", "network")
 hooks = Registry("rlcore.hooks", "hook")
 reports = Registry("rlcore.reports", "report")
+loggers = Registry("rlcore.loggers", "logger")
 datasets = Registry("rlcore.datasets", "dataset")
 commands = Registry("rlcore.commands", "command")

@@ -1,108 +1,93 @@
-"""What a run reports: TensorBoard, the progress bar, the closing table."""
+"""What a run reports: to its loggers, the terminal, and the files of figures and films."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
-import warnings
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from rlcore import video
+from rlcore.console import Display
+from rlcore.console import make_console as make_console  # also from here, beside the tracker that it is for
 from rlcore.errors import InputError
 from rlcore.evaluation import Film, Report
+from rlcore.loggers import Logger, LoggerChoice
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+    from matplotlib.figure import Figure
 
 FIGURES_FOLDER = "figures"
-SECONDS_BETWEEN_DRAWINGS = 0.1
-
-
-def make_console() -> Console:
-    """A console for the terminal, which prints brackets as they are; wide if there is none, so that no table is cut."""
-    return Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160)
-
-
-def table_of(title: str, figures: Mapping[str, float]) -> Table:
-    """A table of names and values, for the terminal."""
-    table = Table("figure", "value", title=title)
-    for name, value in figures.items():
-        table.add_row(name, f"{value:,.6g}")
-    return table
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def _without_which_training_goes_on(method: Method) -> Method:
-    """A method of the tracker that writes: what the disk refuses is told once, and then nothing more is written."""
-
-    @wraps(method)
-    def run(self: Tracker, *arguments: Any, **named: Any) -> Any:
-        try:
-            return method(self, *arguments, **named)
-        except OSError as error:
-            self.writer, self.run_dir = None, None
-            self.note(f"events and figures are not written any more: {error}")
-            return []
-
-    return run  # type: ignore[return-value]
+DEFAULT_LOGGERS = ("tensorboard",)
+"""Loggers of a run whose settings name none."""
 
 
 class Tracker:
-    """Writes scalars, reports and text of one run.
+    """Passes what one run reports on to its loggers, and writes the files of figures and films.
 
-    If the disk is full, or the folder gone, it says so once and writes no more: training does not end for that.
+    A logger that fails, or a disk that refuses the files, is told once and left out from then on: neither the others
+    nor training end for that.
 
     Args:
-        run_dir: folder of the events, figures and films; None writes no file.
+        run_dir: folder of what is written; None writes nothing.
         console: for the progress bar and the closing table; None is silent.
-        tensorboard: whether to write events.
-        purge_step: a resumed run's step; TensorBoard hides what an earlier process logged from there on.
+        loggers: what is written besides figures and films; None: TensorBoard's events.
+        purge_step: of a resumed run, the step from which on what an earlier process logged is void.
+
+    Raises:
+        InputError: a logger's package is not installed, or its service does not let it begin.
     """
 
     def __init__(
         self,
         run_dir: str | Path | None = None,
         console: Console | None = None,
-        tensorboard: bool = True,
+        loggers: Sequence[LoggerChoice] | None = None,
         purge_step: int | None = None,
     ):
-        self.run_dir, self.console = None if run_dir is None else Path(run_dir), console
-        self.writer: SummaryWriter | None = None
-        if run_dir is not None and tensorboard:
-            self._begin(purge_step)
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
-        self._told = 0.0
-        self._drawn = 0.0
+        self.run_dir, self.display = None if run_dir is None else Path(run_dir), Display(console)
+        self.loggers: dict[str, Logger] = {}
+        self._begun = False
+        if self.run_dir is not None:
+            if loggers is None:
+                loggers = [LoggerChoice.model_validate(name) for name in DEFAULT_LOGGERS]
+            self._open(loggers, self.run_dir, purge_step)
 
-    @_without_which_training_goes_on
-    def _begin(self, purge_step: int | None) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
+    def _open(self, choices: Sequence[LoggerChoice], run_dir: Path, purge_step: int | None) -> None:
+        for choice in choices:
+            choice.check()
+        for choice in choices:
+            try:
+                self.loggers[choice.name] = choice.make(run_dir, purge_step)
+            except OSError as error:
+                self._leave_out(choice.name, error)
+            except Exception:
+                self.close()
+                raise
 
-        self.writer = SummaryWriter(str(self.run_dir), purge_step=purge_step)
+    def begin(self, hyperparameters: Mapping[str, Any], metric: str, config: str | None = None) -> None:
+        """Tells the loggers of what a run that begins is made; once, so that later calls change nothing.
 
-    @_without_which_training_goes_on
+        Args:
+            hyperparameters: the settings, by dotted key.
+            metric: tag of the figure that runs are compared by.
+            config: the settings as one text; default: a line for each.
+        """
+        if self._begun:
+            return
+        self._begun = True
+        text = "\n".join(f"{key}: {value}" for key, value in hyperparameters.items()) if config is None else config
+        self._each(lambda logger: logger.hyperparameters(hyperparameters, metric))
+        self._each(lambda logger: logger.config(text))
+
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes scalars at an environment step, as one event: several times cheaper than one event each."""
-        if self.writer is not None and values:
-            from tensorboard.compat.proto.summary_pb2 import Summary
+        """Writes scalars, by tag, at an environment step."""
+        if values:
+            self._each(lambda logger: logger.scalars(values, step))
 
-            items = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-            self.writer._get_file_writer().add_summary(Summary(value=items), step)
-
-    @_without_which_training_goes_on
     def report(self, prefix: str, report: Report, step: int) -> list[Path]:
-        """Writes a report: scalars as ``prefix/name``, its text, figures and films to TensorBoard and as files.
+        """Writes a report: scalars as ``prefix/name``, its text, figures and films to the loggers and as files.
 
         Returns:
             The files: ``figures/name.png``, of the latest report alone, and ``videos/name-step.mp4``.
@@ -110,120 +95,73 @@ class Tracker:
         Raises:
             InputError: a film cannot be written, or a name is not that of a file in the run.
         """
-        files = []
         for name in (*report.figures, *report.films):
             if Path(name).name != name or not name.strip("."):
                 raise InputError(f"report {prefix}: the name of a figure must be that of a file, got {name!r}")
         self.scalars(report.tagged(prefix), step)
         if report.text:
-            self.text(prefix, report.text, step)
-        for name, figure in report.figures.items():
-            if self.run_dir is not None:
-                folder = self.run_dir / FIGURES_FOLDER
-                folder.mkdir(parents=True, exist_ok=True)
-                files.append(folder / f"{name}.png")
-                figure.savefig(files[-1], dpi=120)
-            if self.writer is not None:
-                self.writer.add_figure(f"{prefix}/{name}", figure, step)
-        for name, film in report.films.items():
-            if self.run_dir is not None:
-                files.append(_unused(self.run_dir / film.folder / f"{name}-{step}.mp4"))
-                video.write(film, files[-1])
-            self._film(
-                f"{prefix}/{name}/film", film, step
-            )  # a tag that no scalar has: TensorBoard shows one kind of each
-        if report.embedding is not None and self.writer is not None:
-            vectors, labels, images = report.embedding
-            shutil.rmtree(
-                Path(self.writer.log_dir) / f"{step:05d}" / prefix, ignore_errors=True
-            )  # left by an earlier report
-            self.writer.add_embedding(vectors, labels, images, step, prefix)
-        return files
+            self._each(lambda logger: logger.text(prefix, report.text, step))
+        files = [self._figure(prefix, name, figure, step) for name, figure in report.figures.items()]
+        files += [self._film(prefix, name, film, step) for name, film in report.films.items()]
+        embedding = report.embedding
+        if embedding is not None:
+            self._each(lambda logger: logger.embedding(prefix, embedding, step))
+        return [file for file in files if file is not None]
 
-    def _film(self, tag: str, film: Film, step: int) -> None:
-        """Writes a film as an image that moves: torch's add_video needs moviepy 1, which is no more."""
-        if self.writer is not None:
-            from tensorboard.compat.proto.summary_pb2 import Summary
+    def _figure(self, prefix: str, name: str, figure: Figure, step: int) -> Path | None:
+        self._each(lambda logger: logger.figure(f"{prefix}/{name}", figure, step))
+        if self.run_dir is None:
+            return None
+        path = self.run_dir / FIGURES_FOLDER / f"{name}.png"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=120)
+        except OSError as error:
+            self.run_dir = None
+            self.note(f"figures and films are not written any more: {error}")
+            return None
+        return path
 
-            shown = Summary.Value(tag=tag, image=video.moving_image(film))
-            self.writer._get_file_writer().add_summary(Summary(value=[shown]), step)
-
-    @_without_which_training_goes_on
-    def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Writes text, shown verbatim."""
-        if self.writer is not None:
-            self.writer.add_text(tag, "    " + text.replace("\n", "\n    "), step)
-
-    @_without_which_training_goes_on
-    def hyperparameters(self, values: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Fills the hyper-parameters tab for this run, with the tags of the metrics to show."""
-        if self.writer is not None:
-            from torch.utils.tensorboard.summary import hparams
-
-            plain = {key: v if isinstance(v, (bool, int, float, str)) else str(v) for key, v in values.items()}
-            for summary in hparams(plain, dict(metrics)):
-                self.writer._get_file_writer().add_summary(summary)
+    def _film(self, prefix: str, name: str, film: Film, step: int) -> Path | None:
+        """Writes a film as a file, which loggers are given; its tag is one that no scalar has."""
+        if self.run_dir is None:
+            return None
+        path = _unused(self.run_dir / film.folder / f"{name}-{step}.mp4")
+        video.write(film, path)
+        self._each(lambda logger: logger.film(f"{prefix}/{name}/film", film, path, step))
+        return path
 
     def note(self, line: str) -> None:
-        """Tells the user something: in the terminal, or as a Python warning where there is no console."""
-        if self.console is not None:
-            self.console.print(f"note: {line}", highlight=False)
-        else:
-            warnings.warn(line, stacklevel=2)
+        """Tells the user something; see `Display.note`."""
+        self.display.note(line)
 
     def progress(self, steps: int, total: int, figures: Mapping[str, float]) -> None:
-        """Updates the progress bar; without a terminal, prints a line every tenth of the run."""
-        if self.console is None:
-            return
-        if steps < total and time.monotonic() < self._drawn + SECONDS_BETWEEN_DRAWINGS:
-            return
-        self._drawn = time.monotonic()
-        shown = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
-        if not self.console.is_terminal:
-            if steps >= total or steps / total >= self._told + 0.1:
-                self._told = steps / total
-                self.console.print(f"{steps:>12,} / {total:,}  {shown}", highlight=False)
-            return
-        if self._progress is None:
-            self._progress = Progress(
-                TextColumn("{task.completed:,.0f} / {task.total:,.0f}"),
-                BarColumn(None),
-                TextColumn("{task.fields[shown]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(elapsed_when_finished=False),
-                console=self.console,
-                auto_refresh=False,
-            )
-            self._task = self._progress.add_task("", total=total, completed=steps, shown="")
-            self._progress.start()
-        assert self._task is not None
-        self._progress.update(self._task, completed=steps, shown=shown, refresh=True)
+        """Shows how far the run is; see `Display.progress`."""
+        self.display.progress(steps, total, figures)
 
     def closing_table(self, steps: int, figures: Mapping[str, float]) -> None:
-        """Prints the latest value of every figure."""
-        self.stop_progress()
-        if self.console is not None:
-            self.console.print(table_of(f"after {steps:,} steps", figures))
+        """Prints the latest value of every figure; see `Display.closing_table`."""
+        self.display.closing_table(steps, figures)
 
-    @_without_which_training_goes_on
     def flush(self) -> None:
-        """Writes pending events, so that TensorBoard sees them."""
-        if self.writer is not None:
-            self.writer.flush()
+        """Has the loggers write what is pending."""
+        self._each(lambda logger: logger.flush())
 
-    def stop_progress(self) -> None:
-        """Ends the progress bar, if there is one."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
-
-    @_without_which_training_goes_on
     def close(self) -> None:
-        """Ends the progress bar and writes pending events."""
-        self.stop_progress()
-        if self.writer is not None:
-            self.writer.close()
+        """Ends the progress bar and the loggers."""
+        self.display.close()
+        self._each(lambda logger: logger.close())
+
+    def _each(self, write: Callable[[Logger], None]) -> None:
+        for name, logger in tuple(self.loggers.items()):
+            try:
+                write(logger)
+            except Exception as error:  # the errors of services have no base of their own
+                self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.loggers.pop(name, None)
+        self.note(f"the logger {name} writes no more: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _unused(path: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
 from rlcore import checkpoint, legacy, settings
 from rlcore.agent import Agent, Metrics
@@ -23,6 +23,7 @@ from rlcore.evaluation import CUT, Evaluator, Report, ReportChoice
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.hooks import Hook, HookChoice
 from rlcore.interruption import Interrupted, Interruption
+from rlcore.loggers import LoggerChoice
 from rlcore.memory import require_memory
 from rlcore.rollout import Rollout
 from rlcore.seeding import restore_rng_state, rng_state
@@ -30,7 +31,7 @@ from rlcore.settings import flatten
 from rlcore.spaces import zeros
 from rlcore.stateful import LEARNS
 from rlcore.statistics import EpisodeStatistics
-from rlcore.tracking import Tracker
+from rlcore.tracking import DEFAULT_LOGGERS, Tracker
 from rlcore.trees import leaves, told
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -103,9 +104,27 @@ class Trainer:
         hooks: list[HookChoice] = []  # noqa: RUF012 (pydantic copies it)
         """What is done beside training, in this order (``rlcore list hooks``)."""
         reports: list[ReportChoice] = []  # noqa: RUF012
-        """Reports made at every evaluation, for TensorBoard and ``figures/``."""
-        tensorboard: bool = True
-        """Write TensorBoard events."""
+        """Reports made at every evaluation, for the loggers and ``figures/``."""
+        loggers: list[LoggerChoice] = Field(default=[*DEFAULT_LOGGERS], validate_default=True)
+        """Where figures are written; see ``rlcore list loggers``."""
+        tensorboard: bool = Field(default=True, exclude=True)
+        """false: without the logger tensorboard."""
+
+        @field_validator("loggers")
+        @classmethod
+        def _one_of_each(cls, loggers: list[LoggerChoice]) -> list[LoggerChoice]:
+            names = [logger.name for logger in loggers]
+            for name in names:
+                if names.count(name) > 1:
+                    raise InputError(f"{name} is named {names.count(name)} times; a run has one logger of each name")
+            return loggers
+
+        @model_validator(mode="after")
+        def _without_tensorboard(self) -> "Trainer.Settings":
+            if not self.tensorboard:
+                kept = [logger for logger in self.loggers if logger.name != "tensorboard"]
+                object.__setattr__(self, "loggers", kept)  # frozen
+            return self
 
         @model_validator(mode="after")
         def _one_length(self) -> "Trainer.Settings":
@@ -189,7 +208,7 @@ class Trainer:
             tracker: where figures go; None creates a silent one that writes into the folder.
         """
         self.run_dir = None if run_dir is None else Path(run_dir).absolute()  # an environment may change the folder
-        self.tracker = tracker or Tracker(self.run_dir, tensorboard=self.settings.tensorboard)
+        self.tracker = tracker or Tracker(self.run_dir, loggers=self.settings.loggers)
 
     def fit(self) -> Report:
         """Trains to the end of the run, or to ``stop_at``; see `updates`.
@@ -259,6 +278,8 @@ class Trainer:
         """Collects one rollout and learns from it; logs, evaluates and saves nothing."""
         if not self.agent.training:  # one that was loaded for evaluation
             self.agent.train()
+        if not self.steps:
+            self.tracker.begin(self._settings_of_all() | {"seed": self.seed}, f"eval/{self.env.criterion}")
         start = time.perf_counter()
         progress = min(1.0, self.steps / self.total_steps)
         rollout = self.collector.collect(self.agent, progress, self._interruption)

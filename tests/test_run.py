@@ -16,11 +16,12 @@ from compare import same
 from test_cli import QUICK
 
 import rlcore
-from rlcore import checkpoint, config
+from rlcore import checkpoint, config, registry
 from rlcore.agents.ppo import PPO
 from rlcore.envs.cartpole import CartPole
 from rlcore.errors import InputError
 from rlcore.files import claim_folder, locked, write_text
+from rlcore.loggers.tensorboard import TensorBoardLogger
 from rlcore.run import Run
 from rlcore.tracking import Tracker
 from rlcore.trainer import Trainer
@@ -166,16 +167,16 @@ def test_names_do_not_lead_out_of_the_run(folder):
 
     for name in ("../../escape", "/etc/x", "a/b", ".."):
         with pytest.raises(InputError, match="the name of a figure must be that of a file"):
-            Tracker(folder / "run", tensorboard=False).report("mine", Report({}, figures={name: None}), 1)
+            Tracker(folder / "run", loggers=[]).report("mine", Report({}, figures={name: None}), 1)
     (folder / "...yaml").write_text(QUICK)
     assert config.load("...yaml").name == "config"
 
 
-class Full(Tracker):
-    """A tracker on a disk that is full from the second event on."""
+class Full(TensorBoardLogger):
+    """A disk that is full from the second event on."""
 
-    def _begin(self, purge_step):
-        super()._begin(purge_step)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
         written = self.writer._get_file_writer().add_summary
         self.num = 0
 
@@ -188,14 +189,15 @@ class Full(Tracker):
         self.writer._get_file_writer().add_summary = add_summary
 
 
-def test_a_full_disk_ends_the_events_and_not_the_training(folder):
+def test_a_full_disk_ends_the_events_and_not_the_training(folder, monkeypatch):
+    monkeypatch.setitem(registry.loggers._registered, "tensorboard", Full)
     env = CartPole()
     agent = PPO(env, PPO.Settings(horizon=16, minibatch_size=64))
-    trainer = Trainer(agent, env, total_steps=2048, tracker=Full(folder))
-    with pytest.warns(UserWarning, match="events and figures are not written any more: .*No space left") as told:
+    trainer = Trainer(agent, env, total_steps=2048, tracker=Tracker(folder))
+    with pytest.warns(UserWarning, match="the logger tensorboard writes no more: OSError: .*No space left") as told:
         trainer.fit()
     assert trainer.finished
-    assert len([one for one in told if "not written" in str(one.message)]) == 1
+    assert len([one for one in told if "writes no more" in str(one.message)]) == 1
     trainer.close()
 
 

@@ -208,6 +208,8 @@ def import_everything() -> None:
         "torch.utils.tensorboard.writer",
     ):
         importlib.import_module(module)
-    for known in (registry.agents, registry.envs, registry.networks, registry.datasets, registry.reports):
+    for known in (
+        registry.agents, registry.envs, registry.networks, registry.datasets, registry.reports, registry.loggers
+    ):  # fmt: skip
         for name in known.names():
             known[name]
