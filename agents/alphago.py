@@ -1,7 +1,5 @@
 """AlphaGo: a value network that learns from a policy's games against itself, and a search with both."""
 
-from typing import Any
-
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -9,11 +7,11 @@ from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import Categorical
-from rlcore.envs.game_env import GameEnv
+from rlcore.env_spec import EnvSpec
+from rlcore.envs.players import load_for
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
-from rlcore.run import load_trainer
 from rlcore.search import Evaluator, SearchResult, mixed, playouts, puct, search
 from rlcore.settings import ResolvedPath
 from rlcore.trees import Tree
@@ -49,16 +47,14 @@ class AlphaGo(SelfPlayAgent):
     settings: Settings
     learns_policy = False
 
-    def __init__(self, env: Any, settings: Settings):
+    def __init__(self, env: EnvSpec, settings: Settings):
         super().__init__(env, settings)
         s = self.settings
         try:
-            trained = load_trainer(s.policy, device=env.device)
+            policy, self.observe = load_for(self.game, s.policy, None, env.device, "agent.policy")
         except InputError as error:
-            raise InputError(f"agent.policy: {error}; it should name a run, e.g. with env.name=versus") from error
-        if not isinstance(trained.env, GameEnv) or type(trained.env.game) is not type(self.game):
-            raise InputError(f"agent.policy: {s.policy} does not play {env.settings.game}")
-        self.policy, self.observe = trained.agent.requires_grad_(False), trained.env.observe
+            raise InputError(f"{error}; agent.policy should name a run, e.g. with env.name=versus") from error
+        self.policy = policy.requires_grad_(False)
         self.network = s.network.build(self.game.planes_shape, 1)
         self.optimizer = self._make_optimizer()
         self.eval()

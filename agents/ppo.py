@@ -120,10 +120,6 @@ class PPO(PolicyAgent):
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
 
-    def forward(self, obs: Tree) -> tuple[Distribution, Tensor]:
-        """[B, *O] to pi(.|s) of B rows and V(s) [B]."""
-        return self.distribution(obs), self.value(obs)
-
     def value(self, obs: Tree) -> Tensor:
         """[B, *O] to V(s) [B]."""
         return self.value_head(self.value_body(self.normalized(obs))).squeeze(-1)

@@ -10,7 +10,6 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.game_replay import Batch, GameReplay
-from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.errors import InputError
 from rlcore.game import Game
 from rlcore.networks import Network
@@ -18,6 +17,7 @@ from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
 from rlcore.search import SearchResult
+from rlcore.spaces import Positions
 from rlcore.trees import Tree
 
 
@@ -59,9 +59,10 @@ class SelfPlayAgent(Agent):
     def __init__(self, env: Any, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        if not isinstance(env, SelfPlayEnv):
+        space = env.single_observation_space
+        if not isinstance(space, Positions):
             raise InputError(f"agent.name: {type(self).__name__} plays games against itself; use env.name=selfplay")
-        self.game: Game = env.game
+        self.game: Game = space.game
         self.horizon = s.horizon
         self.replay = GameReplay(self.game, s.replay_size, s.symmetries, self.learns_policy, self.spec.device)
 

@@ -91,9 +91,14 @@ class Supervised(Agent):
                 bias_correction=s.bias_correction,
             )
 
-    def forward(self, obs: Tree) -> Tensor:
-        """[B, *O] to answers [B, *A]."""
-        outputs = self.network(obs)
+    def forward(self, obs: Any, state: Tree = None) -> Any:
+        """As of every agent; but tensors [B, *O] are answered with a graph, [B, *A]."""
+        is_batch = isinstance(obs, Tensor) and obs.ndim == len(self.observation_space.shape or ()) + 1
+        return self.outputs(obs) if is_batch else super().forward(obs)
+
+    def outputs(self, obs: Tensor) -> Tensor:
+        """[B, *O] to answers [B, *A], with their graph."""
+        outputs: Tensor = self.network(obs)
         return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
 
     @torch.no_grad()
@@ -109,7 +114,7 @@ class Supervised(Agent):
         Raises:
             InputError: the answers are the log-odds of several outcomes.
         """
-        outputs = self(obs)
+        outputs = self.outputs(obs)
         if isinstance(self.action_space, Logits):
             return Categorical(outputs)
         if not isinstance(self.action_space, LogOdds):
@@ -123,7 +128,7 @@ class Supervised(Agent):
     @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""
-        return Step(self(obs))
+        return Step(self.outputs(obs))
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes one step of the optimizer."""

@@ -1,12 +1,11 @@
 """GameEnv: N games, and how well an agent plays them."""
 
 import math
-from abc import abstractmethod
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import numpy as np
 import torch
-from gymnasium.spaces import Discrete, Space
+from gymnasium.spaces import Dict, Discrete, Space
 from pydantic import Field, NonNegativeInt, field_validator
 from torch import Tensor
 
@@ -28,20 +27,19 @@ from rlcore.game import (
     random_moves,
 )
 from rlcore.seeding import restore_generator, seed_everything
+from rlcore.spaces import ACTION_MASK, Planes, Positions
 from rlcore.trees import Tree
 
 EVALUATION_BATCH = 512
 """Positions evaluated at once."""
 STOCK = 1024
 """Openings made at once, which takes hardly longer than making one."""
-STATES = np.iinfo(np.int64)
-"""The range of a state's numbers."""
 
 
 class GameEnv(Environment):
     """N games in lockstep: the base of game environments.
 
-    A subclass defines who moves when, and how an agent observes a state.
+    A subclass defines who moves when, and what space an agent's observations are of; see `observed`.
     """
 
     class Settings(Environment.Settings):
@@ -67,11 +65,11 @@ class GameEnv(Environment):
     criterion = "points_random"
     select_best = False
 
-    def __init__(
-        self, settings: Settings, game: Game, space: Space[object], device: torch.device | str, truth: Truth | None
-    ):
+    def __init__(self, settings: Settings, space: Space[Any], device: torch.device | str, truth: Truth | None):
+        self.settings = settings
+        self.game, self.observe = observed(space)
+        game = self.game
         check_rules(game)
-        self.settings, self.game = settings, game
         super().__init__(settings.num_envs, space, Discrete(game.num_actions), device)
         self.truth = truth
         if truth is None and settings.positions is not None:
@@ -87,10 +85,6 @@ class GameEnv(Environment):
         if seed is not None:
             self._generator.manual_seed(seed)
             self._stock = self._stock[:0]
-
-    @abstractmethod
-    def observe(self, state: Tensor) -> Tree:
-        """An agent's observation of states [B, S] in which it is to move."""
 
     def player(self, agent: Agent) -> Player:
         """The agent as a player, as it plays in evaluation."""
@@ -164,6 +158,24 @@ class GameEnv(Environment):
             self._stock = torch.cat([self._stock, openings(self.game, num_moves, k, self._generator)])
         taken, self._stock = self._stock[:num], self._stock[num:]
         return taken.clone()
+
+
+def observed(space: Space[Any]) -> tuple[Game, Callable[[Tensor], Tree]]:
+    """The game that a space's observations are of, and what an agent observes of states [B, S] in which it is to move.
+
+    Args:
+        space: `Positions`, the states themselves; or `Planes` beside the moves that are allowed.
+
+    Raises:
+        InputError: its observations are not of a game.
+    """
+    if isinstance(space, Positions):
+        return space.game, lambda state: state
+    planes = space.get("observation") if isinstance(space, Dict) else None
+    if not isinstance(planes, Planes):
+        raise InputError(f"needs positions of a game (env.name=selfplay or versus), got {space}")
+    game = planes.game
+    return game, lambda state: {"observation": game.observe(state), ACTION_MASK: game.legal(state)}
 
 
 def game_of(what: str, env: Environment) -> GameEnv:

@@ -1,6 +1,6 @@
 """Players to play against, by name: they map positions to moves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +8,14 @@ from pydantic import PositiveFloat, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore import registry, settings
-from rlcore.envs.game_env import GameEnv
+from rlcore.agent import Agent
+from rlcore.envs.game_env import observed
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, random_moves
-from rlcore.run import load_trainer
+from rlcore.run import load
 from rlcore.search import playouts, search, uct
 from rlcore.settings import Choice, ResolvedPath
+from rlcore.trees import Tree
 
 SOONER = 1e-3
 """Share of a value that each move of delay takes off, so that sooner wins are preferred."""
@@ -132,12 +134,27 @@ class SavedPlayer:
             return str(Path(path).resolve()) if path is not None and Path(path).suffix else path
 
     def __init__(self, settings: Settings, game: Game, device: torch.device):
-        trainer = load_trainer(settings.run, settings.checkpoint, device)
-        if not isinstance(trainer.env, GameEnv) or type(trainer.env.game) is not type(game):
-            played = type(trainer.env.game).__name__ if isinstance(trainer.env, GameEnv) else "no game"
-            raise InputError(f"player run: {settings.run} plays {played}, the game here is {type(game).__name__}")
-        self.play: Player = trainer.env.player(trainer.agent)
+        self.agent, self.observe = load_for(game, settings.run, settings.checkpoint, device, "player run")
 
     def __call__(self, state: Tensor) -> Tensor:
         """Maps states [B, S] to moves [B]."""
-        return self.play(state)
+        return self.agent.predict(self.observe(state)).action
+
+
+def load_for(
+    game: Game, run: str, checkpoint: str | None, device: torch.device, where: str
+) -> tuple[Agent, Callable[[Tensor], Tree]]:
+    """The agent of a run of the same game, and what it observes of states [B, S].
+
+    Raises:
+        InputError: there is no such run, or it is of another game; the message begins with ``where``.
+    """
+    agent = load(run, checkpoint, device)
+    try:
+        played, observe = observed(agent.observation_space)
+    except InputError:
+        raise InputError(f"{where}: {run} plays no game, the game here is {type(game).__name__}") from None
+    if type(played) is not type(game):
+        message = f"{run} plays {type(played).__name__}, the game here is {type(game).__name__}"
+        raise InputError(f"{where}: {message}")
+    return agent, observe

@@ -3,16 +3,15 @@
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from gymnasium.spaces import Box
 from torch import Tensor
 
-from rlcore import registry
 from rlcore.agent import Agent
 from rlcore.device import reading_waits
 from rlcore.environment import StepResult
-from rlcore.envs.game_env import STATES, GameEnv
+from rlcore.envs.game_env import GameEnv
 from rlcore.envs.truth import Truth
-from rlcore.game import Game, Player, check_legal
+from rlcore.game import Player, check_legal
+from rlcore.spaces import Positions
 
 
 @runtime_checkable
@@ -31,12 +30,7 @@ class SelfPlayEnv(GameEnv):
     """
 
     def __init__(self, settings: GameEnv.Settings, device: torch.device | str = "cpu", truth: Truth | None = None):
-        game: Game = registry.games[settings.game]()
-        super().__init__(settings, game, Box(STATES.min, STATES.max, (game.state_size,), STATES.dtype), device, truth)
-
-    def observe(self, state: Tensor) -> Tensor:
-        """The states [B, S] themselves."""
-        return state
+        super().__init__(settings, Positions(settings.game), device, truth)
 
     def movers(self, agent: Agent) -> dict[str, Player]:
         """The move played, the most likely one without search, and the agent's own ways (`HasMovers`)."""

@@ -3,13 +3,11 @@
 import copy
 from typing import Annotated, Any
 
-import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, MultiBinary
+from gymnasium.spaces import Dict, MultiBinary
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from rlcore import registry
 from rlcore.agent import Agent, restore_parameters
 from rlcore.checkpoint import restored, restored_number
 from rlcore.environment import StepResult
@@ -17,9 +15,9 @@ from rlcore.envs.game_env import GameEnv
 from rlcore.envs.players import PlayerChoice, make_players
 from rlcore.envs.truth import Truth
 from rlcore.errors import CheckpointError, InputError
-from rlcore.game import DISCOUNT, Game, Player, Transition, check_legal
+from rlcore.game import DISCOUNT, Player, Transition, check_legal
 from rlcore.seeding import seeded
-from rlcore.spaces import ACTION_MASK, Image
+from rlcore.spaces import ACTION_MASK, Planes
 
 
 class VersusEnv(GameEnv):
@@ -53,11 +51,10 @@ class VersusEnv(GameEnv):
     settings: Settings
 
     def __init__(self, settings: Settings, device: torch.device | str = "cpu", truth: Truth | None = None):
-        game: Game = registry.games[settings.game]()
-        planes = Image(Box(0, 1, game.planes_shape, np.float32), "first")
-        space = Dict({"observation": planes, ACTION_MASK: MultiBinary(game.num_actions)})
-        super().__init__(settings, game, space, device, truth)
-        self.named = make_players(settings.pool, game, self.device, "env.pool")
+        planes = Planes(settings.game)
+        space = Dict({"observation": planes, ACTION_MASK: MultiBinary(planes.game.num_actions)})
+        super().__init__(settings, space, device, truth)
+        self.named = make_players(settings.pool, self.game, self.device, "env.pool")
         self.former: list[Agent] = []
         """The agent's former selves, the oldest first."""
         self._agent: Agent | None = None
@@ -65,10 +62,6 @@ class VersusEnv(GameEnv):
         self._drawn = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # pool members
         self._opponent = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # pool member, by game
         self._begins = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # the agent does, by game
-
-    def observe(self, state: Tensor) -> dict[str, Tensor]:
-        """Planes and legal moves of states [B, S]."""
-        return {"observation": self.game.observe(state), ACTION_MASK: self.game.legal(state)}
 
     def opponents(self) -> dict[str, Player]:
         """The opponents in `score`: random moves, and those in the pool from the beginning."""

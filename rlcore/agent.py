@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from rlcore import registry, settings
 from rlcore.checkpoint import fitting
+from rlcore.deployment import answer, takes_arrays
 from rlcore.device import reading_waits
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
@@ -69,6 +71,11 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         self.nonfinite: Tensor | None = None
         """0-d bool, used except on the CPU: a loss was NaN or infinite; the trainer reads it at the next log."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "predict" in vars(cls):
+            cls.predict = takes_arrays(cls.predict)  # type: ignore[method-assign]
+
     @abstractmethod
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Chooses actions while learning: explores, and records what `learn` needs.
@@ -92,14 +99,42 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         """
         return {}
 
+    @takes_arrays
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """Chooses actions in evaluation: greedy or mean ones. The default acts as while learning.
 
+        A subclass that overrides it is given tensors [N, *O] of the space's dtype. Callers may also give numpy arrays,
+        other floats, or a single observation [*O]; actions are clipped to the bounds of their space.
+
         Args:
-            obs: [N, *O].
-            state: as in `act`.
+            obs: [N, *O], or [*O].
+            state: as in `act`; None is that of a beginning.
+
+        Raises:
+            InputError: the observations are not of the observation space.
         """
         return self.act(obs, state)
+
+    def forward(self, obs: Any, state: Tree = None) -> Any:
+        """Answers where the agent is deployed: ``action = agent(obs)``, in evaluation mode and without a graph.
+
+        Args:
+            obs: a batch [N, *O] or one observation [*O], as the environment gives them: arrays or tensors.
+            state: recurrent agents only: what the last call returned; None at the beginning of an episode.
+
+        Returns:
+            Actions as the environment takes them, inside its space: arrays for arrays, tensors for tensors. Of a
+            recurrent agent ``(action, state)``.
+
+        Raises:
+            InputError: the observations are not of the observation space.
+        """
+        return answer(self, obs, state)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters and buffers are."""
+        return next((x.device for x in chain(self.parameters(), self.buffers())), self.spec.device)
 
     def distribution(self, obs: Tree) -> Distribution:
         """The distribution over answers to observations [B, *O], in the current modes of the modules.

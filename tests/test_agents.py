@@ -78,7 +78,7 @@ def test_value_counts_on_beyond_a_time_limit_and_not_beyond_an_end(end, value):
     agent = ppo(env, learning_rate=1e-2, learning_rate_schedule="linear", network={"name": "mlp", "hidden": [32]})
     fit(agent, env, 40_000)
     obs, _ = env.reset()
-    assert agent(obs)[1][0].item() == pytest.approx(value, rel=0.03)
+    assert agent.value(obs)[0].item() == pytest.approx(value, rel=0.03)
 
 
 def test_baseline_counts_on_beyond_a_time_limit():
@@ -117,7 +117,7 @@ def test_against_an_adapting_opponent_the_policy_stays_stochastic():
     obs, _ = env.reset(seed=5)
     rollout = collect(agent, env, obs, 512)
     assert rollout.reward.mean() > -0.1
-    assert agent(obs)[0].entropy().min() > 1.0  # log 3 is 1.0986
+    assert agent.distribution(obs).entropy().min() > 1.0  # log 3 is 1.0986
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -127,7 +127,7 @@ def test_the_first_minibatchs_ratio_is_one(env, shared):
     agent = ppo(env, shared=shared)
     obs, _ = env.reset(seed=1)
     rows, _ = agent._rows(collect(agent, env, obs, 32))
-    pi, value = agent(rows.obs[:64])
+    pi, value = agent.distribution(rows.obs[:64]), agent.value(rows.obs[:64])
     ratio = (pi.log_prob(rows.action[:64]) - rows.log_prob[:64]).exp()
     torch.testing.assert_close(ratio, torch.ones(64), atol=1e-6, rtol=0)
     torch.testing.assert_close(value, rows.value[:64], atol=1e-5, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_the_clipped_objective_is_the_papers():
     obs, _ = env.reset(seed=1)
     b, _ = agent._rows(collect(agent, env, obs, 32))
     b = b._replace(log_prob=b.log_prob + torch.randn_like(b.log_prob), advantage=torch.randn_like(b.advantage))
-    ratio = (agent(b.obs)[0].log_prob(b.action) - b.log_prob).exp()
+    ratio = (agent.distribution(b.obs).log_prob(b.action) - b.log_prob).exp()
     assert ratio.min() < 0.8 < 1.2 < ratio.max()
     paper = torch.minimum(ratio * b.advantage, ratio.clamp(0.8, 1.2) * b.advantage).mean()
     torch.testing.assert_close(agent.losses(b, 0.2).policy, -paper)
@@ -152,7 +152,7 @@ def test_the_clipped_value_loss_is_the_larger_of_two():
     obs, _ = env.reset(seed=1)
     b, _ = agent._rows(collect(agent, env, obs, 32))
     b = b._replace(value=b.value + torch.randn_like(b.value) / 5, target=b.target.mean() + torch.randn_like(b.target))
-    V = agent(b.obs)[1]
+    V = agent.value(b.obs)
     near = torch.maximum(torch.minimum(V, b.value + 0.1), b.value - 0.1)
     by_hand = torch.stack([(V - b.target) ** 2, (near - b.target) ** 2]).amax(0).mean()
     torch.testing.assert_close(agent.losses(b, 0.2).value, by_hand)
@@ -164,10 +164,10 @@ def test_ppo_learns_from_the_true_successor_of_a_truncated_row():
     obs, _ = env.reset(seed=1)
     rollout = collect(agent, env, obs, 4)
     rows, _ = agent._rows(rollout)
-    value = agent(rollout.final_obs)[1]
+    value = agent.value(rollout.final_obs)
     target = rows.target.view(4, 2)
     torch.testing.assert_close(target[2], 1 + GAMMA * value)
-    torch.testing.assert_close(target[3], 1 + GAMMA * agent(rollout.last_obs)[1])
+    torch.testing.assert_close(target[3], 1 + GAMMA * agent.value(rollout.last_obs))
 
 
 def test_ppo_update_equals_a_hand_written_one():
@@ -192,8 +192,8 @@ def _update_by_hand(agent, rollout, rng):
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3, eps=1e-5)
     T, N = rollout.reward.shape
     with torch.no_grad():
-        values = net(rollout.obs.flatten(0, 1))[1].view(T, N)
-        last = net(rollout.last_obs)[1]
+        values = net.value(rollout.obs.flatten(0, 1)).view(T, N)
+        last = net.value(rollout.last_obs)
         advantage, running = torch.zeros(T, N), torch.zeros(N)
         for t in reversed(range(T)):
             done = rollout.terminated[t].float()

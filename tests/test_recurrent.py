@@ -240,7 +240,7 @@ def test_without_a_state_episodes_begin():
     state = agent.initial_state(6)
     alone, begun = agent.predict(obs), agent.predict(obs, state)
     same((alone.action, alone.state), (begun.action, begun.state))
-    pi, value = agent(obs)
+    pi, value = agent.distribution(obs), agent.value(obs)
     torch.testing.assert_close(pi.log_prob(alone.action), agent.distribution(obs).log_prob(begun.action))
     rollout = collect(agent, env, obs, 16, state)
     torch.testing.assert_close(value, agent._values(rollout)[0][0])

@@ -376,13 +376,14 @@ def test_targets_that_float32_makes_equal_are_refused(kind):
 def test_many_classes_have_a_recall_but_no_matrix():
     n = MOST_CLASSES + 1
     targets = np.arange(n).repeat(2)
-    env = make(from_arrays(np.zeros((2 * n, 1)), targets), action="label", test_fraction=0).evaluation(1)
+    settings = {"dataset": from_arrays(np.zeros((2 * n, 1)), targets), "test_fraction": 0}
+    env = make(**settings, action="label").evaluation(1)
 
     class Last(Supervised):
         def predict(self, obs, state=None):
             return rlcore.Step(torch.full((len(obs),), n - 1))
 
-    report = env.score(Last(make(action="logits")), 1, 1)
+    report = env.score(Last(make(**settings, action="logits")), 1, 1)
     assert report.text == f"the confusion matrix of {n} classes is not shown; at most {MOST_CLASSES}"
     assert [report.scalars[f"recall_{k}"] for k in (0, n - 2, n - 1)] == [0, 0, 1]
     with pytest.raises(InputError, match=f"report confusion: needs at most {MOST_CLASSES} classes, there are {n}"):

@@ -477,7 +477,7 @@ def test_the_first_minibatchs_ratio_is_one_with_dropout(shared):
     with torch.no_grad():
         with recalled(agent.policy_dropouts, rows.masks):
             recalled_ratio = (agent._answers(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
-        other_ratio = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
+        other_ratio = (agent.distribution(rows.obs).log_prob(rows.action) - rows.log_prob).exp()
     torch.testing.assert_close(recalled_ratio, torch.ones_like(recalled_ratio), atol=1e-5, rtol=0)
     assert (other_ratio - 1).abs().max() > 0.01  # with new masks it is another policy
     assert 0.4 < rows.masks[0].float().mean() < 0.6

@@ -248,7 +248,7 @@ def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
 
 def test_alphago_on_another_game_is_one_line(pool_run):
     env = SelfPlayEnv(SelfPlayEnv.Settings(game="tictactoe", num_envs=2))
-    with pytest.raises(InputError, match="stage1 does not play tictactoe"):
+    with pytest.raises(InputError, match="stage1 plays ConnectFour, the game here is TicTacToe"):
         AlphaGo(env, AlphaGo.Settings(policy="stage1"))
 
 

@@ -1,0 +1,124 @@
+"""What an agent is given and gives where it is deployed: arrays, one row or a batch, actions inside their space."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
+from torch import Tensor
+
+from rlcore.errors import InputError
+from rlcore.rollout import Step
+from rlcore.spaces import ACTION_MASK, dtype_of_tensor
+from rlcore.trees import Tree, leaves, tree_map
+
+if TYPE_CHECKING:
+    from rlcore.agent import Agent
+
+Predict = Callable[..., Step]
+
+
+class Batch(NamedTuple):
+    """Observations as an agent reads them."""
+
+    obs: Tree
+    """[B, *O] on the agent's device."""
+    single: bool
+    """Whether one observation [*O] was given."""
+
+
+def takes_arrays(predict: Predict) -> Predict:
+    """A method ``predict`` that also takes numpy arrays, other floats, and one observation instead of a batch.
+
+    Its actions in a bounded Box are clipped to it, as an environment does.
+    """
+
+    @wraps(predict)
+    def run(self: "Agent", obs: Any, state: Tree = None) -> Step:
+        batch = as_batch(obs, self.observation_space, self.device, self.reads_float64)
+        if state is None:
+            state = self.initial_state(len(next(leaves(batch.obs))))
+        step = predict(self, batch.obs, state)
+        if isinstance(step, Step) and isinstance(self.action_space, Box):
+            step = step._replace(action=clipped(step.action, self.action_space))
+        return step._replace(action=step.action[0], memory=None) if batch.single else step
+
+    return run
+
+
+def as_batch(obs: Any, space: Space[Any], device: torch.device, float64: bool = False) -> Batch:
+    """Observations as an agent reads them.
+
+    Args:
+        obs: [B, *O] or [*O], as elements of the space: tensors or arrays, or a dict of them.
+        space: of one observation.
+        device: of the agent.
+        float64: whether numbers of a float64 space stay so.
+
+    Raises:
+        InputError: they have another shape, or are floats where the space has integers.
+    """
+    if not isinstance(space, Dict):
+        return _as_batch(obs, space, device, float64, "observations")
+    if not isinstance(obs, dict) or not space.keys() <= obs.keys():
+        given = f"a dict of {', '.join(map(str, obs))}" if isinstance(obs, dict) else f"a {type(obs).__name__}"
+        raise InputError(f"observations must be a dict of {', '.join(space)}; got {given}")
+    parts = {key: _as_batch(obs[key], part, device, float64, f"obs[{key!r}]") for key, part in space.items()}
+    if ACTION_MASK in parts:
+        parts[ACTION_MASK] = parts[ACTION_MASK]._replace(obs=parts[ACTION_MASK].obs.bool())
+    single = {part.single for part in parts.values()}
+    if len(single) > 1:
+        raise InputError("observations must be of one row, or of a batch, in all their parts")
+    return Batch({key: part.obs for key, part in parts.items()}, single.pop())
+
+
+def _as_batch(x: Any, space: Space[Any], device: torch.device, float64: bool, name: str) -> Batch:
+    shape = space.shape
+    if shape is None or space.dtype is None:  # one that no tensors hold; agents refuse it
+        return Batch(x, False)
+    tensor = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+    if tensor.shape[tensor.ndim - len(shape) :] != shape or tensor.ndim - len(shape) not in (0, 1):
+        raise InputError(f"{name} must be [B, {', '.join(map(str, shape))}] or one row; got {tuple(tensor.shape)}")
+    wanted = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype, float64))).dtype
+    if tensor.is_floating_point() and not wanted.is_floating_point:
+        raise InputError(f"{name} must be {wanted}, as {space}; got {tensor.dtype}")
+    if tensor.dtype != wanted and not (isinstance(x, Tensor) and x.dtype == torch.bool):
+        tensor = tensor.to(wanted)
+    single = tensor.ndim == len(shape)
+    tensor = tensor.to(device)
+    return Batch(tensor.unsqueeze(0) if single else tensor, single)
+
+
+def clipped(action: Tensor, space: Box) -> Tensor:
+    """Actions [B, *A] clipped to the bounds of their space; the same tensor if it has none."""
+    if not (space.bounded_below.any() or space.bounded_above.any()) or not action.is_floating_point():
+        return action
+    low, high = (torch.from_numpy(end).to(action.device, action.dtype) for end in (space.low, space.high))
+    return action.clamp(low, high)
+
+
+def inside(action: Tensor, space: Space[Any]) -> Tensor:
+    """Actions [B, *A] as the environment itself takes them: counted from its start, rounded where it has integers."""
+    if isinstance(space, Box) and space.dtype.kind in "iu":
+        return action.round().to(torch.int64)
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        return action + torch.as_tensor(space.start, device=action.device)
+    return action
+
+
+def as_arrays(tree: Tree, space: Space[Any]) -> Any:
+    """Actions as arrays of the dtype of their space."""
+    return tree_map(lambda x: x.numpy(force=True).astype(space.dtype, copy=False), tree)
+
+
+@torch.no_grad()
+def answer(agent: "Agent", obs: Any, state: Tree = None) -> Any:
+    """What `Agent.forward` returns."""
+    step = agent.predict(obs, state)
+    action: Any = inside(step.action, agent.action_space)
+    if not any(isinstance(leaf, Tensor) for leaf in (obs.values() if isinstance(obs, dict) else (obs,))):
+        action = as_arrays(action, agent.action_space)
+    return action if step.state is None else (action, step.state)
