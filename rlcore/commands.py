@@ -27,6 +27,7 @@ from rlcore.config import CONFIG_FILE, Loaded
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.files import claim_folder
+from rlcore.imports import import_module
 from rlcore.interruption import ending_signals
 from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
@@ -213,7 +214,7 @@ def list_names(what: str, imports: Sequence[str] = ()) -> int:
         imports: modules that register more, as in a config.
     """
     for module in imports:
-        configs.import_module(module, Path(configs.COMMAND_LINE))
+        import_module(module, Path(configs.COMMAND_LINE))
     kinds = [*KINDS, "configs"]
     console = make_console()
     if what not in [*kinds, "all"]:

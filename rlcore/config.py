@@ -1,11 +1,7 @@
 """Configuration: YAML to validated, frozen settings, and settings to a trainer."""
 
-import importlib
-import importlib.util
 import os
 import re
-import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +17,7 @@ from rlcore.agent import Agent, AgentChoice
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, seed_everything
@@ -79,7 +76,7 @@ class Config(Settings):
     """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
     at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
-    """Modules that register agents, environments, networks or reports: names, or paths to Python files."""
+    """Modules and packages that register agents, environments, networks or reports: names, or paths to their files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
 
@@ -113,6 +110,8 @@ def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False)
         key = _override(tree, override)
         origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
         origin |= dict.fromkeys(flatten(_at(tree, key), key), COMMAND_LINE)
+    if trust:  # otherwise a name could lead to code inside the run
+        search(Path())
     if isinstance(tree.get("imports"), list):
         tree["imports"] = [import_module(str(module), path, trust) for module in tree["imports"]]
     name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
@@ -341,61 +340,6 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         tree = tree[part]
     return tree
-
-
-def import_module(name: str, config: Path, trust: bool = True) -> str:
-    """Imports a module that a config names: a Python file beside it or in the working folder, or an installed module.
-
-    A file that is not at its absolute path is looked for there, too.
-
-    Args:
-        name: of the module, or path of the file.
-        config: the file that names it.
-        trust: whether a file within the config's folder may be run.
-
-    Returns:
-        The file's path, or the module's name: what to import when the run is resumed from elsewhere.
-
-    Raises:
-        InputError: the module is missing, or its import fails.
-    """
-    relative = Path(name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
-    moved = [Path(relative.name)] if relative.is_absolute() else []  # a run names files by their absolute paths
-    places = [folder / path for path in (relative, *moved) for folder in (config.parent, Path())]
-    local = next((place for place in places if place.is_file()), None)
-    if local is not None and not trust and config.parent.resolve() in local.resolve().parents:
-        raise InputError(
-            f"{config.name}: imports: {local} is code inside a run that was trained elsewhere; it is run only if you "
-            "trust it: --trust, or trust=True in Python"
-        )
-    try:
-        if local is None:
-            importlib.import_module(name)
-            return name
-        local = local.resolve()
-        if str(local.parent) not in sys.path:
-            sys.path.insert(0, str(local.parent))
-        known = sys.modules.get(local.stem)
-        if known is None or getattr(known, "__file__", None) != str(local):
-            spec = importlib.util.spec_from_file_location(local.stem, local)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[local.stem] = module
-            spec.loader.exec_module(module)
-        return str(local)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and local is None and f"{name}.".startswith(f"{error.name}."):
-            raise InputError(
-                f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
-                f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
-            ) from error
-        if local is not None:  # otherwise it would count as imported once the mistake is fixed
-            sys.modules.pop(local.stem, None)
-            sys.modules |= {} if known is None else {local.stem: known}
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
-        raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}{where}") from error
 
 
 def dump(config: Config) -> str:
