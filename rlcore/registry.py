@@ -78,6 +78,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def qualified_name(thing: Any) -> str:
+    """``module:Name`` of a class or a function; of another object that of its class, followed by ``(...)``."""
+    name = getattr(thing, "__qualname__", None)
+    if name is None:
+        return f"{qualified_name(type(thing))}(...)"
+    return f"{thing.__module__}:{name}"
+
+
 agents = Registry("rlcore.agents", "agent")
 envs = Registry("rlcore.envs", "environment")
 games = Registry("rlcore.games", "game")

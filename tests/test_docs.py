@@ -26,7 +26,9 @@ def blocks(path, language):
 
 
 def test_the_environment_of_the_docs_keeps_the_contract_and_is_learned():
-    exec(blocks("docs/environments.md", "python")[0], {})
+    by_gymnasium, guess = blocks("docs/environments.md", "python")
+    exec(by_gymnasium, {})
+    exec(guess, {})
     kind = registry.envs["guess"]
     env = kind(kind.Settings(num_envs=16))
     rlcore.check_environment(env, num_steps=20)
