@@ -44,6 +44,13 @@ class Registry:
         """All names, sorted; imports nothing."""
         return sorted({*self._registered, *self._entry_points()})
 
+    def name_of(self, thing: Any) -> str | None:
+        """The name under which an object is registered, if it is."""
+        names = (name for name, known in self._registered.items() if known is thing)
+        value = qualified_name(thing)
+        points = self._entry_points().items()
+        return next(names, next((name for name, point in points if point.value == value), None))
+
     def __getitem__(self, name: str) -> Any:
         """The object of that name, imported if necessary.
 

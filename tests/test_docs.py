@@ -45,6 +45,7 @@ def test_the_network_of_the_docs_serves_every_agent(agent):
     assert made.body.num_features == 8
     rlcore.check_agent(made, env)
     assert rlcore.networks.build("residual", (4,), 2)(torch.zeros(3, 4)).shape == (3, 2)
+    exec(blocks("docs/networks.md", "python")[1], {})
 
 
 def test_the_game_of_the_docs_is_played_and_learned():
