@@ -64,12 +64,14 @@ def train(
         if (Path(run_dir) / CONFIG_FILE).is_file():
             return resume(run_dir, overrides)
     loaded = configs.load(source, overrides)
+    console = make_console()
+    for note in loaded.notes:
+        console.print(note, highlight=False)
     if seeds is not None:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
         runs = list(_train_all(_seeds(loaded, source, overrides, folder, seeds), jobs))
         _print_seeds(runs)
         return max(status for _, status in runs)
-    console = make_console()
     trainer, notes = configs.build(loaded.config)
     run = Run.create(loaded, run_dir)
     with run.locked():
@@ -244,7 +246,7 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     trainer, notes = configs.build(loaded.config)
     console = make_console()
     console.print(table)
-    for note in notes:
+    for note in (*loaded.notes, *notes):
         console.print(note, highlight=False)
     console.print(str(trainer.agent), highlight=False)
     size = sum(param.numel() for param in trainer.agent.parameters())

@@ -26,6 +26,9 @@ from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
+ASSUMED = "assumed"
+ASSUMED_STEPS = 100_000
+"""Length of a run of an agent without a config, unless one is given."""
 CONFIG_FILE = "config.yaml"
 HOME_FILE = ".home"
 """In a run's folder: the absolute path at which it was trained."""
@@ -88,24 +91,33 @@ class Loaded:
     name: str
     config: Config
     origin: dict[str, str]
-    """Dotted key to the file, or ``command line``; a key that is missing has its default."""
+    """Dotted key to the file, ``command line`` or ``assumed``; a key that is missing has its default."""
+    notes: tuple[str, ...] = ()
+    """What was assumed, in a line."""
 
 
 def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Loaded:
     """Reads and checks a config.
 
     Args:
-        source: path of a YAML file, or the name of a shipped config.
+        source: path of a YAML file, or the name of a shipped config; or that of an agent, for gymnasium's environment
+            ``env.id``, or another one (``env=cartpole``), which the overrides name.
         overrides: ``KEY=VALUE``, the key dotted, the value YAML.
         trust: import modules inside a run's folder, though it was trained elsewhere: it may be a stranger's.
 
     Raises:
         InputError: the config is invalid; one line says why.
     """
-    path = find(source)
-    trust = trust or not is_run(path.parent) or is_home(path.parent)
-    tree = read_yaml(path)
-    origin = dict.fromkeys(flatten(tree), path.name)
+    by_agent = _file(source) is None and _is_name(source)
+    if by_agent:
+        path, trust = Path(COMMAND_LINE), True
+        tree: dict[str, Any] = {"env": {"name": "gym"}, "agent": {"name": str(source)}, "trainer": {}}
+        origin = {"env.name": ASSUMED, "agent.name": COMMAND_LINE}
+    else:
+        path = find(source)
+        trust = trust or not is_run(path.parent) or is_home(path.parent)
+        tree = read_yaml(path)
+        origin = dict.fromkeys(flatten(tree), path.name)
     for override in overrides:
         key = _override(tree, override)
         origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
@@ -114,8 +126,36 @@ def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False)
         search(Path())
     if isinstance(tree.get("imports"), list):
         tree["imports"] = [import_module(str(module), path, trust) for module in tree["imports"]]
-    name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
-    return Loaded(name, check(tree, path.name, origin), origin)
+    if by_agent:
+        origin |= _assume(tree, str(source))
+    config = check(tree, path.name, origin)
+    if not by_agent:
+        name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
+        return Loaded(name, config, origin)
+    env: Any = config.env
+    name = re.sub(r"[^\w.-]+", "-", f"{source}-{getattr(env.settings, 'id', env.name)}")
+    assumed = ", ".join(f"{key}={_at(tree, key)}" for key, where in origin.items() if where == ASSUMED)
+    return Loaded(name, config, origin, (f"assumed: {assumed}",) if assumed else ())
+
+
+def _assume(tree: dict[str, Any], agent: str) -> dict[str, str]:
+    """Fills in what the command line leaves out for an agent, and returns what that is, as origins.
+
+    Raises:
+        InputError: there is no such agent, or no environment is named.
+    """
+    if agent not in registry.agents.names():
+        find(agent)  # which names what there is
+    env, trainer = tree.get("env"), tree.get("trainer")
+    if env == "gym" or (isinstance(env, dict) and env.get("name") == "gym" and env.get("id") is None):
+        raise InputError(
+            f"{agent}: needs an environment: env.id=CartPole-v1 for one of gymnasium's, or env=NAME for another one; "
+            "see rlcore list envs"
+        )
+    if not isinstance(trainer, dict) or any(trainer.get(key) is not None for key in ("total_steps", "epochs")):
+        return {}
+    trainer["total_steps"] = ASSUMED_STEPS
+    return {"trainer.total_steps": ASSUMED}
 
 
 def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
@@ -143,16 +183,29 @@ def find(source: str | Path) -> Path:
     Raises:
         InputError: there is no such config.
     """
+    if (path := _file(source)) is not None:
+        return path
+    if not _is_name(source):
+        raise InputError(f"there is no file {source}")
+    agents = registry.agents.names()
+    near = did_you_mean(str(source), [*shipped_names(), *agents])
+    raise InputError(
+        f"unknown config {str(source)!r}{near}: neither a file, nor an agent ({', '.join(agents)}), nor one of "
+        f"{', '.join(shipped_names())}"
+    )
+
+
+def _file(source: str | Path) -> Path | None:
+    """The path of a config, if it is there."""
     shipped = SHIPPED / f"{source}.yaml"
     if os.sep not in str(source) and shipped.is_file():
         return shipped
-    path = Path(source)
-    if path.is_file():
-        return path
-    if path.suffix in (".yaml", ".yml") or os.sep in str(source):
-        raise InputError(f"there is no file {source}")
-    near = did_you_mean(str(source), shipped_names())
-    raise InputError(f"unknown config {str(source)!r}{near}: neither a file nor one of {', '.join(shipped_names())}")
+    return Path(source) if Path(source).is_file() else None
+
+
+def _is_name(source: str | Path) -> bool:
+    """Whether it does not look like a path."""
+    return Path(source).suffix not in (".yaml", ".yml") and os.sep not in str(source)
 
 
 def is_run(folder: Path) -> bool:
