@@ -21,6 +21,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tests/snippets.py
 	@# A type error planted in agents/ must be seen: mypy once skipped that folder in silence.
 	@trap 'rm -f agents/planted_type_error.py' EXIT; \
 	printf '"""Planted by make lint."""\n\nnumber: int = "no number"\n' > agents/planted_type_error.py; \

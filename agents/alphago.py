@@ -35,7 +35,7 @@ class AlphaGo(SelfPlayAgent):
         """Network from planes to the value before tanh."""
         prior_temperature: PositiveFloat = 1.0
         """Temperature of the policy as prior of the search; above 1 the prior is flatter."""
-        value_weight: float = Field(0.5, ge=0, le=1)
+        value_weight: float = Field(default=0.5, ge=0, le=1)
         """w, weight of the random games in a leaf's value; 0 is the value network alone."""
         expand_after: PositiveInt = 1
         """Simulations that must reach a position before it joins the tree."""

@@ -49,7 +49,7 @@ class AlphaZero(SelfPlayAgent):
         """Simulations per search while learning."""
         dirichlet_alpha: PositiveFloat = 1.0
         """With puct, concentration of the Dirichlet noise in the root's prior."""
-        noise_fraction: float = Field(0.25, ge=0, le=1)
+        noise_fraction: float = Field(default=0.25, ge=0, le=1)
         """With puct, weight of the Dirichlet noise in the root's prior, [0, 1]."""
         reuse_tree: bool = False
         """With puct while learning, continue from the subtree of the move just played; its visits count as well."""
@@ -66,12 +66,12 @@ class AlphaZero(SelfPlayAgent):
         """Bound on the gradient's 2-norm; null disables clipping."""
         gate_every: PositiveInt | None = None
         """Calls of `learn` between matches of the network against the player; null: the network itself plays."""
-        gate_games: int = Field(400, ge=2, multiple_of=2)
+        gate_games: int = Field(default=400, ge=2, multiple_of=2)
         """Games per match: half as many openings, each from both sides, by the networks' most likely moves. Openings
         that are the same count once."""
         gate_moves: NonNegativeInt = 6
         """Random moves in each opening of a match."""
-        gate_threshold: float = Field(0.55, ge=0, le=1)
+        gate_threshold: float = Field(default=0.55, ge=0, le=1)
         """Score of a match, wins plus half of the draws as a share, from which the network replaces the player."""
 
     settings: Settings

@@ -40,7 +40,7 @@ class AutoencoderAgent(Agent):
         """How the learning rate falls over the run."""
         beta: NonNegativeFloat = 1.0
         """Weight of the KL divergence."""
-        kl_warmup: float = Field(0.0, ge=0, le=1)
+        kl_warmup: float = Field(default=0.0, ge=0, le=1)
         """Share of the run over which ``beta`` rises from 0 (Bowman et al. 2016)."""
         free_bits: NonNegativeFloat = 0.0
         """Nats of each coordinate's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""

@@ -31,7 +31,7 @@ class Ensemble(Agent):
 
         agent: AgentChoice
         """The agent that each member is."""
-        members: int = Field(5, ge=2)
+        members: int = Field(default=5, ge=2)
         """K, number of members; must divide ``env.num_envs``."""
 
     settings: Settings

@@ -24,7 +24,7 @@ class PolicyAgent(Agent):
     class Settings(settings.Settings):
         """Settings of a policy."""
 
-        gamma: float = Field(0.99, ge=0, le=1)
+        gamma: float = Field(default=0.99, ge=0, le=1)
         """Discount."""
         normalize_observations: bool = False
         """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
@@ -35,7 +35,7 @@ class PolicyAgent(Agent):
         scale_actions: bool = True
         """For actions in a bounded Box: the normal's 0 is the middle of the box and its 1 half the width, so that the
         initial policy covers any box as N(0, 1) covers [-1, 1]. False: both are plain numbers."""
-        log_std_init: float = Field(0.0, ge=-20, le=2)
+        log_std_init: float = Field(default=0.0, ge=-20, le=2)
         """For actions in a Box: log of the initial standard deviation, in those units."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""

@@ -79,7 +79,7 @@ class PPO(PolicyAgent):
         """How ``clip_range`` falls over the run."""
         value_clip: PositiveFloat | None = None
         """If set, the value loss is the larger of those of V and of V clipped to this distance from its old value."""
-        gae_lambda: float = Field(0.95, ge=0, le=1)
+        gae_lambda: float = Field(default=0.95, ge=0, le=1)
         """lambda, decay of the advantage's trace."""
         normalize_advantages: bool = True
         """Normalise advantages in each minibatch, (A - mean) / sqrt(variance + 1e-8), unless it is a single row."""

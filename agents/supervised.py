@@ -41,13 +41,13 @@ class Supervised(Agent):
         """Step size of the optimizer, before the schedule."""
         learning_rate_schedule: Schedule = "constant"
         """How the learning rate falls over the run."""
-        momentum: float = Field(0.0, ge=0, lt=1)
+        momentum: float = Field(default=0.0, ge=0, lt=1)
         """Momentum of sgd."""
         bias_correction: bool = True
         """Bias correction of adam and adamw; see `rlcore.optimizers.Adam`."""
         weight_decay: NonNegativeFloat = 0.0
         """L2 penalty, added to the gradient; adamw subtracts it from the parameters instead."""
-        label_smoothing: float = Field(0.0, ge=0, lt=1)
+        label_smoothing: float = Field(default=0.0, ge=0, lt=1)
         """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reported
         reward remains that of the true class."""
         max_grad_norm: PositiveFloat | None = None

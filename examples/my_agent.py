@@ -9,10 +9,11 @@ from rlcore.returns import discounted_returns
 
 @rlcore.registry.agents.register("my_agent")
 class MyAgent(rlcore.Agent):
-    class Settings(rlcore.Settings):
+    class Settings(rlcore.Agent.Settings):
         learning_rate: float = 1e-2
         gamma: float = 0.99
 
+    settings: Settings
     horizon = None  # learn from whole episodes; a number T would be T steps of each environment
 
     def __init__(self, env, settings=None):

@@ -56,7 +56,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"cannot write {path}: {' '.join(str(cause).split())}{kept}") from error
 
 
-def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads what `save` wrote, once every byte of it has been verified; runs no code in it.
 
     Raises:

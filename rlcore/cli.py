@@ -23,7 +23,11 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. agent.learning_rate=3e-4 seed=7.")
 ]
 ConfigName = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="A YAML file, or a shipped config; see rlcore list configs.")
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="A YAML file, or a shipped config (rlcore list configs); or an agent, e.g. ppo env.id=Acrobot-v1.",
+    ),
 ]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="A run's folder.")]
 Trust = Annotated[

@@ -29,6 +29,7 @@ from rlcore.console import make_console, table_of
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker, evaluating
 from rlcore.files import claim_folder
+from rlcore.imports import import_module
 from rlcore.interruption import ending_signals
 from rlcore.run import RUNS_FOLDER, Run, without_nan
 from rlcore.seeding import CLOSING, TRAINING, derive_seed
@@ -67,12 +68,14 @@ def train(
         if (Path(run_dir) / CONFIG_FILE).is_file():
             return resume(run_dir, overrides)
     loaded = configs.load(source, overrides)
+    console = make_console()
+    for note in loaded.notes:
+        console.print(note, highlight=False)
     if seeds is not None:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
         runs = list(_train_all(_seeds(loaded, source, overrides, folder, seeds), jobs))
         _print_seeds(runs)
         return max(status for _, status in runs)
-    console = make_console()
     trainer, notes = configs.build(loaded.config)
     for logger in trainer.settings.loggers:
         logger.check()
@@ -226,7 +229,7 @@ def list_names(what: str, imports: Sequence[str] = ()) -> int:
         imports: modules that register more, as in a config.
     """
     for module in imports:
-        configs.import_module(module, Path(configs.COMMAND_LINE))
+        import_module(module, Path(configs.COMMAND_LINE))
     kinds = [*KINDS, "configs"]
     console = make_console()
     if what not in [*kinds, "all"]:
@@ -256,7 +259,7 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
     trainer, notes = configs.build(loaded.config)
     console = make_console()
     console.print(table)
-    for note in notes:
+    for note in (*loaded.notes, *notes):
         console.print(note, highlight=False)
     console.print(str(trainer.agent), highlight=False)
     size = sum(param.numel() for param in trainer.agent.parameters())

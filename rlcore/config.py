@@ -1,11 +1,7 @@
 """Configuration: YAML to validated, frozen settings, and settings to a trainer."""
 
-import importlib
-import importlib.util
 import os
 import re
-import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +17,7 @@ from rlcore.agent import Agent, AgentChoice
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, seed_everything
@@ -29,6 +26,9 @@ from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
+ASSUMED = "assumed"
+ASSUMED_STEPS = 100_000
+"""Length of a run of an agent without a config, unless one is given."""
 CONFIG_FILE = "config.yaml"
 HOME_FILE = ".home"
 """In a run's folder: the absolute path at which it was trained."""
@@ -79,7 +79,8 @@ class Config(Settings):
     """Number of torch threads of this process; auto: 1 for a small network, else ``OMP_NUM_THREADS`` or one per core,
     at most 8. Runs side by side (``--jobs``) share them."""
     imports: list[str] = []  # noqa: RUF012 (pydantic copies it)
-    """Modules that register agents, environments, networks, reports or loggers: names, or paths to Python files."""
+    """Modules and packages that register agents, environments, networks, reports, hooks or loggers: names, or paths to
+    their files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
 
@@ -91,32 +92,71 @@ class Loaded:
     name: str
     config: Config
     origin: dict[str, str]
-    """Dotted key to the file, or ``command line``; a key that is missing has its default."""
+    """Dotted key to the file, ``command line`` or ``assumed``; a key that is missing has its default."""
+    notes: tuple[str, ...] = ()
+    """What was assumed, in a line."""
 
 
 def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False) -> Loaded:
     """Reads and checks a config.
 
     Args:
-        source: path of a YAML file, or the name of a shipped config.
+        source: path of a YAML file, or the name of a shipped config; or that of an agent, for gymnasium's environment
+            ``env.id``, or another one (``env=cartpole``), which the overrides name.
         overrides: ``KEY=VALUE``, the key dotted, the value YAML.
         trust: import modules inside a run's folder, though it was trained elsewhere: it may be a stranger's.
 
     Raises:
         InputError: the config is invalid; one line says why.
     """
-    path = find(source)
-    trust = trust or not is_run(path.parent) or is_home(path.parent)
-    tree = read_yaml(path)
-    origin = dict.fromkeys(flatten(tree), path.name)
+    by_agent = _file(source) is None and _is_name(source)
+    if by_agent:
+        path, trust = Path(COMMAND_LINE), True
+        tree: dict[str, Any] = {"env": {"name": "gym"}, "agent": {"name": str(source)}, "trainer": {}}
+        origin = {"env.name": ASSUMED, "agent.name": COMMAND_LINE}
+    else:
+        path = find(source)
+        trust = trust or not is_run(path.parent) or is_home(path.parent)
+        tree = read_yaml(path)
+        origin = dict.fromkeys(flatten(tree), path.name)
     for override in overrides:
         key = _override(tree, override)
         origin = {known: where for known, where in origin.items() if not f"{known}.".startswith(f"{key}.")}
         origin |= dict.fromkeys(flatten(_at(tree, key), key), COMMAND_LINE)
+    if trust:  # otherwise a name could lead to code inside the run
+        search(Path())
     if isinstance(tree.get("imports"), list):
         tree["imports"] = [import_module(str(module), path, trust) for module in tree["imports"]]
-    name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
-    return Loaded(name, check(tree, path.name, origin), origin)
+    if by_agent:
+        origin |= _assume(tree, str(source))
+    config = check(tree, path.name, origin)
+    if not by_agent:
+        name = path.stem if path.stem.strip(".") else "config"  # not "..", which a file named ...yaml has
+        return Loaded(name, config, origin)
+    env: Any = config.env
+    name = re.sub(r"[^\w.-]+", "-", f"{source}-{getattr(env.settings, 'id', env.name)}")
+    assumed = ", ".join(f"{key}={_at(tree, key)}" for key, where in origin.items() if where == ASSUMED)
+    return Loaded(name, config, origin, (f"assumed: {assumed}",) if assumed else ())
+
+
+def _assume(tree: dict[str, Any], agent: str) -> dict[str, str]:
+    """Fills in what the command line leaves out for an agent, and returns what that is, as origins.
+
+    Raises:
+        InputError: there is no such agent, or no environment is named.
+    """
+    if agent not in registry.agents.names():
+        find(agent)  # which names what there is
+    env, trainer = tree.get("env"), tree.get("trainer")
+    if env == "gym" or (isinstance(env, dict) and env.get("name") == "gym" and env.get("id") is None):
+        raise InputError(
+            f"{agent}: needs an environment: env.id=CartPole-v1 for one of gymnasium's, or env=NAME for another one; "
+            "see rlcore list envs"
+        )
+    if not isinstance(trainer, dict) or any(trainer.get(key) is not None for key in ("total_steps", "epochs")):
+        return {}
+    trainer["total_steps"] = ASSUMED_STEPS
+    return {"trainer.total_steps": ASSUMED}
 
 
 def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
@@ -144,16 +184,29 @@ def find(source: str | Path) -> Path:
     Raises:
         InputError: there is no such config.
     """
+    if (path := _file(source)) is not None:
+        return path
+    if not _is_name(source):
+        raise InputError(f"there is no file {source}")
+    agents = registry.agents.names()
+    near = did_you_mean(str(source), [*shipped_names(), *agents])
+    raise InputError(
+        f"unknown config {str(source)!r}{near}: neither a file, nor an agent ({', '.join(agents)}), nor one of "
+        f"{', '.join(shipped_names())}"
+    )
+
+
+def _file(source: str | Path) -> Path | None:
+    """The path of a config, if it is there."""
     shipped = SHIPPED / f"{source}.yaml"
     if os.sep not in str(source) and shipped.is_file():
         return shipped
-    path = Path(source)
-    if path.is_file():
-        return path
-    if path.suffix in (".yaml", ".yml") or os.sep in str(source):
-        raise InputError(f"there is no file {source}")
-    near = did_you_mean(str(source), shipped_names())
-    raise InputError(f"unknown config {str(source)!r}{near}: neither a file nor one of {', '.join(shipped_names())}")
+    return Path(source) if Path(source).is_file() else None
+
+
+def _is_name(source: str | Path) -> bool:
+    """Whether it does not look like a path."""
+    return Path(source).suffix not in (".yaml", ".yml") and os.sep not in str(source)
 
 
 def is_run(folder: Path) -> bool:
@@ -341,61 +394,6 @@ def _at(tree: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         tree = tree[part]
     return tree
-
-
-def import_module(name: str, config: Path, trust: bool = True) -> str:
-    """Imports a module that a config names: a Python file beside it or in the working folder, or an installed module.
-
-    A file that is not at its absolute path is looked for there, too.
-
-    Args:
-        name: of the module, or path of the file.
-        config: the file that names it.
-        trust: whether a file within the config's folder may be run.
-
-    Returns:
-        The file's path, or the module's name: what to import when the run is resumed from elsewhere.
-
-    Raises:
-        InputError: the module is missing, or its import fails.
-    """
-    relative = Path(name if name.endswith(".py") else name.replace(".", os.sep) + ".py")
-    moved = [Path(relative.name)] if relative.is_absolute() else []  # a run names files by their absolute paths
-    places = [folder / path for path in (relative, *moved) for folder in (config.parent, Path())]
-    local = next((place for place in places if place.is_file()), None)
-    if local is not None and not trust and config.parent.resolve() in local.resolve().parents:
-        raise InputError(
-            f"{config.name}: imports: {local} is code inside a run that was trained elsewhere; it is run only if you "
-            "trust it: --trust, or trust=True in Python"
-        )
-    try:
-        if local is None:
-            importlib.import_module(name)
-            return name
-        local = local.resolve()
-        if str(local.parent) not in sys.path:
-            sys.path.insert(0, str(local.parent))
-        known = sys.modules.get(local.stem)
-        if known is None or getattr(known, "__file__", None) != str(local):
-            spec = importlib.util.spec_from_file_location(local.stem, local)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[local.stem] = module
-            spec.loader.exec_module(module)
-        return str(local)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and local is None and f"{name}.".startswith(f"{error.name}."):
-            raise InputError(
-                f"{config.name}: imports: cannot import {name!r}: {error}; looked in "
-                f"{config.parent.resolve()}, {Path.cwd()} and the installed packages"
-            ) from error
-        if local is not None:  # otherwise it would count as imported once the mistake is fixed
-            sys.modules.pop(local.stem, None)
-            sys.modules |= {} if known is None else {local.stem: known}
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if isinstance(error, SyntaxError) else f" ({place.filename}:{place.lineno})"
-        raise InputError(f"{config.name}: imports: {name!r} fails: {type(error).__name__}: {error}{where}") from error
 
 
 def dump(config: Config) -> str:

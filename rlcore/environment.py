@@ -67,7 +67,8 @@ class Environment(VectorEnv, ABC):
     remarks: Sequence[str] = ()
     """What a user should know of it, a line each; the trainer shows them when it begins."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
-    settings: Settings
+    settings: Any
+    """An instance of the class's own ``Settings``, as a subclass declares it for type checkers."""
 
     def __init__(
         self,

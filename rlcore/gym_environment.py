@@ -4,33 +4,61 @@ import copy
 import logging
 import math
 import multiprocessing
+import pickle
 import signal
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium import logger
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, ValidationError, field_serializer, field_validator
 from torch import Tensor
+from typing_extensions import Unpack
 
 from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
-from rlcore.gym_maker import Maker, WrapperChoice, num_choices
+from rlcore.gym_maker import EnvMaker, Maker, WrapperChoice, num_choices
 from rlcore.interruption import ending_signals
+from rlcore.registry import qualified_name
+from rlcore.settings import mistakes
 from rlcore.spaces import ACTION_MASK, Channels, dtype_of_tensor, with_channels
 from rlcore.trees import Tree
 
+WANTED = "give an id, a class, or a function that makes an environment"
+
+
+class GymSettings(TypedDict, total=False):
+    """`GymEnvironment.Settings` but for the id, as keyword arguments; there they are explained."""
+
+    num_envs: int
+    vectorization: Literal["sync", "async"]
+    options: dict[str, Any]
+    wrappers: list[WrapperChoice] | list[dict[str, Any]]
+    ignore: list[str]
+    channels: Channels | None
+    action_mask: bool | None
+    single_instance: bool
+    context: Literal["fork", "spawn", "forkserver"] | None
+    timeout: float | None
+
 
 class GymEnvironment(Environment):
-    """N copies of any registered gymnasium environment.
+    """N copies of any gymnasium environment.
+
+    In Python, with settings as keyword arguments::
+
+        GymEnvironment("CartPole-v1", num_envs=8)
+        GymEnvironment(MyEnv, num_envs=8, options={"size": 3})
+        GymEnvironment(lambda: TimeLimit(MyEnv(size=3), 200), vectorization="async")
 
     gymnasium's own vector environments run with autoreset disabled, and ended episodes are reset by a mask: so the true
     successor is the plain observation before the reset, and there are no filler rows.
@@ -39,8 +67,15 @@ class GymEnvironment(Environment):
     that becomes a part of the observation: ``{"observation": ..., "action_mask": [N, A] bool}``, or one more part of a
     Dict. Of the rest of ``info``, numbers are returned, as float64 [N] with a bool [N] ``_<name>``: which have it.
 
+    Args:
+        env: an id, as in ``gymnasium.make``; a class of environments or a function that makes one, called with
+            ``options``; or all settings, as a `Settings`.
+        device: of every tensor returned.
+        settings: further settings, if ``env`` is not a `Settings`.
+
     Raises:
-        InputError: gymnasium does not know the id, the environment itself normalises, or no tensors hold what it shows.
+        InputError: a setting is invalid, the environment cannot be made or itself normalises, or no tensors hold what
+            it shows.
     """
 
     class Settings(Environment.Settings):
@@ -48,12 +83,14 @@ class GymEnvironment(Environment):
 
         num_envs: Annotated[int, Field(gt=0, le=2**16)] = 8
         """N, environments in lockstep."""
-        id: str
-        """As in ``gymnasium.make``: ``Acrobot-v1``, or ``module:Id-v0`` to import a module first."""
+        id: str | EnvMaker
+        """As in ``gymnasium.make``: ``Acrobot-v1``, or ``module:Id-v0`` to import a module first; or ``module:Name`` of
+        a class or function that is not registered. In Python also the class or function itself, which is saved as
+        such a name."""
         vectorization: Literal["sync", "async"] = "sync"
         """``sync``: one after the other in this process. ``async``: a process each, for slow environments."""
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
-        """Keyword arguments of ``gymnasium.make``."""
+        """Keyword arguments of ``gymnasium.make``, or of the class or function."""
         wrappers: list[WrapperChoice] = []  # noqa: RUF012
         """gymnasium wrappers, innermost first."""
         ignore: list[str] = []  # noqa: RUF012
@@ -71,11 +108,34 @@ class GymEnvironment(Environment):
         timeout: PositiveFloat | None = 300.0
         """Seconds that a process may take for a step or a reset before it counts as hung; null waits forever."""
 
+        @field_validator("id", mode="before")
+        @classmethod
+        def _check_id(cls, given: Any) -> Any:
+            if isinstance(given, (gymnasium.Env, VectorEnv)):
+                raise InputError(f"is an environment, {given}, of which no copies can be made: {WANTED}")
+            if not isinstance(given, str) and not callable(given):
+                raise InputError(f"{WANTED}, got {given!r}")
+            return given
+
+        @property
+        def shown_id(self) -> str:
+            """The id; of a class or a function, ``module:Name``."""
+            return self.id if isinstance(self.id, str) else qualified_name(self.id)
+
+        @field_serializer("id")
+        def _write_id(self, given: Any) -> str:
+            return self.shown_id
+
     closed = True  # until there are environments to close, which deleting a half-made object would try
 
-    def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
-        self.settings: GymEnvironment.Settings = settings
-        s = settings
+    def __init__(
+        self,
+        env: str | EnvMaker | Settings,
+        device: torch.device | str = "cpu",
+        **settings: Unpack[GymSettings],
+    ):
+        self.settings: GymEnvironment.Settings = _settings(self.Settings, env, settings)
+        s = self.settings
         first = Maker(s, 0)()
         _, info = first.reset(seed=0)
         limit = None if first.spec is None else first.spec.max_episode_steps
@@ -85,6 +145,8 @@ class GymEnvironment(Environment):
         self.envs: VectorEnv[Any, Any, Any]
         if s.vectorization == "sync":
             self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+            if not s.single_instance:
+                _check_apart([first, *self.envs.envs], s.shown_id)
         else:
             try:
                 with _signals_held_back():
@@ -93,8 +155,13 @@ class GymEnvironment(Environment):
                     )
             except (EOFError, OSError) as error:
                 raise InputError(
-                    f"env.id: a process ended while it made {s.id!r}; where processes are not forked, the id must name "
-                    "its module: module:Id-v0"
+                    f"env.id: a process ended while it made {s.shown_id!r}; where processes are not forked, the id "
+                    "must name its module: module:Id-v0"
+                ) from error
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
+                raise InputError(
+                    f"env.id: {s.shown_id} cannot be sent to another process: {error}; use env.vectorization=sync, or, "
+                    "where there is one, env.context=fork"
                 ) from error
             # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
             weakref.finalize(self, _kill, self.envs.processes)
@@ -119,7 +186,7 @@ class GymEnvironment(Environment):
         if isinstance(space, Dict) and ACTION_MASK in space.spaces:
             size, needed = math.prod(space[ACTION_MASK].shape or ()), num_choices(action)
             if size != needed:
-                raise InputError(f"env.id: the action_mask of {s.id} has {size} entries; {action} needs {needed}")
+                raise InputError(f"env.id: the action_mask of {s.shown_id} has {size} entries; {action} needs {needed}")
 
     def watch(self, agent: Agent) -> None:
         """Returns observations of float64 as such, if the agent subtracts a mean from them first."""
@@ -295,6 +362,27 @@ class GymEnvironment(Environment):
     def _to_device(self, array: Any) -> Tensor:
         tensor = torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+
+def _settings(
+    kind: type[GymEnvironment.Settings], env: str | EnvMaker | GymEnvironment.Settings, further: GymSettings
+) -> GymEnvironment.Settings:
+    """The settings, however they are given."""
+    if isinstance(env, kind):
+        if further:
+            raise InputError(f"GymEnvironment: give {', '.join(further)} in the Settings, not beside them")
+        return env
+    try:
+        return kind.model_validate({"id": env, **further})
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(path)}: {text}" for path, text in mistakes(error, kind))
+        raise InputError(" ".join(f"GymEnvironment: {told}".split())) from None
+
+
+def _check_apart(envs: Sequence[Any], name: str) -> None:
+    """Raises an InputError if two environments are the same."""
+    if len({id(env.unwrapped) for env in envs}) < len(envs):
+        raise InputError(f"env.id: {name} returns the same environment each time; it must make a new one")
 
 
 @contextmanager

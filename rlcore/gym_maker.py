@@ -3,18 +3,19 @@
 import importlib
 import inspect
 import math
+import operator
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import find_highest_version, load_env_creator, parse_env_id
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from pydantic import ConfigDict, field_validator
 from torch import Tensor
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from rlcore.gym_environment import GymEnvironment
 
 LARGEST = sys.float_info.max
+
+EnvMaker = Callable[..., gymnasium.Env[Any, Any]]
+"""A class of environments, or a function that makes one."""
 
 
 class WrapperChoice(settings.Settings):
@@ -92,12 +96,77 @@ def _converted(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | converted
 
 
+def _own_maker(env_id: "str | EnvMaker") -> "EnvMaker | None":
+    """The class or the function that makes the environments; None if gymnasium does, by an id.
+
+    Raises:
+        InputError: there is neither such an id nor such a class or function.
+    """
+    if not isinstance(env_id, str):
+        return env_id
+    module_name, _, name = env_id.rpartition(":")
+    if not module_name:
+        return None
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise InputError(
+            f"env.id: cannot import {module_name!r}: {error}; it must be installed, in the working folder, or named "
+            "under imports"
+        ) from error
+    if _is_registered(name):
+        return None
+    try:
+        maker: Any = operator.attrgetter(name)(module)
+    except AttributeError:
+        near = did_you_mean(name, [*gymnasium.registry, *vars(module)])
+        message = f"{module_name} has no class or function {name!r}, and gymnasium no such id{near}"
+        if module_name == "__main__":
+            message += "; what a script defines is there only in that script"
+        raise InputError(f"env.id: {message}") from None
+    if not callable(maker):
+        raise InputError(f"env.id: {env_id} is no class or function that makes an environment: {maker!r}")
+    return cast("EnvMaker", maker)
+
+
+def _is_registered(name: str) -> bool:
+    """Whether gymnasium makes an environment of that name; without a version it is the latest one."""
+    if name in gymnasium.registry:
+        return True
+    try:
+        namespace, plain, _ = parse_env_id(name)
+    except gymnasium.error.Error:
+        return False
+    return find_highest_version(namespace, plain) is not None
+
+
+def _made(maker: "EnvMaker", options: dict[str, Any]) -> Any:
+    """What a class or a function makes; if it takes no ``render_mode``, that is set afterwards."""
+    mode = options.get("render_mode")
+    if mode is not None and not _takes(maker, "render_mode"):
+        env = maker(**{key: value for key, value in options.items() if key != "render_mode"})
+        if isinstance(env, gymnasium.Env) and mode in env.metadata.get("render_modes", ()):
+            env.unwrapped.render_mode = mode
+    else:
+        env = maker(**options)
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"it makes no gymnasium.Env but {env!r}")
+    return env
+
+
+def _takes(function: Any, name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # it has none to read
+        return True
+    return any(parameter.name == name or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
 def _creator(env_id: str) -> Any:
-    """What makes the environment of that id, with its keyword arguments; nothing if there is none."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    entry_point = gymnasium.spec(name).entry_point
+    """What makes gymnasium's environment of that id, with its keyword arguments; nothing if there is none."""
+    entry_point = gymnasium.spec(env_id.rpartition(":")[2]).entry_point
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
 
 
@@ -117,7 +186,7 @@ class Maker:
         """Makes it.
 
         Raises:
-            InputError: gymnasium cannot make it, or no tensors hold what it shows.
+            InputError: it cannot be made, or no tensors hold what it shows.
         """
         in_worker = os.getpid() != self._pid
         if in_worker:
@@ -125,21 +194,31 @@ class Maker:
             # Signals reach the whole process group; the parent finishes its update and closes the workers itself.
             for which in ending_signals():
                 signal.signal(which, signal.SIG_IGN)
-        env_id, options = self.settings.id, self.settings.options
-        try:
-            if any(isinstance(value, list) for value in options.values()):
-                options = _converted(_creator(env_id), options)
-            env = gymnasium.make(env_id, disable_env_checker=True, **options)
-        except gymnasium.error.Error as error:
-            near = "" if env_id in gymnasium.registry else did_you_mean(env_id, gymnasium.registry)
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}{near}: {error}") from error
-        except (Exception, SystemExit) as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"env.id: gymnasium cannot make {env_id!r}: {message}") from error
+        env = self._make()
         for wrapper in self.settings.wrappers:
             env = wrapper.wrap(env)
-        _refuse_normalizers(env, env_id)
+        _refuse_normalizers(env, self.settings.shown_id)
         return Guarded(env, self.n, self.settings.ignore, in_worker)
+
+    def _make(self) -> Any:
+        env_id, shown_id, options = self.settings.id, self.settings.shown_id, self.settings.options
+        own = None
+        try:
+            own = _own_maker(env_id)
+            if any(isinstance(value, list) for value in options.values()):
+                options = _converted(_creator(shown_id) if own is None else own, options)
+            if own is not None:
+                return _made(own, options)
+            return gymnasium.make(shown_id, disable_env_checker=True, **options)
+        except gymnasium.error.Error as error:
+            near = "" if shown_id in gymnasium.registry else did_you_mean(shown_id, gymnasium.registry)
+            raise InputError(f"env.id: gymnasium cannot make {shown_id!r}{near}: {error}") from error
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            who = "gymnasium cannot make" if own is None else "cannot make"
+            raise InputError(f"env.id: {who} {shown_id!r}: {message}") from error
 
 
 class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -9,7 +9,6 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import Tensor, nn
 
-from rlcore import registry
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
@@ -61,8 +60,8 @@ def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False
     Raises:
         InputError: no network reads them, or the network has a memory and should not, or the reverse.
     """
-    kind: Any = registry.networks[choice.name]
-    if issubclass(kind, Recurrent) != recurrent:
+    has_memory = isinstance(choice.kind, type) and issubclass(choice.kind, Recurrent)
+    if has_memory != recurrent:
         raise InputError(
             f"agent.network.name: {choice.name} has no memory; gru, lstm and frame_stack have one"
             if recurrent
@@ -104,7 +103,7 @@ def _reader_of(space: Space[Any], choice: NetworkChoice) -> tuple[nn.Module | No
 
 
 def _reads_images(choice: NetworkChoice) -> bool:
-    return bool(getattr(registry.networks[choice.name], "reads_images", True))
+    return bool(getattr(choice.kind, "reads_images", True))
 
 
 def _is_image(space: Space[Any]) -> bool:

@@ -44,6 +44,13 @@ class Registry:
         """All names, sorted; imports nothing."""
         return sorted({*self._registered, *self._entry_points()})
 
+    def name_of(self, thing: Any) -> str | None:
+        """The name under which an object is registered, if it is."""
+        names = (name for name, known in self._registered.items() if known is thing)
+        value = qualified_name(thing)
+        points = self._entry_points().items()
+        return next(names, next((name for name, point in points if point.value == value), None))
+
     def __getitem__(self, name: str) -> Any:
         """The object of that name, imported if necessary.
 
@@ -76,6 +83,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"``, or an empty string if no known name is close."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def qualified_name(thing: Any) -> str:
+    """``module:Name`` of a class or a function; of another object that of its class, followed by ``(...)``."""
+    name = getattr(thing, "__qualname__", None)
+    if name is None:
+        return f"{qualified_name(type(thing))}(...)"
+    return f"{thing.__module__}:{name}"
 
 
 agents = Registry("rlcore.agents", "agent")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -80,6 +80,11 @@ class Choice(Settings):
 
     name: str
     settings: SerializeAsAny[Settings]
+
+    if TYPE_CHECKING:
+        # Type checkers read a field of this type as what __get__ returns, and let a constructor take what __set__ does.
+        def __get__(self, instance: object, owner: Any = None) -> Self: ...
+        def __set__(self, instance: object, value: Self | Mapping[str, Any] | str) -> None: ...
 
     @model_validator(mode="before")
     @classmethod

@@ -26,7 +26,7 @@ class DisentanglementReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        bins: int = Field(20, ge=2, le=1000)
+        bins: int = Field(default=20, ge=2, le=1000)
         """Of each coordinate, and of each factor that is a number. Estimated from n examples, mutual information is
         about (bins - 1)^2 / 2n nats too high."""
 

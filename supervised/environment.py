@@ -80,10 +80,10 @@ class SupervisedEnv(Environment):
         channels: Channels | None = None
         """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; agents see [C, H, W]. null: at the end whose
         size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes them."""
-        test_fraction: float = Field(0.2, ge=0, lt=1)
+        test_fraction: float = Field(default=0.2, ge=0, lt=1)
         """The share of examples, drawn by class, that a data set without a test split holds out for evaluation. 0:
         train and evaluate on all of them."""
-        validation_fraction: float = Field(0, ge=0, lt=1)
+        validation_fraction: float = Field(default=0, ge=0, lt=1)
         """The share of the training examples, drawn by class, that is held out; the report ``uncertainty`` fits a
         temperature to it."""
         classes: list[str] | None = None

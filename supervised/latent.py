@@ -48,11 +48,11 @@ class LatentReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: int = Field(10, ge=2, le=100)
+        num: int = Field(default=10, ge=2, le=100)
         """Images per row, taken evenly from the test split."""
         extent: PositiveFloat = 3.0
         """How far from 0 the coordinates of the code are varied."""
-        side: int = Field(21, ge=2, le=100)
+        side: int = Field(default=21, ge=2, le=100)
         """Images on each side of the manifold; by default in steps of 0.3 from -3 to 3."""
         seed: Seed = 1
         """Seed of the samples."""
@@ -132,9 +132,9 @@ class InpaintingReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: int = Field(10, ge=1, le=100)
+        num: int = Field(default=10, ge=1, le=100)
         """Images, taken evenly from the test split."""
-        starts: int = Field(16, ge=1, le=1000)
+        starts: int = Field(default=16, ge=1, le=1000)
         """Starts of the ascent per image, drawn from the prior."""
         steps: PositiveInt = 300
         """Steps of Adam."""

@@ -71,7 +71,7 @@ class BoundReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        k: list[PositiveInt] = Field([1, 50], min_length=1)
+        k: list[PositiveInt] = Field(default=[1, 50], min_length=1)
         """Draws per bound; each k gives one."""
         num: PositiveInt | None = None
         """Examples, the first ones; null: all of them."""

@@ -59,13 +59,13 @@ class ExamplesReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: int = Field(10, ge=1, le=1000)
+        num: int = Field(default=10, ge=1, le=1000)
         """How many examples."""
         wrong: bool = False
         """Show the wrong answers of lowest reward, instead of the first examples of the split."""
         width: PositiveInt = 120
         """Characters per line."""
-        threshold: float = Field(0.4, gt=0, lt=1)
+        threshold: float = Field(default=0.4, gt=0, lt=1)
         """Share of the range of pixel values above which a pixel is drawn."""
 
     settings: Settings
@@ -119,7 +119,7 @@ class FiltersReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        num: int = Field(64, ge=1, le=1000)
+        num: int = Field(default=64, ge=1, le=1000)
         """How many filters, at most."""
 
     settings: Settings
@@ -177,9 +177,9 @@ class BoundaryReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        resolution: int = Field(150, ge=1, le=1000)
+        resolution: int = Field(default=150, ge=1, le=1000)
         """Points along each axis."""
-        margin: float = Field(0.2, ge=0, le=100)
+        margin: float = Field(default=0.2, ge=0, le=100)
         """Margin around the examples, as a share of their range."""
 
     settings: Settings

@@ -59,7 +59,7 @@ class UncertaintyReport(ReportMaker):
     class Settings(settings.Settings):
         """Settings of the report."""
 
-        passes: int = Field(20, ge=2, le=1000)
+        passes: int = Field(default=20, ge=2, le=1000)
         """T, the passes of Monte Carlo dropout."""
         above: PositiveFloat = 0.9
         """Show the examples whose predictive entropy is above this, nats."""

@@ -26,7 +26,9 @@ def blocks(path, language):
 
 
 def test_the_environment_of_the_docs_keeps_the_contract_and_is_learned():
-    exec(blocks("docs/environments.md", "python")[0], {})
+    by_gymnasium, guess = blocks("docs/environments.md", "python")
+    exec(by_gymnasium, {})
+    exec(guess, {})
     kind = registry.envs["guess"]
     env = kind(kind.Settings(num_envs=16))
     rlcore.check_environment(env, num_steps=20)
@@ -43,6 +45,7 @@ def test_the_network_of_the_docs_serves_every_agent(agent):
     assert made.body.num_features == 8
     rlcore.check_agent(made, env)
     assert rlcore.networks.build("residual", (4,), 2)(torch.zeros(3, 4)).shape == (3, 2)
+    exec(blocks("docs/networks.md", "python")[1], {})
 
 
 def test_the_game_of_the_docs_is_played_and_learned():

@@ -33,7 +33,7 @@ class Autoencoder(Network):
 
         latent: PositiveInt = 2
         """L, numbers in the code."""
-        hidden: list[PositiveInt] = Field([400], min_length=1)
+        hidden: list[PositiveInt] = Field(default=[400], min_length=1)
         """Sizes of the encoder's hidden layers; the decoder has them in reverse."""
         activation: Activation = "relu"
         """Activation after each hidden layer."""
@@ -101,7 +101,7 @@ class ConvVAE(VAE):
     class Settings(VAE.Settings):
         """Settings of the convolutional VAE."""
 
-        hidden: list[PositiveInt] = Field([], max_length=0)
+        hidden: list[PositiveInt] = Field(default=[], max_length=0)
         """Must be empty: the layers are fixed."""
 
     def _encoder(self, settings: Autoencoder.Settings) -> tuple[nn.Module, int]:

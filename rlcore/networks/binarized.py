@@ -59,7 +59,7 @@ class BinarizedMLP(Network):
     class Settings(Network.Settings):
         """Settings of the binarized multi-layer perceptron."""
 
-        hidden: list[PositiveInt] = Field([1200, 200], min_length=1)
+        hidden: list[PositiveInt] = Field(default=[1200, 200], min_length=1)
         """Sizes of the hidden layers."""
 
     reads_images = False

@@ -20,7 +20,7 @@ class DepthwiseCNN(Network):
     class Settings(Network.Settings):
         """Settings of the depthwise separable network."""
 
-        channels: list[PositiveInt] = Field([16, 32, 64], min_length=1)
+        channels: list[PositiveInt] = Field(default=[16, 32, 64], min_length=1)
         """Channels of the first convolution and of each block."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):

@@ -27,7 +27,7 @@ class LeNet(Network):
         """Batch norm between each convolution and its activation."""
         padding: Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)] = [2, 0]  # noqa: RUF012
         """Padding of the two convolutions, pixels; [2, 2] supports images from 4 x 4 on."""
-        dropout: float = Field(0.0, ge=0, lt=1)
+        dropout: float = Field(default=0.0, ge=0, lt=1)
         """Probability that a unit of the last hidden layer is dropped while training."""
 
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):

@@ -56,7 +56,7 @@ class ImpalaCNN(Network):
     class Settings(Network.Settings):
         """Settings of the network."""
 
-        channels: list[PositiveInt] = Field([16, 32, 32], min_length=1)
+        channels: list[PositiveInt] = Field(default=[16, 32, 32], min_length=1)
         """Channels of each section."""
         features: PositiveInt = 256
         """Units of the linear layer."""
