@@ -159,6 +159,33 @@ def _assume(tree: dict[str, Any], agent: str) -> dict[str, str]:
     return {"trainer.total_steps": ASSUMED}
 
 
+def load_agent(path: Path, trust: bool = False) -> AgentChoice:
+    """The agent of a run's config, whose environment need not be there: a module that only brought that may be missing.
+
+    Args:
+        path: of the config.
+        trust: as in `load`.
+
+    Raises:
+        InputError: the agent, or its network, is not registered, or its settings are invalid.
+    """
+    tree, trust = read_yaml(path), trust or is_home(path.parent)
+    missing: list[InputError] = []
+    imports = tree.get("imports")
+    for module in imports if isinstance(imports, list) else ():
+        try:
+            import_module(str(module), path, trust)
+        except InputError as error:
+            missing.append(error)
+    try:
+        return AgentChoice.model_validate(tree.get("agent"))
+    except ValidationError as error:
+        if missing:
+            raise missing[0] from None
+        keys, text = mistakes(error, AgentChoice)[0]
+        raise InputError(f"{path.name}: {'.'.join(('agent', *keys))}: {text}") from None
+
+
 def check(tree: dict[str, Any], file: str, origin: dict[str, str]) -> Config:
     """Converts a mapping to a `Config`.
 

@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 
-from rlcore import checkpoint, config
+from rlcore import checkpoint as checkpoints
+from rlcore import config
 from rlcore.agent import Agent
-from rlcore.config import CONFIG_FILE, HOME_FILE, Loaded
-from rlcore.errors import InputError
+from rlcore.checkpoint import fitting
+from rlcore.config import CONFIG_FILE, HOME_FILE, Loaded, read_yaml
+from rlcore.device import SMALL_NETWORK, choose_device
+from rlcore.env_spec import EnvSpec
+from rlcore.errors import CheckpointError, InputError
 from rlcore.files import claim_folder, locked, write_text
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+from rlcore.trees import told
 
 RESULT_FILE = "result.json"
 RUNS_FOLDER = "runs"
@@ -113,11 +118,11 @@ class Run:
         return path
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
-        """A trainer that writes and prints nothing, with its agent restored; and the checkpoint."""
-        loaded = self.load(overrides)
+        """A trainer that writes and prints nothing and has no hooks, with its agent restored; and the checkpoint."""
+        loaded = self.load((*overrides, "trainer.hooks=[]"))
         path = self.checkpoint_path(which)
         trainer, _ = config.build(loaded.config)
-        saved = checkpoint.load(path, trainer.env.device)
+        saved = checkpoints.load(path, trainer.env.device)
         trainer.restore_agent(saved)
         return trainer, saved
 
@@ -156,7 +161,10 @@ def without_nan(value: Any) -> Any:
 def load(
     run: str | Path, checkpoint: str | None = None, device: torch.device | str | None = None, trust: bool = False
 ) -> Agent:
-    """The agent of a run, ready to `predict`.
+    """The agent of a run, ready to `predict` and to be called: ``action = agent(obs)``.
+
+    It is made of what the checkpoint holds: no environment is made, no data set read. The simulator need not be
+    installed, nor a module be there that only brought the environment.
 
     Args:
         run: the run's folder.
@@ -167,7 +175,26 @@ def load(
     Raises:
         InputError: there is no such run, checkpoint or device, or the checkpoint does not fit.
     """
-    return load_trainer(run, checkpoint, device, trust).agent
+    folder = Run(run, trust)
+    path = folder.checkpoint_path(checkpoint or folder.default_checkpoint)
+    saved = checkpoints.load(path)
+    if saved.get("spec") is None:  # of rlcore 0.1, or of a space that cannot be saved
+        return load_trainer(run, checkpoint, device, trust).agent
+    choice = config.load_agent(folder.folder / CONFIG_FILE, trust)
+    if saved.get("name") != choice.name:
+        raise CheckpointError(f"{path} is of the agent {told(saved.get('name'))}, not of {choice.name!r}")
+    name = read_yaml(folder.folder / CONFIG_FILE).get("device", "auto") if device is None else str(device)
+    place, _ = choose_device(name)
+    rng = rng_state()
+    try:
+        with fitting(f"the agent {choice.name}"):
+            agent = choice.build(EnvSpec.from_plain(saved["spec"], place))
+            agent.restore(saved["agent"])
+    finally:
+        restore_rng_state(rng)
+    if name == "auto" and sum(param.numel() for param in agent.parameters()) <= SMALL_NETWORK:
+        place = torch.device("cpu")
+    return agent.to(place).eval()
 
 
 def load_trainer(

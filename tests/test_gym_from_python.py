@@ -142,7 +142,7 @@ def test_checkpoints_of_a_class_and_of_a_function_restore(tmp_path, given):
     one, again = trainer(), trainer()
     assert one.fit().scalars["return"] == 5
     saved = checkpoint.load(tmp_path / "checkpoints/last.pt")
-    assert f"{__name__}:" in str(saved["settings"])
+    assert f"{__name__}:" in str(saved["learns"]["settings"])
     again.restore(saved)
     assert again.steps == 160
     same(again.agent.state_dict(), one.agent.state_dict())

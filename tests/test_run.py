@@ -151,9 +151,9 @@ def test_a_strangers_code_is_not_run(folder):
     shutil.move(folder / "mine.py", run.folder / "mine.py")
     (run.folder / "config.yaml").write_text(settings.replace(str(folder / "mine.py"), "mine.py"))
     shutil.copytree(run.folder, folder / "copied")
-    for refused in (lambda: rlcore.load("copied"), lambda: config.load("copied/config.yaml")):
-        with pytest.raises(InputError, match=r"is code inside a run that was trained elsewhere; .*--trust"):
-            refused()
+    with pytest.raises(InputError, match=r"is code inside a run that was trained elsewhere; .*--trust"):
+        config.load("copied/config.yaml")
+    rlcore.load("copied")  # whose agent does not need it
     assert not (folder / "it_ran").exists()
     assert rlcore.load("copied", trust=True).predict(torch.zeros(1, 4)).action.shape == (1,)
     assert (folder / "it_ran").exists()

@@ -114,5 +114,5 @@ def build(name: str, in_shape: tuple[int, ...] | None, out_features: int | None 
         pydantic.ValidationError: the settings are invalid.
     """
     if in_shape is None:
-        raise InputError(f"the network {name} needs the shape of an array, got None; see rlcore.observations.build_body")
+        raise InputError(f"the network {name} needs a shape, got None; see rlcore.observations.build_body")
     return NetworkChoice.model_validate({"name": name, **settings}).build(in_shape, out_features)
