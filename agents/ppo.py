@@ -107,10 +107,10 @@ class PPO(PolicyAgent):
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         _check_minibatches(s, env.num_envs)
-        self.body = build_body(s.network, env.single_observation_space, self.recurrent)
+        self.body = build_body(s.network, self.scaled_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
-            self.value_body = build_body(s.network, env.single_observation_space, self.recurrent)
+            self.value_body = build_body(s.network, self.scaled_space, self.recurrent)
         self.policy_head = self._make_head(self.body.num_features)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)

@@ -55,11 +55,11 @@ class Reinforce(PolicyAgent):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
-        self.body = build_body(s.network, env.single_observation_space)
+        self.body = build_body(s.network, self.scaled_space)
         self.policy_head = self._make_head(self.body.num_features)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
-            value_body = build_body(s.network, env.single_observation_space)
+            value_body = build_body(s.network, self.scaled_space)
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)

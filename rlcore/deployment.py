@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlcore.errors import InputError
 from rlcore.rollout import Step
-from rlcore.spaces import ACTION_MASK, dtype_of_tensor
+from rlcore.spaces import ACTION_MASK, Inputs, dtype_of_tensor
 from rlcore.trees import Tree, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def _as_batch(x: Any, space: Space[Any], device: torch.device, float64: bool, na
     if tensor.shape[tensor.ndim - len(shape) :] != shape or tensor.ndim - len(shape) not in (0, 1):
         raise InputError(f"{name} must be [B, {', '.join(map(str, shape))}] or one row; got {tuple(tensor.shape)}")
     wanted = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype, float64))).dtype
+    if isinstance(space, Inputs) and space.dtype != np.uint8 and space.shift.any():
+        wanted = torch.float64  # nothing is rounded before the agent has subtracted
     if tensor.is_floating_point() and not wanted.is_floating_point:
         raise InputError(f"{name} must be {wanted}, as {space}; got {tensor.dtype}")
     if tensor.dtype != wanted and not (isinstance(x, Tensor) and x.dtype == torch.bool):
