@@ -28,7 +28,7 @@ from rlcore.memory import require_memory
 from rlcore.rollout import Rollout
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.settings import flatten
-from rlcore.spaces import zeros
+from rlcore.spaces import scaled_space, zeros
 from rlcore.stateful import LEARNS
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import DEFAULT_LOGGERS, Tracker
@@ -414,7 +414,7 @@ class Trainer:
                     "name": self.name,
                     "steps": self.steps,
                     "spec": self.agent.spec.plain(),
-                    "observation_shape": self.env.single_observation_space.shape,
+                    "observation_shape": scaled_space(self.env.single_observation_space).shape,
                     "agent": agent,
                 }
             )
@@ -473,6 +473,7 @@ class Trainer:
             return self._restore(saved, saved["learns"])
 
     def _restore(self, saved: dict[str, Any], learns: dict[str, Any]) -> list[str]:
+        learns = legacy.showing_inputs(learns, self._fits(), self.env.single_observation_space)
         fits = learns["fits"] if isinstance(learns["fits"], str) else told(learns["fits"])
         if fits != self._fits():
             raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
