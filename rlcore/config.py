@@ -14,7 +14,9 @@ from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from rlcore import registry
 from rlcore.agent import Agent, AgentChoice
+from rlcore.checkpoint import fitting
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
+from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.imports import import_module, search
@@ -254,8 +256,13 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def build(config: Config) -> tuple[Trainer, list[str]]:
+def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, list[str]]:
     """A trainer that writes nothing yet, ready to fit or to restore; seeds every generator.
+
+    Args:
+        config: the settings.
+        spec: of the agent that it will restore, as its checkpoint holds it (`EnvSpec.plain`); see
+            `Environment.for_agent`.
 
     Returns:
         The trainer, and one line for each choice made for it.
@@ -265,13 +272,13 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
     """
     device, reason = choose_device(config.device)
     seed_everything(derive_seed(config.seed, TRAINING))
-    env, agent = _build(config, device)
+    env, agent = _build(config, device, spec)
     size = sum(param.numel() for param in agent.parameters())
     if config.device == "auto" and device.type != "cpu" and size <= SMALL_NETWORK:
         device, reason = torch.device("cpu"), f"{size:,} parameters: a network this small is faster there"
         env.close()
         seed_everything(derive_seed(config.seed, TRAINING))
-        env, agent = _build(config, device)
+        env, agent = _build(config, device, spec)
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
     trainer = Trainer(
         agent,
@@ -283,9 +290,15 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
     return trainer, notes
 
 
-def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
+def _build(config: Config, device: torch.device, spec: dict[str, Any] | None) -> tuple[Environment, Agent]:
+    kind = registry.envs[config.env.name]
     with BoundedTensors():
-        env = registry.envs[config.env.name](config.env.settings, device)
+        if spec is None or not hasattr(kind, "for_agent"):
+            env = kind(config.env.settings, device)
+        else:
+            with fitting(f"the environment {config.env.name}"):
+                known = EnvSpec.from_plain(spec, device)
+            env = kind.for_agent(config.env.settings, device, known)
     try:
         with BoundedTensors():
             return env, config.agent.build(env)
