@@ -19,6 +19,17 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     return {**{key: saved[key] for key in ANSWERS if key in saved}, "agent": agent, "learns": learns}
 
 
+def upgraded_settings(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config of 0.1, where a null of ``trainer.eval_every`` meant the default; others unchanged."""
+    trainer = tree.get("trainer")
+    if isinstance(trainer, dict) and "keep_checkpoints" in trainer and "hooks" not in trainer:  # every key was written
+        return {
+            **tree,
+            "trainer": {key: value for key, value in trainer.items() if (key, value) != ("eval_every", None)},
+        }
+    return tree
+
+
 def _agent(saved: dict[str, Any]) -> dict[str, Any]:
     """What agents saved by methods of their own: members of an ensemble, replays of games, a number of updates."""
     if "members" in saved:

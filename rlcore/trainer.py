@@ -52,7 +52,7 @@ class Trainer:
     or, to do something of one's own after each update::
 
         for metrics in trainer.updates():
-            print(trainer.steps, metrics["loss"])
+            print(trainer.steps, metrics["entropy"])
 
     Args:
         agent: the agent that learns; moved to the environment's device.
