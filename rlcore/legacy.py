@@ -15,6 +15,8 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     agent = _agent(saved["agent"])
     learns = {key: value for key, value in saved.items() if key not in (*ANSWERS, "agent", "env", "obs", "state")}
     learns["agent"] = {key: agent.pop(key) for key in LEARNS if key in agent}
+    if learns.get("settings", {}).get("trainer.eval_every", "") is None:  # which meant the default
+        learns["settings"] = {**learns["settings"], "trainer.eval_every": "auto"}
     learns["collector"] = {key: saved[key] for key in ("env", "obs", "state") if key in saved}
     return {**{key: saved[key] for key in ANSWERS if key in saved}, "agent": agent, "learns": learns}
 
