@@ -153,7 +153,7 @@ def test_actions_lie_inside_their_space():
     action = agent(obs)
     assert action.dtype == np.float32
     assert all(map(env.single_action_space.contains, action))
-    assert (np.abs(action) == 2).mean() > 0.9
+    assert (np.abs(action) == 2).mean() > 0.5
     same(torch.from_numpy(action), agent.predict(obs).action.detach())
 
 
