@@ -182,11 +182,11 @@ def test_a_run_that_is_good_enough_ends_and_stays_ended(workdir):
     assert run.result["steps"] == 512
 
 
-@pytest.mark.parametrize(("better", "ends"), [(1, 5), (-1, 2)])
-def test_patience_counts_evaluations_without_a_better_one(better, ends):
+@pytest.mark.parametrize(("larger", "ends"), [(True, 5), (False, 2)])
+def test_patience_counts_evaluations_without_a_better_one(larger, ends):
     """The figures are 1, 3, 2, 3, 0, ...: of the larger ones the best is the second, of the smaller ones the first."""
-    patience = {"name": "early_stopping", "figure": "eval/return", "patience": 3 if better > 0 else 1, "better": better}
-    trainer = make_trainer("ppo", eval_every=32, hooks=[patience])
+    patience = {"figure": "eval/return", "patience": 3 if larger else 1, "larger_is_better": larger}
+    trainer = make_trainer("ppo", eval_every=32, hooks=[{"name": "early_stopping", **patience}])
     figures = iter([1.0, 3.0, 2.0, 3.0, 0.0, 9.0])
     trainer.evaluator.env = trainer.env.evaluation(1)
     trainer.evaluator.env.score = lambda *given: rlcore.Report({"return": next(figures)})
