@@ -92,8 +92,8 @@ class Trainer:
         eval_num_envs: Annotated[int, Field(gt=0, le=2**16)] | None = None
         """Environments of an evaluation; null: as many as episodes, at most 1,024."""
         eval_deterministic: bool = True
-        """Evaluate the agent's best actions (`Agent.predict`); false: those that it takes while learning
-        (`Agent.act`)."""
+        """Where episodes are played, evaluate the agent's best actions (`Agent.predict`); false: those that it takes
+        while learning (`Agent.act`)."""
         max_episode_steps: PositiveInt | None = None
         """Steps after which an evaluation, or a rollout of whole episodes, cuts one that has not ended; null: the
         environment's time limit, but at least 27,000."""
