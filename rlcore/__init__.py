@@ -7,10 +7,13 @@ if TYPE_CHECKING:
     from rlcore import commands, networks, registry
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
+    from rlcore.collector import Collector
+    from rlcore.env_spec import EnvSpec
     from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
     from rlcore.evaluation import Report
     from rlcore.gym_environment import GymEnvironment
+    from rlcore.hooks import Hook
     from rlcore.rollout import Rollout, Step, collect
     from rlcore.run import load
     from rlcore.seeding import seed_everything
@@ -22,9 +25,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "CheckpointError",
+    "Collector",
     "ContractError",
+    "EnvSpec",
     "Environment",
     "GymEnvironment",
+    "Hook",
     "InputError",
     "Metrics",
     "NonFiniteError",
@@ -46,10 +52,13 @@ __all__ = [
 _HOMES = {
     "agent": ("Agent", "Metrics"),
     "checks": ("check_agent", "check_environment"),
+    "collector": ("Collector",),
+    "env_spec": ("EnvSpec",),
     "environment": ("Environment",),
     "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
     "gym_environment": ("GymEnvironment",),
+    "hooks": ("Hook",),
     "rollout": ("Rollout", "Step", "collect"),
     "run": ("load",),
     "seeding": ("seed_everything",),

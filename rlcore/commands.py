@@ -114,8 +114,10 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         console.print(note, highlight=False)
     if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due
         trainer.close()
-        further = "trainer.total_steps=N" if trainer.settings.epochs is None else "trainer.epochs=N"
-        console.print(f"{run.path} has finished at step {trainer.steps:,}; extend it with {further}")
+        further = "extend it with trainer." + ("total_steps=N" if trainer.settings.epochs is None else "epochs=N")
+        if trainer.stopped is not None:
+            further = f"{trainer.stopped}; to go on: trainer.hooks=[]"
+        console.print(f"{run.path} has finished at step {trainer.steps:,}; {further}", highlight=False)
         return 0
     tracker = Tracker(run.folder, console, trainer.settings.loggers, purge_step=trainer.steps + 1)
     trainer.write_to(run.folder, tracker)

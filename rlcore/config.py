@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
-from rlcore import registry
+from rlcore import legacy, registry
 from rlcore.agent import Agent, AgentChoice
 from rlcore.checkpoint import fitting
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
@@ -70,7 +70,19 @@ class Expectation(Settings):
 class Config(Settings):
     """The settings of a whole run."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _eval_env_as_changes(cls, given: Any) -> Any:
+        """Completes an ``eval_env`` without a name by the settings of ``env``."""
+        env, changes = given.get("env"), given.get("eval_env")
+        if not isinstance(changes, dict) or "name" in changes or not isinstance(env, (dict, str)):
+            return given
+        return {**given, "eval_env": {**({"name": env} if isinstance(env, str) else env), **changes}}
+
     env: EnvironmentChoice
+    eval_env: EnvironmentChoice | None = None
+    """Another environment to evaluate in, with the same spaces; without a name, changes to ``env``: ``{wrappers: []}``,
+    so that a reward which is clipped in training is reported as it is. null: ``env``."""
     agent: AgentChoice
     trainer: Trainer.Settings
     seed: NonNegativeInt = 1
@@ -120,6 +132,8 @@ def load(source: str | Path, overrides: Sequence[str] = (), trust: bool = False)
         path = find(source)
         trust = trust or not is_run(path.parent) or is_home(path.parent)
         tree = read_yaml(path)
+        if path.name == CONFIG_FILE:
+            tree = legacy.upgraded_settings(tree)
         origin = dict.fromkeys(flatten(tree), path.name)
     for override in overrides:
         key = _override(tree, override)
@@ -280,25 +294,24 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
         seed_everything(derive_seed(config.seed, TRAINING))
         env, agent = _build(config, device, spec)
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
-    trainer = Trainer(
-        agent,
-        env,
-        config.trainer,
-        seed=config.seed,
-        name=config.agent.name,
-    )
+    eval_env = None if config.eval_env is None else _make_env(config.eval_env, device, agent.spec)
+    trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
     return trainer, notes
 
 
-def _build(config: Config, device: torch.device, spec: dict[str, Any] | None) -> tuple[Environment, Agent]:
-    kind = registry.envs[config.env.name]
+def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | None) -> Environment:
+    """An environment, for the agent of a spec if one is given."""
+    kind = registry.envs[choice.name]
     with BoundedTensors():
-        if spec is None or not hasattr(kind, "for_agent"):
-            env = kind(config.env.settings, device)
-        else:
-            with fitting(f"the environment {config.env.name}"):
-                known = EnvSpec.from_plain(spec, device)
-            env = kind.for_agent(config.env.settings, device, known)
+        for_agent = None if spec is None else getattr(kind, "for_agent", None)
+        env: Environment = for_agent(choice.settings, device, spec) if for_agent else kind(choice.settings, device)
+        return env
+
+
+def _build(config: Config, device: torch.device, spec: dict[str, Any] | None) -> tuple[Environment, Agent]:
+    with fitting(f"the environment {config.env.name}"):
+        known = None if spec is None else EnvSpec.from_plain(spec, device)
+    env = _make_env(config.env, device, known)
     try:
         with BoundedTensors():
             return env, config.agent.build(env)

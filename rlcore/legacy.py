@@ -19,6 +19,8 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
     agent = _agent(saved["agent"])
     learns = {key: value for key, value in saved.items() if key not in (*ANSWERS, "agent", "env", "obs", "state")}
     learns["agent"] = {key: agent.pop(key) for key in LEARNS if key in agent}
+    if learns.get("settings", {}).get("trainer.eval_every", "") is None:  # which meant the default
+        learns["settings"] = {**learns["settings"], "trainer.eval_every": "auto"}
     learns["collector"] = {key: saved[key] for key in ("env", "obs", "state") if key in saved}
     return {**{key: saved[key] for key in ANSWERS if key in saved}, "agent": agent, "learns": learns}
 
@@ -48,6 +50,17 @@ def showed_scaled_inputs(spec: Any, config: Any) -> bool:
     env = config.get("env") if isinstance(config, dict) else None
     name = env.get("name") if isinstance(env, dict) else env
     return name in ("supervised", "reconstruction") and spec["observation_space"]["kind"] != "Inputs"
+
+
+def upgraded_settings(tree: dict[str, Any]) -> dict[str, Any]:
+    """A resolved config of 0.1, where a null of ``trainer.eval_every`` meant the default; others unchanged."""
+    trainer = tree.get("trainer")
+    if isinstance(trainer, dict) and "keep_checkpoints" in trainer and "hooks" not in trainer:  # every key was written
+        return {
+            **tree,
+            "trainer": {key: value for key, value in trainer.items() if (key, value) != ("eval_every", None)},
+        }
+    return tree
 
 
 def _agent(saved: dict[str, Any]) -> dict[str, Any]:

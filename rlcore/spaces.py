@@ -81,6 +81,10 @@ class Inputs(Box):
         """The same inputs in another dtype."""
         return Inputs(self.shape, dtype, self.shift, self.scale, self.channels)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether an agent of one reads the other: of the same shape, and both bytes or both floats."""
+        return isinstance(other, Inputs) and (self.shape, self.dtype.kind) == (other.shape, other.dtype.kind)
+
     def __repr__(self) -> str:
         """``Inputs((28, 28, 1), uint8)``."""
         return f"Inputs({self.shape}, {self.dtype})"

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from rlcore.checkpoint import restored, restored_number
+from rlcore.device import reading_waits
 from rlcore.errors import CheckpointError
 from rlcore.rollout import Rollout
 
-RESERVED = {"return", "length"}
-"""Names that numbers of ``info`` cannot have."""
+RESERVED = {"return", "length", "final_obs", "final_info"}
+"""What numbers of ``info`` are not: names of other figures, and of observations."""
 
 
 class Episodes(NamedTuple):
@@ -62,11 +63,19 @@ class EpisodeStatistics:
         rows = rollout if rollout.ragged or len(rollout) > 1 else rollout[0]  # one row needs no stacking
         valid = rollout.valid if rollout.ragged else None
         self._pending.append((rows.reward.detach(), rows.terminated, rows.truncated, valid))
-        self._infos += rollout.infos
+        self._infos += self._numbers_at_ends(rollout)
+
+    def _numbers_at_ends(self, rollout: Rollout) -> list[dict[str, Any]]:
+        """The numbers in ``info`` of each row in which an episode ended; of every row where to look would wait."""
+        if not any(rollout.infos):
+            return [{}] * len(rollout)
+        waits = reading_waits(self._running.device)
+        ends = [True] * len(rollout) if waits else rollout.done.any(1).tolist()
+        return [_numbers(info) if end else {} for info, end in zip(rollout.infos, ends, strict=True)]
 
     def count(self) -> int:
         """Number of episodes that have ended."""
-        self._flush()
+        self.flush()
         return self._num_episodes
 
     def means(self) -> dict[str, float]:
@@ -74,7 +83,7 @@ class EpisodeStatistics:
 
         Also of the numbers in the ``info`` of their last steps, as ``is_success``, over the latest that have them.
         """
-        self._flush()
+        self.flush()
         if not self._latest.shape[1]:
             return {}
         mean_return, mean_length = self._latest.mean(1).tolist()
@@ -83,9 +92,6 @@ class EpisodeStatistics:
 
     def flush(self) -> None:
         """Does the arithmetic that is pending, after which ``on_episodes`` has been called with every episode."""
-        self._flush()
-
-    def _flush(self) -> None:
         if self._pending:
             *columns, valids = zip(*self._pending, strict=True)
             infos, self._infos = self._infos, []
@@ -123,13 +129,13 @@ class EpisodeStatistics:
 
     def drop_running(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
-        self._flush()
+        self.flush()
         self._running.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
         if any(self._infos):
-            self._flush()
+            self.flush()
         return {
             "numbers": self._numbers,
             "num_episodes": self._num_episodes,
@@ -172,12 +178,14 @@ def numbers_in(info: dict[str, Any], env: int) -> dict[str, float]:
         env: the environment's number, in [0, N).
     """
     found = {}
-    for name, values in info.items():
-        if name in RESERVED or name.startswith("_") or not isinstance(values, (np.ndarray, Tensor)) or values.ndim != 1:
-            continue
+    for name, values in _numbers(info).items():
         present = info.get(f"_{name}")
-        if values.dtype != object and (present is None or present[env]):
-            value = float(values[env])
-            if math.isfinite(value):
-                found[name] = value
-    return found
+        if not name.startswith("_") and (present is None or present[env]):
+            found[name] = float(values[env])
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _numbers(info: dict[str, Any]) -> dict[str, Any]:
+    """Those of the parts of ``info`` that are numbers [N], and which environments have them."""
+    arrays = {name: x for name, x in info.items() if isinstance(x, (np.ndarray, Tensor)) and x.ndim == 1}
+    return {name: x for name, x in arrays.items() if name not in RESERVED and x.dtype != object}

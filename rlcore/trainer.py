@@ -52,7 +52,7 @@ class Trainer:
     or, to do something of one's own after each update::
 
         for metrics in trainer.updates():
-            print(trainer.steps, metrics["loss"])
+            print(trainer.steps, metrics["entropy"])
 
     Args:
         agent: the agent that learns; moved to the environment's device.
@@ -92,8 +92,8 @@ class Trainer:
         eval_num_envs: Annotated[int, Field(gt=0, le=2**16)] | None = None
         """Environments of an evaluation; null: as many as episodes, at most 1,024."""
         eval_deterministic: bool = True
-        """Evaluate the agent's best actions (`Agent.predict`); false: those that it takes while learning
-        (`Agent.act`)."""
+        """Where episodes are played, evaluate the agent's best actions (`Agent.predict`); false: those that it takes
+        while learning (`Agent.act`)."""
         max_episode_steps: PositiveInt | None = None
         """Steps after which an evaluation, or a rollout of whole episodes, cuts one that has not ended; null: the
         environment's time limit, but at least 27,000."""

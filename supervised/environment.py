@@ -394,7 +394,7 @@ def _is_wide(dataset: Dataset) -> bool:
 
 
 def _for_data(space: Inputs, dataset: Dataset) -> Inputs:
-    """The space of an agent for other data, in float64 where these are, if something is subtracted from them.
+    """The space of an agent for other data; in float64 too where these are and something is subtracted from them.
 
     Raises:
         InputError: the inputs have another shape.
@@ -402,9 +402,8 @@ def _for_data(space: Inputs, dataset: Dataset) -> Inputs:
     shape = tuple(dataset.train.inputs.shape[1:])
     if shape != space.shape:
         raise InputError(f"env.dataset: the agent was trained on inputs of shape {space.shape}; these have {shape}")
-    if space.dtype == np.uint8 or not space.shift.any():
-        return space
-    return space.of_dtype(np.float64 if _is_wide(dataset) else np.float32)
+    is_shifted = space.dtype != np.uint8 and bool(space.shift.any())
+    return space.of_dtype(np.float64) if is_shifted and _is_wide(dataset) else space
 
 
 def _as_shown(dataset: Dataset, space: Inputs) -> Dataset:

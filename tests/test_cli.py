@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from compare import same
 import rlcore
 from rlcore import checkpoint, cli, config, registry
 from rlcore.errors import InputError
+from rlcore.optimizers import Adam
 
 ROOT = Path(__file__).parent.parent
 QUICK = """\
@@ -471,3 +473,17 @@ def test_an_agent_a_network_and_an_environment_of_an_installed_package_train(wor
     result = command("train", "theirs.yaml", "--run-dir", "run", env={**os.environ, "PYTHONPATH": str(workdir)})
     assert result.returncode == 0, result.stderr
     assert (workdir / "run/result.json").is_file()
+
+
+def test_from_the_command_line_to_the_optimizers_step_is_eight_calls(rlcore_, monkeypatch):
+    """So few that a reader can hold them in mind; those of typer, torch and the standard library are not counted."""
+    found, step = [], Adam.step
+
+    def seen(self, *given):
+        frames = traceback.extract_stack()
+        found.append([frame.name for frame in frames if frame.filename.startswith(str(ROOT / "rlcore"))])
+        return step(self, *given)
+
+    monkeypatch.setattr(Adam, "step", seen)
+    assert rlcore_("train", "quick.yaml", "--run-dir", "run")[0] == 0
+    assert found[0] == ["main", "train", "train", "updates", "update", "learn", "minimize"]

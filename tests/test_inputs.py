@@ -259,6 +259,14 @@ def test_a_file_may_lack_classes_and_have_no_others(trained, capsys):
         evaluated(trained, capsys, "env.dataset=other.npz")
 
 
+def test_another_file_to_evaluate_on_while_training_is_scaled_by_the_statistics_of_training(trained, capsys):
+    x, y = table(1, shift=0.8)
+    np.savez("other.npz", inputs=x[y > 0].astype(np.float32), targets=y[y > 0])
+    changed = ["eval_env.dataset=other.npz", "eval_env.test_fraction=0", "trainer.eval_every=30_000"]
+    assert rlcore.commands.train("mine.yaml", changed, "another", None, 1) == 0
+    assert Run("another").result["figures"]["eval/accuracy"] > 0.95
+
+
 def test_a_trained_agent_keeps_its_scaling(trained, capsys):
     with pytest.raises(InputError, match=r"^env.scaling: is 'standard' for good, .*; 'raw' would have no effect$"):
         evaluated(trained, capsys, "env.scaling=raw")

@@ -30,6 +30,7 @@ from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import Target
 from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.envs.versus import VersusEnv
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
@@ -49,6 +50,10 @@ VARIANTS = {
         {"network": {"name": "vae", "latent": 2, "hidden": [4]}, "kl_warmup": 0.3},
     ),
     "frame_stack": (CartPole, CARTPOLE, RecurrentPPO, {**FRAMES, "normalize_rewards": True}),
+    "versus pool": (
+        VersusEnv, {**TICTACTOE, "save_every": 2, "pool": [{"name": "random"}], "pool_size": 2}, Reinforce,
+        {"gamma": 1.0, "network": MLP, "baseline": True},
+    ),
     "ppo squashed": (Target, {"num_envs": 4}, PPO, {**NORMALIZED, **RARE, "network": MLP}),
     "ppo dropout": (CartPole, CARTPOLE, PPO, {**NORMALIZED, "network": DROPOUT}),
     "ppo labels": (SupervisedEnv, LABELS, PPO, {"horizon": 2, "minibatch_size": 12, "network": MLP}),

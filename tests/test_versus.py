@@ -101,26 +101,6 @@ def test_former_selves_join_the_pool_and_are_played_by_their_own_parameters():
     assert torch.equal(moves, env._opponent)
 
 
-@pytest.mark.parametrize("pool_size", [100, 2])
-def test_an_interrupted_run_ends_in_the_same_bits(pool_size):
-    def trainer():
-        pool = {"save_every": 2, "pool": RANDOM, "pool_size": pool_size}
-        env, agent = make(**pool, random_openings=3, settings={"baseline": True})
-        return Trainer(agent, env, total_steps=600, seed=4)
-
-    whole, first, second = trainer(), trainer(), trainer()
-    while not whole.finished:
-        whole.update()
-    for _ in range(4):
-        first.update()
-    second.restore(first.checkpoint())
-    while not second.finished:
-        second.update()
-    same(second.checkpoint(), whole.checkpoint())
-    assert len(whole.checkpoint()["learns"]["collector"]["env"]["former"]) == 2 or pool_size > 2
-    assert whole.env._num_updates > 6
-
-
 def test_the_oldest_former_selves_leave_a_pool_that_is_full():
     env, agent = make(save_every=1, pool_size=3, pool=RANDOM)
     trainer = Trainer(agent, env, total_steps=10**6, seed=1)

@@ -35,8 +35,8 @@ class EarlyStopping(Hook):
         """End when it is this small."""
         patience: PositiveInt | None = None
         """End after this many evaluations in a row in which it was not better than the best before."""
-        better: float = 1.0
-        """1 if larger figures are better, -1 if smaller ones are; for ``patience``."""
+        larger_is_better: bool = True
+        """false where smaller figures are better, as of a loss; for ``patience``."""
         min_delta: NonNegativeFloat = 0.0
         """By how much a figure must be better to count."""
 
@@ -44,8 +44,6 @@ class EarlyStopping(Hook):
         def _check(self) -> EarlyStopping.Settings:
             if self.at_least is None and self.at_most is None and self.patience is None:
                 raise InputError("needs at_least, at_most or patience")
-            if self.better not in (1.0, -1.0):
-                raise InputError(f"better: must be 1 or -1, got {self.better:g}")
             return self
 
     settings: Settings
@@ -53,7 +51,7 @@ class EarlyStopping(Hook):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.best = -math.inf
-        """The best figure so far, times ``better``."""
+        """The best figure so far; where smaller ones are better, its negative."""
         self.waited = 0
         """Evaluations since then."""
 
@@ -77,9 +75,10 @@ class EarlyStopping(Hook):
             trainer.stop(f"{s.figure} is {value:g}, at least {s.at_least:g}")
         if s.at_most is not None and value <= s.at_most:
             trainer.stop(f"{s.figure} is {value:g}, at most {s.at_most:g}")
-        if s.better * value > self.best + s.min_delta:
-            self.best, self.waited = s.better * value, 0
+        sign = 1 if s.larger_is_better else -1
+        if sign * value > self.best + s.min_delta:
+            self.best, self.waited = sign * value, 0
         else:
             self.waited += 1
         if s.patience is not None and self.waited >= s.patience:
-            trainer.stop(f"{s.figure} has not improved on {s.better * self.best:g} in {self.waited} evaluations")
+            trainer.stop(f"{s.figure} has not improved on {sign * self.best:g} in {self.waited} evaluations")

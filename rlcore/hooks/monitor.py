@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import math
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlcore.files import write_whole
 from rlcore.hooks.base import Hook
 from rlcore.statistics import Episodes, EpisodeStatistics
 
@@ -32,8 +33,10 @@ class Monitor(Hook):
         self._trainer = trainer
         self.episodes = EpisodeStatistics(trainer.env.num_envs, trainer.env.device, on_episodes=self._write)
         """Episodes in progress."""
+        self.written_until = 0
+        """Environment steps up to which every episode that ended is in the file."""
         self._columns: list[str] = []  # of the file, once it is open
-        self._rows: list[dict[str, Any]] = []
+        self._writes = True
 
     def on_rollout(self, trainer: Trainer, rollout: Rollout) -> None:
         """Counts; see `Hook`."""
@@ -42,41 +45,49 @@ class Monitor(Hook):
     def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
         """Writes the episodes that ended; see `Hook`."""
         self.episodes.flush()
+        self.written_until = trainer.steps
 
     def _write(self, ended: Episodes) -> None:
         trainer = self._trainer
-        if trainer.run_dir is None:
+        if trainer.run_dir is None or not self._writes:
             return
         now = {"steps": trainer.steps, "seconds": round(trainer.seconds, 3)}
         rows = [
             {**now, "env": env, "return": total, "length": int(length), **numbers}
             for env, total, length, numbers in zip(*ended, strict=True)
         ]
-        path = trainer.run_dir / MONITOR_FILE
-        if not self._columns:
-            self._resume(path, trainer.steps)
-        new = [name for row in rows for name in row if name not in self._columns]
-        if new or not path.exists():
-            self._rewrite(path, [*(self._columns or COLUMNS), *dict.fromkeys(new)], _read(path))
-        with path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self._columns).writerows(rows)
+        try:
+            self._append(trainer.run_dir / MONITOR_FILE, rows)
+        except OSError as error:  # for which training does not end
+            self._writes = False
+            trainer.tracker.note(f"{MONITOR_FILE} is not written any more: {error}")
 
-    def _resume(self, path: Path, steps: int) -> None:
-        """Keeps what was written before this update."""
-        rows = _read(path)
-        if rows:
-            self._rewrite(path, list(rows[0]), [row for row in rows if float(row["steps"] or math.inf) < steps])
-
-    def _rewrite(self, path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-        self._columns = columns
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+    def _append(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        first = not self._columns
+        new = dict.fromkeys(name for row in rows for name in row if name not in (self._columns or COLUMNS))
+        if first or new:
+            before = _read(path)
+            if first:  # what an earlier process wrote after its last checkpoint comes again
+                before = [row for row in before if int(row["steps"]) <= self.written_until]
+            self._columns = list(dict.fromkeys([*(self._columns or COLUMNS), *(before[0] if before else ()), *new]))
+            write_whole(path, lambda file: file.write(_lines(self._columns, before, header=True)))
+        with path.open("ab") as file:
+            file.write(_lines(self._columns, rows))
 
 
 def _read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; not a last one that was cut in a crash."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    return [row for row in rows if (row["steps"] or "").isdecimal() and None not in row.values()]
+
+
+def _lines(columns: list[str], rows: list[dict[str, Any]], header: bool = False) -> bytes:
+    text = StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
