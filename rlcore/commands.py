@@ -116,7 +116,7 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         trainer.close()
         further = "extend it with trainer." + ("total_steps=N" if trainer.settings.epochs is None else "epochs=N")
         if trainer.stopped is not None:
-            further = f"{trainer.stopped}; to go on: trainer.hooks=[]"
+            further = f"{trainer.stopped}; to go on: trainer.hooks=[], or another length"
         console.print(f"{run.path} has finished at step {trainer.steps:,}; {further}", highlight=False)
         return 0
     tracker = Tracker(run.folder, console, trainer.settings.loggers, purge_step=trainer.steps + 1)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rlcore import legacy, registry
 from rlcore.agent import Agent, AgentChoice
@@ -70,17 +70,8 @@ class Expectation(Settings):
 class Config(Settings):
     """The settings of a whole run."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _eval_env_as_changes(cls, given: Any) -> Any:
-        """Completes an ``eval_env`` without a name by the settings of ``env``."""
-        env, changes = given.get("env"), given.get("eval_env")
-        if not isinstance(changes, dict) or "name" in changes or not isinstance(env, (dict, str)):
-            return given
-        return {**given, "eval_env": {**({"name": env} if isinstance(env, str) else env), **changes}}
-
     env: EnvironmentChoice
-    eval_env: EnvironmentChoice | None = None
+    eval_env: dict[str, Any] | None = None
     """Another environment to evaluate in, with the same spaces; without a name, changes to ``env``: ``{wrappers: []}``,
     so that a reward which is clipped in training is reported as it is. null: ``env``."""
     agent: AgentChoice
@@ -97,6 +88,26 @@ class Config(Settings):
     their files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
+
+    @field_validator("eval_env")
+    @classmethod
+    def _checked(cls, eval_env: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if eval_env is not None and "env" in info.data:
+            changed(info.data["env"], eval_env)
+        return eval_env
+
+
+def changed(env: EnvironmentChoice, eval_env: dict[str, Any]) -> EnvironmentChoice:
+    """The environment to evaluate in: another one by name, or changes to the settings of ``env``.
+
+    Raises:
+        InputError: there is none of that name, or its settings are invalid.
+    """
+    try:
+        return EnvironmentChoice.model_validate(eval_env if "name" in eval_env else {**env.model_dump(), **eval_env})
+    except ValidationError as error:
+        path, text = mistakes(error, EnvironmentChoice)[0]
+        raise InputError(": ".join(filter(None, (".".join(path), text)))) from None
 
 
 @dataclass(frozen=True)
@@ -294,7 +305,7 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
         seed_everything(derive_seed(config.seed, TRAINING))
         env, agent = _build(config, device, spec)
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
-    eval_env = None if config.eval_env is None else _make_env(config.eval_env, device, agent.spec)
+    eval_env = None if config.eval_env is None else _make_env(changed(config.env, config.eval_env), device, agent.spec)
     trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
     return trainer, notes
 

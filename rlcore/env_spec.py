@@ -1,6 +1,7 @@
 """EnvSpec: all that an agent needs to know of where it acts, and how it is saved with the agent."""
 
 import math
+from collections import OrderedDict
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -114,7 +115,9 @@ def space_from(plain: dict[str, Any]) -> Space[Any]:
     """What `plain_of` returned as a space."""
     match plain["kind"]:
         case "Dict":
-            return Dict({key: space_from(part) for key, part in plain["parts"].items()})
+            return Dict(
+                OrderedDict((key, space_from(part)) for key, part in plain["parts"].items())
+            )  # a dict is sorted
         case "Positions":
             return Positions(plain["name"])
         case "Planes":

@@ -215,7 +215,13 @@ def load(
     rng = rng_state()
     try:
         with fitting(f"the agent {choice.name}"):
-            agent = choice.build(EnvSpec.from_plain(saved["spec"], place))
+            spec = EnvSpec.from_plain(saved["spec"], place)
+            try:
+                agent = choice.build(spec)
+            except AttributeError as error:
+                if EnvSpec.__name__ not in str(error):
+                    raise
+                return load_trainer(run, checkpoint, device, trust).agent  # it reads more of its environment
             agent.restore(saved["agent"])
     finally:
         restore_rng_state(rng)
