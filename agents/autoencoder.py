@@ -8,6 +8,8 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
@@ -54,7 +56,7 @@ class AutoencoderAgent(Agent):
     differentiable = True
     horizon = 1
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.scaling = input_scaling(env.single_observation_space)

@@ -1,7 +1,5 @@
 """What the agents that follow a policy's gradient have in common."""
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,6 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.normalization import ObservationNormalizer, RewardNormalizer
@@ -47,7 +47,7 @@ class PolicyAgent(Agent):
     batch_norms: list[_BatchNorm]
     """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.reads_float64 = s.normalize_observations

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import box_scale
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.observations import input_scaling, observation_shape
@@ -44,7 +46,7 @@ class RandomSearch(Agent):
     settings: Settings
     horizon = None
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         space = env.single_action_space
         if not isinstance(space, (Box, Discrete)):

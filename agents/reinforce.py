@@ -1,13 +1,13 @@
 """REINFORCE: the Monte Carlo policy gradient."""
 
-from typing import Any
-
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.policy import PolicyAgent
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.observations import build_body
@@ -51,7 +51,7 @@ class Reinforce(PolicyAgent):
     settings: Settings
     horizon = None
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm

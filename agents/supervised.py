@@ -11,6 +11,8 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import needs_rows
@@ -65,7 +67,7 @@ class Supervised(Agent):
     differentiable = True
     horizon = 1
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         space = env.single_action_space
