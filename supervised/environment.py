@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,8 +209,11 @@ class SupervisedEnv(Environment):
 
     @classmethod
     def for_agent(cls, settings: Any, device: torch.device | str, spec: EnvSpec) -> "SupervisedEnv":
-        """See `Environment.for_agent`: with the scaling and the classes of the agent."""
-        return cls(settings, device, spec=spec)
+        """See `Environment.for_agent`: with the scaling and the classes of the agent.
+
+        A subclass whose constructor does not take a spec is made as any other.
+        """
+        return cls(settings, device, spec=spec) if "spec" in signature(cls).parameters else cls(settings, device)
 
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]

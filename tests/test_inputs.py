@@ -401,3 +401,13 @@ def test_runs_of_before_take_raw_rows_by_the_statistics_of_their_data(trained, c
     assert rlcore.commands.resume(str(trained), ["trainer.epochs=31"]) == 0
     checkpoint.save(path, {key: value for key, value in old.items() if key != "spec"})
     assert np.array_equal(rlcore.load(trained)(x), expected)
+
+
+def test_a_data_set_of_ones_own_that_knows_of_no_spec_is_made_without():
+    class Mine(SupervisedEnv):
+        def __init__(self, settings, device="cpu"):
+            super().__init__(settings, device)
+
+    settings = SupervisedEnv.Settings(dataset="iris", num_envs=10)
+    spec = EnvSpec.of(SupervisedEnv(settings))
+    assert type(Mine.for_agent(settings, "cpu", spec)) is Mine
