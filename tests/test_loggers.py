@@ -146,7 +146,10 @@ def test_csv_is_readable_after_a_kill_and_resumes(folder):
     words = ["train", "quick.yaml", "--run-dir", "run", "trainer.loggers=[csv]", "trainer.log_every=8"]
     more = ["trainer.total_steps=100_000", "trainer.eval_every=512", "trainer.checkpoint_every=512"]
     process = subprocess.Popen([sys.executable, "-m", "rlcore", *words, *more], stdout=subprocess.DEVNULL)
-    while not Path("run/checkpoints/last.pt").exists() or len(table()) < 30:
+    written = Path(
+        "run/progress.csv"
+    )  # read while it is written: lines are counted, the last of which may be half there
+    while not Path("run/checkpoints/last.pt").exists() or len(written.read_text().splitlines()) < 31:
         time.sleep(0.01)
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
