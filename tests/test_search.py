@@ -220,8 +220,8 @@ def test_policies_sum_to_one_on_legal_moves_at_every_node():
         assert not found.policy[~C4.legal(state)].any()
         assert not found.visits[~C4.legal(state)].any()
         assert (found.value.abs() <= 1).all()
-    tree = S.plant(C4, state, hashed(C4), 101)
-    S.renew(tree, tree.path[:, ROOT, :1], puct())
+    tree = S.init_tree(C4, state, hashed(C4), 101)
+    S.update_leaves(tree, tree.path[:, ROOT, :1], puct())
     for node in range(1, 101):
         S.simulate(tree, C4, hashed(C4), puct(), node)
     legal = C4.legal(tree.state.flatten(0, 1)).view_as(tree.prior)
