@@ -26,6 +26,7 @@ from rlcore.search.tree import (
     UNVISITED,
     SearchTree,
     backup,
+    copy_subtree,
     expand,
     init_tree,
     select,
