@@ -147,7 +147,13 @@ class SameDraws(TorchFunctionMode):
 def as_on_a_gpu(monkeypatch):
     """Makes the CPU take the ways that are meant for a GPU."""
     monkeypatch.setattr(cartpole, "_array_namespace", lambda device: torch)
-    for module in ("rlcore.finite", "rlcore.agent", "rlcore.search.tree", "rlcore.search.evaluators", "rlcore.envs.selfplay"):
+    for module in (
+        "rlcore.finite",
+        "rlcore.agent",
+        "rlcore.search.tree",
+        "rlcore.search.evaluators",
+        "rlcore.envs.selfplay",
+    ):
         monkeypatch.setattr(f"{module}.reading_waits", lambda device: True)
 
 
