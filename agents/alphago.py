@@ -8,6 +8,7 @@ from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import Categorical
 from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.envs.players import load_for
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
@@ -47,7 +48,7 @@ class AlphaGo(SelfPlayAgent):
     settings: Settings
     learns_policy = False
 
-    def __init__(self, env: EnvSpec, settings: Settings):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings):
         super().__init__(env, settings)
         s = self.settings
         try:

@@ -1,7 +1,7 @@
 """AlphaZero: a player that learns from games against itself."""
 
 import copy
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -11,6 +11,8 @@ from rlcore.agent import Metrics
 from rlcore.agents.game_replay import Batch
 from rlcore.agents.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
@@ -76,7 +78,7 @@ class AlphaZero(SelfPlayAgent):
 
     settings: Settings
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm

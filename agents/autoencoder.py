@@ -8,19 +8,24 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.networks.batch_norm import needs_rows
-from rlcore.observations import observation_shape
+from rlcore.observations import input_scaling, observation_shape
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
+from rlcore.spaces import scaled_space
 from rlcore.trees import Tree
 
 
 class AutoencoderAgent(Agent):
     """Reconstructs observations from a code; plain, or variational if the network's code is a normal.
+
+    What it reconstructs of the inputs of a data set is their scaled numbers, float32, images as [C, H, W].
 
     maximise  E[log p(x | z)] - beta KL(q(z | x) || N(0, 1)),  z ~ q(z | x)
 
@@ -51,10 +56,11 @@ class AutoencoderAgent(Agent):
     differentiable = True
     horizon = 1
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        shape = observation_shape(env.single_observation_space, s.network)
+        self.scaling = input_scaling(env.single_observation_space)
+        shape = observation_shape(scaled_space(env.single_observation_space), s.network)
         if env.single_action_space.shape != shape:
             raise InputError(
                 f"an autoencoder's actions have the shape of its observations, {shape}, got the action space "
@@ -75,10 +81,10 @@ class AutoencoderAgent(Agent):
 
     def encode(self, obs: Tree) -> Code:
         """[B, *O] to the code."""
-        return self.network.encode(obs)
+        return self.network.encode(obs if self.scaling is None else self.scaling(obs))
 
     def decode(self, z: Tensor) -> Tensor:
-        """[B, *L] to reconstructions [B, *O]."""
+        """[B, *L] to reconstructions [B, *A]."""
         return self.network.decode(z)
 
     @needs_rows

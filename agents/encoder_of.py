@@ -22,6 +22,7 @@ class EncoderOf(Network):
     """The encoder of a run: an agent with this network sees the code (its mean, as one vector) instead of the input.
 
     The parameters are read from the run's checkpoint when the network is made; from then on they are the agent's.
+    Inputs of a data set reach it as the agent scales them, by its own statistics, not as that run did.
     """
 
     class Settings(Network.Settings):

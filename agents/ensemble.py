@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.rollout import Rollout, Row, Step
@@ -38,7 +40,7 @@ class Ensemble(Agent):
     members: Any
     """K agents, an ``nn.ModuleList``."""
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         K = self.settings.members
         if env.num_envs % K:

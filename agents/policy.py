@@ -1,7 +1,5 @@
 """What the agents that follow a policy's gradient have in common."""
 
-from typing import Any
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,11 +8,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.normalization import ObservationNormalizer, RewardNormalizer
-from rlcore.observations import action_mask
+from rlcore.observations import action_mask, input_scaling
 from rlcore.rollout import Rollout, Step
+from rlcore.spaces import scaled_space
 from rlcore.trees import Tree
 
 
@@ -46,11 +47,14 @@ class PolicyAgent(Agent):
     batch_norms: list[_BatchNorm]
     """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.reads_float64 = s.normalize_observations
-        self.normalizer = ObservationNormalizer(env.single_observation_space) if s.normalize_observations else None
+        self.scaling = input_scaling(env.single_observation_space)
+        self.scaled_space = scaled_space(env.single_observation_space)
+        """Of observations once the inputs of a data set are scaled."""
+        self.normalizer = ObservationNormalizer(self.scaled_space) if s.normalize_observations else None
         self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
 
     def distribution(self, obs: Tree) -> Distribution:
@@ -64,6 +68,7 @@ class PolicyAgent(Agent):
 
     def normalized(self, obs: Tree) -> Tree:
         """Observations [B, *O] as the networks see them."""
+        obs = self._scaled(obs)
         return obs if self.normalizer is None else self.normalizer(obs)
 
     def train(self, mode: bool = True) -> "PolicyAgent":
@@ -105,6 +110,9 @@ class PolicyAgent(Agent):
         """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
         return self.policy_head(self.body(obs), action_mask(obs))
 
+    def _scaled(self, obs: Tree) -> Tree:
+        return obs if self.scaling is None else self.scaling(obs)
+
     def _reward(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, N]."""
         return rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
@@ -120,6 +128,6 @@ class PolicyAgent(Agent):
         for network in networks if self.batch_norms else []:
             update_batch_norm(network, self.batch_norms, obs)
         if self.normalizer is not None:
-            self.normalizer.update(rollout.rows(rollout.obs))
+            self.normalizer.update(self._scaled(rollout.rows(rollout.obs)))
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(rollout)

@@ -1,7 +1,7 @@
 """Proximal policy optimisation."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from rlcore.agent import Metrics
 from rlcore.agents.policy import PolicyAgent
 from rlcore.distributions import Distribution
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
@@ -102,15 +104,15 @@ class PPO(PolicyAgent):
     recurrent = False
     """Whether the networks have a memory; see `RecurrentPPO`."""
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         _check_minibatches(s, env.num_envs)
-        self.body = build_body(s.network, env.single_observation_space, self.recurrent)
+        self.body = build_body(s.network, self.scaled_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
-            self.value_body = build_body(s.network, env.single_observation_space, self.recurrent)
+            self.value_body = build_body(s.network, self.scaled_space, self.recurrent)
         self.policy_head = self._make_head(self.body.num_features)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from gymnasium.spaces import Box, Discrete
@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import box_scale
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
-from rlcore.observations import observation_shape
+from rlcore.observations import input_scaling, observation_shape
 from rlcore.rollout import Rollout, Step
+from rlcore.spaces import scaled_space
 from rlcore.trees import Tree
 
 
@@ -43,7 +46,7 @@ class RandomSearch(Agent):
     settings: Settings
     horizon = None
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         space = env.single_action_space
         if not isinstance(space, (Box, Discrete)):
@@ -52,7 +55,8 @@ class RandomSearch(Agent):
         self.scale = box_scale(space) if isinstance(space, Box) else None
         num_outputs = math.prod(space.shape) if isinstance(space, Box) else int(space.n)
         network = self.settings.network
-        self.kept = network.build(observation_shape(env.single_observation_space, network), num_outputs)
+        self.scaling = input_scaling(env.single_observation_space)
+        self.kept = network.build(observation_shape(scaled_space(env.single_observation_space), network), num_outputs)
         self.tried = copy.deepcopy(self.kept)
         self.requires_grad_(False)
         self.register_buffer("score", torch.tensor(-math.inf))
@@ -81,7 +85,7 @@ class RandomSearch(Agent):
         return {"score": score, "best_score": self.score, "kept": better.float(), "std": self.std}
 
     def _answer(self, network: nn.Module, obs: Tree) -> Tensor:
-        outputs: Tensor = network(obs)
+        outputs: Tensor = network(obs if self.scaling is None else self.scaling(obs))
         if self.answer_shape is None:
             return outputs.argmax(1)
         answer = outputs.unflatten(1, self.answer_shape)

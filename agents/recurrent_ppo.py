@@ -1,13 +1,14 @@
 """Proximal policy optimisation with a memory."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlcore.agents.ppo import PPO, Memory, Rows
 from rlcore.distributions import Distribution
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import drawn_masks, switched_off
@@ -38,7 +39,7 @@ class RecurrentPPO(PPO):
     body: Recurrent
     value_body: Recurrent
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         if self.batch_norms:

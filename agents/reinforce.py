@@ -1,13 +1,13 @@
 """REINFORCE: the Monte Carlo policy gradient."""
 
-from typing import Any
-
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.policy import PolicyAgent
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.observations import build_body
@@ -51,15 +51,15 @@ class Reinforce(PolicyAgent):
     settings: Settings
     horizon = None
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.max_grad_norm = s.max_grad_norm
-        self.body = build_body(s.network, env.single_observation_space)
+        self.body = build_body(s.network, self.scaled_space)
         self.policy_head = self._make_head(self.body.num_features)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
-            value_body = build_body(s.network, env.single_observation_space)
+            value_body = build_body(s.network, self.scaled_space)
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)

@@ -1,7 +1,6 @@
 """What the agents that learn from games against themselves have in common."""
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,6 +9,8 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.game_replay import Batch, GameReplay
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.game import Game
 from rlcore.networks import Network
@@ -56,7 +57,7 @@ class SelfPlayAgent(Agent):
     learns_policy = True
     """Whether the replay keeps policies to learn."""
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         space = env.single_observation_space

@@ -11,14 +11,16 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import needs_rows
-from rlcore.observations import observation_shape
+from rlcore.observations import input_scaling, observation_shape
 from rlcore.optimizers import SGD, Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
-from rlcore.spaces import Logits, LogOdds, Means
+from rlcore.spaces import Logits, LogOdds, Means, scaled_space
 from rlcore.trees import Tree
 
 
@@ -65,7 +67,7 @@ class Supervised(Agent):
     differentiable = True
     horizon = 1
 
-    def __init__(self, env: Any, settings: Settings | None = None):
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         space = env.single_action_space
@@ -78,7 +80,8 @@ class Supervised(Agent):
             raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
         self.max_grad_norm = s.max_grad_norm
         self.answer_shape = space.shape
-        shape = observation_shape(env.single_observation_space, s.network)
+        self.scaling = input_scaling(env.single_observation_space)
+        shape = observation_shape(scaled_space(env.single_observation_space), s.network)
         self.network = s.network.build(shape, math.prod(space.shape))
         if s.optimizer == "sgd":
             self.optimizer = SGD(self.parameters(), s.learning_rate, s.momentum, s.weight_decay)
@@ -98,7 +101,7 @@ class Supervised(Agent):
 
     def outputs(self, obs: Tensor) -> Tensor:
         """[B, *O] to answers [B, *A], with their graph."""
-        outputs: Tensor = self.network(obs)
+        outputs: Tensor = self.network(obs if self.scaling is None else self.scaling(obs))
         return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
 
     @torch.no_grad()

@@ -51,8 +51,7 @@ def thresholds(run: Path) -> dict[tuple[str, int], tuple[float, float]]:
     for name, ask in {"softmax": trainer.agent.answers, "MC dropout": MCDropout(trainer.agent, PASSES).answers}.items():
         with evaluating(trainer.agent):
             shown, test = (
-                (uncertainty(ask(env.scaled(split.inputs))), split.targets)
-                for split in (env.dataset.validation, env.dataset.test)
+                (uncertainty(ask(split.inputs)), split.targets) for split in (env.dataset.validation, env.dataset.test)
             )
         for cost in COSTS:
             sure = test[0].probabilities.amax(1) > cost / (1 + cost)

@@ -146,7 +146,8 @@ def mc_dropout(device: torch.device, batch: int, passes: int) -> Work:
     network = {"name": "lenet", "dropout": 0.1}
     agent = AgentChoice.model_validate({"name": "supervised", "network": network}).build(env).to(device)
     _choose_threads(agent)
-    asked, obs = MCDropout(agent, passes), torch.rand(batch, 1, 28, 28, device=device)
+    obs = torch.randint(0, 256, (batch, 1, 28, 28), dtype=torch.uint8, device=device)
+    asked = MCDropout(agent, passes)
 
     def update() -> int:
         asked.uncertainty(obs)

@@ -38,7 +38,7 @@ def asking(network: dict[str, Any], batch: int) -> dict[str, Block]:
     images = from_arrays(torch.randint(0, 256, (100, 1, 28, 28), dtype=torch.uint8), torch.arange(100) % 10)
     env = SupervisedEnv(SupervisedEnv.Settings(num_envs=1, test_fraction=0), dataset=images)
     agent = Supervised(env, Supervised.Settings(network=NetworkChoice.model_validate(network)))
-    obs = torch.rand(batch, 1, 28, 28)
+    obs = torch.randint(0, 256, (batch, 1, 28, 28), dtype=torch.uint8)
     repeated, rounds = obs.repeat(PASSES, 1, 1, 1), max(1, 64 // batch)
     mc = MCDropout(agent, PASSES)
     agent.eval()

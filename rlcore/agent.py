@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,8 +34,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
 
     A subclass declares its ``Settings``, creates its networks and its ``optimizer`` in ``__init__``, and implements
     `act` and `learn`. Saved in checkpoints are its parameters and buffers, and among its attributes, also in lists,
-    dicts and modules: optimizers, generators, whatever else has ``state_dict`` and ``load_state_dict``, and numbers
-    that change after it is made.
+    dicts and modules: optimizers, generators, whatever else has ``state_dict`` and ``load_state_dict``; and attributes
+    of its own that are numbers, if they change after it is made.
 
     Args:
         env: the environment, or what an agent needs to know of it: a subclass should read the fields of `EnvSpec`
@@ -130,11 +129,6 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
             InputError: the observations are not of the observation space.
         """
         return answer(self, obs, state)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its parameters and buffers are."""
-        return next((x.device for x in chain(self.parameters(), self.buffers())), self.spec.device)
 
     def distribution(self, obs: Tree) -> Distribution:
         """The distribution over answers to observations [B, *O], in the current modes of the modules.

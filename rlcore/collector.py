@@ -12,7 +12,7 @@ from rlcore.checks import check_acting, check_rollout
 from rlcore.errors import ContractError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
-from rlcore.seeding import ACTING, TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
+from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state
 from rlcore.trees import Tree
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ class Collector:
 
     Args:
         env: the environment.
-        seed: of the run; the environment's and that of every global generator, from which agents draw, are derived
-            from it when the first rollout is collected.
+        seed: of the run; that of the environment is derived from it when the first rollout is collected.
     """
 
     def __init__(self, env: "Environment", seed: int = 1):
@@ -57,7 +56,6 @@ class Collector:
         """
         first = self.obs is None
         if first:
-            seed_everything(derive_seed(self.seed, ACTING))
             self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
             self.state = agent.initial_state(self.env.num_envs)
         whole_episodes = agent.horizon is None and self.env.num_examples is None
@@ -89,15 +87,15 @@ class Collector:
         self.state = agent.initial_state(self.env.num_envs)
         self.failed = False
 
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs; ``env`` is None if the environment cannot be saved, or has failed."""
+    def checkpoint(self) -> dict[str, Any]:
+        """What `restore` needs; ``env`` is None if the environment cannot be saved, or has failed."""
         return {"env": None if self.failed else self.env.checkpoint(), "obs": self.obs, "state": self.state}
 
-    def load_state_dict(self, saved: dict[str, Any], agent: "Agent") -> bool:
-        """Restores what `state_dict` returned.
+    def restore(self, saved: dict[str, Any], agent: "Agent") -> bool:
+        """Restores what `checkpoint` returned.
 
         Args:
-            saved: what `state_dict` returned.
+            saved: what `checkpoint` returned.
             agent: the agent that acts here.
 
         Returns:

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from rlcore import checkpoint as checkpoints
 from rlcore import config as configs
 from rlcore import device, registry
 from rlcore.config import CONFIG_FILE, Loaded
@@ -106,16 +105,18 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         raise InputError(f"seed: a run keeps its seed; start another: rlcore train {run.path}/{CONFIG_FILE} seed=N")
     console = make_console()
     saved_at = run.checkpoint_path("last") if run.has_checkpoints else None
-    trainer, notes = configs.build(loaded.config)
     if saved_at is not None:
-        notes += trainer.restore(checkpoints.load(saved_at, trainer.env.device))
+        trainer, saved, notes = run.build(loaded, saved_at)
+        notes += trainer.restore(saved)
+    else:
+        trainer, notes = configs.build(loaded.config)
     for note in notes:
         console.print(note, highlight=False)
     if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due
         trainer.close()
         further = "extend it with trainer." + ("total_steps=N" if trainer.settings.epochs is None else "epochs=N")
         if trainer.stopped is not None:
-            further = f"{trainer.stopped}; to go on: trainer.hooks=[]"
+            further = f"{trainer.stopped}; to go on: trainer.hooks=[], or another length"
         console.print(f"{run.path} has finished at step {trainer.steps:,}; {further}", highlight=False)
         return 0
     tracker = Tracker(run.folder, console, trainer.settings.loggers, purge_step=trainer.steps + 1)

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rlcore import legacy, registry
 from rlcore.agent import Agent, AgentChoice
+from rlcore.checkpoint import fitting
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
+from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.imports import import_module, search
@@ -68,17 +70,8 @@ class Expectation(Settings):
 class Config(Settings):
     """The settings of a whole run."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _eval_env_as_changes(cls, given: Any) -> Any:
-        """Completes an ``eval_env`` without a name by the settings of ``env``."""
-        env, changes = given.get("env"), given.get("eval_env")
-        if not isinstance(changes, dict) or "name" in changes or not isinstance(env, (dict, str)):
-            return given
-        return {**given, "eval_env": {**({"name": env} if isinstance(env, str) else env), **changes}}
-
     env: EnvironmentChoice
-    eval_env: EnvironmentChoice | None = None
+    eval_env: dict[str, Any] | None = None
     """Another environment to evaluate in, with the same spaces; without a name, changes to ``env``: ``{wrappers: []}``,
     so that a reward which is clipped in training is reported as it is. null: ``env``."""
     agent: AgentChoice
@@ -95,6 +88,26 @@ class Config(Settings):
     their files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
+
+    @field_validator("eval_env")
+    @classmethod
+    def _checked(cls, eval_env: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if eval_env is not None and "env" in info.data:
+            changed(info.data["env"], eval_env)
+        return eval_env
+
+
+def changed(env: EnvironmentChoice, eval_env: dict[str, Any]) -> EnvironmentChoice:
+    """The environment to evaluate in: another one by name, or changes to the settings of ``env``.
+
+    Raises:
+        InputError: there is none of that name, or its settings are invalid.
+    """
+    try:
+        return EnvironmentChoice.model_validate(eval_env if "name" in eval_env else {**env.model_dump(), **eval_env})
+    except ValidationError as error:
+        path, text = mistakes(error, EnvironmentChoice)[0]
+        raise InputError(": ".join(filter(None, (".".join(path), text)))) from None
 
 
 @dataclass(frozen=True)
@@ -268,8 +281,13 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def build(config: Config) -> tuple[Trainer, list[str]]:
+def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, list[str]]:
     """A trainer that writes nothing yet, ready to fit or to restore; seeds every generator.
+
+    Args:
+        config: the settings.
+        spec: of the agent that it will restore, as its checkpoint holds it (`EnvSpec.plain`); see
+            `Environment.for_agent`.
 
     Returns:
         The trainer, and one line for each choice made for it.
@@ -279,27 +297,32 @@ def build(config: Config) -> tuple[Trainer, list[str]]:
     """
     device, reason = choose_device(config.device)
     seed_everything(derive_seed(config.seed, TRAINING))
-    env, agent = _build(config, device)
+    env, agent = _build(config, device, spec)
     size = sum(param.numel() for param in agent.parameters())
     if config.device == "auto" and device.type != "cpu" and size <= SMALL_NETWORK:
         device, reason = torch.device("cpu"), f"{size:,} parameters: a network this small is faster there"
         env.close()
         seed_everything(derive_seed(config.seed, TRAINING))
-        env, agent = _build(config, device)
+        env, agent = _build(config, device, spec)
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
-    eval_env = None if config.eval_env is None else _make_env(config.eval_env, device)
+    eval_env = None if config.eval_env is None else _make_env(changed(config.env, config.eval_env), device, agent.spec)
     trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
     return trainer, notes
 
 
-def _make_env(choice: EnvironmentChoice, device: torch.device) -> Environment:
+def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | None) -> Environment:
+    """An environment, for the agent of a spec if one is given."""
+    kind = registry.envs[choice.name]
     with BoundedTensors():
-        env: Environment = registry.envs[choice.name](choice.settings, device)
+        for_agent = None if spec is None else getattr(kind, "for_agent", None)
+        env: Environment = for_agent(choice.settings, device, spec) if for_agent else kind(choice.settings, device)
         return env
 
 
-def _build(config: Config, device: torch.device) -> tuple[Environment, Agent]:
-    env = _make_env(config.env, device)
+def _build(config: Config, device: torch.device, spec: dict[str, Any] | None) -> tuple[Environment, Agent]:
+    with fitting(f"the environment {config.env.name}"):
+        known = None if spec is None else EnvSpec.from_plain(spec, device)
+    env = _make_env(config.env, device, known)
     try:
         with BoundedTensors():
             return env, config.agent.build(env)

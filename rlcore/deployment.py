@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,13 +13,15 @@ from torch import Tensor
 
 from rlcore.errors import InputError
 from rlcore.rollout import Step
-from rlcore.spaces import ACTION_MASK, dtype_of_tensor
-from rlcore.trees import Tree, leaves, tree_map
+from rlcore.spaces import ACTION_MASK, Inputs, dtype_of_tensor
+from rlcore.trees import Tree, leaves
 
 if TYPE_CHECKING:
     from rlcore.agent import Agent
 
 Predict = Callable[..., Step]
+BUSY = "_predicting"
+"""Attribute of an agent while it predicts."""
 
 
 class Batch(NamedTuple):
@@ -38,15 +41,26 @@ def takes_arrays(predict: Predict) -> Predict:
 
     @wraps(predict)
     def run(self: "Agent", obs: Any, state: Tree = None) -> Step:
-        batch = as_batch(obs, self.observation_space, self.device, self.reads_float64)
+        if BUSY in vars(self):  # called by the predict of a subclass, with observations of its own making
+            return predict(self, obs, state)
+        batch = as_batch(obs, self.observation_space, device_of(self), self.reads_float64)
         if state is None:
             state = self.initial_state(len(next(leaves(batch.obs))))
-        step = predict(self, batch.obs, state)
+        vars(self)[BUSY] = None
+        try:
+            step = predict(self, batch.obs, state)
+        finally:
+            del vars(self)[BUSY]
         if isinstance(step, Step) and isinstance(self.action_space, Box):
             step = step._replace(action=clipped(step.action, self.action_space))
         return step._replace(action=step.action[0], memory=None) if batch.single else step
 
     return run
+
+
+def device_of(agent: "Agent") -> torch.device:
+    """Where the parameters and buffers of an agent are; of one without any, where it acts."""
+    return next((x.device for x in chain(agent.parameters(), agent.buffers())), agent.spec.device)
 
 
 def as_batch(obs: Any, space: Space[Any], device: torch.device, float64: bool = False) -> Batch:
@@ -59,7 +73,7 @@ def as_batch(obs: Any, space: Space[Any], device: torch.device, float64: bool = 
         float64: whether numbers of a float64 space stay so.
 
     Raises:
-        InputError: they have another shape, or are floats where the space has integers.
+        InputError: they are no numbers, have another shape, or are no integers, or no bytes, where the space has these.
     """
     if not isinstance(space, Dict):
         return _as_batch(obs, space, device, float64, "observations")
@@ -79,13 +93,19 @@ def _as_batch(x: Any, space: Space[Any], device: torch.device, float64: bool, na
     shape = space.shape
     if shape is None or space.dtype is None:  # one that no tensors hold; agents refuse it
         return Batch(x, False)
+    if not isinstance(x, Tensor) and np.asarray(x).dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, got {x!r:.80}")
     tensor = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
     if tensor.shape[tensor.ndim - len(shape) :] != shape or tensor.ndim - len(shape) not in (0, 1):
         raise InputError(f"{name} must be [B, {', '.join(map(str, shape))}] or one row; got {tuple(tensor.shape)}")
     wanted = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype, float64))).dtype
+    if isinstance(space, Inputs) and space.dtype != np.uint8 and space.shift.any():
+        wanted = torch.float64  # nothing is rounded before the agent has subtracted
     if tensor.is_floating_point() and not wanted.is_floating_point:
         raise InputError(f"{name} must be {wanted}, as {space}; got {tensor.dtype}")
-    if tensor.dtype != wanted and not (isinstance(x, Tensor) and x.dtype == torch.bool):
+    if tensor.dtype != wanted:
+        if wanted == torch.uint8 and tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 255):
+            raise InputError(f"{name} must be bytes, in [0, 255]; got {tensor.min():g} to {tensor.max():g}")
         tensor = tensor.to(wanted)
     single = tensor.ndim == len(shape)
     tensor = tensor.to(device)
@@ -109,16 +129,24 @@ def inside(action: Tensor, space: Space[Any]) -> Tensor:
     return action
 
 
-def as_arrays(tree: Tree, space: Space[Any]) -> Any:
-    """Actions as arrays of the dtype of their space."""
-    return tree_map(lambda x: x.numpy(force=True).astype(space.dtype, copy=False), tree)
+def as_array(action: Tensor, space: Space[Any]) -> Any:
+    """Actions [B, *A] as an array of the dtype of their space, to whose bounds float32 may have been rounded."""
+    array = action.numpy(force=True).astype(space.dtype, copy=False)
+    return np.clip(array, space.low, space.high) if isinstance(space, Box) else array
 
 
 @torch.no_grad()
 def answer(agent: "Agent", obs: Any, state: Tree = None) -> Any:
     """What `Agent.forward` returns."""
-    step = agent.predict(obs, state)
+    modes = {module: module.training for module in agent.modules()} if agent.training else {}
+    if modes:
+        agent.eval()
+    try:
+        step = agent.predict(obs, state)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     action: Any = inside(step.action, agent.action_space)
     if not any(isinstance(leaf, Tensor) for leaf in (obs.values() if isinstance(obs, dict) else (obs,))):
-        action = as_arrays(action, agent.action_space)
+        action = as_array(action, agent.action_space)
     return action if step.state is None else (action, step.state)

@@ -1,6 +1,7 @@
 """EnvSpec: all that an agent needs to know of where it acts, and how it is saved with the agent."""
 
 import math
+from collections import OrderedDict
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from rlcore.checkpoint import restored_number
 from rlcore.errors import InputError
 from rlcore.memory import require_memory
-from rlcore.spaces import Image, Logits, LogOdds, Means, Planes, Positions
+from rlcore.spaces import Image, Inputs, Logits, LogOdds, Means, Planes, Positions
 
 
 class HasSpaces(Protocol):
@@ -45,11 +46,14 @@ class EnvSpec(NamedTuple):
     """Of one environment."""
     device: torch.device
     """Of observations and actions."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes that answers are about, in the order of their numbers; None if there are none."""
 
     @classmethod
     def of(cls, env: "HasSpaces") -> "EnvSpec":
         """That of an environment."""
-        return cls(env.num_envs, env.single_observation_space, env.single_action_space, env.device)
+        spaces = env.single_observation_space, env.single_action_space
+        return cls(env.num_envs, *spaces, env.device, getattr(env, "classes", None))
 
     def plain(self) -> dict[str, Any] | None:
         """The spec in tensors and plain containers, for a checkpoint; None if a space is of a class not known here."""
@@ -57,7 +61,8 @@ class EnvSpec(NamedTuple):
             observation, action = map(plain_of, (self.single_observation_space, self.single_action_space))
         except InputError:
             return None
-        return {"num_envs": self.num_envs, "observation_space": observation, "action_space": action}
+        spaces = {"observation_space": observation, "action_space": action}
+        return {"num_envs": self.num_envs, **spaces, "classes": self.classes}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any], device: torch.device) -> "EnvSpec":
@@ -67,7 +72,9 @@ class EnvSpec(NamedTuple):
             Exception: of any kind, if it is not what `plain` returned; see `rlcore.checkpoint.fitting`.
         """
         spaces = space_from(plain["observation_space"]), space_from(plain["action_space"])
-        return cls(restored_number(plain["num_envs"], "num_envs", low=1), *spaces, device)
+        names = plain.get("classes")
+        classes = None if names is None else tuple(map(str, names))
+        return cls(restored_number(plain["num_envs"], "num_envs", low=1), *spaces, device, classes)
 
 
 def plain_of(space: Space[Any]) -> dict[str, Any]:
@@ -87,6 +94,10 @@ def plain_of(space: Space[Any]) -> dict[str, Any]:
         return {"kind": "LogOdds", "shape": space.shape}
     if isinstance(space, Means):
         return {"kind": "Means", "shape": space.shape, "std": space.std}
+    if isinstance(space, Inputs):
+        scaling = {"shift": _plain_array(space.shift), "scale": _plain_array(space.scale)}
+        numbers = {"shape": space.shape, "dtype": space.dtype.name}
+        return {"kind": "Inputs", **numbers, **scaling, "channels": space.channels}
     if isinstance(space, Image):
         return {"kind": "Image", "channels": space.channels, "box": _plain_box(space)}
     if isinstance(space, Box) and kind is Box:
@@ -104,7 +115,9 @@ def space_from(plain: dict[str, Any]) -> Space[Any]:
     """What `plain_of` returned as a space."""
     match plain["kind"]:
         case "Dict":
-            return Dict({key: space_from(part) for key, part in plain["parts"].items()})
+            return Dict(
+                OrderedDict((key, space_from(part)) for key, part in plain["parts"].items())
+            )  # a dict is sorted
         case "Positions":
             return Positions(plain["name"])
         case "Planes":
@@ -115,6 +128,8 @@ def space_from(plain: dict[str, Any]) -> Space[Any]:
             return LogOdds(plain["shape"])
         case "Means":
             return Means(plain["shape"], plain["std"])
+        case "Inputs":
+            return _inputs(plain)
         case "Image":
             return Image(_box(plain["box"]), plain["channels"])
         case "Box":
@@ -133,9 +148,20 @@ def _plain_box(box: Box) -> dict[str, Any]:
     return {"dtype": box.dtype.name, "shape": box.shape, **{name: _plain_array(end) for name, end in ends.items()}}
 
 
-def _box(plain: dict[str, Any]) -> Box:
+def _inputs(plain: dict[str, Any]) -> Inputs:
+    shape, dtype = _size(plain)
+    return Inputs(shape, dtype, _array(plain["shift"]), _array(plain["scale"]), plain["channels"])
+
+
+def _size(plain: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a box; refused if its bounds take more memory than there is."""
     shape, dtype = tuple(plain["shape"]), np.dtype(plain["dtype"])
     require_memory(4 * math.prod(shape) * dtype.itemsize, "the checkpoint's observation space")
+    return shape, dtype
+
+
+def _box(plain: dict[str, Any]) -> Box:
+    shape, dtype = _size(plain)
     low, high = (np.broadcast_to(_array(plain[end]), shape).astype(dtype) for end in ("low", "high"))
     box: Box = Box(low, high, shape, dtype)
     below, above = (np.broadcast_to(_array(plain[end]), shape) for end in ("bounded_below", "bounded_above"))

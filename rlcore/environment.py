@@ -16,6 +16,7 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.collector import Collector
+from rlcore.env_spec import EnvSpec
 from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
 from rlcore.trees import Tree
@@ -64,6 +65,10 @@ class Environment(VectorEnv, ABC):
     """Steps after which `play` and rollouts of whole episodes cut an episode that has not ended."""
     num_examples: int | None = None
     """For a data set, the length of an epoch in steps; None for other environments."""
+    classes: tuple[str, ...] | None = None
+    """The names of the classes that answers are about, in the order of their numbers; None if there are none."""
+    kept_by_agents: Sequence[str] = ()
+    """Settings that say what is fitted in training and saved with the agent: later changes have no effect."""
     remarks: Sequence[str] = ()
     """What a user should know of it, a line each; the trainer shows them when it begins."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -109,6 +114,17 @@ class Environment(VectorEnv, ABC):
         if isinstance(space, (Discrete, MultiDiscrete)):
             actions = actions - space.start
         return torch.as_tensor(actions, device=self.device)
+
+    @classmethod
+    def for_agent(cls, settings: Any, device: torch.device | str, spec: EnvSpec) -> "Environment":
+        """An environment for an agent that exists already. The default is ``cls(settings, device)``.
+
+        Args:
+            settings: perhaps not those that the agent was trained with.
+            device: of the environment.
+            spec: of the agent.
+        """
+        return cls(settings, device)  # type: ignore[call-arg, arg-type]
 
     def evaluation(self, num_envs: int) -> "Environment":
         """A twin for evaluation. The default has the same settings, with that many environments.

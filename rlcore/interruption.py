@@ -44,8 +44,9 @@ class Interruption:
         try:
             yield
         finally:
-            for which, handler in previous.items():
-                signal.signal(which, handler)
+            if threading.current_thread() is threading.main_thread():  # a generator may be closed in another one
+                for which, handler in previous.items():
+                    signal.signal(which, handler)
 
     @contextmanager
     def breaking(self) -> Iterator[None]:

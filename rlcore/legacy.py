@@ -1,7 +1,11 @@
-"""What rlcore 0.1 wrote, as it is written now."""
+"""What rlcore 0.1, and 0.2 before its release, wrote, as it is written now."""
 
 from typing import Any
 
+from gymnasium import Space
+
+from rlcore.observations import ScaledInputs
+from rlcore.spaces import Inputs
 from rlcore.stateful import LEARNS
 
 ANSWERS = "name", "steps", "observation_shape"
@@ -19,6 +23,33 @@ def upgraded(saved: dict[str, Any]) -> dict[str, Any]:
         learns["settings"] = {**learns["settings"], "trainer.eval_every": "auto"}
     learns["collector"] = {key: saved[key] for key in ("env", "obs", "state") if key in saved}
     return {**{key: saved[key] for key in ANSWERS if key in saved}, "agent": agent, "learns": learns}
+
+
+def showing_inputs(learns: dict[str, Any], fits: str, space: Space[Any]) -> dict[str, Any]:
+    """What a run of a data set goes on from, where inputs were scaled before they were shown.
+
+    Args:
+        learns: that part of a checkpoint of schema 3.
+        fits: what it must match, as a trainer writes it now.
+        space: of the observations now.
+    """
+    if not isinstance(space, Inputs) or learns.get("fits") != fits.replace(str(space), str(space.scaled)):
+        return learns
+    collector = learns["collector"]
+    obs = None if collector["obs"] is None else ScaledInputs(space).unscaled(collector["obs"].cpu())
+    return {**learns, "fits": fits, "collector": {**collector, "obs": obs}}
+
+
+def showed_scaled_inputs(spec: Any, config: Any) -> bool:
+    """Whether an agent's spec is of a data set whose inputs were scaled before they were shown.
+
+    Args:
+        spec: as a checkpoint holds it.
+        config: of the run, as YAML holds it.
+    """
+    env = config.get("env") if isinstance(config, dict) else None
+    name = env.get("name") if isinstance(env, dict) else env
+    return name in ("supervised", "reconstruction") and spec["observation_space"]["kind"] != "Inputs"
 
 
 def upgraded_settings(tree: dict[str, Any]) -> dict[str, Any]:

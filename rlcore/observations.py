@@ -13,7 +13,7 @@ from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.multi_input import MultiInput
 from rlcore.networks.recurrent import Recurrent
-from rlcore.spaces import ACTION_MASK, Channels, Image
+from rlcore.spaces import ACTION_MASK, Channels, Image, Inputs, dtype_of_tensor
 from rlcore.trees import Tree
 
 SERVED = "Box of floats or of pixels, Discrete, MultiDiscrete, MultiBinary, and a Dict of these"
@@ -36,8 +36,11 @@ def observation_shape(space: Space[Any], choice: NetworkChoice | None = None) ->
         choice: a network that reads them as they are.
 
     Raises:
-        InputError: they are not; or the network reads images, and the channels do not come first.
+        InputError: they are not, or must be scaled first (`input_scaling`); or the network reads images, and the
+            channels do not come first.
     """
+    if input_scaling(space) is not None:
+        raise InputError(f"this agent reads numbers as they are, but {space} must be scaled; see build_body")
     if not (isinstance(space, Box) and space.dtype.kind == "f" and space.shape):
         raise InputError(f"this agent reads a Box of floats with at least one dimension, not {space}")
     if choice is not None and len(space.shape) == 3 and _reads_images(choice) and _channels(space) == "last":
@@ -48,9 +51,10 @@ def observation_shape(space: Space[Any], choice: NetworkChoice | None = None) ->
 def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False) -> Network:
     """A network without an output layer for the observations of a space, ignoring the action mask.
 
-    A Box of floats is read as it is; Discrete and MultiDiscrete become one-hot vectors; integers and bits become floats
-    in [0, 1] by the bounds of their space, or unchanged where it has none. For a network that reads images
-    (`Network.reads_images`) whatever has three dimensions, and bytes or bits of two or four, become [C, H, W].
+    Inputs of a data set are scaled as their space says. Another Box of floats is read as it is; Discrete and
+    MultiDiscrete become one-hot vectors; integers and bits become floats in [0, 1] by the bounds of their space, or
+    unchanged where it has none. For a network that reads images (`Network.reads_images`) whatever has three dimensions,
+    and bytes or bits of two or four, become [C, H, W].
 
     Args:
         choice: the network.
@@ -197,6 +201,84 @@ class Scaled(nn.Module):
         self._from_0 = not self.low.any()
 
 
+class ScaledInputs(nn.Module):
+    """Inputs of a data set as a network sees them: (x - shift) / scale, images as [C, H, W].
+
+    The statistics are saved with the agent. Bytes are scaled in float32, which has all of them; floats are subtracted
+    in float64, so that numbers beside a large offset keep what varies.
+
+    Args:
+        space: of one input.
+    """
+
+    shift: Tensor  # broadcastable to [*O], in units of the inputs; float32 for bytes, else float64
+    scale: Tensor  # the same
+
+    def __init__(self, space: Inputs):
+        super().__init__()
+        self.dtype = torch.from_numpy(np.empty(0, dtype_of_tensor(space.dtype, float64=True))).dtype
+        self.channels_last = space.channels == "last"
+        dtype = torch.float32 if self.dtype == torch.uint8 else torch.float64
+        for name, numbers in (("shift", space.shift), ("scale", space.scale)):
+            # at least [1]: beside a 0-d tensor of float64, torch would compute in float32
+            self.register_buffer(name, torch.tensor(np.atleast_1d(numbers), dtype=dtype))
+        self._look()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., *O] as the data set has them to float32, images [..., C, H, W].
+
+        Raises:
+            InputError: they are floats, and were bytes when the agent was trained.
+        """
+        if self.dtype == torch.uint8 and x.is_floating_point():
+            raise InputError(f"inputs must be bytes from 0 to 255 (torch.uint8), as in training; got {x.dtype}")
+        return self.scaled(x)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """As `forward`, of numbers of any dtype, in units of the inputs."""
+        if self.dtype == torch.uint8:
+            x = x.float()
+        if self._shifts:
+            x = x - self.shift
+        if self._scales:
+            x = x / self.scale
+        x = x.float()
+        return x.movedim(-1, -3).contiguous() if self.channels_last else x
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """The inputs [..., *O], in their dtype, that are scaled to x."""
+        if self.channels_last:
+            x = x.movedim(-3, -1)
+        x = x * self.scale + self.shift
+        return (x.round().clamp(0, 255) if self.dtype == torch.uint8 else x).to(self.dtype)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.dtype == torch.uint8 or self._shifts or self._scales or self.channels_last)
+
+    def _look(self) -> None:
+        self._shifts, self._scales = bool(self.shift.any()), bool((self.scale != 1).any())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """What was saved before agents had the statistics goes on with those of the environment's space."""
+        for name in ("shift", "scale"):
+            state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._look()
+
+
+def input_scaling(space: Space[Any]) -> ScaledInputs | None:
+    """What an agent does to observations before all else: it scales the inputs of a data set; None if nothing.
+
+    What follows it reads `rlcore.spaces.scaled_space`.
+    """
+    if not isinstance(space, Inputs):
+        return None
+    scaling = ScaledInputs(space)
+    return None if scaling.is_identity else scaling
+
+
 class OneHot(nn.Module):
     """Integers [B] or [B, D], of D sizes, to one-hot vectors side by side, [B, sum of the sizes]."""
 
@@ -225,6 +307,11 @@ class _Part(nn.Module):
 
 def _reader(space: Space[Any], images: bool) -> tuple[nn.Module | None, tuple[int, ...]]:
     """The module that turns observations into floats, None if they are; and their shape, [C, H, W] for images."""
+    if isinstance(space, Inputs):
+        scaling, (reader, shape) = input_scaling(space), _reader(space.scaled, images)
+        if scaling is None or reader is None:
+            return scaling or reader, shape
+        return nn.Sequential(scaling, reader), shape
     if isinstance(space, Discrete):
         return OneHot([int(space.n)], [int(space.start)]), (int(space.n),)
     if isinstance(space, MultiDiscrete):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from rlcore import checkpoint as checkpoints
-from rlcore import config
+from rlcore import config, legacy, registry
 from rlcore.agent import Agent
 from rlcore.checkpoint import fitting
 from rlcore.config import CONFIG_FILE, HOME_FILE, Loaded, read_yaml
@@ -120,11 +120,34 @@ class Run:
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
         """A trainer that writes and prints nothing and has no hooks, with its agent restored; and the checkpoint."""
         loaded = self.load((*overrides, "trainer.hooks=[]"))
-        path = self.checkpoint_path(which)
-        trainer, _ = config.build(loaded.config)
-        saved = checkpoints.load(path, trainer.env.device)
+        trainer, saved, _ = self.build(loaded, self.checkpoint_path(which))
         trainer.restore_agent(saved)
         return trainer, saved
+
+    def build(self, loaded: Loaded, path: Path) -> tuple[Trainer, dict[str, Any], list[str]]:
+        """A trainer for the agent of a checkpoint, the checkpoint, and one line for each choice made.
+
+        Args:
+            loaded: the run's settings, perhaps changed.
+            path: of the checkpoint, which the trainer may then restore.
+
+        Raises:
+            InputError: a changed setting says what is fitted in training; or they do not fit together.
+        """
+        here, before = (one.config.env for one in (loaded, self.load()))
+        kept = getattr(registry.envs[here.name], "kept_by_agents", ()) if here.name == before.name else ()
+        for key in kept:
+            was, now = (getattr(env.settings, key, None) for env in (before, here))
+            if was != now:
+                raise InputError(
+                    f"env.{key}: is {told(was)} for good, as what it says is fitted in training and saved with the "
+                    f"agent; {told(now)} would have no effect"
+                )
+        saved = checkpoints.load(path)
+        trainer, notes = config.build(loaded.config, saved.get("spec"))
+        if trainer.env.device.type != "cpu":
+            saved = checkpoints.load(path, trainer.env.device)
+        return trainer, saved, notes
 
     @property
     def result(self) -> dict[str, Any]:
@@ -164,7 +187,8 @@ def load(
     """The agent of a run, ready to `predict` and to be called: ``action = agent(obs)``.
 
     It is made of what the checkpoint holds: no environment is made, no data set read. The simulator need not be
-    installed, nor a module be there that only brought the environment.
+    installed, nor a module be there that only brought the environment. An agent of a data set takes inputs as that has
+    them; the names of the classes are ``agent.spec.classes``.
 
     Args:
         run: the run's folder.
@@ -178,17 +202,26 @@ def load(
     folder = Run(run, trust)
     path = folder.checkpoint_path(checkpoint or folder.default_checkpoint)
     saved = checkpoints.load(path)
-    if saved.get("spec") is None:  # of rlcore 0.1, or of a space that cannot be saved
+    tree = read_yaml(folder.folder / CONFIG_FILE)
+    with fitting("this run"):
+        is_old = saved.get("spec") is None or legacy.showed_scaled_inputs(saved["spec"], tree)
+    if is_old:  # or of a space that cannot be saved
         return load_trainer(run, checkpoint, device, trust).agent
     choice = config.load_agent(folder.folder / CONFIG_FILE, trust)
     if saved.get("name") != choice.name:
         raise CheckpointError(f"{path} is of the agent {told(saved.get('name'))}, not of {choice.name!r}")
-    name = read_yaml(folder.folder / CONFIG_FILE).get("device", "auto") if device is None else str(device)
+    name = tree.get("device", "auto") if device is None else str(device)
     place, _ = choose_device(name)
     rng = rng_state()
     try:
         with fitting(f"the agent {choice.name}"):
-            agent = choice.build(EnvSpec.from_plain(saved["spec"], place))
+            spec = EnvSpec.from_plain(saved["spec"], place)
+            try:
+                agent = choice.build(spec)
+            except AttributeError as error:
+                if EnvSpec.__name__ not in str(error):
+                    raise
+                return load_trainer(run, checkpoint, device, trust).agent  # it reads more of its environment
             agent.restore(saved["agent"])
     finally:
         restore_rng_state(rng)

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, MultiBinary
+from numpy.typing import ArrayLike
 
 from rlcore import registry
+from rlcore.errors import InputError
 from rlcore.trees import Tree
 
 ACTION_MASK = "action_mask"
@@ -30,6 +32,67 @@ class Image(Box):
         super().__init__(box.low, box.high, box.shape, box.dtype)
         self.bounded_below, self.bounded_above = box.bounded_below, box.bounded_above  # integers have no infinity
         self.channels: Channels = channels
+
+
+class Inputs(Box):
+    """Inputs of a data set as it has them, and what is done to them before a network: (x - shift) / scale.
+
+    Args:
+        shape: of one input.
+        dtype: uint8, 0 to 255; float32; or float64.
+        shift: what is subtracted, in the units of the inputs; broadcastable to the shape.
+        scale: what the difference is divided by, not 0; broadcastable to the shape.
+        channels: where the channels of images are; None: these are no images, or it is not known.
+
+    Raises:
+        InputError: shift or scale does not fit the shape, is not finite, or the scale is 0.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: Any,
+        shift: ArrayLike = 0.0,
+        scale: ArrayLike = 1.0,
+        channels: Channels | None = None,
+    ):
+        low, high = (0, 255) if np.dtype(dtype) == np.uint8 else (-np.inf, np.inf)
+        super().__init__(low, high, tuple(shape), dtype)
+        self.shift, self.scale = np.asarray(shift, np.float64), np.asarray(scale, np.float64)
+        self.channels: Channels | None = channels
+        for name, numbers in (("shift", self.shift), ("scale", self.scale)):
+            fits = numbers.ndim <= len(self.shape) and all(
+                size in (1, whole) for size, whole in zip(numbers.shape[::-1], self.shape[::-1], strict=False)
+            )
+            if not fits or not np.isfinite(numbers).all() or (name == "scale" and not numbers.all()):
+                raise InputError(
+                    f"the {name} of inputs {self.shape} must be finite numbers that broadcast to that shape"
+                    f"{', not 0' if name == 'scale' else ''}; got shape {numbers.shape}"
+                )
+
+    @property
+    def scaled(self) -> Box:
+        """The space of what a network sees: float32, and images [C, H, W]."""
+        shape = (*self.shape[-1:], *self.shape[:-1]) if self.channels == "last" else self.shape
+        box: Box = Box(-np.inf, np.inf, shape, np.float32)
+        return box if self.channels is None else Image(box, "first")
+
+    def of_dtype(self, dtype: Any) -> "Inputs":
+        """The same inputs in another dtype."""
+        return Inputs(self.shape, dtype, self.shift, self.scale, self.channels)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether an agent of one reads the other: of the same shape, and both bytes or both floats."""
+        return isinstance(other, Inputs) and (self.shape, self.dtype.kind) == (other.shape, other.dtype.kind)
+
+    def __repr__(self) -> str:
+        """``Inputs((28, 28, 1), uint8)``."""
+        return f"Inputs({self.shape}, {self.dtype})"
+
+
+def scaled_space(space: Space[Any]) -> Space[Any]:
+    """The space of observations once the inputs of a data set are scaled; others are as they are."""
+    return space.scaled if isinstance(space, Inputs) else space
 
 
 def with_channels(space: Space[Any], channels: Channels) -> Space[Any]:

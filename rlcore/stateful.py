@@ -6,8 +6,10 @@ from abc import ABCMeta
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from rlcore.checkpoint import MOST, restored, restored_number
 from rlcore.errors import CheckpointError
@@ -97,6 +99,9 @@ def restore_state(owner: Any, saved: dict[str, Any], changed: bool = False) -> N
     if "states" in saved:
         for name, thing in _others(owner):
             thing.load_state_dict(saved["states"][name])
+            if isinstance(thing, LRScheduler):  # whose rates stay, also where the optimizer follows new settings
+                for group, rate in zip(thing.optimizer.param_groups, thing.get_last_lr(), strict=True):
+                    group["lr"] = rate
     if "numbers" in saved:
         for _, one in _counting(owner):
             vars(one).update(vars(one)[WHEN_MADE])
@@ -120,7 +125,8 @@ def _with_inner(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(owner: Any) -> dict[str, int | float | bool]:
-    return {name: x for name, x in vars(owner).items() if type(x) in (int, float, bool) and name != "training"}
+    numbers = {name: x.item() if isinstance(x, np.generic) else x for name, x in vars(owner).items()}
+    return {name: x for name, x in numbers.items() if type(x) in (int, float, bool) and name != "training"}
 
 
 def _counting(owner: Any) -> Iterator[tuple[str, Any]]:
@@ -142,7 +148,8 @@ def _restore_number(owner: Any, name: str, number: Any) -> None:
     one = dict(_counting(owner)).get(prefix)
     if one is None or type(number) not in (int, float, bool) or own in OWN_TO_MODULES:
         raise CheckpointError(f"the checkpoint does not fit: {name} is no number of {type(owner).__name__}")
-    setattr(one, own, number)
+    here = vars(one).get(own)
+    setattr(one, own, type(here)(number) if isinstance(here, np.generic) else number)
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> None:

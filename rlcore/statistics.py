@@ -1,6 +1,7 @@
 """Returns and lengths of the episodes that ended while learning."""
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,21 +41,16 @@ class EpisodeStatistics:
         num_envs: N.
         device: of the rollouts.
         window: how many of the latest episodes count.
-        on_episodes: called with the episodes that have ended since it was called before.
     """
 
-    def __init__(
-        self,
-        num_envs: int,
-        device: torch.device,
-        window: int = 100,
-        on_episodes: Callable[[Episodes], None] | None = None,
-    ):
-        self.window, self.on_episodes = window, on_episodes
+    def __init__(self, num_envs: int, device: torch.device, window: int = 100):
+        self.window = window
+        self.listeners: list[Callable[[Episodes], None]] = []
+        """Called at each `flush` with the episodes that have ended since the last one, if any has."""
         self._num_episodes = 0
         self._running = torch.zeros(2, num_envs, dtype=torch.float64, device=device)  # return and length so far
         self._latest = torch.zeros(2, 0, dtype=torch.float64)
-        self._numbers: dict[str, list[float]] = {}  # of the latest episodes that have them, by name
+        self._numbers: dict[str, deque[float]] = {}  # of the latest episodes that have them, by name
         self._pending: list[tuple[Any, ...]] = []  # reward, terminated, truncated and valid of each rollout
         self._infos: list[dict[str, Any]] = []  # of each row of those rollouts
 
@@ -91,7 +87,7 @@ class EpisodeStatistics:
         return {**others, "return": mean_return, "length": mean_length}
 
     def flush(self) -> None:
-        """Does the arithmetic that is pending, after which ``on_episodes`` has been called with every episode."""
+        """Does the arithmetic that is pending, and tells `listeners` of the episodes that have ended."""
         if self._pending:
             *columns, valids = zip(*self._pending, strict=True)
             infos, self._infos = self._infos, []
@@ -116,28 +112,33 @@ class EpisodeStatistics:
         latest = (at_end - before)[:, order].cpu()
         self._num_episodes += latest.shape[1]
         self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
-        if not latest.shape[1] or not (any(infos) or self.on_episodes):
+        if not latest.shape[1] or not (any(infos) or self.listeners):
             return
         envs = env[order].tolist()
         told = [numbers_in(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
         for numbers in told:
             for name, value in numbers.items():
-                self._numbers[name] = [*self._numbers.get(name, []), value][-self.window :]
-        if self.on_episodes is not None:
-            returns, lengths = latest.tolist()
-            self.on_episodes(Episodes(envs, returns, lengths, told))
+                self._numbers.setdefault(name, deque(maxlen=self.window)).append(value)
+        returns, lengths = latest.tolist()
+        for listener in self.listeners:
+            listener(Episodes(envs, returns, lengths, told))
 
     def drop_running(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
         self.flush()
         self._running.zero_()
 
+    def forget(self) -> None:
+        """Begins the means anew, and forgets the episodes in progress; the number of episodes goes on."""
+        self.drop_running()
+        self._latest, self._numbers = self._latest[:, :0], {}
+
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
         if any(self._infos):
             self.flush()
         return {
-            "numbers": self._numbers,
+            "numbers": {name: list(values) for name, values in self._numbers.items()},
             "num_episodes": self._num_episodes,
             "running": self._running,
             "latest": self._latest,
@@ -154,7 +155,7 @@ class EpisodeStatistics:
         for name, values in saved.get("numbers", {}).items():
             if not isinstance(name, str) or not all(isinstance(value, float) for value in values):
                 raise CheckpointError("the checkpoint does not fit: numbers of episodes are not numbers by name")
-            self._numbers[name] = list(values)
+            self._numbers[name] = deque(values, self.window)
         self._num_episodes = restored_number(saved["num_episodes"], "the number of episodes")
         self._running = restored(saved["running"], self._running, "the running returns")
         self._latest = restored(saved["latest"], self._latest, "the latest returns", free=1)

@@ -5,7 +5,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +26,9 @@ from rlcore.interruption import Interrupted, Interruption
 from rlcore.loggers import LoggerChoice
 from rlcore.memory import require_memory
 from rlcore.rollout import Rollout
-from rlcore.seeding import restore_rng_state, rng_state
+from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import flatten
-from rlcore.spaces import zeros
+from rlcore.spaces import scaled_space, zeros
 from rlcore.stateful import LEARNS
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import DEFAULT_LOGGERS, Tracker
@@ -188,6 +188,7 @@ class Trainer:
         self._evaluation_pending = False  # one is due that was interrupted or failed
         self._finished_at: int | None = None  # the step at which the agent finished
         self._learning = False  # or failed in it, so that the parameters may be of no use
+        self._evaluated: tuple[int | None, Report] = None, Report({})  # the step of the latest evaluation, and that
         self._logged_at = 0
         self._finite = FiniteCheck()
         self._remarked: set[str] = set()
@@ -269,10 +270,8 @@ class Trainer:
                 yield metrics
             if metrics is not None and self._logged_at != self.steps:
                 self._log(metrics)
-            if self.finished and self.interrupted is None:
-                self._finish()
-            if self.finished and self.eval_every is not None:
-                self.report = self.evaluate()
+            if self.finished:
+                self.report = self._close_run()
 
     def update(self) -> Metrics:
         """Collects one rollout and learns from it; logs, evaluates and saves nothing."""
@@ -280,14 +279,19 @@ class Trainer:
             self.agent.train()
         if not self.steps:
             self.tracker.begin(self._settings_of_all() | {"seed": self.seed}, f"eval/{self.env.criterion}")
+            seed_everything(derive_seed(self.seed, ACTING))
+        if self.collector.failed:
+            self._begin_episodes()
         start = time.perf_counter()
         progress = min(1.0, self.steps / self.total_steps)
         rollout = self.collector.collect(self.agent, progress, self._interruption)
         if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
             self._remark(CUT.format(what="a rollout", steps=len(rollout)))
+        collected = time.perf_counter()
+        self.collector.failed = True  # if a hook fails, the rollout is lost
         for hook in self.hooks:
             hook.on_rollout(self, rollout)
-        collected = time.perf_counter()
+        self.collector.failed = False
         self._learning = True
         try:
             if not self.agent.differentiable:  # there the loss, which is checked, is the reward
@@ -329,12 +333,21 @@ class Trainer:
         for name, one in made:
             self.tracker.report(name, one, self.steps)
             self.figures |= one.tagged(name)
-        self._evaluation_pending = False
         for hook in self.hooks:
             hook.on_evaluation(self, report)
         if self.env.select_best:
             self._keep_if_best(report)
+        self._evaluation_pending = False
+        self._evaluated = self.steps, report
         return report
+
+    def log(self, figures: Mapping[str, float]) -> None:
+        """Writes figures of one's own at this step, by TensorBoard tag: ``{"mine/distance": 0.3}``.
+
+        What an update's metrics are to include, a hook adds to them in `Hook.on_update`.
+        """
+        self.figures |= figures
+        self.tracker.scalars(figures, self.steps)
 
     def stop(self, reason: str) -> None:
         """Ends the run after this update as at its last step; for hooks, and for the body of a loop over `updates`.
@@ -347,7 +360,7 @@ class Trainer:
             self._remark(f"the run ends at step {self.steps:,}: {reason}")
 
     def replace_env(self, env: Environment) -> None:
-        """Goes on in another environment, in new episodes; evaluation remains where it was.
+        """Goes on in another environment, in new episodes whose means begin anew; evaluation remains where it was.
 
         Args:
             env: has the same number of environments and the same spaces.
@@ -366,6 +379,8 @@ class Trainer:
             before.env.close()
         if began:
             self._begin_episodes()
+        self.episodes.forget()
+        self.figures = {tag: value for tag, value in self.figures.items() if not tag.startswith("rollout/")}
 
     def close(self) -> None:
         """Closes the environments, with any processes they have, and the tracker."""
@@ -408,13 +423,14 @@ class Trainer:
         """
         with self._answering():
             agent = self.agent.checkpoint()
-            rest = {part: agent.pop(part) for part in LEARNS if part in agent}
+            apart = LEARNS if type(self.agent).restore is Agent.restore else ()  # an override may ask for all of it
+            rest = {part: agent.pop(part) for part in apart if part in agent}
             content = copy.deepcopy(
                 {
                     "name": self.name,
                     "steps": self.steps,
                     "spec": self.agent.spec.plain(),
-                    "observation_shape": self.env.single_observation_space.shape,
+                    "observation_shape": scaled_space(self.env.single_observation_space).shape,
                     "agent": agent,
                 }
             )
@@ -429,7 +445,7 @@ class Trainer:
             "settings": self._settings_of_all(),
             "agent": agent,
             "hooks": [(type(hook).__name__, hook.state_dict()) for hook in self.hooks],
-            "collector": self.collector.state_dict(),
+            "collector": self.collector.checkpoint(),
             "episodes": self.episodes.state_dict(),
             "rng": rng_state(),
             "total_steps": self.total_steps,
@@ -473,6 +489,7 @@ class Trainer:
             return self._restore(saved, saved["learns"])
 
     def _restore(self, saved: dict[str, Any], learns: dict[str, Any]) -> list[str]:
+        learns = legacy.showing_inputs(learns, self._fits(), self.env.single_observation_space)
         fits = learns["fits"] if isinstance(learns["fits"], str) else told(learns["fits"])
         if fits != self._fits():
             raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
@@ -498,7 +515,8 @@ class Trainer:
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
         self.best = restored_number(float(learns["best"]), "best", -math.inf, math.inf, whole=False)
         self.figures = _restored_figures(learns["figures"])
-        if before.get("trainer.hooks") == here.get("trainer.hooks") and isinstance(learns.get("stopped"), str):
+        goes_on = total_steps != self.total_steps or before.get("trainer.hooks") != here.get("trainer.hooks")
+        if isinstance(learns.get("stopped"), str) and not goes_on:
             self.stopped = learns["stopped"]
         self._evaluation_pending = learns.get("evaluation_pending", False) is True and self.eval_every is not None
         finished_at = learns.get("finished_at")
@@ -507,7 +525,7 @@ class Trainer:
         self.collect_seconds, self.learn_seconds, self.env_seconds = seconds
         self.episodes.load_state_dict(learns["episodes"])
         notes += self._restore_hooks(learns.get("hooks", []))
-        if not self.collector.load_state_dict(learns["collector"], self.agent):
+        if not self.collector.restore(learns["collector"], self.agent):
             notes.append(
                 "the environment was not saved: it begins new episodes, "
                 "and results will not be bit-identical to an uninterrupted run's"
@@ -525,7 +543,7 @@ class Trainer:
                 notes.append(f"the hook {kind} was not in the run before: it begins anew")
             else:
                 hook.load_state_dict(left.pop(place)[1])
-        return notes
+        return [*notes, *(f"the hook {name} was in the run before, and is not any more" for name, _ in left)]
 
     def evaluation_env(self, num_episodes: int) -> Environment:
         """A twin of the environment for the evaluation of that many episodes; see `Environment.evaluation`."""
@@ -607,13 +625,17 @@ class Trainer:
         finally:
             self.tracker.flush()
 
-    def _finish(self) -> None:
-        """Lets the agent finish, once at each end of the run."""
-        if self._finished_at != self.steps:
-            figures = self._read(self.agent.finish())
+    def _close_run(self) -> Report:
+        """Lets the agent finish, once at each end of the run, and returns the closing evaluation."""
+        evaluated_at, report = self._evaluated
+        if self.interrupted is None and self._finished_at != self.steps:
+            self.log(self._read(self.agent.finish()))
             self._finished_at = self.steps
-            self.figures |= figures
-            self.tracker.scalars(figures, self.steps)
+        if self.eval_every is None:
+            return Report({})
+        if evaluated_at == self.steps and type(self.agent).finish is Agent.finish and not self._evaluation_pending:
+            return report  # a hook ended the run after this evaluation, since which nothing has changed
+        return self.evaluate()
 
     def _read(self, metrics: Metrics) -> dict[str, float]:
         """Metrics of the agent as figures."""

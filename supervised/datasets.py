@@ -201,16 +201,34 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     return Dataset(kept(dataset.train), test, tuple(names), foreign=foreign)
 
 
-def channels_first(dataset: Dataset) -> Dataset:
-    """Images [n, H, W, C] as [n, C, H, W], in every split."""
+def classes_as(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
+    """The data set with its classes numbered as in ``names``, some of which it may lack.
 
-    def moved(inputs: Tensor) -> Tensor:
-        return inputs.movedim(3, 1).contiguous()
+    Args:
+        dataset: its targets are classes of these names; or integers, which are the numbers of these.
+        names: of all classes.
 
-    splits = {"train": dataset.train, "test": dataset.test, "validation": dataset.validation}
-    changed = {name: split and split._replace(inputs=moved(split.inputs)) for name, split in splits.items()}
-    foreign = None if dataset.foreign is None else moved(dataset.foreign)
-    return replace(dataset, **changed, foreign=foreign)  # type: ignore[arg-type]
+    Raises:
+        InputError: it has other classes.
+    """
+    if dataset.classes == names:
+        return dataset
+    known = f"the agent knows {len(names):,} classes"
+    if dataset.classes is None or dataset.counted:
+        try:
+            return replace(dataset, classes=names, counted=False, why_numbers="")
+        except InputError as error:
+            raise InputError(f"env.dataset: {known}, but {error}") from None
+    if other := sorted(set(dataset.classes) - set(names)):
+        raise InputError(f"env.dataset: {known}, {', '.join(names)}; the data set also has {', '.join(other)}")
+    numbers = torch.tensor([names.index(name) for name in dataset.classes])
+
+    def renumbered(split: Split | None) -> Split | None:
+        return split and split._replace(targets=numbers[split.targets])
+
+    train, test, validation = map(renumbered, (dataset.train, dataset.test, dataset.validation))
+    assert train is not None
+    return replace(dataset, train=train, test=test, validation=validation, classes=names)
 
 
 def iris(data_dir: Path | None = None, seed: int = 1) -> Dataset:

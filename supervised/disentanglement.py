@@ -48,10 +48,10 @@ class DisentanglementReport(ReportMaker):
         env, agent = autoencoding("report disentanglement", agent, env, images=True)
         with evaluating(agent):
             codes = encoded(agent, env).mean.flatten(1)
-            lowest = min(float(obs.min()) for obs in env.batches())
+            lowest = min(float(env.scaled(obs).min()) for obs in env.batches())
             if lowest < 0:
                 raise InputError(f"report disentanglement: pixels must be 0 or more, the lowest is {lowest:g}")
-            measured = tree_map(lambda *x: torch.cat(x), *map(image_factors, env.batches()))
+            measured = tree_map(lambda *x: torch.cat(x), *(image_factors(env.scaled(obs)) for obs in env.batches()))
         bins = self.settings.bins
         factors = {name: quantiles(values, bins) for name, values in measured.items()}
         if env.dataset.classes is not None:

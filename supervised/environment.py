@@ -2,26 +2,36 @@
 
 import math
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
 from rlcore.checkpoint import restored, restored_number
+from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.observations import unknown_channels, usual_channels
+from rlcore.observations import ScaledInputs, unknown_channels, usual_channels
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.settings import ResolvedPath, Seed
-from rlcore.spaces import Channels, Image
+from rlcore.spaces import Channels, Inputs
 from rlcore.supervised.actions import ACTIONS, Action, AskAction
-from rlcore.supervised.datasets import Dataset, Split, channels_first, hold_out, load, only_classes
+from rlcore.supervised.datasets import (
+    Dataset,
+    Split,
+    classes_as,
+    hold_out,
+    load,
+    only_classes,
+)
 
 EVALUATION_BATCH = 1000
 """Examples that an evaluation shows at once, at most, unless the training batch is larger."""
@@ -49,6 +59,9 @@ class SupervisedEnv(Environment):
     values    [N, *D]     minus the squared error                             carries a gradient
     ========  ==========  ==================================================  ===================
 
+    Inputs are shown as the data set has them, bytes or floats. How they are scaled is fitted to the training split and
+    told by the observation space, `rlcore.spaces.Inputs`: agents scale them, and keep the statistics.
+
     The data live on the device and are indexed. They are shown in one permutation after another, so that each example
     is seen exactly once per epoch; a batch may straddle two epochs. The twin for evaluation shows the test split.
 
@@ -57,6 +70,7 @@ class SupervisedEnv(Environment):
         device: of the data.
         dataset: instead of ``settings.dataset``: `rlcore.supervised.datasets.from_arrays(inputs, targets)`.
         split: which examples are shown.
+        spec: of an agent that exists already, perhaps trained on other data; its scaling and its classes hold here.
     """
 
     class Settings(Environment.Settings):
@@ -74,12 +88,13 @@ class SupervisedEnv(Environment):
         action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
         """What an answer is, and its reward."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
-        """``unit``: bytes are divided by 255, unless they are only 0 and 1; other numbers unchanged; ``raw``: all
-        unchanged; ``standard``: to mean 0 and standard deviation 1 over the training split, per feature or channel,
-        computed before numbers are rounded to float32."""
+        """What agents do to the inputs, by statistics of the training split that are saved with them. ``unit``: bytes
+        are divided by 255, unless they are only 0 and 1; other numbers unchanged; ``raw``: all unchanged; ``standard``:
+        to mean 0 and standard deviation 1, per feature or channel, computed before numbers are rounded to float32."""
         channels: Channels | None = None
-        """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; agents see [C, H, W]. null: at the end whose
-        size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes them."""
+        """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; networks see the former. null: at the end
+        whose size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes
+        them."""
         test_fraction: float = Field(default=0.2, ge=0, lt=1)
         """The share of examples, drawn by class, that a data set without a test split holds out for evaluation. 0:
         train and evaluate on all of them."""
@@ -108,6 +123,7 @@ class SupervisedEnv(Environment):
     num_examples: int
     names_classes = True
     """Whether an answer names a class, if there are classes."""
+    kept_by_agents = "scaling", "channels"
 
     def __init__(
         self,
@@ -115,6 +131,7 @@ class SupervisedEnv(Environment):
         device: torch.device | str = "cpu",
         dataset: Dataset | None = None,
         split: Literal["train", "test"] = "train",
+        spec: EnvSpec | None = None,
     ):
         self.settings = settings
         if dataset is not None and settings.dataset is not None:
@@ -123,34 +140,29 @@ class SupervisedEnv(Environment):
             if settings.dataset is None:
                 raise InputError("env.dataset: missing; give a name (rlcore list datasets) or the path of an .npz file")
             dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
-        channels = _channels(tuple(dataset.train.inputs.shape[1:]), settings.channels)
-        self.is_image = channels is not None
-        """Whether examples are known to be images [C, H, W]."""
-        if channels == "last":
-            dataset = channels_first(dataset)
-        if self.names_classes and settings.action == "values" and dataset.counted and settings.classes is None:
+        fitted, known = (None, None) if spec is None else (spec.single_observation_space, spec.classes)
+        counts = self.names_classes and settings.action == "values" and dataset.counted
+        if counts and settings.classes is None and known is None:
             dataset = replace(dataset, classes=None, counted=False)  # integers are numbers where answers are
-        self.dataset = _prepared(dataset, settings)
-        self._shift, self._scale = self._scaling(torch.device(device))
+        self.dataset = _prepared(dataset, settings, known)
+        space = _for_data(fitted, self.dataset) if isinstance(fitted, Inputs) else self._fit()
+        self.channels = space.channels
+        """Where the channels of images are; None: they are no images, or it is not known."""
+        self.dataset = _as_shown(self.dataset, space)
+        self._scaling = ScaledInputs(space).to(device)
         self.action = self._make_action(torch.device(device))
         shown = self.dataset.train if split == "train" else self.dataset.test
         assert shown is not None
         num_examples = len(shown.targets)
-        if settings.num_envs > num_examples:
-            raise InputError(
-                f"env.num_envs: a batch of {settings.num_envs:,} is larger than the {num_examples:,} examples of the "
-                f"{split} split; at most {num_examples:,}"
-            )
-        space: Box[Any] = Box(-np.inf, np.inf, tuple(shown.inputs.shape[1:]), np.float32)
-        if self.is_image:
-            space = Image(space, "first")
         super().__init__(settings.num_envs, space, self.action.space, device)
-        self.num_examples = num_examples
+        self.num_examples, self.split = num_examples, split
+        self.float64 = space.dtype == np.float64
+        if spec is None:
+            self._check_batch()
         self.criterion = self.action.unit
         if self.dataset.classes is not None and settings.action != "ask":
             self.criterion = "accuracy"
-        inputs = shown.inputs.to(self.device)
-        self._inputs = inputs if inputs.dtype == torch.uint8 else self.scaled(inputs)
+        self._inputs = _channels_first(shown.inputs.to(self.device), self.channels)
         self.targets = shown.targets.to(self.device)
         """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
         self._encoded = self._encode()
@@ -165,6 +177,7 @@ class SupervisedEnv(Environment):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
+        self._check_batch()
         if seed is not None:
             self._generator.manual_seed(seed)
             self._begin_epoch()
@@ -192,14 +205,26 @@ class SupervisedEnv(Environment):
 
     def evaluation(self, num_envs: int) -> "SupervisedEnv":
         """A twin that shows the test split in its own order, in batches whose size does not matter."""
-        return type(self)(self.twin_settings(), self.device, self.dataset, "test")
+        return type(self)(self.twin_settings(), self.device, self.dataset, "test", EnvSpec.of(self))
+
+    @classmethod
+    def for_agent(cls, settings: Any, device: torch.device | str, spec: EnvSpec) -> "SupervisedEnv":
+        """See `Environment.for_agent`: with the scaling and the classes of the agent.
+
+        A subclass whose constructor does not take a spec is made as any other.
+        """
+        return cls(settings, device, spec=spec) if "spec" in signature(cls).parameters else cls(settings, device)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The names of the classes, if answers name one."""
+        return self.dataset.classes if self.names_classes else None
 
     def twin_settings(self) -> Any:
         """The settings of the twin for evaluation, which is given the data set as prepared here."""
         assert self.dataset.test is not None
         batch = min(len(self.dataset.test.targets), self.evaluation_batch)
-        channels = "first" if self.is_image else None
-        prepared = {"dataset": None, "channels": channels, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
+        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
         return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
 
     @property
@@ -244,16 +269,13 @@ class SupervisedEnv(Environment):
         return Report(scalars, text, columns=columns)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
-        """Examples as an agent sees them, float32 [B, *shape]."""
+        """Examples as they are shown, [B, *shape] in the dtype of the observation space."""
         inputs = self._inputs[rows]
-        return self.scaled(inputs) if inputs.dtype == torch.uint8 else inputs
+        return inputs.movedim(1, -1) if self.channels == "last" else inputs
 
     def scaled(self, inputs: Tensor) -> Tensor:
-        """Scales inputs as the data set has them, [B, *shape], to what an agent sees, float32."""
-        inputs = inputs.to(torch.float32 if self._shift is None else self._shift.dtype, copy=True)
-        if self._shift is not None:
-            inputs -= self._shift
-        return (inputs if self._scale is None else inputs.div_(self._scale)).float()
+        """Inputs [B, *shape] as the networks of an agent see them, float32, images as [B, C, H, W]."""
+        return self._scaling.scaled(inputs)
 
     def checkpoint(self) -> dict[str, Any]:
         """The current targets, and the position in the current permutation."""
@@ -312,26 +334,36 @@ class SupervisedEnv(Environment):
         else:
             self._order = torch.arange(self.num_examples, device=self.device)
 
-    def _scaling(self, device: torch.device) -> tuple[Tensor | None, Tensor | float | None]:
-        """What is subtracted from the inputs, and what they are then divided by; from the training split."""
-        inputs = self.dataset.train.inputs
-        is_bytes = inputs.dtype == torch.uint8
+    def _check_batch(self) -> None:
+        """Raises an InputError if there are fewer examples than a batch has."""
+        if self.num_envs > self.num_examples:
+            raise InputError(
+                f"env.num_envs: a batch of {self.num_envs:,} is larger than the {self.num_examples:,} examples of the "
+                f"{self.split} split; at most {self.num_examples:,}"
+            )
+
+    def _fit(self) -> Inputs:
+        """The space of an input, with the scaling fitted to the training split."""
+        inputs, is_bytes = self.dataset.train.inputs, self.dataset.train.inputs.dtype == torch.uint8
+        shape = tuple(inputs.shape[1:])
+        channels = _channels(shape, self.settings.channels)
         if self.settings.scaling == "standard":
-            if inputs.ndim == 4 and not self.is_image:
-                raise InputError(f"env.scaling: standard is per channel; {unknown_channels(tuple(inputs.shape[1:]))}")
-            examples = (0, *range(2, inputs.ndim))
-            std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
-            std = torch.where(std > ROUNDING * mean.abs(), std, 1.0)
-            dtype = torch.float32 if is_bytes else torch.float64  # float32 has all bytes, and is scaled at every step
-            return mean[0].to(device, dtype), std[0].to(device, dtype)
+            if inputs.ndim == 4 and channels is None:
+                raise InputError(f"env.scaling: standard is per channel; {unknown_channels(shape)}")
+            dtype = np.uint8 if is_bytes else np.float64 if _is_wide(self.dataset) else np.float32
+            mean, std = _mean_and_std(_channels_first(inputs, channels))
+            if channels == "last":
+                mean, std = (np.moveaxis(x, 0, -1) for x in (mean, std))
+            return Inputs(shape, dtype, mean, std, channels)
+        space = Inputs(shape, np.uint8 if is_bytes else np.float32, channels=channels)
         if not is_bytes or self.settings.scaling != "unit" or (most := int(inputs.max())) <= 1:
-            return None, None
+            return space
         if most < DIM:
             self.remarks = [
                 f"the largest byte of the inputs is {most}, so that divided by 255 they are at most {most / 255:.2g}; "
                 "env.scaling=standard or env.scaling=raw keeps them apart"
             ]
-        return None, 255.0
+        return Inputs(shape, np.uint8, scale=255.0, channels=channels)
 
 
 def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor:
@@ -344,6 +376,63 @@ def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor
     """
     counts = torch.bincount(target * num_classes + answer, minlength=num_classes**2)
     return counts.view(num_classes, num_classes).double()
+
+
+def _mean_and_std(inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of inputs [n, D, ...] over all dimensions but D, [D, 1, ...]; 1 of a constant."""
+    examples = (0, *range(2, inputs.ndim))
+    std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
+    std = torch.where(std > ROUNDING * mean.abs(), std, 1.0)
+    return mean[0].numpy(force=True), std[0].numpy(force=True)
+
+
+def _channels_first(inputs: Tensor, channels: Channels | None) -> Tensor:
+    """Images [n, H, W, C] as [n, C, H, W], contiguous; other inputs unchanged."""
+    return inputs.movedim(-1, 1).contiguous() if channels == "last" else inputs
+
+
+def _is_wide(dataset: Dataset) -> bool:
+    """Whether float32 would round inputs."""
+    splits = (dataset.train, dataset.test)
+    return any(split is not None and split.inputs.dtype == torch.float64 for split in splits)
+
+
+def _for_data(space: Inputs, dataset: Dataset) -> Inputs:
+    """The space of an agent for other data; in float64 too where these are and something is subtracted from them.
+
+    Raises:
+        InputError: the inputs have another shape.
+    """
+    shape = tuple(dataset.train.inputs.shape[1:])
+    if shape != space.shape:
+        raise InputError(f"env.dataset: the agent was trained on inputs of shape {space.shape}; these have {shape}")
+    is_shifted = space.dtype != np.uint8 and bool(space.shift.any())
+    return space.of_dtype(np.float64) if is_shifted and _is_wide(dataset) else space
+
+
+def _as_shown(dataset: Dataset, space: Inputs) -> Dataset:
+    """The data set with its inputs in the dtype of their space, which may change no number but by rounding.
+
+    Raises:
+        InputError: the space is one of bytes, and they are other numbers.
+    """
+    dtype = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64}[space.dtype.name]
+
+    def shown(inputs: Tensor) -> Tensor:
+        converted = inputs.to(dtype)
+        if dtype == torch.uint8 and inputs.dtype != dtype and not torch.equal(converted.to(inputs.dtype), inputs):
+            seen = f"{float(inputs.min()):g} to {float(inputs.max()):g}"
+            raise InputError(f"env.dataset: inputs must be bytes, 0 to 255, as in training; got numbers from {seen}")
+        if space.channels != "last" or converted.movedim(-1, 1).is_contiguous():
+            return converted
+        return _channels_first(converted, "last").movedim(1, -1)  # in memory as networks read them
+
+    parts: dict[str, Any] = {name: getattr(dataset, name) for name in ("train", "test", "validation")}
+    changed = {name: part and part._replace(inputs=shown(part.inputs)) for name, part in parts.items()}
+    foreign = None if dataset.foreign is None else shown(dataset.foreign)
+    if all(part is None or part.inputs is changed[name].inputs for name, part in parts.items()):
+        return dataset
+    return replace(dataset, **changed, foreign=foreign)
 
 
 def _channels(shape: tuple[int, ...], given: Channels | None) -> Channels | None:
@@ -360,14 +449,27 @@ def _matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:
     rows = [["truth", *classes, "recall"]]
     for name, row in zip(classes, matrix, strict=True):
         index = len(rows) - 1
-        rows.append([name, *(f"{int(count)}" for count in row.tolist()), f"{row[index] / row.sum():.1%}"])
+        recall = f"{row[index] / row.sum():.1%}" if row.any() else "-"
+        rows.append([name, *(f"{int(count)}" for count in row.tolist()), recall])
     return "\n".join("".join(cell.rjust(width) for cell in row) for row in rows)
 
 
-def _prepared(dataset: Dataset, settings: SupervisedEnv.Settings) -> Dataset:
-    """Selects the classes asked for, and holds out examples for evaluation and validation."""
-    if settings.classes is not None:
-        dataset = only_classes(dataset, settings.classes)
+def _prepared(dataset: Dataset, settings: SupervisedEnv.Settings, known: tuple[str, ...] | None) -> Dataset:
+    """Selects the classes asked for, and holds out examples for evaluation and validation.
+
+    Args:
+        dataset: as it was loaded.
+        settings: of the environment.
+        known: the classes of an agent, of which the data set may lack some; None: its own.
+    """
+    names = settings.classes
+    if names is not None and known is not None:
+        names = [name for name in names if name in (dataset.classes or ())]
+        names = names if 0 < len(names) < len(dataset.classes or ()) else None
+    if names is not None:
+        dataset = only_classes(dataset, names)
+    if known is not None:
+        dataset = classes_as(dataset, known)
     if dataset.test is None and settings.test_fraction == 0:
         dataset = replace(dataset, test=dataset.train)
     elif dataset.test is None:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from rlcore.supervised.datasets import Dataset, digits
 
 
-def foreign_inputs(dataset: Dataset, num: int = 2000, seed: int = 1) -> dict[str, Tensor]:
+def foreign_inputs(dataset: Dataset, num: int = 2000, seed: int = 1, channels_last: bool = False) -> dict[str, Tensor]:
     """Out-of-distribution inputs by kind, each [n, *shape] of the data set's dtype and range, n at most ``num``.
 
     - ``classes``: those left out of the data set, if any (``env.classes``);
@@ -19,14 +19,22 @@ def foreign_inputs(dataset: Dataset, num: int = 2000, seed: int = 1) -> dict[str
         dataset: ``rotated``, ``shuffled`` and ``noise`` are made from its test inputs.
         num: how many of each kind, at most.
         seed: of the random choices.
+        channels_last: whether images are [n, H, W, C].
     """
     assert dataset.test is not None
     generator = torch.Generator().manual_seed(seed)
-    inputs = dataset.test.inputs[torch.randperm(len(dataset.test.inputs), generator=generator)[:num]].cpu()
+    shown, left_out = dataset.test.inputs, dataset.foreign
+    inputs = shown[torch.randperm(len(shown), generator=generator)[:num]].cpu()
     kinds = {}
-    if dataset.foreign is not None and len(dataset.foreign):
-        order = torch.randperm(len(dataset.foreign), generator=generator)[:num]
-        kinds["classes"] = dataset.foreign[order]
+    if left_out is not None and len(left_out):
+        kinds["classes"] = left_out[torch.randperm(len(left_out), generator=generator)[:num]]
+    made = _made(inputs.movedim(-1, 1) if channels_last else inputs, num, generator)
+    return kinds | {kind: x.movedim(1, -1) if channels_last else x for kind, x in made.items()}
+
+
+def _made(inputs: Tensor, num: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Those made from inputs [n, *shape], images [n, C, H, W]."""
+    kinds = {}
     if inputs.ndim == 4 and min(inputs.shape[2:]) >= 16:
         kinds["rotated"] = inputs.rot90(1, (2, 3))
         order = torch.rand(inputs[:, :1].shape, generator=generator).flatten(2).argsort(-1)

@@ -91,7 +91,7 @@ class LatentReport(ReportMaker):
             rows = _evenly(env, s.num)
             figures = {
                 "reconstructions": _grid(
-                    [*env.inputs(rows), *drawn(means[rows])], len(rows), ["shown", "reconstructed"]
+                    [*env.scaled(env.inputs(rows)), *drawn(means[rows])], len(rows), ["shown", "reconstructed"]
                 ),
                 "interpolation": _grid(drawn(_ways(means[rows])), len(rows)),
             }
@@ -164,20 +164,21 @@ class InpaintingReport(ReportMaker):
         with evaluating(agent):
             seed_everything(s.seed)
             obs = env.inputs(_evenly(env, s.num))
-            half = obs.shape[2] // 2
+            shown = env.scaled(obs)
+            half = shown.shape[2] // 2
             completed = agent.decode(self._completed(agent, env, obs, half))
             answers = {
                 "completed": completed,
                 "reconstructed": agent.decode(agent.encode(obs).mean),
-                "mean_image": env.answers(env.mean_input().expand_as(obs)),
+                "mean_image": env.answers(env.mean_input().expand_as(shown)),
             }
             paid = {
-                name: env.action.reward(answer[:, :, half:], obs[:, :, half:]).mean().item()
+                name: env.action.reward(answer[:, :, half:], shown[:, :, half:]).mean().item()
                 for name, answer in answers.items()
             }
-            seen = torch.cat([obs[:, :, :half], torch.full_like(obs[:, :, half:], GREY)], 2)
-            joined = torch.cat([obs[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
-            figure = _grid([*obs, *seen, *joined], len(obs), ["whole", "seen", "completed"])
+            seen = torch.cat([shown[:, :, :half], torch.full_like(shown[:, :, half:], GREY)], 2)
+            joined = torch.cat([shown[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
+            figure = _grid([*shown, *seen, *joined], len(shown), ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
         text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.pixel_kind}"
         return Report(paid, text, {"inpainting": figure})
@@ -187,7 +188,7 @@ class InpaintingReport(ReportMaker):
         s = self.settings
         shape = agent.encode(obs[:1]).mean.shape[1:]
         z = torch.randn(s.starts * len(obs), *shape, device=env.device).requires_grad_()
-        seen = obs[:, :, :half].repeat(s.starts, 1, 1, 1)
+        seen = env.scaled(obs)[:, :, :half].repeat(s.starts, 1, 1, 1)
         optimizer = torch.optim.Adam([z], s.learning_rate)
 
         def height() -> Tensor:
@@ -227,7 +228,7 @@ class ProjectorReport(ReportMaker):
         num = min(self.settings.num, env.num_examples)
         with evaluating(agent):
             codes = encoded(agent, env).mean[:num]
-            obs = env.inputs(slice(0, num))
+            obs = env.scaled(env.inputs(slice(0, num)))
         labels = [env.dataset.classes[k] if env.dataset.classes else str(k) for k in env.targets[:num].tolist()]
         images = obs.clamp(0, 1).cpu() if obs.ndim == 4 else None
         embedding = Embedding(codes.flatten(1).cpu(), labels, images)

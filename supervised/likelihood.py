@@ -16,6 +16,7 @@ from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
+from rlcore.spaces import scaled_space, zeros
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
 
@@ -50,7 +51,7 @@ class ELBOReport(ReportMaker):
             seed_everything(self.settings.seed)
             for obs in env.batches():
                 step = agent.act(obs)
-                reconstruction.append(-env.action.reward(step.action, obs))
+                reconstruction.append(-env.action.reward(step.action, env.scaled(obs)))
                 kl.append(kl_from_standard_normal(step.memory).flatten(1).sum(1))
         means = [torch.cat(x).double().mean().item() for x in (reconstruction, kl)]
         total = "negative_elbo" if env.is_likelihood else "loss"
@@ -118,7 +119,7 @@ class BoundReport(ReportMaker):
         bounds = []
         for x in map(env.inputs, rows.split(batch)):
             code = agent.encode(x)
-            log_sum = x.new_full((len(x),), -math.inf)
+            log_sum = torch.full((len(x),), -math.inf, device=x.device)
             for first in range(0, k, draws):
                 weights = log_weights(agent, env, x, code, min(draws, k - first))
                 log_sum = torch.logaddexp(log_sum, weights.logsumexp(0))
@@ -132,7 +133,7 @@ def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, co
     Args:
         agent: variational.
         env: with reward log p(x | z).
-        obs: x, [B, *O].
+        obs: x, [B, *O], as they are shown.
         code: q(z | x).
         k: how many draws.
     """
@@ -141,8 +142,9 @@ def log_weights(agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, co
     z = code.mean + (0.5 * code.log_var).exp() * noise
     log_prior = (-0.5 * z.square() - HALF_LOG_2PI).flatten(2).sum(2)
     log_posterior = (-0.5 * noise.square() - 0.5 * code.log_var - HALF_LOG_2PI).flatten(2).sum(2)
-    shown = obs.expand(k, *obs.shape).flatten(0, 1)
-    log_likelihood = env.action.reward(agent.decode(z.flatten(0, 1)), shown).view(k, len(obs))
+    scaled = env.scaled(obs)
+    target = scaled.expand(k, *scaled.shape).flatten(0, 1)
+    log_likelihood = env.action.reward(agent.decode(z.flatten(0, 1)), target).view(k, len(obs))
     return log_likelihood + log_prior - log_posterior
 
 
@@ -163,9 +165,9 @@ def autoencoding(
     """
     if not isinstance(env, ReconstructionEnv) or not isinstance(agent, AutoencoderAgent):
         raise InputError(f"{what}: needs an autoencoder (agent.name=autoencoder, env.name=reconstruction)")
-    shape = env.single_observation_space.shape or ()
+    shape = scaled_space(env.single_observation_space).shape or ()
     with evaluating(agent):
-        code = agent.encode(torch.zeros(1, *shape, device=env.device))
+        code = agent.encode(zeros(env.single_observation_space, (1,), env.device))
     if variational and code.log_var is None:
         raise InputError(f"{what}: a plain autoencoder is not a generative model; use agent.network.name=vae")
     if images and (len(shape) != 3 or shape[0] not in (1, 3)):

@@ -8,6 +8,7 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
+from rlcore.env_spec import EnvSpec
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.seeding import derive_seed, restore_generator, seed_everything
@@ -20,7 +21,7 @@ PIXELS = 1
 
 
 class ReconstructionEnv(SupervisedEnv):
-    """Shows N examples, and rewards their reconstructions; every step ends N episodes.
+    """Shows N examples, and rewards reconstructions of their scaled inputs; every step ends N episodes.
 
     ========  ========  ============================================================  ==================
     log_odds  [N, *O]   Bernoulli log-likelihood of the example, summed over O, nats   carries a gradient
@@ -58,14 +59,19 @@ class ReconstructionEnv(SupervisedEnv):
         device: torch.device | str = "cpu",
         dataset: Dataset | None = None,
         split: Literal["train", "test"] = "train",
+        spec: EnvSpec | None = None,
     ):
-        super().__init__(settings, device, dataset, split)
+        super().__init__(settings, device, dataset, split, spec)
         self.criterion = self.action.unit
         self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
         self._bits: Tensor | None = None
         if settings.binarize == "static":
-            chances = map(super().inputs, self._rows())
-            self._bits = torch.cat([self._drawn(x).bool() for x in chances])
+            self._bits = torch.cat([self._drawn(rows) for rows in self._rows()])
+        if settings.binarize != "none":
+            blank = torch.zeros((1, *(self.single_action_space.shape or ())), device=self.device)
+            self._off, self._on = (self._scaling.unscaled(blank + bit) for bit in (0, 1))
+            if any((self.scaled(x) != bit).any() for bit, x in enumerate((self._off, self._on))):
+                raise InputError(f"env.binarize: no inputs are scaled to 0 and 1 by env.scaling={settings.scaling}")
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
@@ -74,17 +80,18 @@ class ReconstructionEnv(SupervisedEnv):
         return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
-        """Examples as an agent sees them, float32 [B, *O]."""
-        if self._bits is not None:
-            return self._bits[rows].float()
-        inputs = super().inputs(rows)
-        return self._drawn(inputs) if self.settings.binarize == "dynamic" else inputs
+        """Examples as they are shown, [B, *shape]; if pixels are drawn, such that they are scaled to 0 and 1."""
+        if self.settings.binarize == "none":
+            return super().inputs(rows)
+        bits = self._drawn(rows) if self._bits is None else self._bits[rows]
+        bits = bits.movedim(1, -1) if self.channels == "last" else bits
+        return torch.where(bits, self._on, self._off)
 
     def evaluation(self, num_envs: int) -> "ReconstructionEnv":
         """A twin that shows the test split in its own order."""
         once = "none" if self.settings.binarize == "none" else "static"
         settings = self.twin_settings().model_copy(update={"binarize": once})
-        return type(self)(settings, self.device, self.dataset, "test")
+        return type(self)(settings, self.device, self.dataset, "test", EnvSpec.of(self))
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Shows every example exactly once, whatever ``num_episodes``.
@@ -95,11 +102,13 @@ class ReconstructionEnv(SupervisedEnv):
         """
         with evaluating(agent):
             seed_everything(seed)
-            reward = torch.cat([self.action.reward(agent.predict(obs).action, obs) for obs in self.batches()])
+            reward = torch.cat(
+                [self.action.reward(agent.predict(obs).action, self.scaled(obs)) for obs in self.batches()]
+            )
         return Report(self.action.scalars(reward), f"pixels: {self.pixel_kind}", columns={"reward": reward.tolist()})
 
     def batches(self) -> Iterator[Tensor]:
-        """Every example once, in order, [B, *O]."""
+        """Every example once, in order, as it is shown, [B, *shape]."""
         return map(self.inputs, self._rows())
 
     def pixels(self, answers: Tensor) -> Tensor:
@@ -111,7 +120,7 @@ class ReconstructionEnv(SupervisedEnv):
         return pixels.logit() if self.settings.action == "log_odds" else pixels
 
     def mean_input(self) -> Tensor:
-        """The mean of the training split, [*O], as an agent sees it.
+        """The mean of the training split, [*O], scaled.
 
         Probabilities are never 0 or 1: as if there had been one more example of each (Laplace's rule of succession).
         """
@@ -164,10 +173,11 @@ class ReconstructionEnv(SupervisedEnv):
         return self.targets  # unused: the target is the input itself
 
     def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        return inputs
+        return self.scaled(inputs)
 
-    def _drawn(self, chances: Tensor) -> Tensor:
-        return torch.bernoulli(chances, generator=self._noise)
+    def _drawn(self, rows: Tensor | slice) -> Tensor:
+        """New pixels of examples, [B, *O] bool."""
+        return torch.bernoulli(self.scaled(super().inputs(rows)), generator=self._noise).bool()
 
     def _rows(self) -> tuple[Tensor, ...]:
         return torch.arange(self.num_examples, device=self.device).split(self.evaluation_batch)

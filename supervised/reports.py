@@ -13,6 +13,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.networks.binarized import BinarizedMLP, PackedMLP
+from rlcore.spaces import scaled_space
 from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv, confusion_matrix
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class ExamplesReport(ReportMaker):
         indices = indices[: self.settings.num]
         names = (*classes, "asks")
         captions = [f"#{i}: {names[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
-        inputs = env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device)).cpu()
+        inputs = env.scaled(env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device))).cpu()
         name = "wrong" if self.settings.wrong else "examples"
         if inputs.ndim != 4 or not indices:
             rows = zip(captions, inputs.flatten(1).tolist(), strict=True)
@@ -132,9 +133,7 @@ class FiltersReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`."""
         first = _first_weights(agent, env)
         filters = first.detach().cpu()
-        filters = (
-            filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, env.single_observation_space.shape).mean(1)
-        )
+        filters = filters.mean(1) if filters.ndim == 4 else filters.unflatten(1, _seen_shape(env)).mean(1)
         filters = filters[: self.settings.num]
         figure, panels = figure_of(len(filters), 1, 1)
         for axes, image in zip(panels, filters, strict=True):
@@ -158,7 +157,10 @@ class PackedReport(ReportMaker):
         assert split is not None
         packed = PackedMLP(network)
         answers = torch.cat(
-            [torch.from_numpy(packed(x.cpu().numpy()).argmax(1)) for x in split.inputs.split(env.evaluation_batch)]
+            [
+                torch.from_numpy(packed(env.scaled(x.to(env.device)).byte().cpu().numpy()).argmax(1))
+                for x in split.inputs.split(env.evaluation_batch)
+            ]
         )
         same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
         accuracy = (answers == split.targets.cpu()).double().mean().item()
@@ -209,7 +211,9 @@ class BoundaryReport(ReportMaker):
         x, y = (torch.linspace(low, high, self.settings.resolution, dtype=torch.float64) for low, high in ends)
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
         with evaluating(agent):
-            answers = agent.predict(env.scaled(grid.view(-1, 2).to(env.device))).action
+            points = grid.view(-1, 2).to(env.device)
+            points = points.round().clamp(0, 255).byte() if inputs.dtype == torch.uint8 else points.to(inputs.dtype)
+            answers = agent.predict(points).action
             probabilities = env.action.probabilities(answers, len(classes)).cpu()
         level = probabilities @ torch.linspace(0, 1, len(classes))  # two classes: P of the second
         level += 0.5 * (1 - probabilities.sum(1))  # in between where it asks
@@ -231,9 +235,14 @@ def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str,
     return env, env.dataset.classes
 
 
+def _seen_shape(env: Environment) -> tuple[int, ...]:
+    """The shape of what a network sees of an observation."""
+    return scaled_space(env.single_observation_space).shape or ()
+
+
 def _first_weights(agent: Agent, env: Environment) -> Tensor:
     """The weights of the first layer that reads images; InputError if there is none."""
-    shape = env.single_observation_space.shape or ()
+    shape = _seen_shape(env)
     weights = (p for p in agent.parameters() if p.ndim == 4 or (p.ndim == 2 and p.shape[1] == math.prod(shape)))
     first = next(weights, None)
     if first is None or len(shape) != 3:

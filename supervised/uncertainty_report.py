@@ -152,15 +152,15 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
-        shown = _asked(ask, (env.scaled(x.to(env.device)) for x in dataset.validation.inputs.split(batch)))
+        shown = _asked(ask, (x.to(env.device) for x in dataset.validation.inputs.split(batch)))
         tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
         p = tempered(test.probabilities, tau)
         scalars["temperature"] = tau
         scalars["tempered_negative_log_likelihood"] = negative_log_likelihood(p, target)
         scalars["tempered_calibration_error"] = calibration_error(p.amax(1), p.argmax(1) == target)
     foreign = {}
-    for kind, inputs in foreign_inputs(dataset, seed=seed).items():
-        foreign[kind] = found = _asked(ask, (env.scaled(x.to(env.device)) for x in inputs.split(batch)))
+    for kind, inputs in foreign_inputs(dataset, seed=seed, channels_last=env.channels == "last").items():
+        foreign[kind] = found = _asked(ask, (x.to(env.device) for x in inputs.split(batch)))
         is_foreign = torch.arange(len(target) + len(inputs)) >= len(target)
         scalars[f"{kind}_roc_area"] = roc_area(
             torch.cat([test.predictive_entropy, found.predictive_entropy]), is_foreign
@@ -204,7 +204,7 @@ def _example(env: SupervisedEnv, index: int, p: Tensor, doubt: str) -> list[str]
     """An image, or numbers, beside a bar for each class."""
     names = _names(env)
     head = f"#{index}: {doubt}; {names[int(p.argmax())]}, truth {names[int(env.targets[index])]}"
-    x = env.inputs(slice(index, index + 1))[0].cpu()
+    x = env.scaled(env.inputs(slice(index, index + 1)))[0].cpu()
     picture = [f"{value:.4g}" for value in x.flatten().tolist()]
     if x.ndim == 3:
         grey = x.mean(0)

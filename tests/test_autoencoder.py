@@ -689,7 +689,7 @@ def test_the_mean_image_is_paid_as_its_closed_form():
     torch.testing.assert_close(mean, (x.sum(0) + 1) / (len(x) + 2))
     assert torch.allclose(env.pixels(env.answers(mean)), mean)
     shifted = make(action="values", scaling="standard", channels="first")
-    torch.testing.assert_close(shifted.mean_input(), torch.cat(list(shifted.batches())).mean(0))
+    torch.testing.assert_close(shifted.mean_input(), shifted.scaled(torch.cat(list(shifted.batches()))).mean(0))
     offset = from_arrays(1.7e9 + np.arange(40.0)[:, None], np.arange(40) % 2, np.ones((2, 1)), np.arange(2))
     mean = make(offset, action="values", scaling="standard").mean_input()
     torch.testing.assert_close(mean, torch.zeros(1), atol=1e-6, rtol=0)

@@ -253,3 +253,90 @@ def test_observations_of_another_kind_are_one_line():
         agent({"a": np.zeros(2)})
     with pytest.raises(InputError, match="observations must be of one row, or of a batch, in all their parts"):
         agent({"a": np.zeros(2), "b": np.zeros((1, 3))})
+
+
+def test_the_parts_of_a_dict_keep_their_order():
+    """`multi_input` reads them in it; a Dict of a plain dict is sorted, one of pairs is not."""
+    parts = Dict([("z", Box(-1, 1, (3,))), ("a", Box(-1, 1, (3,)))])
+    assert list(space_from(plain_of(parts))) == list(parts) == ["z", "a"]
+
+
+def test_it_answers_in_evaluation_mode_whatever_mode_it_is_in():
+    env = GymEnvironment("CartPole-v1", num_envs=2)
+    network = {"name": "mlp", "hidden": [32], "dropout": 0.5}
+    agent = PPO(env, PPO.Settings.model_validate({"network": network}))
+    agent.policy_head.weight.data.mul_(100)
+    agent.train()
+    obs = np.random.default_rng(0).normal(size=(50, 4))
+    assert all((agent(obs) == agent(obs)).all() for _ in range(5))
+    assert agent.training
+    assert agent.body.training
+
+
+def test_bounds_of_float64_are_kept():
+    class Far(rlcore.Agent):
+        def act(self, obs, state=None):
+            return rlcore.Step(obs[:, :1] * 0 + 7.5)
+
+        def learn(self, rollout):
+            return {}
+
+    space = Box(-0.1, 0.1, (1,), np.float64)  # float32 rounds 0.1 up
+    agent = Far(EnvSpec(1, Box(-1, 1, (3,)), space, torch.device("cpu")))
+    assert space.contains(agent(np.zeros(3)))
+
+
+class Old(rlcore.Agent):
+    """Of rlcore 0.1: sets its device, and sees more than the environment shows, in a predict upon another."""
+
+    def __init__(self, env, settings=None):
+        super().__init__(env, settings)
+        self.device = env.device
+        self.weight = torch.nn.Parameter(torch.ones(5))
+        self.optimizer = torch.optim.SGD(self.parameters(), 0.1)
+
+    def act(self, obs, state=None):
+        return rlcore.Step((obs @ self.weight[: obs.shape[1]] > 0).long())
+
+    def predict(self, obs, state=None):
+        return super().predict(torch.cat([obs, obs[:, :1]], 1))
+
+    def learn(self, rollout):
+        return {}
+
+
+def test_agents_of_0_1_work():
+    agent = Old(GymEnvironment("CartPole-v1", num_envs=2))
+    assert agent(np.ones((3, 4))).tolist() == [1, 1, 1]
+    assert agent.device == torch.device("cpu")
+
+
+def test_an_agent_that_reads_more_of_its_environment_is_loaded_with_it(workdir):
+    (workdir / "mine.py").write_text(
+        "import rlcore\nfrom rlcore.agents.ppo import PPO\n\n"
+        "@rlcore.registry.agents.register('reads')\nclass Reads(PPO):\n"
+        "    def __init__(self, env, settings=None):\n"
+        "        super().__init__(env, settings)\n"
+        "        self.limit = env.settings.max_episode_steps\n"
+    )
+    tree = {"env": {"name": "cartpole"}, "agent": {"name": "reads"}, "imports": ["mine"]}
+    (workdir / "mine.yaml").write_text(yaml.safe_dump({**tree, "trainer": {"total_steps": 1024, "eval_every": None}}))
+    assert commands.train("mine.yaml", [], "run", None, 1) == 0
+    assert rlcore.load("run").limit == 500
+    sys.modules.pop("mine")
+
+
+@pytest.mark.parametrize(
+    ("obs", "told"),
+    [
+        (None, "observations must be numbers, got None"),
+        ("abc", "observations must be numbers, got 'abc'"),
+        (np.full((4, 4, 3), 300), r"observations must be bytes, in \[0, 255\]; got 300 to 300"),
+    ],
+)
+def test_what_is_no_observation_is_one_line(obs, told):
+    agent = PPO(
+        EnvSpec(2, Box(0, 255, (4, 4, 3), np.uint8), Discrete(2), torch.device("cpu")), PPO.Settings(network=MLP)
+    )
+    with pytest.raises(InputError, match=told):
+        agent(obs)

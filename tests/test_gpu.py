@@ -147,6 +147,7 @@ class SameDraws(TorchFunctionMode):
 def as_on_a_gpu(monkeypatch):
     """Makes the CPU take the ways that are meant for a GPU."""
     monkeypatch.setattr(cartpole, "_array_namespace", lambda device: torch)
+<<<<<<< HEAD
     for module in (
         "rlcore.finite",
         "rlcore.agent",
@@ -154,6 +155,9 @@ def as_on_a_gpu(monkeypatch):
         "rlcore.search.evaluators",
         "rlcore.envs.selfplay",
     ):
+=======
+    for module in ("rlcore.finite", "rlcore.agent", "rlcore.statistics", "rlcore.search", "rlcore.envs.selfplay"):
+>>>>>>> main
         monkeypatch.setattr(f"{module}.reading_waits", lambda device: True)
 
 

@@ -52,8 +52,8 @@ def test_the_loop_is_the_callback_and_fit_is_the_loop():
 def test_leaving_the_loop_saves(tmp_path):
     trainer = make_trainer("ppo")
     trainer.write_to(tmp_path)
-    for metrics in trainer.updates():
-        metrics["mine"] = 1.0
+    for _ in trainer.updates():
+        trainer.log({"mine/steps": trainer.steps})
         if trainer.steps >= 96:
             break
     assert checkpoint.load(tmp_path / "checkpoints/last.pt")["steps"] == 96
@@ -169,7 +169,7 @@ def test_hooks_that_were_not_there_before_begin_anew():
 
 
 def test_a_run_that_is_good_enough_ends_and_stays_ended(workdir):
-    quick(workdir, hooks=[{"name": "early_stopping", "figure": "eval/length", "at_least": 1}])
+    quick(workdir, hooks=[{"name": "early_stopping", "figure": "eval/length", "at_least": 1}], loggers=["csv"])
     assert commands.train("quick.yaml", [], "run", None, 1) == 0
     run = rlcore.run.Run("run")
     assert run.result["steps"] == 128
@@ -178,6 +178,9 @@ def test_a_run_that_is_good_enough_ends_and_stays_ended(workdir):
     assert saved["learns"]["stopped"].startswith("eval/length is ")
     assert commands.resume("run", []) == 0
     assert run.result["steps"] == 128
+    with open("run/progress.csv") as file:
+        scored = [row["step"] for row in csv.DictReader(file) if row["eval/return"]]
+    assert scored == ["128"]  # the closing evaluation is that at which it ended
     assert commands.resume("run", ["trainer.hooks=[]"]) == 0
     assert run.result["steps"] == 512
 
@@ -339,10 +342,10 @@ class Recorded(Collector):
         rollout.last_obs = self.env.x[rows]
         return rollout
 
-    def state_dict(self):
+    def checkpoint(self):
         return {"generator": self.generator.get_state()}
 
-    def load_state_dict(self, saved, agent):
+    def restore(self, saved, agent):
         self.generator.set_state(saved["generator"])
         return True
 
@@ -473,3 +476,184 @@ def test_nothing_is_told_twice_and_no_warning_is_given():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_trainer("ppo").fit()
+
+
+# What is added, removed, failed or extended in between
+
+
+def test_an_average_that_is_added_later_begins_with_what_was_learned():
+    before, after = make_trainer("ppo"), make_trainer("ppo", hooks=["ema"])
+    before.update()
+    before.update()
+    assert after.restore(before.checkpoint()) == [
+        "trainer.hooks was [], is [{'name': 'ema', 'decay': 0.999}]",
+        "the hook EMA was not in the run before: it begins anew",
+    ]
+    start = [param.detach().clone() for param in after.agent.parameters()]
+    after.update()
+    expected = [a + 0.001 * (b.detach() - a) for a, b in zip(start, after.agent.parameters(), strict=True)]
+    torch.testing.assert_close(after.hooks[0]._average, expected)
+    removed = make_trainer("ppo")
+    assert "the hook EMA was in the run before, and is not any more" in removed.restore(after.checkpoint())
+
+
+def test_several_averages_are_each_resumed():
+    two = [{"name": "ema", "decay": 0.5}, {"name": "ema", "decay": 0.9}]
+    whole, cut, rest = (make_trainer("ppo", eval_every=64, hooks=two) for _ in range(3))
+    for one, updates in ((whole, 6), (cut, 3)):
+        for n, _ in enumerate(one.updates(), 1):
+            if n == updates:
+                break
+        saved = cut.checkpoint()
+    rest.restore(saved)
+    for n, _ in enumerate(rest.updates(), 1):
+        if n == 3:
+            break
+    same(whole.checkpoint(), rest.checkpoint())
+
+
+def test_means_begin_anew_with_a_stage():
+    """Episodes of 5 steps, then of 12: the second stage is not left by the lengths of the first."""
+    stages = [
+        {"until": 5, "env": {"max_episode_steps": 5}},
+        {"until": 11, "env": {"max_episode_steps": 8}},
+        {"env": {}},
+    ]
+    hook = {"name": "curriculum", "figure": "rollout/length", "stages": stages}
+    trainer = make_trainer("ppo", log_every=1, total_steps=640, hooks=[hook, "monitor"])
+    seen = [(trainer.env.settings.max_episode_steps, trainer.figures.get("rollout/length")) for _ in trainer.updates()]
+    assert [limit for limit, _ in seen] == [5, *[8] * 19]
+    assert max(length for limit, length in seen[1:] if length is not None) <= 8
+
+
+def test_a_run_that_failed_goes_on_with_new_episodes():
+    class Fails(CartPole):
+        left = 30
+
+        def step(self, actions):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyError("boom")
+            return super().step(actions)
+
+    env = Fails(CartPole.Settings(num_envs=2))
+    settings = Trainer.Settings(total_steps=320, eval_every=None)
+    trainer = Trainer(PPO(env, PPO.Settings(horizon=8, minibatch_size=16)), env, settings)
+    with pytest.raises(KeyError, match="boom"):
+        trainer.fit()
+    assert trainer.collector.failed
+    trainer.update()
+    trainer.episodes.flush()
+    assert not trainer.collector.failed
+    assert (trainer.episodes._running[1] <= 8).all()  # steps of the episodes in progress
+
+
+def test_an_evaluation_whose_hook_fails_is_made_again():
+    class Fails(Hook):
+        def on_evaluation(self, trainer, report):
+            if trainer.steps == 64 and not hasattr(trainer, "again"):
+                raise ZeroDivisionError
+
+    env = CartPole(CartPole.Settings(num_envs=4))
+    settings = Trainer.Settings(total_steps=128, eval_every=64, eval_episodes=2)
+    trainer = Trainer(PPO(env, PPO.Settings(horizon=8, minibatch_size=16)), env, settings, hooks=[Fails()])
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert trainer.checkpoint()["learns"]["evaluation_pending"]
+    assert trainer.best == -math.inf
+    trainer.again = True
+    trainer.fit()
+    assert trainer.best > 0
+
+
+def test_a_rollout_that_a_hook_refused_is_not_half_of_the_run():
+    class Fails(Hook):
+        def on_rollout(self, trainer, rollout):
+            raise ZeroDivisionError
+
+    env = CartPole(CartPole.Settings(num_envs=4))
+    agent = PPO(env, PPO.Settings(horizon=8, minibatch_size=16))
+    trainer = Trainer(agent, env, total_steps=128, hooks=[Fails()])
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit()
+    assert trainer.checkpoint()["learns"]["collector"]["env"] is None
+
+
+def test_a_run_that_was_ended_is_extended(workdir):
+    quick(workdir, hooks=[{"name": "early_stopping", "figure": "eval/length", "at_least": 1}])
+    commands.train("quick.yaml", [], "run", None, 1)
+    assert commands.resume("run", ["trainer.total_steps=1024"]) == 0
+    assert rlcore.run.Run("run").result["steps"] > 128
+
+
+def test_a_threshold_of_training_needs_no_evaluation():
+    hook = {"name": "early_stopping", "figure": "rollout/length", "at_least": 5}
+    trainer = make_trainer("ppo", eval_every=None, log_every=1, hooks=[hook])
+    trainer.fit()
+    assert trainer.stopped is not None
+    assert trainer.steps < 200
+    with pytest.raises(InputError, match=r"early_stopping: needs evaluations; set trainer\.eval_every"):
+        make_trainer("ppo", eval_every=None, hooks=[{"name": "early_stopping", "figure": "train/loss", "patience": 3}])
+
+
+def test_an_environment_that_is_changed_later_is_changed_in_evaluation_too(workdir):
+    quick(workdir)
+    tree = yaml.safe_load((workdir / "quick.yaml").read_text())
+    (workdir / "quick.yaml").write_text(yaml.safe_dump({**tree, "eval_env": {"num_envs": 2}}))
+    commands.train("quick.yaml", [], "run", None, 1)
+    loaded = rlcore.run.Run("run").load(["env.max_episode_steps=3"])
+    trainer, _ = config.build(loaded.config)
+    assert trainer.evaluate().scalars["length"] == 3
+    with pytest.raises(InputError, match=r"eval_env: max_episode_stps: unknown key \(did you mean"):
+        config.load("quick.yaml", ["eval_env.max_episode_stps=3"])
+
+
+def test_the_rate_of_a_scheduler_is_kept_where_settings_change():
+    class Halving(PPO):
+        def __init__(self, env, settings):
+            super().__init__(env, settings)
+            self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, 0.5)
+
+        def learn(self, rollout):
+            rate = self.optimizer.param_groups[0]["lr"]
+            metrics = super().learn(rollout)
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.scheduler.step()
+            return metrics
+
+    def trainer(gamma):
+        env = CartPole(CartPole.Settings(num_envs=4))
+        settings = PPO.Settings(horizon=8, minibatch_size=None, num_epochs=1, learning_rate=1.0, gamma=gamma)
+        return Trainer(Halving(env, settings), env, total_steps=320)
+
+    one, other = trainer(0.9), trainer(0.8)
+    for _ in range(3):
+        one.update()
+    other.restore(one.checkpoint())
+    assert other.agent.optimizer.param_groups[0]["lr"] == 0.125
+
+
+class Told(Succeeds):
+    """Shows integers, and tells numbers whose names are columns."""
+
+    observation_space = gymnasium.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return 1, {}
+
+    def step(self, action):
+        _, reward, ended, _, info = super().step(action)
+        return 2, reward, ended, self.t == 2, {**info, "steps": 9.0, "env": 9.0}
+
+
+def test_the_columns_of_the_monitor_are_its_own(tmp_path):
+    env = GymEnvironment(Told, num_envs=2)
+    settings = Trainer.Settings.model_validate({"total_steps": 24, "log_every": 1, "hooks": ["monitor"]})
+    trainer = Trainer(PPO(env, PPO.Settings(horizon=6, minibatch_size=None)), env, settings, run_dir=tmp_path)
+    trainer.fit()
+    assert not any(name.endswith("final_obs") for name in trainer.figures)
+    lines = (tmp_path / "monitor.csv").read_text().splitlines()
+    assert lines[0] == "steps,seconds,env,return,length,position"
+    assert [line.split(",")[0] for line in lines[1:3]] == ["12", "12"]
+    assert [line.split(",")[2] for line in lines[1:3]] == ["0", "1"]

@@ -176,11 +176,12 @@ def test_scaling_reads_the_training_split_alone():
     x = torch.from_numpy(images).float()
     for scaling, expected in {"raw": x, "unit": x / 255, "standard": (x - x.mean()) / x.std(correction=0)}.items():
         env = make(dataset=dataset, scaling=scaling, channels="first", shuffle=False, num_envs=40)
-        torch.testing.assert_close(env.reset(seed=1)[0], expected)
+        assert torch.equal(env.reset(seed=1)[0], torch.from_numpy(images))
+        torch.testing.assert_close(env.scaled(env.reset(seed=1)[0]), expected)
         if scaling == "standard":
             twin = env.evaluation(1)
             test = (x[:10] // 2 - x.mean()) / x.std(correction=0)
-            torch.testing.assert_close(twin.inputs(torch.arange(10)), test)
+            torch.testing.assert_close(twin.scaled(twin.inputs(torch.arange(10))), test)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64])
@@ -192,10 +193,11 @@ def test_a_large_offset_is_subtracted_before_numbers_are_rounded(dtype):
     expected = torch.from_numpy((x - x[:40].mean(0)) / x[:40].std(0)).float()
     shown = offset + x.astype(dtype)
     env = make(dataset=from_arrays(shown[:40], y[:40], shown[40:], y[40:]), scaling="standard", shuffle=False)
-    assert env.reset(seed=1)[0].dtype == torch.float32
-    torch.testing.assert_close(env.inputs(slice(None)), expected[:40], atol=1e-5, rtol=0)
+    assert env.reset(seed=1)[0].dtype == torch.float64
+    check_environment(env)
+    torch.testing.assert_close(env.scaled(env.inputs(slice(None))), expected[:40], atol=1e-5, rtol=0)
     twin = env.evaluation(1)
-    torch.testing.assert_close(twin.inputs(slice(None)), expected[40:], atol=1e-5, rtol=0)
+    assert torch.equal(twin.inputs(slice(None)), torch.from_numpy(shown[40:]).double())
     torch.testing.assert_close(twin.scaled(twin.dataset.test.inputs), expected[40:], atol=1e-5, rtol=0)
     one = make(dataset=from_arrays(shown[:, :1], y), scaling="standard")
     assert one.scaled(foreign_inputs(one.dataset)["noise"]).unique().numel() > 4
@@ -208,7 +210,7 @@ def test_a_constant_beside_rounding_stays_one():
     x[::2, 0] = 0.1 + 0.2  # differs in the last bit
     x[:, 1] = np.arange(40)
     env = make(dataset=from_arrays(x, np.arange(40) % 2), scaling="standard")
-    assert env.inputs(slice(None))[:, 0].abs().max() < 1e-15
+    assert env.scaled(env.inputs(slice(None)))[:, 0].abs().max() < 1e-15
 
 
 def test_a_test_split_is_drawn_by_class_and_shares_nothing_with_training():
@@ -260,15 +262,16 @@ def images(shape, n=12):
         ((9, 9, 3), "first", "first"),
     ],
 )
-def test_channels_are_known_by_their_number_where_it_is_plain_and_are_shown_first(shape, given, channels):
+def test_channels_are_known_by_their_number_where_it_is_plain_and_are_scaled_to_be_first(shape, given, channels):
     pixels, (a, b, c) = torch.from_numpy(images(shape)), shape
     readings = f"have {a} channels of {b} x {c} pixels, or {c} channels of {a} x {b}: set env.channels=first or"
     dataset = from_arrays(pixels, np.arange(12) % 2)
     env = make(dataset, channels=given, num_envs=4, test_fraction=0)
     shown = pixels.permute(0, 3, 1, 2) if channels == "last" else pixels
-    assert env.single_observation_space.shape == shown.shape[1:]
-    assert torch.equal(env.inputs(slice(None)), shown / 255)
-    assert torch.equal(env.evaluation(1).inputs(slice(None)), shown / 255)
+    assert env.single_observation_space.shape == shape
+    for one in (env, env.evaluation(1)):
+        assert torch.equal(one.inputs(slice(None)), pixels)
+        assert torch.equal(one.scaled(pixels), shown / 255)
     Supervised(env, Supervised.Settings(network=network()))  # reads all numbers alike
     for kind, action in ((Supervised, "logits"), (PPO, "label"), (Reinforce, "label"), (RandomSearch, "label")):
         env = make(dataset, channels=given, num_envs=4, test_fraction=0, action=action)
@@ -284,19 +287,21 @@ def test_channels_are_known_by_their_number_where_it_is_plain_and_are_shown_firs
         with pytest.raises(InputError, match=f"^env.scaling: standard is per channel; .*{readings}"):
             make(dataset, num_envs=4, scaling="standard")
         return
-    scaled = make(dataset, channels=given, num_envs=4, test_fraction=0, scaling="standard").inputs(slice(None))
+    env = make(dataset, channels=given, num_envs=4, test_fraction=0, scaling="standard")
+    scaled = env.scaled(env.inputs(slice(None)))
     torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(shown.shape[1]), atol=1e-5, rtol=0)
 
 
-def test_all_splits_have_their_channels_moved():
+def test_all_splits_keep_their_layout_and_have_their_channels_first_in_memory():
     pixels, targets = torch.from_numpy(images((6, 5, 3), 24)), torch.arange(24) % 3
     dataset = Dataset(Split(pixels, targets), None, ("a", "b", "c"))
     env = make(dataset, num_envs=2, classes=["a", "b"], validation_fraction=0.25, test_fraction=0.5)
     data = env.evaluation(1).dataset
     kinds = (data.train.inputs, data.test.inputs, data.validation.inputs, data.foreign)
-    assert all(x.shape[1:] == (3, 6, 5) for x in kinds)
-    known = {tuple(x.flatten().tolist()) for x in pixels.permute(0, 3, 1, 2)}
-    assert {tuple(x.flatten().tolist()) for x in torch.cat(kinds)} <= known
+    assert all(x.shape[1:] == (6, 5, 3) and x.movedim(3, 1).is_contiguous() for x in kinds)
+    assert {tuple(x.flatten().tolist()) for x in torch.cat(kinds)} <= {tuple(x.flatten().tolist()) for x in pixels}
+    foreign = foreign_inputs(data, channels_last=True)
+    assert all(x.shape[1:] == (6, 5, 3) for x in foreign.values())
     with pytest.raises(InputError, match=r"env\.channels: is for images of three dimensions, .* shape \(3,\)"):
         make(channels="first")
 
@@ -669,7 +674,7 @@ class Inverted(SupervisedEnv):
     """Dark for bright."""
 
     def inputs(self, rows):
-        return 1 - super().inputs(rows)
+        return 255 - super().inputs(rows)
 '''
 
 
@@ -693,10 +698,13 @@ def test_bytes_that_are_bits_are_not_dimmed_and_dim_ones_are_told():
     def env(inputs):
         return SupervisedEnv(SupervisedEnv.Settings(num_envs=16), dataset=from_arrays(inputs, bits[:, 0].astype(int)))
 
-    assert env(bits).inputs(slice(0, 50)).max() == 1
+    def brightest(env):
+        return env.scaled(env.inputs(slice(0, 50))).max()
+
+    assert brightest(env(bits)) == 1
     assert env(bits).remarks == ()
-    assert env(bits * 255).inputs(slice(0, 50)).max() == 1
-    assert env(bits * 9).inputs(slice(0, 50)).max() == pytest.approx(9 / 255)
+    assert brightest(env(bits * 255)) == 1
+    assert brightest(env(bits * 9)) == pytest.approx(9 / 255)
     with pytest.warns(UserWarning, match="the largest byte of the inputs is 9"):
         Trainer(Supervised(env(bits * 9)), env(bits * 9), total_steps=32).fit()
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rlcore import registry, settings
+from rlcore.errors import InputError
+from rlcore.registry import did_you_mean
 from rlcore.settings import Choice
 from rlcore.stateful import CountersKept, restore_state, saved_state
 
@@ -26,7 +28,7 @@ class Hook(metaclass=CountersKept):
           hooks: [{name: early_stopping, figure: eval/return, at_least: 475}]
 
     Saved in checkpoints are, among its attributes, also in lists and dicts: optimizers, generators, whatever else has
-    ``state_dict`` and ``load_state_dict``, and numbers that change after it is made.
+    ``state_dict`` and ``load_state_dict``; and attributes that are numbers, if they change after it is made.
 
     Args:
         settings: an instance of the class's own ``Settings``; None means the defaults.
@@ -67,6 +69,26 @@ class Hook(metaclass=CountersKept):
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; after the agent is restored, before the environment."""
         restore_state(self, saved)
+
+
+def figure(trainer: Trainer, name: str, hook: str) -> float | None:
+    """The latest value of a figure; None while there is none of its kind, as ``rollout`` before an episode has ended.
+
+    Args:
+        trainer: whose figures they are.
+        name: as in TensorBoard; ``steps`` are environment steps.
+        hook: for the message.
+
+    Raises:
+        InputError: there are figures of its kind, but not this one.
+    """
+    if name == "steps":
+        return trainer.steps
+    known = sorted(trainer.figures)
+    if name not in trainer.figures and any(other.startswith(f"{name.partition('/')[0]}/") for other in known):
+        message = f"there is no figure {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+        raise InputError(f"trainer.hooks: {hook}: {message}")
+    return trainer.figures.get(name)
 
 
 class HookChoice(Choice):

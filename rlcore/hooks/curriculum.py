@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from rlcore import settings
 from rlcore.errors import InputError
-from rlcore.hooks.base import Hook
+from rlcore.hooks.base import Hook, figure
 from rlcore.settings import mistakes
 
 if TYPE_CHECKING:
@@ -52,24 +52,21 @@ class Curriculum(Hook):
         """The number of the stage, counted from 0."""
 
     def on_start(self, trainer: Trainer) -> None:
-        """Begins the first stage; see `Hook`.
+        """Begins the first stage, after every other one has been tried out; see `Hook`.
 
         Raises:
-            InputError: a stage has no valid settings, or the environment cannot be made of them.
+            InputError: a stage has no valid settings, other spaces, or the environment cannot be made of them.
         """
         self._trainer, self._base = trainer, trainer.env.settings
-        for n in range(len(self.settings.stages)):
-            self._settings_of(n)
-        self._begin()
+        for stage in reversed(range(len(self.settings.stages))):
+            self._begin(stage)
 
     def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
         """Begins the next stage if it is time; see `Hook`."""
-        until, figure = self.settings.stages[self.stage].until, self.settings.figure
-        value = trainer.steps if figure == "steps" else trainer.figures.get(figure)
+        until = self.settings.stages[self.stage].until
+        value = figure(trainer, self.settings.figure, "curriculum")
         if until is not None and value is not None and value >= until:
-            self.stage += 1
-            trainer.figures.pop(figure, None)  # of the stage before
-            self._begin()
+            self._begin(self.stage + 1)
         metrics["stage"] = float(self.stage)
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -77,16 +74,13 @@ class Curriculum(Hook):
         super().load_state_dict(saved)
         if not 0 <= self.stage < len(self.settings.stages):
             raise InputError(f"curriculum: the checkpoint is of stage {self.stage + 1}, of which there are none")
-        self._begin()
+        self._begin(self.stage)
 
-    def _settings_of(self, stage: int) -> Any:
-        kind = type(self._base)
+    def _begin(self, stage: int) -> None:
+        self.stage, kind, env = stage, type(self._base), self._trainer.env
         try:
-            return kind.model_validate({**self._base.model_dump(), **self.settings.stages[stage].env})
+            settings: Any = kind.model_validate({**self._base.model_dump(), **self.settings.stages[stage].env})
         except ValidationError as error:
             path, text = mistakes(error, kind)[0]
             raise InputError(f"curriculum: stage {stage + 1}: env.{'.'.join(path)}: {text}") from None
-
-    def _begin(self) -> None:
-        env = self._trainer.env
-        self._trainer.replace_env(type(env)(self._settings_of(self.stage), env.device))  # type: ignore[call-arg, arg-type]
+        self._trainer.replace_env(type(env)(settings, env.device))  # type: ignore[call-arg, arg-type]

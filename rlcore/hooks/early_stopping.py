@@ -9,10 +9,10 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from rlcore import settings
 from rlcore.errors import InputError
-from rlcore.hooks.base import Hook
-from rlcore.registry import did_you_mean
+from rlcore.hooks.base import Hook, figure
 
 if TYPE_CHECKING:
+    from rlcore.agent import Metrics
     from rlcore.evaluation import Report
     from rlcore.trainer import Trainer
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class EarlyStopping(Hook):
     """Ends the run when a figure reaches a threshold, or has not improved in ``patience`` evaluations.
 
-    The figure is looked at after each evaluation. The run then ends as at its last step, with `Agent.finish` and a
-    closing evaluation; resuming it does not go on, unless with other hooks.
+    Thresholds are looked at after each update, patience counts evaluations. The run then ends as at its last step, with
+    `Agent.finish` and a closing evaluation; resuming it does not go on, unless with other hooks or another length.
     """
 
     class Settings(settings.Settings):
@@ -55,30 +55,45 @@ class EarlyStopping(Hook):
         self.waited = 0
         """Evaluations since then."""
 
-    def on_evaluation(self, trainer: Trainer, report: Report) -> None:
-        """Looks at the figure; see `Hook`.
+    def on_start(self, trainer: Trainer) -> None:
+        """See `Hook`.
+
+        Raises:
+            InputError: evaluations are to be waited for, or judged by, and there are none.
+        """
+        if trainer.eval_every is None and (self.settings.patience or self.settings.figure.startswith("eval/")):
+            raise InputError("trainer.hooks: early_stopping: needs evaluations; set trainer.eval_every")
+
+    def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Compares the figure of the latest log, or evaluation, with the thresholds; see `Hook`.
 
         Raises:
             InputError: there is no such figure.
         """
         s = self.settings
-        if s.figure not in trainer.figures:
-            if s.figure.startswith("rollout/"):  # no episode has ended yet
-                return
-            known = sorted(trainer.figures)
-            raise InputError(
-                f"trainer.hooks: early_stopping: there is no figure {s.figure!r}{did_you_mean(s.figure, known)}; "
-                f"known: {', '.join(known)}"
-            )
-        value = trainer.figures[s.figure]
+        value = figure(trainer, s.figure, "early_stopping")
+        if value is None:
+            return
         if s.at_least is not None and value >= s.at_least:
             trainer.stop(f"{s.figure} is {value:g}, at least {s.at_least:g}")
         if s.at_most is not None and value <= s.at_most:
             trainer.stop(f"{s.figure} is {value:g}, at most {s.at_most:g}")
+
+    def on_evaluation(self, trainer: Trainer, report: Report) -> None:
+        """Also counts evaluations without a better figure; see `Hook`.
+
+        Raises:
+            InputError: there is no such figure.
+        """
+        s = self.settings
+        self.on_update(trainer, {})
+        value = figure(trainer, s.figure, "early_stopping")
+        if value is None or s.patience is None:
+            return
         sign = 1 if s.larger_is_better else -1
         if sign * value > self.best + s.min_delta:
             self.best, self.waited = sign * value, 0
         else:
             self.waited += 1
-        if s.patience is not None and self.waited >= s.patience:
+        if self.waited >= s.patience:
             trainer.stop(f"{s.figure} has not improved on {sign * self.best:g} in {self.waited} evaluations")

@@ -16,6 +16,7 @@ from rlcore.hooks.base import Hook
 
 if TYPE_CHECKING:
     from rlcore.agent import Metrics
+    from rlcore.rollout import Rollout
     from rlcore.trainer import Trainer
 
 
@@ -26,6 +27,7 @@ class EMA(Hook):
 
     Polyak & Juditsky 1992, in the form of Tarvainen & Valpola 2017, section 3. Buffers are not averaged. A checkpoint
     holds the average where parameters are, so that ``rlcore.load`` returns it; and what learning goes on from, beside.
+    `Trainer.agent` itself always has the parameters that it learns with.
     """
 
     class Settings(settings.Settings):
@@ -37,9 +39,14 @@ class EMA(Hook):
     settings: Settings
 
     def on_start(self, trainer: Trainer) -> None:
-        """Begins the average; see `Hook`."""
+        """Looks up the parameters; see `Hook`."""
         self._learned: list[Tensor] = list(trainer.agent.parameters())
-        self._average = [param.detach().clone() for param in self._learned]
+        self._average: list[Tensor] = []  # empty before the first update
+
+    def on_rollout(self, trainer: Trainer, rollout: Rollout) -> None:
+        """Begins the average, before the first update; see `Hook`."""
+        if not self._average:
+            self._average = [param.detach().clone() for param in self._learned]
 
     @torch.no_grad()
     def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
@@ -56,20 +63,20 @@ class EMA(Hook):
             self._swap()
 
     def state_dict(self) -> dict[str, Any]:
-        """The parameters that learning goes on from; the average is the agent's in a checkpoint."""
-        return {"learned": [param.detach() for param in self._learned]}
+        """The average, and the parameters that learning goes on from."""
+        return {"average": self._average, "learned": [param.detach() for param in self._learned]}
 
     @torch.no_grad()
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Takes the agent's parameters as the average, and gives it those that it learns with."""
-        learned: list[Tensor] = restored(list(saved["learned"]), [x.detach() for x in self._learned], "ema.learned")
-        for param, average, kept in zip(self._learned, self._average, learned, strict=True):
-            average.copy_(param)
+        """Restores the average, and gives the agent the parameters that it learns with."""
+        like = [param.detach() for param in self._learned]
+        self._average = restored(list(saved["average"]), like, "ema.average") if saved["average"] else []
+        for param, kept in zip(self._learned, restored(list(saved["learned"]), like, "ema.learned"), strict=True):
             param.copy_(kept)
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for param, average in zip(self._learned, self._average, strict=True):
+        for param, average in zip(self._learned, self._average, strict=False):  # none before the first update
             kept = param.clone()
             param.copy_(average)
             average.copy_(kept)

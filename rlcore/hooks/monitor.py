@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from rlcore.files import write_whole
 from rlcore.hooks.base import Hook
-from rlcore.statistics import Episodes, EpisodeStatistics
+from rlcore.statistics import Episodes
 
 if TYPE_CHECKING:
     from rlcore.agent import Metrics
-    from rlcore.rollout import Rollout
     from rlcore.trainer import Trainer
 
 MONITOR_FILE = "monitor.csv"
@@ -25,26 +24,21 @@ class Monitor(Hook):
 
     Columns are ``steps``, environment steps after the update in which it ended; ``seconds`` of training until then;
     ``env``, the number of its environment, ``return``, ``length``, and the numbers in the ``info`` of its last step, by
-    name. A resumed run drops what was written after its checkpoint.
+    name, unless one of these columns has it. A resumed run drops what was written after its checkpoint.
     """
 
     def on_start(self, trainer: Trainer) -> None:
-        """Begins to count; see `Hook`."""
+        """Begins to listen; see `Hook`."""
         self._trainer = trainer
-        self.episodes = EpisodeStatistics(trainer.env.num_envs, trainer.env.device, on_episodes=self._write)
-        """Episodes in progress."""
+        trainer.episodes.listeners.append(self._write)
         self.written_until = 0
         """Environment steps up to which every episode that ended is in the file."""
         self._columns: list[str] = []  # of the file, once it is open
         self._writes = True
 
-    def on_rollout(self, trainer: Trainer, rollout: Rollout) -> None:
-        """Counts; see `Hook`."""
-        self.episodes.add(rollout)
-
     def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
         """Writes the episodes that ended; see `Hook`."""
-        self.episodes.flush()
+        trainer.episodes.flush()
         self.written_until = trainer.steps
 
     def _write(self, ended: Episodes) -> None:
@@ -53,7 +47,7 @@ class Monitor(Hook):
             return
         now = {"steps": trainer.steps, "seconds": round(trainer.seconds, 3)}
         rows = [
-            {**now, "env": env, "return": total, "length": int(length), **numbers}
+            {**numbers, **now, "env": env, "return": total, "length": int(length)}
             for env, total, length, numbers in zip(*ended, strict=True)
         ]
         try:
@@ -70,6 +64,7 @@ class Monitor(Hook):
             if first:  # what an earlier process wrote after its last checkpoint comes again
                 before = [row for row in before if int(row["steps"]) <= self.written_until]
             self._columns = list(dict.fromkeys([*(self._columns or COLUMNS), *(before[0] if before else ()), *new]))
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, lambda file: file.write(_lines(self._columns, before, header=True)))
         with path.open("ab") as file:
             file.write(_lines(self._columns, rows))
