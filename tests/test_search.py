@@ -427,7 +427,7 @@ class ShortGame(Nim):
 def test_wrong_rules_are_one_line(monkeypatch, game, words, gumbel, waits):
     """A path that is too long also where its length is not read, as on a GPU."""
     for module in ("tree", "evaluators"):
-        monkeypatch.setattr(f"rlcore.search.{module}.reading_waits", lambda device: waits)
+        monkeypatch.setattr(f"rlcore.search.{module}.sync_is_costly", lambda device: waits)
     search = S.search_gumbel if gumbel else S.search
     with pytest.raises(InputError, match=words):
         search(game, game.initial(2), constant(game), 200)

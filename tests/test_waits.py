@@ -11,7 +11,7 @@ def counted(monkeypatch, env, agent, updates=4):
     """Waits of each of some updates."""
     modules = "finite", "agent", "statistics", "search.tree", "search.evaluators", "envs.selfplay"
     for module in modules:
-        monkeypatch.setattr(f"rlcore.{module}.reading_waits", lambda device: True)
+        monkeypatch.setattr(f"rlcore.{module}.sync_is_costly", lambda device: True)
     settings = {"env": env, "agent": agent, "trainer": {"total_steps": 10**9}, "device": "cpu"}
     trainer, _ = config.build(config.Config.model_validate(settings))
     counts = []

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.game import DISCOUNT, Game, random_moves, too_long
 from rlcore.search.scores import Evaluator
 
@@ -15,13 +15,13 @@ def playouts(game: Game) -> Evaluator:
         value, sign = torch.zeros(len(state), device=state.device), 1.0
         running = game.legal(state).any(1)
         for _ in range(game.max_moves):
-            if not reading_waits(state.device) and not running.any():
+            if not sync_is_costly(state.device) and not running.any():
                 break
             state, reward, terminated = game.step(state, random_moves(game.legal(state)))
             value += sign * reward * running
             running = running & ~terminated
             sign *= DISCOUNT
-        if not reading_waits(state.device) and running.any():
+        if not sync_is_costly(state.device) and running.any():
             raise too_long(game)
         return torch.zeros(len(state), game.num_actions, device=state.device), value
 

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.game import DISCOUNT, Game, checked_legal
 from rlcore.search.scores import Edges, Evaluator, Score, masked_prior
 
@@ -121,7 +121,7 @@ def expand(
     N, M = tree.depth.shape
     depth = tree.depth.take(parent) + 1
     W = min(node, tree.moves.shape[-1])  # no path is longer
-    if not reading_waits(depth.device):
+    if not sync_is_costly(depth.device):
         W = min(W, int(depth.max()))
     places = torch.arange(W + 1, device=depth.device)
     row = M * torch.arange(N, device=depth.device) + node
