@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.environment import StepResult
 from rlcore.envs.game_env import GameEnv
 from rlcore.envs.truth import Truth
@@ -52,7 +52,7 @@ class SelfPlayEnv(GameEnv):
         Raises:
             InputError: a move is illegal; checked on the CPU only, as it would stall other devices.
         """
-        waits = reading_waits(self.device)
+        waits = sync_is_costly(self.device)
         if not waits:
             check_legal(self.game, self._state, actions)
         state, reward, terminated = self.game.step(self._state, actions)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlcore import registry, settings
 from rlcore.checkpoint import fitting
 from rlcore.deployment import answer, takes_arrays
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
@@ -188,7 +188,7 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         return metrics
 
     def _check_finite(self, metrics: Metrics, optimizer: torch.optim.Optimizer) -> None:
-        if not reading_waits(metrics["loss"].device):  # type: ignore[union-attr]
+        if not sync_is_costly(metrics["loss"].device):  # type: ignore[union-attr]
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise NonFiniteError(f"{name} is {float(value)}")

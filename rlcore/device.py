@@ -12,7 +12,7 @@ SMALL_NETWORK = 200_000
 """Number of parameters up to which one CPU thread is faster than several, or than a GPU."""
 
 
-def reading_waits(device: torch.device) -> bool:
+def sync_is_costly(device: torch.device) -> bool:
     """Whether reading a number from this device waits for all its pending work."""
     return device.type != "cpu"
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.errors import ContractError, NonFiniteError
 from rlcore.rollout import Rollout
 from rlcore.trees import Tree, leaves
@@ -33,7 +33,7 @@ class FiniteCheck:
             NonFiniteError: one of them is NaN or infinite; on the CPU only.
         """
         total = _checksum(rollout)
-        if reading_waits(total.device):
+        if sync_is_costly(total.device):
             self._suspect = total * 0 if self._suspect is None else self._suspect + total * 0
         elif not math.isfinite(total) and (message := first_nonfinite(rollout, steps)):
             raise NonFiniteError(message)

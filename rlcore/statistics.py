@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlcore.checkpoint import restored, restored_number
-from rlcore.device import reading_waits
+from rlcore.device import sync_is_costly
 from rlcore.errors import CheckpointError
 from rlcore.rollout import Rollout
 
@@ -65,7 +65,7 @@ class EpisodeStatistics:
         """The numbers in ``info`` of each row in which an episode ended; of every row where to look would wait."""
         if not any(rollout.infos):
             return [{}] * len(rollout)
-        waits = reading_waits(self._running.device)
+        waits = sync_is_costly(self._running.device)
         ends = [True] * len(rollout) if waits else rollout.done.any(1).tolist()
         return [_numbers(info) if end else {} for info, end in zip(rollout.infos, ends, strict=True)]
 

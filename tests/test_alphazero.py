@@ -164,7 +164,7 @@ def test_equal_games_are_told_as_one():
 
 
 def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
-    monkeypatch.setattr("rlcore.search.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.search.tree.sync_is_costly", lambda device: True)
     counts = []
     for simulations in (4, 12):
         _, agent = make(simulations=simulations, game="connect4")
@@ -176,10 +176,10 @@ def test_a_search_waits_for_no_device_per_simulation(monkeypatch):
     assert counts[0] == counts[1] <= 4
     for settings in ({}, {"search": "puct"}):
         _, waits = make(game="connect4", **settings)
-        monkeypatch.setattr("rlcore.search.reading_waits", lambda device: False)
+        monkeypatch.setattr("rlcore.search.tree.sync_is_costly", lambda device: False)
         torch.manual_seed(1)
         read = waits.act(waits.game.initial(8))
-        monkeypatch.setattr("rlcore.search.reading_waits", lambda device: True)
+        monkeypatch.setattr("rlcore.search.tree.sync_is_costly", lambda device: True)
         torch.manual_seed(1)
         same(tuple(read), tuple(waits.act(waits.game.initial(8))))
 

@@ -235,14 +235,14 @@ def test_every_claim_is_reread_by_verify_all(rlcore_, monkeypatch):
         verified.extend(training.source for training in trainings)
         return iter([])
 
-    monkeypatch.setattr("rlcore.commands._train_all", train_all)
+    monkeypatch.setattr(sys.modules["rlcore.commands.verify"], "train_all", train_all)
     assert rlcore_("verify", "--all")[0] == 0
     assert verified == [name for name in config.shipped_names() if "expect:" in config.find(name).read_text()]
 
 
 def test_the_settings_of_everything_are_explained(rlcore_, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    from rlcore.commands import KINDS
+    from rlcore.commands.list_names import KINDS
 
     for name in ["trainer", *(name for known in KINDS.values() for name in known.names())]:
         status, out, _ = rlcore_("list", name)

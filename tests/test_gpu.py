@@ -147,8 +147,8 @@ class SameDraws(TorchFunctionMode):
 def as_on_a_gpu(monkeypatch):
     """Makes the CPU take the ways that are meant for a GPU."""
     monkeypatch.setattr(cartpole, "_array_namespace", lambda device: torch)
-    for module in ("rlcore.finite", "rlcore.agent", "rlcore.statistics", "rlcore.search", "rlcore.envs.selfplay"):
-        monkeypatch.setattr(f"{module}.reading_waits", lambda device: True)
+    for module in ("finite", "agent", "statistics", "search.tree", "search.evaluators", "envs.selfplay"):
+        monkeypatch.setattr(f"rlcore.{module}.sync_is_costly", lambda device: True)
 
 
 @on_both

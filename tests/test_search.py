@@ -41,6 +41,32 @@ def hashed(game, seed=0):
     return evaluate
 
 
+def plain_puct(c=1.25, first_play=0.0):
+    """As `puct`, move by move."""
+
+    def score(e):
+        N, scores = float(e.visits.sum()), []
+        mean = float(e.value + e.total.sum()) / (1 + N)
+        for P, n, w in zip(e.prior.tolist(), e.visits.tolist(), e.total.tolist(), strict=True):
+            Q = w / n if n else mean if first_play is None else first_play
+            scores.append(Q + c * P * math.sqrt(1 + N) / (1 + n))
+        return torch.tensor(scores)
+
+    return score
+
+
+def plain_uct(c=1.4):
+    """As `uct`, move by move."""
+
+    def score(e):
+        N, scores = float(e.visits.sum()), []
+        for P, n, w in zip(e.prior.tolist(), e.visits.tolist(), e.total.tolist(), strict=True):
+            scores.append(-math.inf if P < 0 else w / n + c * math.sqrt(math.log(1 + N) / n) if n else math.inf)
+        return torch.tensor(scores)
+
+    return score
+
+
 class Plain:
     """Monte Carlo tree search as it is told: one game, a recursion, dictionaries."""
 
@@ -78,28 +104,38 @@ class Plain:
 
 @pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
 @pytest.mark.parametrize(
-    ("score", "expand_after"),
-    [(puct(), 1), (puct(3.0, None), 1), (puct(1.0, -0.5), 3), (uct(), 1), (S.gumbel(), 1)],
+    ("score", "plain", "expand_after"),
+    [
+        (puct(), plain_puct(), 1),
+        (puct(3.0, None), plain_puct(3.0, None), 1),
+        (puct(1.0, -0.5), plain_puct(1.0, -0.5), 3),
+        (uct(), plain_uct(), 1),
+        (S.gumbel(), S.gumbel(), 1),
+    ],
     ids=["puct", "puct-parent", "puct-late", "uct", "gumbel"],
 )
-def test_it_equals_a_plain_recursive_search(game, score, expand_after):
+def test_it_equals_a_plain_recursive_search(game, score, plain, expand_after):
     evaluate = hashed(game)
     state = states_after(game, [], [0], [1, 4, 2], [4, 0, 3, 5], [6, 2, 1, 4, 0])
     found = S.search(game, state, evaluate, 150, score, expand_after=expand_after)
     for n in range(len(state)):
-        root = Plain(game, evaluate, score, expand_after).run(state[n : n + 1], 150)
+        root = Plain(game, evaluate, plain, expand_after).run(state[n : n + 1], 150)
         assert torch.equal(found.visits[n], root["n"]), n
         value = (root["value"] + root["w"].sum()) / 151
         torch.testing.assert_close(found.value[n], value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
-@pytest.mark.parametrize(("score", "expand_after"), [(puct(), 1), (uct(), 1), (puct(3.0, None), 2)])
-def test_a_kept_tree_grows_on_like_that_of_a_plain_search(game, score, expand_after):
+@pytest.mark.parametrize(
+    ("score", "plain", "expand_after"),
+    [(puct(), plain_puct(), 1), (uct(), plain_uct(), 1), (puct(3.0, None), plain_puct(3.0, None), 2)],
+    ids=["puct", "uct", "puct-parent"],
+)
+def test_a_kept_tree_grows_on_like_that_of_a_plain_search(game, score, plain, expand_after):
     """Over three moves; in the last row a new game begins in between, and is searched from nothing."""
     evaluate = hashed(game)
     state = states_after(game, [], [0], [1, 4, 2], [4, 0, 3, 5], [])
-    plain = Plain(game, evaluate, score, expand_after)
+    plain = Plain(game, evaluate, plain, expand_after)
     roots, earlier = [plain.node(row[None]) for row in state], None
     for num_simulations in (70, 20, 50):
         found = S.search(game, state, evaluate, num_simulations, score, expand_after=expand_after, earlier=earlier)
@@ -220,8 +256,8 @@ def test_policies_sum_to_one_on_legal_moves_at_every_node():
         assert not found.policy[~C4.legal(state)].any()
         assert not found.visits[~C4.legal(state)].any()
         assert (found.value.abs() <= 1).all()
-    tree = S.plant(C4, state, hashed(C4), 101)
-    S.renew(tree, tree.path[:, ROOT, :1], puct())
+    tree = S.init_tree(C4, state, hashed(C4), 101)
+    S.update_leaves(tree, tree.path[:, ROOT, :1], puct())
     for node in range(1, 101):
         S.simulate(tree, C4, hashed(C4), puct(), node)
     legal = C4.legal(tree.state.flatten(0, 1)).view_as(tree.prior)
@@ -390,7 +426,8 @@ class ShortGame(Nim):
 )
 def test_wrong_rules_are_one_line(monkeypatch, game, words, gumbel, waits):
     """A path that is too long also where its length is not read, as on a GPU."""
-    monkeypatch.setattr("rlcore.search.reading_waits", lambda device: waits)
+    for module in ("tree", "evaluators"):
+        monkeypatch.setattr(f"rlcore.search.{module}.sync_is_costly", lambda device: waits)
     search = S.search_gumbel if gumbel else S.search
     with pytest.raises(InputError, match=words):
         search(game, game.initial(2), constant(game), 200)

@@ -241,8 +241,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
 
 def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monkeypatch):
     """The way of CUDA, taken on the CPU: nothing is read until the next log."""
-    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
-    monkeypatch.setattr("rlcore.finite.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.agent.sync_is_costly", lambda device: True)
+    monkeypatch.setattr("rlcore.finite.sync_is_costly", lambda device: True)
     env = Spoiled()
     trainer = make(env=env)
     trainer.log_every = 10**6
@@ -255,8 +255,8 @@ def test_on_a_device_that_must_not_wait_the_step_is_skipped_and_told_later(monke
 
 def test_no_checkpoint_holds_a_step_that_was_skipped(monkeypatch, tmp_path):
     """By an optimizer that does not skip it."""
-    monkeypatch.setattr("rlcore.agent.reading_waits", lambda device: True)
-    monkeypatch.setattr("rlcore.finite.reading_waits", lambda device: True)
+    monkeypatch.setattr("rlcore.agent.sync_is_costly", lambda device: True)
+    monkeypatch.setattr("rlcore.finite.sync_is_costly", lambda device: True)
 
     class Diverging(PPO):
         def __init__(self, env):

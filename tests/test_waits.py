@@ -9,8 +9,9 @@ from rlcore import config
 
 def counted(monkeypatch, env, agent, updates=4):
     """Waits of each of some updates."""
-    for module in ("rlcore.finite", "rlcore.agent", "rlcore.statistics", "rlcore.search", "rlcore.envs.selfplay"):
-        monkeypatch.setattr(f"{module}.reading_waits", lambda device: True)
+    modules = "finite", "agent", "statistics", "search.tree", "search.evaluators", "envs.selfplay"
+    for module in modules:
+        monkeypatch.setattr(f"rlcore.{module}.sync_is_costly", lambda device: True)
     settings = {"env": env, "agent": agent, "trainer": {"total_steps": 10**9}, "device": "cpu"}
     trainer, _ = config.build(config.Config.model_validate(settings))
     counts = []

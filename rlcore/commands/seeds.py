@@ -1,0 +1,109 @@
+"""Several seeds of a config, each in a process of its own."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.table import Table
+
+from rlcore import device
+from rlcore.config import Loaded
+from rlcore.console import make_console
+from rlcore.files import claim_folder
+from rlcore.interruption import ending_signals
+from rlcore.run import Run
+
+
+class Training(NamedTuple):
+    """A run to train in its own process."""
+
+    source: str
+    overrides: tuple[str, ...]
+    path: Path
+
+
+def trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[Training]:
+    """The runs of a config with its seed and those that follow; their folders are claimed when they start."""
+    first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
+    return [
+        Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}")
+        for seed in range(first, first + seeds)
+    ]
+
+
+def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, int]]:
+    """The folders of the runs and their exit statuses, in order, each as soon as it and all before it have ended.
+
+    Runs side by side share the cores, as more threads than cores are many times slower. A signal to end is passed on,
+    once: the runs in progress save and end, the rest do not start.
+    """
+    threads = max(1, device.NUM_THREADS // min(jobs, len(trainings)))
+    running: set[subprocess.Popen[bytes]] = set()
+
+    def end(number: int, frame: object) -> None:
+        for process in tuple(running):
+            process.terminate()
+        raise SystemExit(128 + number)
+
+    previous = {which: signal.signal(which, end) for which in ending_signals()}
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(lambda training: _train_apart(training, threads, running), trainings)
+    finally:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+
+
+def _train_apart(training: Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
+    source, overrides, path = training
+    path = claim_folder(path)
+    # the path of this process: with -m the working folder would come first, and could shadow the standard library
+    program = f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()"
+    command = [sys.executable, "-c", program, "train", source, *overrides, "--run-dir", str(path)]
+    with open(path / "train.log", "wb") as log:
+        # in its own session, so that Ctrl-C reaches it only through us
+        process = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    running.add(process)
+    status = process.wait()
+    running.remove(process)
+    if status < 0:  # ended by a signal
+        status = 128 - status
+    if status:
+        last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
+        print(f"{path}: exit status {status}: {last}", file=sys.stderr)
+    return path, status
+
+
+def print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
+    """Prints mean and standard deviation over the seeds of the figures of the evaluation and of reports."""
+    done = [path for path, status in runs if status == 0]
+    table = Table("figure", "mean", "std", *(f"seed{Run(path).load().config.seed}" for path in done))
+    figures = Run(done[0]).result["figures"] if done else {}
+    for name in (name for name in figures if not name.startswith(("train/", "rollout/"))):
+        values = torch.tensor([figure_of(path, name) for path in done], dtype=torch.float64)
+        std = values.std().item() if len(values) > 1 else 0.0
+        table.add_row(name, f"{values.mean():,.6g}", f"{std:,.4g}", *(f"{value:,.6g}" for value in values.tolist()))
+    console = make_console()
+    console.print(table)
+    for path, _ in runs:
+        console.print(str(path), highlight=False)
+
+
+def figure_of(path: Path, name: str) -> float:
+    """A figure of a run that has ended; NaN if it has none of that name."""
+    value = Run(path).result["figures"].get(name)
+    return math.nan if value is None else float(value)

@@ -1,0 +1,58 @@
+"""``rlcore train``."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from rlcore import config as configs
+from rlcore.commands.conclusion import conclude, introduce
+from rlcore.commands.resume import resume
+from rlcore.commands.seeds import print_seeds, train_all, trainings
+from rlcore.config import CONFIG_FILE
+from rlcore.console import make_console
+from rlcore.errors import InputError
+from rlcore.run import RUNS_FOLDER, Run
+from rlcore.tracking import Tracker
+
+
+def train(
+    source: str,
+    overrides: Sequence[str],
+    run_dir: str | None,
+    seeds: int | None,
+    jobs: int,
+    or_resume: bool = False,
+) -> int:
+    """Trains the agent of a config; with ``seeds``, once per seed, each in its own process.
+
+    With ``or_resume`` a run that is in ``run_dir`` is resumed, by its own config and the overrides.
+    """
+    if or_resume:
+        if run_dir is None or seeds is not None:
+            raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds")
+        if (Path(run_dir) / CONFIG_FILE).is_file():
+            return resume(run_dir, overrides)
+    loaded = configs.load(source, overrides)
+    console = make_console()
+    for note in loaded.notes:
+        console.print(note, highlight=False)
+    if seeds is not None:
+        folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
+        runs = list(train_all(trainings(loaded, source, overrides, folder, seeds), jobs))
+        print_seeds(runs)
+        return max(status for _, status in runs)
+    trainer, notes = configs.build(loaded.config)
+    for logger in trainer.settings.loggers:
+        logger.check()
+    run = Run.create(loaded, run_dir)
+    with run.locked():
+        tracker = Tracker(run.folder, console, trainer.settings.loggers)
+        trainer.write_to(run.folder, tracker)
+        console.print(f"{loaded.name}: {run.path}", highlight=False)
+        for note in notes:
+            console.print(note, highlight=False)
+        introduce(trainer, loaded)
+        with closing(trainer):
+            for _ in trainer.updates():
+                pass
+            return conclude(run, trainer, loaded, console)

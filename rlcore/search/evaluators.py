@@ -1,0 +1,44 @@
+"""Evaluators without a network, or beside one: what a search thinks of a state."""
+
+import torch
+from torch import Tensor
+
+from rlcore.device import sync_is_costly
+from rlcore.game import DISCOUNT, Game, random_moves, too_long
+from rlcore.search.scores import Evaluator
+
+
+def playouts(game: Game) -> Evaluator:
+    """Evaluates a state by a game of random moves from there, and all its moves equally."""
+
+    def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
+        value, sign = torch.zeros(len(state), device=state.device), 1.0
+        running = game.legal(state).any(1)
+        for _ in range(game.max_moves):
+            if not sync_is_costly(state.device) and not running.any():
+                break
+            state, reward, terminated = game.step(state, random_moves(game.legal(state)))
+            value += sign * reward * running
+            running = running & ~terminated
+            sign *= DISCOUNT
+        if not sync_is_costly(state.device) and running.any():
+            raise too_long(game)
+        return torch.zeros(len(state), game.num_actions, device=state.device), value
+
+    return evaluate
+
+
+def mixed(network: Evaluator, rollouts: Evaluator, value_weight: float) -> Evaluator:
+    """The network's priors, and (1 - w) its value + w that of playouts, as AlphaGo (Silver et al. 2016, methods).
+
+    Args:
+        network: gives priors and values.
+        rollouts: gives values.
+        value_weight: w, [0, 1].
+    """
+
+    def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value = network(state)
+        return logits, (1 - value_weight) * value + value_weight * rollouts(state)[1]
+
+    return evaluate
