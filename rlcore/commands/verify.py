@@ -31,12 +31,12 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
         if not one.config.expect:
             raise InputError(f"{name} has no claims: it has no expect block")
     folder = Path(RUNS_FOLDER) / "verify"
-    trainings = [  # numbered, as two files in different folders may share a name
+    seeds_of = [  # numbered, as two files in different folders may share a name
         trainings(one, name, (), folder / f"{number}-{one.name}", seeds or 1)
         for number, (name, one) in enumerate(loaded.items(), 1)
     ]
-    ended = train_all(list(chain(*trainings)), jobs)
-    for (name, one), seeds_of_it in zip(loaded.items(), trainings, strict=True):
+    ended = train_all(list(chain(*seeds_of)), jobs)
+    for (name, one), seeds_of_it in zip(loaded.items(), seeds_of, strict=True):
         runs = list(islice(ended, len(seeds_of_it)))
         for figure, claim in one.config.expect.items():
             measured = [figure_of(path, figure) if status == 0 else math.nan for path, status in runs]

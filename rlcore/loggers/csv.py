@@ -18,8 +18,8 @@ STEP = "step"
 class CSVLogger(Logger):
     """A table progress.csv in the run's folder: a row per step, a column per figure.
 
-    A figure that is new adds a column, empty above. A crash leaves at most the last row half there: rows are appended, and
-    columns written beside and renamed. A resumed run drops the rows that it writes again.
+    A figure that is new adds a column, empty above. A crash leaves at most the last row half there: rows are appended,
+    and columns written beside and renamed. A resumed run drops the rows that it writes again.
     """
 
     def __init__(self, settings: settings.Settings, run_dir: Path, purge_step: int | None = None):
