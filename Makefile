@@ -1,12 +1,12 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz. Everything is installed into .venv; only make, git
+# make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz | mutants. Everything is installed into .venv; only make, git
 # and python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lint bench gpu verify results uncertainty latent fuzz clean
+.PHONY: run test lint bench gpu verify results uncertainty latent fuzz mutants clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -86,6 +86,10 @@ latent: .venv/installed
 # into $(OUT), or runs/fuzz.
 fuzz: .venv/installed-dev
 	cd tests && ../$(BIN)/python -m fuzz $(if $(OUT),--out $(abspath $(OUT))) $(ARGS)
+
+# Changes of one sign, factor or constant, each of which the tests must find; some ten minutes.
+mutants: .venv/installed-dev
+	$(BIN)/python tests/mutants.py $(ARGS)
 
 clean:
 	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
