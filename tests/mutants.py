@@ -1,0 +1,147 @@
+"""Changes of one sign, factor or constant, each of which a test must find: ``make mutants [ARGS="'NAME' ..."]``.
+
+A mutant is a copy of the project with one such change. It dies if the tests concerned fail; one that lives is a fault
+of the tests. First a copy without a change must live. Everything happens in a temporary folder.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = "rlcore", "agents", "envs", "supervised", "configs", "examples", "tests", "setup.cfg", "pyproject.toml"
+
+
+class Mutant(NamedTuple):
+    """A change of one place."""
+
+    file: str
+    before: str
+    """Text that the file has."""
+    after: str
+    tests: str
+    """What pytest is given: at least one of these must fail."""
+
+
+FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
+MUTANTS = {
+    "former selves play greedily": Mutant(
+        "envs/versus.py",
+        "distribution(self.observe(state)).sample()",
+        "distribution(self.observe(state)).mode",
+        FORMS,
+    ),
+    "puct counts its own visit twice": Mutant(
+        "rlcore/search/scores.py", "e.prior * (1 + e.visits.sum", "e.prior * (2 + e.visits.sum", FORMS
+    ),
+    "passes doubled": Mutant("agents/self_play.py", "round(s.passes *", "round(2 * s.passes *", FORMS),
+    "target_kl without its factor": Mutant("agents/ppo.py", "> 1.5 * s.target_kl", "> s.target_kl", FORMS),
+    "normalised rewards unclipped": Mutant(
+        "rlcore/normalization.py", "(rollout.reward * scale).clamp(-CLIP, CLIP)", "(rollout.reward * scale)", FORMS
+    ),
+    "DQN without its target network": Mutant(
+        "examples/dqn.py", "V = self.target(b.next_obs)", "V = self.q(b.next_obs)", FORMS
+    ),
+    "clip fraction of the logarithm": Mutant(
+        "agents/ppo.py", "((log_ratio.exp() - 1).abs() > clip)", "(log_ratio.abs() > clip)", FORMS
+    ),
+    "the gate opens above its threshold": Mutant(
+        "agents/alphazero.py", "float(result >= threshold)", "float(result > threshold)", FORMS
+    ),
+    "the LSTM forgets": Mutant(
+        "rlcore/networks/recurrent.py", '["bias_ih_l0"][H : 2 * H] = 1.0', '["bias_ih_l0"][H : 2 * H] = 0.0', FORMS
+    ),
+    "NatureCNN begins as torch does": Mutant(
+        "rlcore/networks/pixels.py", "        _orthogonal(self, SQRT_2)\n", "", FORMS
+    ),
+    "a large value head": Mutant(
+        "agents/ppo.py", "orthogonal_(self.value_head.weight, 1.0)", "orthogonal_(self.value_head.weight, 2.0)", FORMS
+    ),
+    "a time limit is a death": Mutant(
+        "rlcore/returns.py", "~terminated", "~(terminated | truncated)", f"tests/test_returns.py {AGENTS}"
+    ),
+    "the loser is paid": Mutant("rlcore/game.py", "DISCOUNT = -1", "DISCOUNT = 1", "tests/test_search.py"),
+    "the entropy is punished": Mutant(
+        "agents/ppo.py", "total - s.entropy_coefficient * pi", "total + s.entropy_coefficient * pi", AGENTS
+    ),
+    "the objective is minimised": Mutant(
+        "agents/ppo.py", "policy_loss = -gain.mean()", "policy_loss = gain.mean()", AGENTS
+    ),
+    "the KL's mean over coordinates": Mutant(
+        "agents/autoencoder.py",
+        "self.minimize(beta * cost.sum()",
+        "self.minimize(beta * cost.mean()",
+        "tests/test_autoencoder.py",
+    ),
+    "priors before masks": Mutant(
+        "rlcore/search/scores.py",
+        "return softmax(logits + illegal) + illegal",
+        "return softmax(logits) + illegal",
+        "tests/test_search.py",
+    ),
+    "evaluation drops units": Mutant(
+        "rlcore/evaluation.py",
+        "        agent.eval()\n        yield",
+        "        yield",
+        "tests/test_trainer.py tests/test_uncertainty.py tests/test_supervised.py",
+    ),
+    "acting and the environment share a seed": Mutant(
+        "rlcore/seeding.py", "TRAINING, EVALUATION, CLOSING, ACTING, WORKER = range(5)",
+        "TRAINING, EVALUATION, CLOSING, ACTING, WORKER = 0, 1, 2, 0, 4", "tests/test_trainer.py tests/test_effects.py",
+    ),
+    "rows after an episode are data": Mutant(
+        "rlcore/rollout.py",
+        "x[self._places] if self.ragged else x.flatten(0, 1)",
+        "x.flatten(0, 1)",
+        f"tests/test_rollout.py {AGENTS}",
+    ),
+    "bytes are not scaled": Mutant(
+        "rlcore/observations.py", "return x.float() / self.range", "return x.float()", "tests/test_observations.py"
+    ),
+}  # fmt: skip
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether no test finds a mutant."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in COPIED:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, folder / part)
+        file = folder / mutant.file
+        text = file.read_text(encoding="utf-8")
+        if mutant.before not in text:
+            raise SystemExit(f"{mutant.file} has no {mutant.before!r}: the mutant is out of date")
+        if mutant.before:
+            file.write_text(text.replace(mutant.before, mutant.after), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            [*command, *mutant.tests.split()], cwd=folder, env=environment, capture_output=True, check=False
+        )
+    return done.returncode == 0
+
+
+def main(names: list[str]) -> int:
+    """Tries all mutants, or those named; 1 if one survives."""
+    chosen = {name: MUTANTS[name] for name in names or MUTANTS}
+    tests = " ".join(sorted({test for mutant in chosen.values() for test in mutant.tests.split()}))
+    if not survives(Mutant("setup.cfg", "", "", tests)):
+        print("the tests fail without a change")
+        return 1
+    alive = 0
+    for name in chosen:
+        lives = survives(MUTANTS[name])
+        alive += lives
+        print(f"{'LIVES' if lives else 'dies '}  {name}", flush=True)
+    return alive > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
