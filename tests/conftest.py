@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+settings.register_profile("rlcore", deadline=None)  # the machine may be busy
+settings.load_profile("rlcore")
 os.environ.setdefault("PYTHONWARNINGS", "ignore")
 torch.set_num_threads(1)
 

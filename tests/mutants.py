@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = "rlcore", "agents", "envs", "supervised", "configs", "examples", "tests", "setup.cfg", "pyproject.toml"
+COPIED = (
+    "rlcore",
+    "agents",
+    "envs",
+    "supervised",
+    "configs",
+    "docs",
+    "examples",
+    "tests",
+    "README.md",
+    "setup.cfg",
+    "pyproject.toml",
+)
 
 
 class Mutant(NamedTuple):

@@ -440,3 +440,9 @@ def test_states_and_playouts_of_wrong_rules_are_one_line():
     with pytest.raises(InputError, match="ShortGame: a game goes on after max_moves = 3 moves"):
         playouts(ShortGame())(ShortGame().initial(20))
     assert playouts(Nim())(Nim().initial(200))[1].abs().min() == 1  # the longest ones, of 6 moves, are no error
+
+
+@pytest.mark.parametrize(("before", "now"), [("plant", "init_tree"), ("renew", "update_leaves"), ("below", "subtree")])
+def test_functions_have_their_former_names_with_a_warning(before, now):
+    with pytest.warns(DeprecationWarning, match=rf"rlcore\.search\.{before} is now rlcore\.search\.{now}"):
+        assert getattr(S, before) is getattr(S, now)
