@@ -153,7 +153,7 @@ def member(agent, k):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINERS if name not in ("dqn", "random_search")])
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "dqn"])
 def test_checkpoints_of_0_1_are_read(name, tmp_path):
     rest, trainer = make_trainer(name), make_trainer(name)
     checkpoint.save(tmp_path / "old.pt", as_0_1(updated(trainer, 3).checkpoint()))
