@@ -64,7 +64,7 @@ class PolicyAgent(Agent):
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The most likely action, inside the action space; obs [N, *O]."""
-        return Step(self._best(self.distribution(obs)))
+        return Step(self.distribution(obs).mode)
 
     def normalized(self, obs: Tree) -> Tree:
         """Observations [B, *O] as the networks see them."""
@@ -95,11 +95,6 @@ class PolicyAgent(Agent):
         """The policy's head on a body of that size."""
         s = self.settings
         return policy_head(num_features, self.action_space, s.squash, s.log_std_init, scale=s.scale_actions)
-
-    def _best(self, pi: Distribution) -> Tensor:
-        """The most likely actions [N, *A], those in a Box clipped to its bounds."""
-        head = self.policy_head
-        return pi.mode.clamp(head.low, head.high) if isinstance(head, GaussianHead) else pi.mode
 
     def _action_metrics(self, rollout: Rollout) -> Metrics:
         """How the actions in a Box were drawn; nothing for others."""

@@ -84,7 +84,7 @@ class RecurrentPPO(PPO):
         """
         policy_state, value_state = self.initial_state(_num_rows(obs)) if state is None else state
         outputs, policy_state = self._remembered(self.normalized(obs), policy_state)
-        return Step(self._best(self.policy_head.distribution(outputs)), state=(policy_state, value_state))
+        return Step(self.policy_head.distribution(outputs).mode, state=(policy_state, value_state))
 
     def _remembered(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
         """Outputs of the policy's head [N, K] for one step, and the next state."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlcore import registry, settings
 from rlcore.checkpoint import fitting
-from rlcore.deployment import answer, takes_arrays
+from rlcore.deployment import answer, bounds, takes_arrays
 from rlcore.device import sync_is_costly
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
@@ -58,6 +58,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     reads_float64: bool = False
     """Whether observations of a float64 space come as float64, so that subtracting a mean loses nothing."""
     optimizer: torch.optim.Optimizer
+    action_low: Tensor | None  # [*A] float32, to which `predict` clips
+    action_high: Tensor | None  # [*A] float32
 
     def __init__(self, env: "Environment | EnvSpec", settings: settings.Settings | None = None):
         super().__init__()
@@ -67,6 +69,9 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         """Where the agent acts."""
         self.observation_space: Space[Any] = env.single_observation_space
         self.action_space: Space[Any] = env.single_action_space
+        low, high = bounds(self.action_space)
+        self.register_buffer("action_low", low, persistent=False)
+        self.register_buffer("action_high", high, persistent=False)
         self.nonfinite: Tensor | None = None
         """0-d bool, used except on the CPU: a loss was NaN or infinite; the trainer reads it at the next log."""
 

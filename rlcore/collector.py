@@ -12,7 +12,7 @@ from rlcore.checks import check_acting, check_rollout
 from rlcore.errors import ContractError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
-from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state
+from rlcore.seeding import TRAINING, derive_seed, rewinder
 from rlcore.trees import Tree
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Collector:
     @contextmanager
     def _undone_by(self, interruption: Interruption, agent: "Agent") -> Iterator[None]:
         """A signal aborts what is played in here, and environment and generators return to where they were before."""
-        before, rng = copy.deepcopy(self.env.checkpoint()), rng_state()
-        generators = [(generator, generator.get_state()) for _, generator in agent.held(torch.Generator)]
+        before = copy.deepcopy(self.env.checkpoint())
+        rewind = rewinder(generator for _, generator in agent.held(torch.Generator))
         try:
             with interruption.breaking():
                 yield
@@ -125,7 +125,5 @@ class Collector:
             if before is not None:
                 self.env.restore(before)
                 self.failed = False
-            restore_rng_state(rng)
-            for generator, state in generators:
-                generator.set_state(state)
+            rewind()
             raise

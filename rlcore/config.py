@@ -93,11 +93,11 @@ class Config(Settings):
     @classmethod
     def _checked(cls, eval_env: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         if eval_env is not None and "env" in info.data:
-            changed(info.data["env"], eval_env)
+            evaluation_env(info.data["env"], eval_env)
         return eval_env
 
 
-def changed(env: EnvironmentChoice, eval_env: dict[str, Any]) -> EnvironmentChoice:
+def evaluation_env(env: EnvironmentChoice, eval_env: dict[str, Any]) -> EnvironmentChoice:
     """The environment to evaluate in: another one by name, or changes to the settings of ``env``.
 
     Raises:
@@ -305,7 +305,9 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
         seed_everything(derive_seed(config.seed, TRAINING))
         env, agent = _build(config, device, spec)
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
-    eval_env = None if config.eval_env is None else _make_env(changed(config.env, config.eval_env), device, agent.spec)
+    eval_env = (
+        None if config.eval_env is None else _make_env(evaluation_env(config.env, config.eval_env), device, agent.spec)
+    )
     trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
     return trainer, notes
 

@@ -51,8 +51,8 @@ def takes_arrays(predict: Predict) -> Predict:
             step = predict(self, batch.obs, state)
         finally:
             del vars(self)[BUSY]
-        if isinstance(step, Step) and isinstance(self.action_space, Box):
-            step = step._replace(action=clipped(step.action, self.action_space))
+        if self.action_low is not None and isinstance(step, Step):
+            step = step._replace(action=step.action.clamp(self.action_low, self.action_high))
         return step._replace(action=step.action[0], memory=None) if batch.single else step
 
     return run
@@ -112,12 +112,11 @@ def _as_batch(x: Any, space: Space[Any], device: torch.device, float64: bool, na
     return Batch(tensor.unsqueeze(0) if single else tensor, single)
 
 
-def clipped(action: Tensor, space: Box) -> Tensor:
-    """Actions [B, *A] clipped to the bounds of their space; the same tensor if it has none."""
-    if not (space.bounded_below.any() or space.bounded_above.any()) or not action.is_floating_point():
-        return action
-    low, high = (torch.from_numpy(end).to(action.device, action.dtype) for end in (space.low, space.high))
-    return action.clamp(low, high)
+def bounds(space: Space[Any]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The least and largest actions [*A] of a Box of floats, float32; None if it has no bounds."""
+    if not isinstance(space, Box) or space.dtype.kind != "f" or not (space.bounded_below | space.bounded_above).any():
+        return None, None
+    return torch.tensor(space.low, dtype=torch.float32), torch.tensor(space.high, dtype=torch.float32)
 
 
 def inside(action: Tensor, space: Space[Any]) -> Tensor:

@@ -115,9 +115,8 @@ def space_from(plain: dict[str, Any]) -> Space[Any]:
     """What `plain_of` returned as a space."""
     match plain["kind"]:
         case "Dict":
-            return Dict(
-                OrderedDict((key, space_from(part)) for key, part in plain["parts"].items())
-            )  # a dict is sorted
+            parts = ((key, space_from(part)) for key, part in plain["parts"].items())
+            return Dict(OrderedDict(parts))  # which keeps their order; those of a dict are sorted
         case "Positions":
             return Positions(plain["name"])
         case "Planes":

@@ -18,7 +18,7 @@ from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.errors import InputError
 from rlcore.interruption import Interrupted, Interruption
-from rlcore.seeding import ACTING, EVALUATION, derive_seed, restore_rng_state, rng_state, seed_everything
+from rlcore.seeding import ACTING, EVALUATION, derive_seed, rewinder, seed_everything
 from rlcore.settings import Choice
 from rlcore.statistics import numbers_in
 from rlcore.trees import where
@@ -204,15 +204,13 @@ def evaluating(agent: Agent) -> Iterator[None]:
 def preserved(agent: Agent) -> Iterator[None]:
     """Restores module modes and random generators at the end."""
     modes = {module: module.training for module in agent.modules()}
-    rng, generators = rng_state(), [(held, held.get_state()) for _, held in agent.held(torch.Generator)]
+    rewind = rewinder(held for _, held in agent.held(torch.Generator))
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
-        restore_rng_state(rng)
-        for generator, state in generators:
-            generator.set_state(state)
+        rewind()
 
 
 def play(agent: Agent, env: "Environment", num_episodes: int, seed: int, deterministic: bool = True) -> Report:

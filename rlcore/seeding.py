@@ -3,7 +3,7 @@
 import contextlib
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,18 @@ def restore_rng_state(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"].cpu())
     for index, state in enumerate(saved["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state.cpu(), index)
+
+
+def rewinder(generators: Iterable[torch.Generator]) -> Callable[[], None]:
+    """Notes where every global generator is, and some others; called, it puts all of them back there."""
+    rng, states = rng_state(), [(generator, generator.get_state()) for generator in generators]
+
+    def rewind() -> None:
+        restore_rng_state(rng)
+        for generator, state in states:
+            generator.set_state(state)
+
+    return rewind
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:

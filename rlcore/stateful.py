@@ -73,7 +73,7 @@ def saved_state(owner: Any) -> dict[str, Any]:
     return {
         "optimizers": {name: thing.state_dict() for name, thing in attributes_of_type(owner, torch.optim.Optimizer)},
         "generators": {name: thing.get_state() for name, thing in attributes_of_type(owner, torch.Generator)},
-        "states": {name: thing.state_dict() for name, thing in _others(owner)},
+        "states": {name: thing.state_dict() for name, thing in stateful_parts(owner)},
         "numbers": dict(_changed_numbers(owner)),
     }
 
@@ -97,7 +97,7 @@ def restore_state(owner: Any, saved: dict[str, Any], changed: bool = False) -> N
         for name, generator in attributes_of_type(owner, torch.Generator):
             restore_generator(generator, saved["generators"][name])
     if "states" in saved:
-        for name, thing in _others(owner):
+        for name, thing in stateful_parts(owner):
             thing.load_state_dict(saved["states"][name])
             if isinstance(thing, LRScheduler):  # whose rates stay, also where the optimizer follows new settings
                 for group, rate in zip(thing.optimizer.param_groups, thing.get_last_lr(), strict=True):
@@ -109,7 +109,7 @@ def restore_state(owner: Any, saved: dict[str, Any], changed: bool = False) -> N
             _restore_number(owner, name, number)
 
 
-def _others(owner: Any) -> list[tuple[str, Any]]:
+def stateful_parts(owner: Any) -> list[tuple[str, Any]]:
     """What has a state, and is neither an optimizer nor a part of the module that the owner is."""
     apart = (torch.optim.Optimizer, nn.Module) if isinstance(owner, nn.Module) else torch.optim.Optimizer
     found = attributes_of_type(owner, Stateful)

@@ -115,7 +115,7 @@ class EpisodeStatistics:
         if not latest.shape[1] or not (any(infos) or self.listeners):
             return
         envs = env[order].tolist()
-        told = [numbers_in(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
+        told = [_of(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
         for numbers in told:
             for name, value in numbers.items():
                 self._numbers.setdefault(name, deque(maxlen=self.window)).append(value)
@@ -178,9 +178,14 @@ def numbers_in(info: dict[str, Any], env: int) -> dict[str, float]:
             environments have that number.
         env: the environment's number, in [0, N).
     """
+    return _of(_numbers(info), env)
+
+
+def _of(numbers: dict[str, Any], env: int) -> dict[str, float]:
+    """Those of one environment among what `_numbers` returned."""
     found = {}
-    for name, values in _numbers(info).items():
-        present = info.get(f"_{name}")
+    for name, values in numbers.items():
+        present = numbers.get(f"_{name}")
         if not name.startswith("_") and (present is None or present[env]):
             found[name] = float(values[env])
     return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -29,7 +29,7 @@ from rlcore.rollout import Rollout
 from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import flatten
 from rlcore.spaces import scaled_space, zeros
-from rlcore.stateful import LEARNS
+from rlcore.stateful import LEARNS, stateful_parts
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import DEFAULT_LOGGERS, Tracker
 from rlcore.trees import leaves, told
@@ -183,7 +183,7 @@ class Trainer:
         """Why a hook has ended the run (`stop`)."""
         self.collect_seconds = self.learn_seconds = self.env_seconds = 0.0
         """Spent collecting, learning, and in the environment's steps, a part of collecting."""
-        self._first_env = env
+        self._first_env = env  # whose settings are the run's own, though a hook may replace it
         self._interruption = Interruption()
         self._evaluation_pending = False  # one is due that was interrupted or failed
         self._finished_at: int | None = None  # the step at which the agent finished
@@ -512,6 +512,9 @@ class Trainer:
             if key in here and here[key] != value and key not in ("trainer.total_steps", "trainer.stop_at"):
                 notes.append(f"{key} was {value}, is {here[key]}")
         self.restore_agent(saved)
+        if "states" not in {**saved["agent"], **learns["agent"]} and type(self.agent).restore is Agent.restore:
+            names = (name for name, _ in stateful_parts(self.agent))  # which rlcore 0.1 left to overrides
+            notes += [f"the checkpoint has nothing of the agent's {name}, which begins anew" for name in names]
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
         self.best = restored_number(float(learns["best"]), "best", -math.inf, math.inf, whole=False)
         self.figures = _restored_figures(learns["figures"])

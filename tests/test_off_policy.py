@@ -84,3 +84,16 @@ def test_it_keeps_observations_of_several_parts(dqn, tmp_path):
 def test_an_empty_replay_says_so():
     with pytest.raises(InputError, match="the replay is empty"):
         Replay(5).sample(1)
+
+
+def test_a_replay_that_a_checkpoint_of_0_1_holds_by_an_override_is_told(dqn):
+    def trainer():
+        env = CartPole(CartPole.Settings(num_envs=4))
+        return Trainer(small(dqn, env), env, total_steps=1200)
+
+    one, other = trainer(), trainer()
+    one.update()
+    saved = one.checkpoint()
+    assert trainer().restore(saved) == []
+    del saved["learns"]["agent"]["states"]
+    assert other.restore(saved) == ["the checkpoint has nothing of the agent's replay, which begins anew"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from rlcore import config as configs
-from rlcore.commands.conclusion import conclude, introduce
+from rlcore.commands.run_ends import conclude, introduce
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError

@@ -5,8 +5,8 @@ from contextlib import closing
 from pathlib import Path
 
 from rlcore import config as configs
-from rlcore.commands.conclusion import conclude, introduce
 from rlcore.commands.resume import resume
+from rlcore.commands.run_ends import conclude, introduce
 from rlcore.commands.seeds import print_seeds, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
