@@ -4,12 +4,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.game_replay import Batch
-from rlcore.agents.self_play import SelfPlayAgent
+from rlcore.agents.bases.self_play import SelfPlayAgent
 from rlcore.distributions import Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
-from rlcore.envs.players import load_for
+from rlcore.envs.games.players import load_for
+from rlcore.envs.games.replay import Batch
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step

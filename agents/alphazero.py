@@ -8,11 +8,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.game_replay import Batch
-from rlcore.agents.self_play import SelfPlayAgent
+from rlcore.agents.bases.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.envs.games.replay import Batch
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step

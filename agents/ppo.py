@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.policy import PolicyAgent
+from rlcore.agents.bases.policy import PolicyAgent
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment

@@ -5,7 +5,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.policy import PolicyAgent
+from rlcore.agents.bases.policy import PolicyAgent
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.networks.batch_norm import freeze_batch_norm

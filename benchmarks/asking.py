@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.evaluation import evaluating
 from rlcore.run import Run
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.uncertainty import ClassUncertainty, uncertainty
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 COSTS = [1, 9, 99]
 PASSES = 20

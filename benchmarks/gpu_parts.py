@@ -26,18 +26,18 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from rlcore.agent import AgentChoice
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.device import set_threads
 from rlcore.environment import Environment, StepResult
 from rlcore.envs.cartpole import CartPole
-from rlcore.envs.game_env import GameEnv
 from rlcore.envs.games import ConnectFour
-from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.envs.games.game_env import GameEnv
+from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.search import gumbels, puct, search, search_gumbel
 from rlcore.supervised.datasets import Dataset, from_arrays
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.trainer import Trainer
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 MEASURED = {"cuda": 2.5, "cpu": 1.5}
 """Seconds of one measurement, by device."""

@@ -15,13 +15,13 @@ import torch
 from measure import Block, interleave, table
 from torch.func import functional_call, stack_module_state, vmap
 
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.agents.supervised import Supervised
 from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import dropouts
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.uncertainty import Classes, uncertainty
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from dropout_kinds import INPUTS, KINDS, Asked, by_loop, num_calls

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 import rlcore
-from rlcore.agents.replay import Replay
 from rlcore.networks import NetworkChoice
 from rlcore.observations import build_body
+from rlcore.replay import Replay
 from rlcore.trees import Tree
 
 

@@ -1,6 +1,6 @@
 """Random positions of connect four with exact scores: python examples/label_positions.py OUT.csv [NUM] [SEED]
 
-With 14 to 34 stones, equally many of each; the format is that of `rlcore.envs.truth.read`. Takes about a second each.
+With 14 to 34 stones, equally many of each; the format is that of `rlcore.envs.games.truth.read`. About a second each.
 """
 
 import csv
@@ -9,9 +9,9 @@ import sys
 
 import torch
 
-from rlcore.envs.connect4_solver import Solver
 from rlcore.envs.games import ConnectFour
-from rlcore.envs.truth import FULL_COLUMN
+from rlcore.envs.games.solver import Solver
+from rlcore.envs.games.truth import FULL_COLUMN
 
 FEWEST, MOST = 14, 34
 

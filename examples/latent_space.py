@@ -4,9 +4,9 @@ import sys
 
 from rlcore.evaluation import evaluating
 from rlcore.run import Run
-from rlcore.supervised.latent import encoded, scatter
-from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reports import figure_of
+from rlcore.supervised.reports.latent import encoded, scatter
+from rlcore.supervised.reports.likelihood import autoencoding
 
 
 def main() -> None:

@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 
 import rlcore
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.agents.ppo import PPO
 from rlcore.envs.cartpole import CartPole
 from rlcore.networks.dropout import recalled
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 FACTORS = [0.25, 0.5, 1.0, 2.0, 4.0, 8.0]
 TRAINED = {"gravity": 9.8, "length": 0.5, "force_mag": 10.0}

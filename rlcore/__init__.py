@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rlcore import moved
+
 if TYPE_CHECKING:
     from rlcore import commands, networks, registry
     from rlcore.agent import Agent, Metrics
@@ -65,6 +67,9 @@ _HOMES = {
     "settings": ("Settings",),
     "trainer": ("Trainer",),
 }
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.run import Run
 from rlcore.seeding import seed_everything
-from rlcore.supervised.latent import sampled, tiled
-from rlcore.supervised.likelihood import autoencoding
+from rlcore.supervised.reports.latent import sampled, tiled
+from rlcore.supervised.reports.likelihood import autoencoding
 
 
 def sample(

@@ -42,7 +42,7 @@ class Mutant(NamedTuple):
 FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
 MUTANTS = {
     "former selves play greedily": Mutant(
-        "envs/versus.py",
+        "envs/games/versus.py",
         "distribution(self.observe(state)).sample()",
         "distribution(self.observe(state)).mode",
         FORMS,
@@ -50,7 +50,7 @@ MUTANTS = {
     "puct counts its own visit twice": Mutant(
         "rlcore/search/scores.py", "e.prior * (1 + e.visits.sum", "e.prior * (2 + e.visits.sum", FORMS
     ),
-    "passes doubled": Mutant("agents/self_play.py", "round(s.passes *", "round(2 * s.passes *", FORMS),
+    "passes doubled": Mutant("agents/bases/self_play.py", "round(s.passes *", "round(2 * s.passes *", FORMS),
     "target_kl without its factor": Mutant("agents/ppo.py", "> 1.5 * s.target_kl", "> s.target_kl", FORMS),
     "normalised rewards unclipped": Mutant(
         "rlcore/normalization.py", "(rollout.reward * scale).clamp(-CLIP, CLIP)", "(rollout.reward * scale)", FORMS

@@ -5,13 +5,13 @@ from compare import Syncs, same
 import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
 from rlcore.agents.alphazero import AlphaZero
-from rlcore.agents.game_replay import Position
-from rlcore.agents.replay import Replay
-from rlcore.envs.matches import MatchesReport
-from rlcore.envs.selfplay import SelfPlayEnv
+from rlcore.envs.games.matches import MatchesReport
+from rlcore.envs.games.replay import Position
+from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.evaluation import Report
 from rlcore.game import DISCOUNT
 from rlcore.networks import build
+from rlcore.replay import Replay
 
 SMALL = {"network": {"name": "policy_value", "hidden": [32], "head": 16}, "simulations": 4, "batch_size": 32}
 
@@ -329,7 +329,7 @@ def test_mistakes_are_one_line():
 
 
 def session(monkeypatch, capsys, agent, answers, first=True):
-    from rlcore.envs.play import Session
+    from rlcore.envs.games.play import Session
 
     left = list(answers)
 
@@ -357,7 +357,7 @@ def test_a_game_in_the_terminal(monkeypatch, capsys):
 
 
 def test_a_move_after_undo_is_made_where_undo_led(monkeypatch):
-    from rlcore.envs.play import Session
+    from rlcore.envs.games.play import Session
 
     _, agent = make()
     answers = iter(["5", "undo", "9", "quit"])

@@ -18,9 +18,9 @@ from rlcore.networks import build
 from rlcore.networks.autoencoder import VAE, Code, kl_from_standard_normal
 from rlcore.run import Run
 from rlcore.supervised.datasets import Dataset, Split, from_arrays
-from rlcore.supervised.latent import MOST_COORDINATES
-from rlcore.supervised.likelihood import BoundReport, ELBOReport, log_weights
 from rlcore.supervised.reconstruction import ReconstructionEnv
+from rlcore.supervised.reports.latent import MOST_COORDINATES
+from rlcore.supervised.reports.likelihood import BoundReport, ELBOReport, log_weights
 
 
 def examples(n=60, shape=(1, 4, 4), seed=0):
@@ -696,7 +696,7 @@ def test_the_mean_image_is_paid_as_its_closed_form():
 
 
 def test_mutual_information_and_its_gap_in_closed_form():
-    from rlcore.supervised.disentanglement import image_factors, mutual_information, quantiles
+    from rlcore.supervised.reports.disentanglement import image_factors, mutual_information, quantiles
 
     a = torch.arange(4).repeat(25)
     b = torch.arange(100) % 5
@@ -716,7 +716,7 @@ def test_mutual_information_and_its_gap_in_closed_form():
 
 
 def test_a_code_that_is_the_factors_has_a_gap_of_one_and_a_doubled_one_none():
-    from rlcore.supervised.disentanglement import DisentanglementReport
+    from rlcore.supervised.reports.disentanglement import DisentanglementReport
 
     class Known(VAE):
         """Encodes the first pixel: once, twice."""

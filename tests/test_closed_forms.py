@@ -14,8 +14,8 @@ from rlcore.agents.ppo import PPO
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.cartpole import CartPole
-from rlcore.envs.selfplay import SelfPlayEnv
-from rlcore.envs.versus import VersusEnv
+from rlcore.envs.games.selfplay import SelfPlayEnv
+from rlcore.envs.games.versus import VersusEnv
 from rlcore.networks import build
 from rlcore.normalization import RewardNormalizer
 from rlcore.rollout import Rollout, Step

@@ -16,8 +16,8 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.games import TicTacToe
+from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.probes import Product
-from rlcore.envs.selfplay import SelfPlayEnv
 from rlcore.evaluation import Report
 from rlcore.networks.dropout import recalled
 from rlcore.rollout import collect

@@ -7,11 +7,11 @@ import torch
 from nim import Nim
 
 from rlcore import InputError, check_environment, registry
-from rlcore.envs.connect4_solver import Solver
 from rlcore.envs.games import ConnectFour, TicTacToe
-from rlcore.envs.players import MinmaxPlayer, PlayerChoice, RandomPlayer
-from rlcore.envs.selfplay import SelfPlayEnv
-from rlcore.envs.truth import Truth, enumerate_positions, read
+from rlcore.envs.games.players import MinmaxPlayer, PlayerChoice, RandomPlayer
+from rlcore.envs.games.selfplay import SelfPlayEnv
+from rlcore.envs.games.solver import Solver
+from rlcore.envs.games.truth import Truth, enumerate_positions, read
 from rlcore.game import (
     Transition,
     check_legal,

@@ -22,17 +22,17 @@ from torch.overrides import TorchFunctionMode
 
 import rlcore
 from rlcore import InputError, checkpoint, config, networks, registry
-from rlcore.agents.game_replay import GameReplay
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.device import choose_device
 from rlcore.envs import cartpole
 from rlcore.envs.games import TicTacToe
+from rlcore.envs.games.replay import GameReplay
 from rlcore.errors import NonFiniteError
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.optimizers import Adam
 from rlcore.rollout import collect
 from rlcore.run import Run
 from rlcore.trees import leaves, tree_map
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which its products are not deterministic
 

@@ -8,7 +8,6 @@ from dropout_kinds import BATCHED, INPUTS, KINDS, Asked, DropConnect, Functional
 from torch import nn
 from torch.nn import functional as F
 
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.agents.ppo import PPO
 from rlcore.distributions import Categorical
 from rlcore.envs.cartpole import CartPole
@@ -17,6 +16,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.binarized import BinarizedLinear
 from rlcore.seeding import rng_state
 from rlcore.uncertainty import uncertainty
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 
 def observations(num=16):

@@ -8,9 +8,9 @@ from compare import same
 from one_step import NETWORKS, PROBES, OneStep
 
 from rlcore import InputError, Trainer, check_agent, checkpoint, config, registry
-from rlcore.agents.replay import Replay
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity
+from rlcore.replay import Replay
 
 EXAMPLE = Path(__file__).parent.parent / "examples/dqn.yaml"
 

@@ -11,7 +11,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, evaluating
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.uncertainty_report import UncertaintyReport, measured
+from rlcore.supervised.reports.uncertainty import UncertaintyReport, measured
 from rlcore.uncertainty import Classes, calibration_error, fit_temperature, measures
 
 

@@ -28,9 +28,9 @@ from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
+from rlcore.envs.games.selfplay import SelfPlayEnv
+from rlcore.envs.games.versus import VersusEnv
 from rlcore.envs.probes import Target
-from rlcore.envs.selfplay import SelfPlayEnv
-from rlcore.envs.versus import VersusEnv
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
 

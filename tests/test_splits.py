@@ -9,7 +9,7 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.networks import NetworkChoice
 from rlcore.supervised.datasets import from_arrays, load
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.foreign import foreign_inputs
+from rlcore.supervised.reports.foreign import foreign_inputs
 
 
 def make(**settings):

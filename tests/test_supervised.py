@@ -20,7 +20,7 @@ from rlcore.networks import NetworkChoice
 from rlcore.seeding import TRAINING, derive_seed
 from rlcore.supervised.datasets import Dataset, Split, from_arrays
 from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv, confusion_matrix
-from rlcore.supervised.foreign import foreign_inputs
+from rlcore.supervised.reports.foreign import foreign_inputs
 
 
 def toy(n=50, shape=(3,), num_classes=4, num_test=7, dtype=np.float32, seed=0):

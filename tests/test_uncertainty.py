@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import rlcore
 from rlcore.agents.ensemble import Ensemble
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
@@ -47,6 +46,7 @@ from rlcore.uncertainty import (
     tempered,
     uncertainty,
 )
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 
 def network(**settings):

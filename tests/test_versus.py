@@ -10,11 +10,11 @@ import rlcore
 from rlcore import InputError, Trainer, check_agent, check_environment, commands
 from rlcore.agents.alphago import AlphaGo
 from rlcore.agents.reinforce import Reinforce
-from rlcore.envs.elo import EloReport, ratings
 from rlcore.envs.games import ConnectFour, TicTacToe
-from rlcore.envs.players import PlayerChoice
-from rlcore.envs.selfplay import SelfPlayEnv
-from rlcore.envs.versus import VersusEnv
+from rlcore.envs.games.elo import EloReport, ratings
+from rlcore.envs.games.players import PlayerChoice
+from rlcore.envs.games.selfplay import SelfPlayEnv
+from rlcore.envs.games.versus import VersusEnv
 from rlcore.evaluation import Report
 
 RANDOM = [{"name": "random"}]

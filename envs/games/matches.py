@@ -8,8 +8,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
-from rlcore.envs.game_env import GameEnv, game_of
-from rlcore.envs.players import PlayerChoice, make_players
+from rlcore.envs.games.game_env import GameEnv, game_of
+from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.game import count_told, different_games, points, random_openings

@@ -11,14 +11,13 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.agents.ensemble import Ensemble
-from rlcore.agents.mc_dropout import MCDropout
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.foreign import foreign_inputs
 from rlcore.supervised.reports import classified, figure_of, terminal_lines
+from rlcore.supervised.reports.foreign import foreign_inputs
 from rlcore.trees import tree_map
 from rlcore.uncertainty import (
     Answers,
@@ -34,6 +33,7 @@ from rlcore.uncertainty import (
     tempered,
     uncertainty,
 )
+from rlcore.uncertainty.mc_dropout import MCDropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

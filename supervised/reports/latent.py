@@ -17,9 +17,9 @@ from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.environment import MOST_CLASSES
-from rlcore.supervised.likelihood import autoencoding
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports import figure_of
+from rlcore.supervised.reports.likelihood import autoencoding
 from rlcore.trees import tree_map
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from rlcore import checkpoint, registry
 from rlcore.agent import restore_parameters
-from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.dropout import dropouts
@@ -15,7 +14,7 @@ from rlcore.run import Run
 from rlcore.settings import ResolvedPath
 
 PREFIX = "network."
-"""Prefix of the parameters of `AutoencoderAgent.network` in a checkpoint."""
+"""Prefix of the network's parameters in the checkpoint of an autoencoder."""
 
 
 class EncoderOf(Network):
@@ -66,12 +65,13 @@ def _trained(run: str, in_shape: tuple[int, ...]) -> tuple[Any, int]:
     """The network of an autoencoder's run, and how many numbers are in its code."""
     folder = Run(run)
     choice = folder.load().config.agent
-    if not issubclass(registry.agents[choice.name], AutoencoderAgent):
+    network_choice = getattr(choice.settings, "network", None)
+    if network_choice is None or not hasattr(registry.networks[network_choice.name], "encode"):
         raise InputError(f"encoder_of: {run} is a run of the agent {choice.name}, not of an autoencoder")
     saved = checkpoint.load(folder.checkpoint_path(folder.default_checkpoint))
     if (seen := saved.get("observation_shape")) != in_shape:
         raise InputError(f"encoder_of: inputs here have shape {in_shape}, those that {run} encodes have shape {seen}")
-    network: Any = choice.settings.network.build(in_shape)  # type: ignore[attr-defined]
+    network: Any = network_choice.build(in_shape)
     with checkpoint.fitting(f"the network of {run}"):
         parameters = {name: value for name, value in saved["agent"]["parameters"].items() if name.startswith(PREFIX)}
         restore_parameters(network, {name.removeprefix(PREFIX): value for name, value in parameters.items()})

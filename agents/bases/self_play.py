@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
-from rlcore.agents.game_replay import Batch, GameReplay
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.envs.games.replay import Batch, GameReplay
 from rlcore.errors import InputError
 from rlcore.game import Game
 from rlcore.networks import Network

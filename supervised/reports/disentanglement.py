@@ -9,8 +9,8 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.supervised.latent import encoded
-from rlcore.supervised.likelihood import autoencoding
+from rlcore.supervised.reports.latent import encoded
+from rlcore.supervised.reports.likelihood import autoencoding
 from rlcore.trees import tree_map
 
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlcore.agents.replay import Replay
 from rlcore.checkpoint import restored
 from rlcore.game import DISCOUNT, Game
+from rlcore.replay import Replay
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout
 from rlcore.trees import concat, take, tree_map

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from rlcore.agent import Agent
-from rlcore.agents.dropout_probe import Findings, examine
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.networks.dropout import dropouts
 from rlcore.rollout import Step
 from rlcore.trees import Tree, leaves, repeated, stack, take, tree_map
 from rlcore.uncertainty import Answers, ClassUncertainty, NumberUncertainty, answers_of, best_answer, uncertainty
+from rlcore.uncertainty.dropout_probe import Findings, examine
 
 MEBIBYTE = 2**20
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlcore import registry, settings
 from rlcore.agent import Agent
-from rlcore.envs.game_env import observed
+from rlcore.envs.games.game_env import observed
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT, Game, Player, random_moves
 from rlcore.run import load

@@ -11,9 +11,9 @@ from torch import Tensor
 from rlcore.agent import Agent, restore_parameters
 from rlcore.checkpoint import restored, restored_number
 from rlcore.environment import StepResult
-from rlcore.envs.game_env import GameEnv
-from rlcore.envs.players import PlayerChoice, make_players
-from rlcore.envs.truth import Truth
+from rlcore.envs.games.game_env import GameEnv
+from rlcore.envs.games.players import PlayerChoice, make_players
+from rlcore.envs.games.truth import Truth
 from rlcore.errors import CheckpointError, InputError
 from rlcore.game import DISCOUNT, Player, Transition, check_legal
 from rlcore.seeding import seeded

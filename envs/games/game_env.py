@@ -12,7 +12,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.checkpoint import restored
 from rlcore.environment import Environment
-from rlcore.envs.truth import Truth, positions_file, truth_of
+from rlcore.envs.games.truth import Truth, positions_file, truth_of
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.game import (
@@ -53,7 +53,7 @@ class GameEnv(Environment):
         """A game begins after 0 to this many random moves, or fewer where they would end it."""
         positions: str | None = None
         """Positions with known scores, for evaluation: ``all``, for a game small enough to enumerate, or a file (see
-        `rlcore.envs.truth.read`): its path, or the name of one shipped with the configs."""
+        `rlcore.envs.games.truth.read`): its path, or the name of one shipped with the configs."""
 
         @field_validator("positions")
         @classmethod

@@ -10,8 +10,8 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
-from rlcore.envs.game_env import game_of
-from rlcore.envs.players import PlayerChoice, make_players
+from rlcore.envs.games.game_env import game_of
+from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.game import count_told, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything

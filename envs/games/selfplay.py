@@ -8,8 +8,8 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.device import sync_is_costly
 from rlcore.environment import StepResult
-from rlcore.envs.game_env import GameEnv
-from rlcore.envs.truth import Truth
+from rlcore.envs.games.game_env import GameEnv
+from rlcore.envs.games.truth import Truth
 from rlcore.game import Player, check_legal
 from rlcore.spaces import Positions
 

@@ -1,0 +1,10 @@
+"""Games: their rules, environments that play them, players, and how strength is measured.
+
+``rules``: a file a game; ``selfplay`` and ``versus``: environments; ``players``: opponents by name; ``truth`` and
+``solver``: exact scores of positions; ``elo`` and ``matches``: reports; ``replay``: positions to learn from; ``play``:
+the command.
+"""
+
+from rlcore.envs.games.rules import BitBoardGame, ConnectFour, TicTacToe
+
+__all__ = ["BitBoardGame", "ConnectFour", "TicTacToe"]

@@ -1,0 +1,51 @@
+"""Uncertainty: how certain answers are, how reliable that is, and Monte Carlo dropout."""
+
+from rlcore.uncertainty.answers import (
+    Answers,
+    Classes,
+    ClassUncertainty,
+    Numbers,
+    NumberUncertainty,
+    answers_of,
+    best_answer,
+    uncertainty,
+)
+from rlcore.uncertainty.calibration import (
+    BINS,
+    LARGEST_TEMPERATURE,
+    Reliability,
+    accuracy_at_coverage,
+    brier_score,
+    calibration_error,
+    fit_temperature,
+    measures,
+    negative_log_likelihood,
+    reliability,
+    risk_at_coverage,
+    roc_area,
+    tempered,
+)
+
+__all__ = [
+    "BINS",
+    "LARGEST_TEMPERATURE",
+    "Answers",
+    "ClassUncertainty",
+    "Classes",
+    "NumberUncertainty",
+    "Numbers",
+    "Reliability",
+    "accuracy_at_coverage",
+    "answers_of",
+    "best_answer",
+    "brier_score",
+    "calibration_error",
+    "fit_temperature",
+    "measures",
+    "negative_log_likelihood",
+    "reliability",
+    "risk_at_coverage",
+    "roc_area",
+    "tempered",
+    "uncertainty",
+]
