@@ -1,6 +1,6 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
-# make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz | mutants. Everything is installed into .venv; only make, git
-# and python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
+# make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz | mutants. Everything is installed into
+# .venv; only make, git and python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,41 +46,9 @@ verify: .venv/installed-all
 results: .venv/installed-all
 	$(BIN)/python benchmarks/results.py $(if $(NAME),run $(NAME) $(if $(SEEDS),--seeds $(SEEDS)),page)
 
-# The tables of docs/uncertainty.md; some three hours on two cores.
-UNCERTAIN := runs/uncertainty
-uncertainty: .venv/installed
-	@set -e; train="$(BIN)/rlcore train"; \
-	for classes in null "['0','1','2','3','4','5','6','7']"; do \
-	  of=$$([ "$$classes" = null ] || echo -8); \
-	  $$train mnist_lenet_dropout agent.network.batch_norm=false threads=1 --seeds 5 --jobs 2 "env.classes=$$classes" \
-	    --run-dir $(UNCERTAIN)/mnist_lenet_dropout$$of; \
-	  $$train mnist_lenet_ensemble threads=1 --seeds 5 --jobs 2 "env.classes=$$classes" \
-	    --run-dir $(UNCERTAIN)/mnist_lenet_ensemble$$of; \
-	done; \
-	$$train mnist_ask_threshold threads=1 --seeds 3 --jobs 2 --run-dir $(UNCERTAIN)/threshold; \
-	for cost in 1 9 99; do for agent in reinforce ppo; do \
-	  $$train mnist_ask_$$agent env.wrong=$$cost threads=1 --seeds 3 --jobs 2 --run-dir $(UNCERTAIN)/$$agent-$$cost; \
-	done; done; \
-	$$train cartpole_ppo_dropout --seeds 5 --jobs 2 --run-dir $(UNCERTAIN)/cartpole; \
-	$(BIN)/python benchmarks/doubt.py $(UNCERTAIN); \
-	$(BIN)/python benchmarks/asking.py $(UNCERTAIN); \
-	$(BIN)/python examples/uncertain_policy.py $(UNCERTAIN)/cartpole/*-seed*
-
-# The runs of docs/latent.md, and codes.png; three to four hours on two cores. For its other tables and figures, the reports named there.
-LATENT := runs/latent
-latent: .venv/installed
-	@set -e; train="$(BIN)/rlcore train"; \
-	for name in mnist_vae mnist_vae_2d mnist_conv_vae mnist_beta_vae mnist_autoencoder mnist_vae_binarized; do \
-	  $$train $$name threads=1 --seeds 5 --jobs 2 --run-dir $(LATENT)/$$name; done; \
-	$$train mnist_beta_vae agent.beta=1 threads=1 --seeds 5 --jobs 2 --run-dir $(LATENT)/mnist_beta1_vae; \
-	for beta in 0 4; do $$train mnist_vae_2d agent.beta=$$beta --run-dir $(LATENT)/mnist_vae_2d_beta$$beta; done; \
-	for seed in 1 2 3 4 5; do for name in mnist_beta1_vae mnist_beta_vae; do \
-	  $$train mnist_reinforce seed=$$seed trainer.eval_every=100_000 --run-dir $(LATENT)/codes/$$name/seed$$seed \
-	    "agent.network={name: encoder_of, run: $$(ls -d $(LATENT)/$$name/*-seed$$seed), body: {name: mlp, hidden: [256, 128], activation: relu}}"; \
-	done; $$train mnist_reinforce seed=$$seed trainer.eval_every=100_000 --run-dir $(LATENT)/codes/pixels/seed$$seed; done; \
-	$(BIN)/python benchmarks/curves.py $(LATENT)/codes/pixels $(LATENT)/codes/mnist_beta1_vae $(LATENT)/codes/mnist_beta_vae \
-	  --names "784 pixels" "10-D code, beta 1" "10-D code, beta 4" --tag eval/accuracy --label accuracy \
-	  --title "REINFORCE on MNIST" --out docs/images/codes.png --from 0.8
+# The runs and tables of docs/uncertainty.md and docs/latent.md; three to four hours each on two cores.
+uncertainty latent: .venv/installed
+	$(BIN)/python benchmarks/experiments.py $@ $(ARGS)
 
 # Configs at random, damaged checkpoints and data, kills, commands at once: ten minutes on two cores. ARGS: see tests/fuzz. What failed goes
 # into $(OUT), or runs/fuzz.

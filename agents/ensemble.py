@@ -96,10 +96,10 @@ class Ensemble(Agent):
         """The members'."""
         return self.members[0].remarks(metrics)
 
-    def drop_running(self) -> None:
+    def on_reset(self) -> None:
         """The members forget the episodes in progress, which were abandoned."""
         for member in self.members:
-            member.drop_running()
+            member.on_reset()
 
     def _shares(self) -> list[tuple[Any, slice]]:
         """Each member and its environments."""

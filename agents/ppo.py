@@ -1,26 +1,28 @@
 """Proximal policy optimisation."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
+from rlcore.agents.bases.actor_critic import ActorCritic
 from rlcore.agents.bases.policy import PolicyAgent
-from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
-from rlcore.observations import action_mask, build_body
+from rlcore.observations import build_body
 from rlcore.optimizers import Adam
 from rlcore.returns import explained_variance, gae
-from rlcore.rollout import Rollout, Step, minibatches
+from rlcore.rollout import Rollout, Step
 from rlcore.schedules import SCHEDULES, Schedule, anneal
-from rlcore.trees import Tree, concat, tree_map
+from rlcore.trees import Tree
 
 
 class Rows(NamedTuple):
@@ -99,6 +101,14 @@ class PPO(PolicyAgent):
         """Added to Adam's denominator."""
         shared: bool = False
         """One body for both policy and value, instead of one each."""
+        value_network: NetworkChoice | None = None
+        """The value's body; null: as ``network``."""
+
+        @model_validator(mode="after")
+        def _check_value_network(self) -> "PPO.Settings":
+            if self.shared and self.value_network is not None:
+                raise InputError("value_network: shared=true has one body for both; set one of the two")
+            return self
 
     settings: Settings
     recurrent = False
@@ -112,7 +122,7 @@ class PPO(PolicyAgent):
         self.body = build_body(s.network, self.scaled_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
-            self.value_body = build_body(s.network, self.scaled_space, self.recurrent)
+            self.value_body = build_body(s.value_network or s.network, self.scaled_space, self.recurrent)
         self.policy_head = self._make_head(self.body.num_features)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
@@ -122,28 +132,41 @@ class PPO(PolicyAgent):
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
 
+    @cached_property
+    def networks(self) -> ActorCritic:
+        """The policy and the value; made when first used, after a subclass has made networks of its own."""
+        return ActorCritic(self.body, self.value_body, self.policy_head, self.value_head)
+
+    def initial_state(self, num_envs: int) -> Tree:
+        """The memory of policy and value at the beginning of an episode; None: they have none."""
+        return self.networks.initial_state(num_envs)
+
     def value(self, obs: Tree) -> Tensor:
-        """[B, *O] to V(s) [B]."""
-        return self.value_head(self.value_body(self.normalized(obs))).squeeze(-1)
+        """[B, *O] to V(s) [B], each the beginning of an episode."""
+        return self.networks.value(self.normalized(obs))
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        outputs = self._outputs(self.normalized(obs))
+        obs = self.normalized(obs)
+        outputs, state = self._outputs(obs, state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
-        return Step(self.policy_head.distribution(outputs).sample(), memory)
+        if state is not None:
+            with switched_off(self.dropouts):  # as when V is estimated
+                state = self.networks.remember(obs, state)
+        return Step(self.policy_head.distribution(outputs).sample(), memory, state)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes minibatch steps in ``num_epochs`` passes over the rollout."""
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         clip = None if s.clip_range is None else s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
-        rows, entropy = self._rows(rollout)
+        rows, entropy = self.rows(rollout)
         steps: list[tuple[Tensor, ...]] = []
         log_ratios: list[Tensor] = []
         for b in self._minibatches(rows, rollout):
             loss = self.losses(b, clip)
             log_ratios.append(loss.log_ratio.detach())
-            if s.target_kl is not None and steps and _kl(log_ratios[-1]) > 1.5 * s.target_kl:
+            if s.target_kl is not None and steps and approx_kl(log_ratios[-1]) > 1.5 * s.target_kl:
                 break  # one sync per minibatch, only if asked for
             step = self.minimize(loss.total)
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
@@ -154,7 +177,7 @@ class PPO(PolicyAgent):
             "policy_loss": policy_losses.mean(),
             "value_loss": value_losses.mean(),
             "entropy": entropy,
-            "approx_kl": _kl(log_ratio),
+            "approx_kl": approx_kl(log_ratio),
             "explained_variance": explained_variance(rows.value, rows.target),
             "grad_norm": grad_norms.mean(),
             "learning_rate": learning_rate,
@@ -163,6 +186,15 @@ class PPO(PolicyAgent):
         if clip is not None:
             metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
         return metrics
+
+    @torch.no_grad()
+    def rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
+        """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
+        memory, action = map(rollout.rows, (rollout.memory, rollout.action))
+        pi = self.policy_head.distribution(memory.outputs)
+        obs = self.networks.inputs(rollout, self.normalized)
+        rows = Rows(action, obs, pi.log_prob(action), *self._estimates(rollout), memory.masks)
+        return rows, pi.entropy().mean()
 
     def losses(self, b: Rows, clip: float | None) -> Losses:
         """The losses of a minibatch; a subclass may add to the total.
@@ -173,30 +205,18 @@ class PPO(PolicyAgent):
         """
         s = self.settings
         with recalled(self.policy_dropouts, b.masks):
-            pi, V = self._answers(b.obs)
+            pi, V = self.networks.answers(b.obs)
         log_ratio = pi.log_prob(b.action) - b.log_prob
-        A = b.advantage
-        if s.normalize_advantages and len(A) > 1:  # a single one would become 0
-            A = nn.functional.layer_norm(A, A.shape, eps=1e-8)
-        gain = log_ratio.exp() * A
-        if clip is not None:  # min(r A, clip(r, 1 - eps, 1 + eps) A) in fewer operations
-            gain = torch.minimum(gain, A + clip * A.abs())
-        policy_loss = -gain.mean()
-        value_loss = nn.functional.mse_loss(V, b.target)
-        if s.value_clip is not None:
-            V_clipped = b.value + (V - b.value).clamp(-s.value_clip, s.value_clip)
-            value_loss = torch.maximum((V - b.target).square(), (V_clipped - b.target).square()).mean()
+        A = normalized(b.advantage) if s.normalize_advantages else b.advantage
+        policy_loss = -clipped_objective(log_ratio, A, clip).mean()
+        value_loss = squared_error(V, b.target, b.value, s.value_clip)
         total = policy_loss + s.value_coefficient * value_loss
         if s.entropy_coefficient:
             total = total - s.entropy_coefficient * pi.entropy().mean()
         return Losses(total, policy_loss, value_loss, log_ratio)
 
-    def _answers(self, obs: Tree) -> tuple[Distribution, Tensor]:
-        """The policy and V [B] for normalised observations [B, *O]."""
-        features = self.body(obs)
-        value_features = features if self.settings.shared else self.value_body(obs)
-        outputs = self.policy_head(features, action_mask(obs))
-        return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
+    def _outputs(self, obs: Tree, state: Tree = None) -> tuple[Tensor, Tree]:
+        return self.networks.outputs(obs, state)
 
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
         """The minibatches of all epochs."""
@@ -204,41 +224,53 @@ class PPO(PolicyAgent):
             if epoch and self.settings.recompute_advantages:
                 value, advantage, target = self._estimates(rollout)
                 rows = rows._replace(value=value, advantage=advantage, target=target)
-            yield from self._pieces(rows)
-
-    def _pieces(self, rows: Rows) -> Iterator[Rows]:
-        """The minibatches of one epoch."""
-        return minibatches(rows, self.settings.minibatch_size)
-
-    @torch.no_grad()
-    def _rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
-        """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
-        memory, action, obs = map(rollout.rows, (rollout.memory, rollout.action, rollout.obs))
-        pi = self.policy_head.distribution(memory.outputs)
-        rows = Rows(action, self.normalized(obs), pi.log_prob(action), *self._estimates(rollout), memory.masks)
-        return rows, pi.entropy().mean()
+            yield from self.networks.minibatches(rows, self.settings.minibatch_size)
 
     @torch.no_grad()
     def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Values, advantages and targets by the current value network, [B] each."""
         s = self.settings
         with switched_off(self.dropouts):
-            value, next_value = self._values(rollout)
+            value, next_value = self.networks.values(rollout, self.normalized)
         terminated, truncated = rollout.terminated, rollout.truncated
         advantage = gae(self._reward(rollout), value, next_value, terminated, truncated, s.gamma, s.gae_lambda)
         return rollout.rows(value), rollout.rows(advantage), rollout.rows(advantage + value)
 
-    def _values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """V of each row and of its true successor, [T, N] both."""
-        value = self.value(tree_map(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout.reward)
-        successors = self.value(concat([rollout.last_obs, rollout.final_obs]))
-        N = value.shape[1]
-        next_value = torch.cat([value[1:], successors[None, :N]])
-        next_value[rollout.cut_places] = successors[N:]
-        return value, next_value
+
+def normalized(advantage: Tensor) -> Tensor:
+    """(A - mean) / sqrt(variance + 1e-8) over a minibatch [B]; a single one, which would become 0, stays."""
+    return nn.functional.layer_norm(advantage, advantage.shape, eps=1e-8) if len(advantage) > 1 else advantage
 
 
-def _kl(log_ratio: Tensor) -> Tensor:
+def clipped_objective(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+    """min(r A, clip(r, 1 - eps, 1 + eps) A) (Schulman et al. 2017, equation 7), [B]; it is maximised.
+
+    Args:
+        log_ratio: log r = log pi - log pi_old, [B].
+        advantage: A, [B].
+        clip: eps; None: r A.
+    """
+    gain = log_ratio.exp() * advantage
+    # the same in fewer operations: the clipped r A can be less than r A only where that exceeds A + eps |A|
+    return gain if clip is None else torch.minimum(gain, advantage + clip * advantage.abs())
+
+
+def squared_error(value: Tensor, target: Tensor, old_value: Tensor, clip: float | None) -> Tensor:
+    """The mean over a minibatch of (V - target)^2, 0-d.
+
+    Args:
+        value: V, [B].
+        target: [B].
+        old_value: [B], V before the update.
+        clip: if set, the larger of the errors of V and of V clipped to this distance from its old value counts.
+    """
+    if clip is None:
+        return nn.functional.mse_loss(value, target)
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum((value - target).square(), (clipped - target).square()).mean()
+
+
+def approx_kl(log_ratio: Tensor) -> Tensor:
     """KL(pi_old, pi), nats, 0-d, of log pi - log pi_old [B] (http://joschu.net/blog/kl-approx.html, k3)."""
     return (log_ratio.exp() - 1 - log_ratio).mean()
 

@@ -1,13 +1,15 @@
 """REINFORCE: the Monte Carlo policy gradient."""
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.policy import PolicyAgent
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
 from rlcore.observations import build_body
@@ -39,6 +41,8 @@ class Reinforce(PolicyAgent):
         single row."""
         baseline: bool = False
         """Learn V(s), with its own network, and subtract it from the returns."""
+        value_network: NetworkChoice | None = None
+        """The baseline's body; null: as ``network``."""
         value_learning_rate: PositiveFloat = 1e-2
         """Step size of the baseline's Adam, constant."""
         value_steps: PositiveInt = 20
@@ -47,6 +51,12 @@ class Reinforce(PolicyAgent):
         """Weight of the policy's entropy, which is maximised, nats."""
         max_grad_norm: PositiveFloat | None = None
         """Bound on the gradient's 2-norm; null disables clipping."""
+
+        @model_validator(mode="after")
+        def _check_value_network(self) -> "Reinforce.Settings":
+            if self.value_network is not None and not self.baseline:
+                raise InputError("value_network: is the baseline's; set baseline=true")
+            return self
 
     settings: Settings
     horizon = None
@@ -59,7 +69,7 @@ class Reinforce(PolicyAgent):
         self.policy_head = self._make_head(self.body.num_features)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
-            value_body = build_body(s.network, self.scaled_space)
+            value_body = build_body(s.value_network or s.network, self.scaled_space)
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
@@ -81,7 +91,7 @@ class Reinforce(PolicyAgent):
         if s.normalize and len(advantage) > 1:  # a single one would become 0
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
-            pi = self.policy_head.distribution(self._outputs(obs))
+            pi = self.policy_head.distribution(self._outputs(obs)[0])
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)

@@ -11,13 +11,14 @@ from torch.nn.functional import one_hot
 
 from rlcore.checkpoint import restored
 from rlcore.environment import Environment, StepResult
+from rlcore.moved import keep_former_names
 from rlcore.seeding import restore_generator
 
 
 class Probe(Environment):
     """Episodes of ``length`` steps; a probe defines observations, rewards, and how an episode ends.
 
-    Observations are float32 [N, O]. A subclass overrides `observe` and `pay`, and may change ``ending``.
+    Observations are float32 [N, O]. A subclass overrides `observe` and `reward`, and may change ``ending``.
     """
 
     length = 1
@@ -39,11 +40,15 @@ class Probe(Environment):
         self._hidden = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._obs = torch.zeros(self.num_envs, num_inputs, device=self.device)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_former_names(cls, {"pay": "reward"})
+
     def observe(self) -> Tensor:
         """The current observation, [N, O]; may draw from the generator."""
         return one_hot(self._elapsed, self.length + 1).float()
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """The reward of an action, [N] float32."""
         return torch.ones(self.num_envs, device=self.device)
 
@@ -58,7 +63,7 @@ class Probe(Environment):
 
     def step(self, actions: Tensor) -> StepResult:
         """Plays one step in every environment."""
-        reward = self.pay(actions)
+        reward = self.reward(actions)
         self._elapsed = self._elapsed + 1
         final_obs = self.observe()
         done = self._elapsed == self.length
@@ -103,7 +108,7 @@ class Identity(Probe):
         shown = torch.randint(num_actions, (self.num_envs,), generator=self._generator, device=self.device)
         return one_hot(shown, num_actions).float()
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """1 where the action [N] is the one shown."""
         return (action == self._obs.argmax(1)).float()
 
@@ -145,7 +150,7 @@ class TwoStep(Probe):
     def __init__(self, settings: Environment.Settings | None = None, device: torch.device | str = "cpu"):
         super().__init__(settings or self.Settings(), self.length + 1, Discrete(2), device)
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """0 in the first step; then 1 where the first action was 1."""
         reward = (self._hidden * (self._elapsed == 1)).float()
         self._hidden = action
@@ -162,7 +167,7 @@ class Target(Probe):
         """[N, 1], uniform in [-1, 1]."""
         return torch.rand(self.num_envs, 1, generator=self._generator, device=self.device) * 2 - 1
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """Minus the squared error of the action [N, 1]."""
         return -(action - self._obs).square().squeeze(1)
 
@@ -185,7 +190,7 @@ class Product(Probe):
         """[N, 1], always 1."""
         return torch.ones(self.num_envs, 1, device=self.device)
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """The product after the action [N, 2]."""
         return (self.settings.x + action[:, 0]) * (self.settings.y + action[:, 1])
 
@@ -206,7 +211,7 @@ class RockPaperScissors(Probe):
         """[N, 1], always 1."""
         return torch.ones(self.num_envs, 1, device=self.device)
 
-    def pay(self, action: Tensor) -> Tensor:
+    def reward(self, action: Tensor) -> Tensor:
         """The opponent plays what beats the last action."""
         outcome = (action - (self._hidden + 1)) % 3  # 0 a draw, 1 a win, 2 a loss
         self._hidden = action

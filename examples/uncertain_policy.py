@@ -43,7 +43,7 @@ def clipped_without_masks(agent: PPO) -> float:
     env = CartPole(CartPole.Settings(num_envs=8))
     agent.train()
     rollout = rlcore.collect(agent, env, env.reset(seed=1)[0], 256)
-    rows, _ = agent._rows(rollout)
+    rows, _ = agent.rows(rollout)
     with torch.no_grad():
         ratio = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
         with recalled(agent.policy_dropouts, rows.masks):

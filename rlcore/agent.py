@@ -1,6 +1,7 @@
 """Agent: the base class that users subclass; it acts and learns."""
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rlcore.device import sync_is_costly
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.moved import keep_former_names
 from rlcore.optimizers import FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step
 from rlcore.settings import Choice
@@ -24,6 +26,9 @@ from rlcore.uncertainty import Answers, answers_of
 
 if TYPE_CHECKING:
     from rlcore.environment import Environment
+
+RENAMED = {"drop_running": "on_reset"}
+"""Methods by the names that they had in rlcore 0.1."""
 
 Metrics = dict[str, Tensor | float]
 """Names to detached 0-d tensors or numbers; TensorBoard shows them under ``train/``."""
@@ -77,6 +82,7 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        keep_former_names(cls, RENAMED)
         if "predict" in vars(cls):
             cls.predict = takes_arrays(cls.predict)  # type: ignore[method-assign]
 
@@ -155,8 +161,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         """What a user should know of an update's metrics, a line each; the trainer shows each line once."""
         return []
 
-    def drop_running(self) -> None:
-        """Forgets the episodes in progress, which were abandoned."""
+    def on_reset(self) -> None:
+        """Called by the trainer when the episodes in progress were abandoned: forget what was remembered of them."""
 
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
         """Takes one optimizer step down the gradient of the loss; the only place where optimizers step.
@@ -222,11 +228,15 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         with fitting(f"the agent {type(self).__name__}"):
             settings = self.settings.model_dump(mode="json")
             restore_parameters(self, saved["parameters"])
-            restore_state(self, saved, changed=saved.get("settings", settings) != settings)
+            restore_state(self, saved, changed=settings | saved.get("settings", {}) != settings)
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
-        """The attributes of a type and their names, with those in lists, dicts and modules."""
+        """Formerly `rlcore.stateful.attributes_of_type`."""
+        warnings.warn("Agent.held is now rlcore.stateful.attributes_of_type", DeprecationWarning, stacklevel=2)
         return attributes_of_type(self, kind)
+
+
+keep_former_names(Agent, RENAMED)
 
 
 def _check_arguments(kind: Any, env: Any, settings: Any) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from rlcore.errors import CheckpointError, InputError
 from rlcore.files import write_whole
 from rlcore.memory import require_memory
-from rlcore.trees import Tree, difference, leaves, told, tree_map
+from rlcore.trees import Tree, describe, difference, leaves, tree_map
 
 SCHEMA = 3
 """Version of the layout; a checkpoint with a larger one was written by a newer rlcore, one of 1 has no digest."""
@@ -149,7 +149,9 @@ def restored_number(saved: Any, name: str, low: float = 0, high: float = MOST, w
     """
     if type(saved) not in ((int,) if whole else (int, float)) or not low <= saved <= high:
         number = "a whole number" if whole else "a number"
-        raise CheckpointError(f"the checkpoint does not fit: {name} is {told(saved)}, not {number} in [{low}, {high}]")
+        raise CheckpointError(
+            f"the checkpoint does not fit: {name} is {describe(saved)}, not {number} in [{low}, {high}]"
+        )
     return saved
 
 

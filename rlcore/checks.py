@@ -18,6 +18,7 @@ from rlcore.networks import Network
 from rlcore.rollout import Rollout, Step, collect
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.spaces import ACTION_MASK
+from rlcore.stateful import attributes_of_type
 from rlcore.trees import Tree, leaves, tree_map
 
 if TYPE_CHECKING:
@@ -117,14 +118,14 @@ def check_agent(agent: Agent, env: "Environment", seed: int = 1) -> None:
     check_horizon(agent)
     seed_everything(derive_seed(seed, ACTING))
     agent.to(env.device)
-    env.watch(agent)
+    env.on_attach(agent)
     obs, _ = env.reset(seed=seed)
     state = agent.initial_state(env.num_envs)
     check_acting(agent, env, obs, state)
     step: Any = agent.predict(obs, state)
     _require(isinstance(step, Step), f"predict must return a Step, got {type(step).__name__}")
     _check_action(env, step.action)
-    optimizers = agent.held(torch.optim.Optimizer)
+    optimizers = attributes_of_type(agent, torch.optim.Optimizer)
     trained = [param for _, one in optimizers for group in one.param_groups for param in group["params"]]
     known = set(map(id, trained))
     left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in known]

@@ -13,6 +13,7 @@ from rlcore.errors import ContractError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import TRAINING, derive_seed, rewinder
+from rlcore.stateful import attributes_of_type
 from rlcore.trees import Tree
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Collector:
     def _undone_by(self, interruption: Interruption, agent: "Agent") -> Iterator[None]:
         """A signal aborts what is played in here, and environment and generators return to where they were before."""
         before = copy.deepcopy(self.env.checkpoint())
-        rewind = rewinder(generator for _, generator in agent.held(torch.Generator))
+        rewind = rewinder(generator for _, generator in attributes_of_type(agent, torch.Generator))
         try:
             with interruption.breaking():
                 yield

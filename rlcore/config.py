@@ -22,7 +22,7 @@ from rlcore.errors import InputError
 from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
-from rlcore.seeding import TRAINING, derive_seed, seed_everything
+from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import Choice, Settings, flatten, mistakes
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
@@ -297,13 +297,14 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
     """
     device, reason = choose_device(config.device)
     seed_everything(derive_seed(config.seed, TRAINING))
-    env, agent = _build(config, device, spec)
-    size = sum(param.numel() for param in agent.parameters())
-    if config.device == "auto" and device.type != "cpu" and size <= SMALL_NETWORK:
+    env = _training_env(config, device, spec)
+    if config.device == "auto" and device.type != "cpu" and (size := num_parameters(config, env)) <= SMALL_NETWORK:
         device, reason = torch.device("cpu"), f"{size:,} parameters: a network this small is faster there"
         env.close()
         seed_everything(derive_seed(config.seed, TRAINING))
-        env, agent = _build(config, device, spec)
+        env = _training_env(config, device, spec)
+    agent = _make_agent(config, env)
+    size = sum(param.numel() for param in agent.parameters())
     notes = [f"device: {device} ({reason})", set_threads(config.threads, size)]
     eval_env = (
         None if config.eval_env is None else _make_env(evaluation_env(config.env, config.eval_env), device, agent.spec)
@@ -321,15 +322,31 @@ def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | N
         return env
 
 
-def _build(config: Config, device: torch.device, spec: dict[str, Any] | None) -> tuple[Environment, Agent]:
+def _training_env(config: Config, device: torch.device, spec: dict[str, Any] | None) -> Environment:
     with fitting(f"the environment {config.env.name}"):
         known = None if spec is None else EnvSpec.from_plain(spec, device)
-    env = _make_env(config.env, device, known)
+    return _make_env(config.env, device, known)
+
+
+def _make_agent(config: Config, env: Environment) -> Agent:
     try:
         with BoundedTensors():
-            return env, config.agent.build(env)
+            return config.agent.build(env)
     except InputError as error:
         raise InputError(f"agent {config.agent.name} in environment {config.env.name}: {error}") from error
+
+
+def num_parameters(config: Config, env: Environment) -> int:
+    """The number of parameters of the agent, found on ``meta``: neither memory nor any generator is used."""
+    rng = rng_state()
+    try:
+        with torch.device("meta"):
+            agent = _make_agent(config, env)
+    except (RuntimeError, TypeError):  # it looks at numbers, of which there are none; or is at fault, and fails again
+        agent = _make_agent(config, env)
+    finally:
+        restore_rng_state(rng)
+    return sum(param.numel() for param in agent.parameters())
 
 
 class _Loader(yaml.SafeLoader):

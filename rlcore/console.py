@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-SECONDS_BETWEEN_DRAWINGS = 0.1
+SECONDS_BETWEEN_REFRESHES = 0.1
 
 
 def make_console() -> Console:
@@ -36,8 +36,8 @@ class Display:
         self.console = console
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._told = 0.0
-        self._drawn = 0.0
+        self._printed_share = 0.0
+        self._refreshed_at = 0.0
 
     def note(self, line: str) -> None:
         """Tells the user something: in the terminal, or as a Python warning where there is no console."""
@@ -56,13 +56,13 @@ class Display:
         """
         if self.console is None:
             return
-        if steps < total and time.monotonic() < self._drawn + SECONDS_BETWEEN_DRAWINGS:
+        if steps < total and time.monotonic() < self._refreshed_at + SECONDS_BETWEEN_REFRESHES:
             return
-        self._drawn = time.monotonic()
+        self._refreshed_at = time.monotonic()
         shown = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
         if not self.console.is_terminal:
-            if steps >= total or steps / total >= self._told + 0.1:
-                self._told = steps / total
+            if steps >= total or steps / total >= self._printed_share + 0.1:
+                self._printed_share = steps / total
                 self.console.print(f"{steps:>12,} / {total:,}  {shown}", highlight=False)
             return
         if self._progress is None:

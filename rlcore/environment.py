@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from inspect import signature
 from typing import Annotated, Any
 
 import numpy as np
@@ -19,10 +20,15 @@ from rlcore.collector import Collector
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
+from rlcore.moved import keep_former_names
 from rlcore.trees import Tree
 
 StepResult = tuple[Tree, Tensor, Tensor, Tensor, dict[str, Any]]
 """obs [N, *O], reward [N] float32, terminated [N] bool, truncated [N] bool, info."""
+
+
+RENAMED = {"watch": "on_attach", "learned": "on_update"}
+"""Methods by the names that they had in rlcore 0.1."""
 
 
 class Environment(VectorEnv, ABC):
@@ -58,7 +64,7 @@ class Environment(VectorEnv, ABC):
     select_best = True
     """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
     float64 = False
-    """Whether observations of a float64 space are returned as float64, for an agent that reads them so; see `watch`."""
+    """Whether observations of a float64 space are returned as float64, for an agent that does; see `on_attach`."""
     deterministic = True
     """Whether `score` evaluates the agent's best actions, or those that it takes while learning."""
     max_episode_steps = 27_000
@@ -87,6 +93,10 @@ class Environment(VectorEnv, ABC):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(action_space, num_envs)
         self.device = torch.device(device)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_former_names(cls, RENAMED)
 
     @abstractmethod
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tree, dict[str, Any]]:
@@ -134,12 +144,16 @@ class Environment(VectorEnv, ABC):
         Raises:
             ContractError: the default cannot make one.
         """
+        kind = type(self)
+        how = f"set self.settings and let {kind.__name__}(settings, device) construct it, or override evaluation"
+        if not hasattr(self, "settings"):
+            raise ContractError(f"{kind.__name__}.evaluation: it has no settings; {how}")
+        arguments = self.settings.model_copy(update={"num_envs": num_envs}), self.device
         try:
-            return type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)  # type: ignore[call-arg, arg-type]
-        except (AttributeError, TypeError) as error:
-            kind = type(self).__name__
-            message = f"set self.settings and let {kind}(settings, device) construct it, or override evaluation"
-            raise ContractError(f"{kind}.evaluation: {error}; {message}") from error
+            signature(kind).bind(*arguments)
+        except TypeError as error:
+            raise ContractError(f"{kind.__name__}.evaluation: {error}; {how}") from None
+        return kind(*arguments)  # type: ignore[call-arg, arg-type]
 
     def filming(self) -> "Environment":
         """A twin that `render` shows. The default is ``evaluation(1)``."""
@@ -170,10 +184,10 @@ class Environment(VectorEnv, ABC):
         """
         return Collector(self, seed)
 
-    def watch(self, agent: Agent) -> None:
+    def on_attach(self, agent: Agent) -> None:
         """Called once by the trainer with the agent that will learn here, for an environment that depends on it."""
 
-    def learned(self) -> None:
+    def on_update(self) -> None:
         """Called by the trainer after each update of that agent."""
 
     def checkpoint(self) -> dict[str, Any] | None:
@@ -182,3 +196,6 @@ class Environment(VectorEnv, ABC):
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restores what `checkpoint` returned."""
+
+
+keep_former_names(Environment, RENAMED)

@@ -20,6 +20,7 @@ from rlcore.errors import InputError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.seeding import ACTING, EVALUATION, derive_seed, rewinder, seed_everything
 from rlcore.settings import Choice
+from rlcore.stateful import attributes_of_type
 from rlcore.statistics import numbers_in
 from rlcore.trees import where
 
@@ -204,7 +205,7 @@ def evaluating(agent: Agent) -> Iterator[None]:
 def preserved(agent: Agent) -> Iterator[None]:
     """Restores module modes and random generators at the end."""
     modes = {module: module.training for module in agent.modules()}
-    rewind = rewinder(held for _, held in agent.held(torch.Generator))
+    rewind = rewinder(generator for _, generator in attributes_of_type(agent, torch.Generator))
     try:
         yield
     finally:
@@ -265,9 +266,9 @@ def play(agent: Agent, env: "Environment", num_episodes: int, seed: int, determi
                         if was_cut or len(returns[n]) == quota:
                             waiting.remove(n)
                 running *= ~done
-    told = list(chain(*infos))
-    names = sorted({name for numbers in told for name in numbers} - {"return", "length"})
-    columns = {name: [numbers.get(name, math.nan) for numbers in told] for name in names}
+    reported = list(chain(*infos))
+    names = sorted({name for numbers in reported for name in numbers} - {"return", "length"})
+    columns = {name: [numbers.get(name, math.nan) for numbers in reported] for name in names}
     columns |= {"return": list(chain(*returns)), "length": list(chain(*lengths))}
     scores = torch.tensor(columns["return"], dtype=torch.float64)
     low, high = bootstrap_interval(scores)

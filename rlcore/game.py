@@ -166,7 +166,7 @@ def different_games(game: Game, one: Player, other: Player, state: Tensor) -> Te
     return torch.cat([begun.outcome[counts], -answered.outcome[counts]])
 
 
-def count_told(outcome: Tensor, num_played: int) -> str:
+def describe_count(outcome: Tensor, num_played: int) -> str:
     """How many games count of those played: ``40``, or ``2 different games of 40``; see `different_games`."""
     return f"{len(outcome)} different games of {num_played}" if len(outcome) < num_played else str(num_played)
 

@@ -188,7 +188,7 @@ class GymEnvironment(Environment):
             if size != needed:
                 raise InputError(f"env.id: the action_mask of {s.shown_id} has {size} entries; {action} needs {needed}")
 
-    def watch(self, agent: Agent) -> None:
+    def on_attach(self, agent: Agent) -> None:
         """Returns observations of float64 as such, if the agent subtracts a mean from them first."""
         self.float64 = agent.reads_float64
 
@@ -375,8 +375,8 @@ def _settings(
     try:
         return kind.model_validate({"id": env, **further})
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(path)}: {text}" for path, text in mistakes(error, kind))
-        raise InputError(" ".join(f"GymEnvironment: {told}".split())) from None
+        found = "; ".join(f"{'.'.join(path)}: {text}" for path, text in mistakes(error, kind))
+        raise InputError(" ".join(f"GymEnvironment: {found}".split())) from None
 
 
 def _check_apart(envs: Sequence[Any], name: str) -> None:

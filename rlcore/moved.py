@@ -1,12 +1,13 @@
-"""Modules by the names that they had in rlcore 0.1: still found, with a warning."""
+"""Modules and methods by the names that they had in rlcore 0.1: still found, with a warning."""
 
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "rlcore.agents.dropout_probe": "rlcore.uncertainty.dropout_probe",
@@ -33,14 +34,21 @@ MOVED = {
 }
 
 
-class MovedModules(MetaPathFinder, Loader):
-    """Finds a module under its former name; it is the same object as under its present one."""
+class MovedModules:
+    """Finds a module under its former name; it is the same object as under its present one.
+
+    A finder and a loader as in `importlib.abc`, which is not imported: it imports modules of names such as ``random``,
+    while those of the working folder still stand in front.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
-        return ModuleSpec(fullname, self) if fullname in MOVED else None
+        """The spec of a module that has moved."""
+        return ModuleSpec(fullname, self) if fullname in MOVED else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """None: an empty module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Puts the module in the place of the new one."""
@@ -52,3 +60,28 @@ class MovedModules(MetaPathFinder, Loader):
 def install() -> None:
     """From now on, former names are found where no module of that name exists."""
     sys.meta_path.append(MovedModules())
+
+
+def keep_former_names(kind: type, renamed: Mapping[str, str]) -> None:
+    """Lets the methods that a class itself defines be called and overridden by their former names, with a warning.
+
+    Args:
+        kind: the class; a base calls this for itself, and in ``__init_subclass__`` for those below it.
+        renamed: former names to present ones.
+    """
+    for former, now in renamed.items():
+        own = vars(kind)
+        if now in own and former not in own:
+            setattr(kind, former, _warning(own[now], former, now))
+        elif former in own and now not in own:
+            warnings.warn(f"{kind.__qualname__}.{former} is now called {now}", DeprecationWarning, stacklevel=3)
+            setattr(kind, now, own[former])
+
+
+def _warning(method: Callable[..., Any], former: str, now: str) -> Callable[..., Any]:
+    @wraps(method)
+    def call(*arguments: Any, **named: Any) -> Any:
+        warnings.warn(f"{former} is now called {now}", DeprecationWarning, stacklevel=2)
+        return method(*arguments, **named)
+
+    return call

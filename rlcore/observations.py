@@ -66,11 +66,9 @@ def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False
     """
     has_memory = isinstance(choice.kind, type) and issubclass(choice.kind, Recurrent)
     if has_memory != recurrent:
-        raise InputError(
-            f"agent.network.name: {choice.name} has no memory; gru, lstm and frame_stack have one"
-            if recurrent
-            else f"agent.network.name: {choice.name} has a memory, which is for agent.name=recurrent_ppo"
-        )
+        lack = "has no memory; gru, lstm and frame_stack have one"
+        excess = "has a memory; choose an agent that keeps one (rlcore list agents), or a network without"
+        raise InputError(f"agent.network.name: {choice.name} {lack if recurrent else excess}")
     if not isinstance(choice.settings, Recurrent.Settings):
         reader, shape = _reader_of(space, choice)
         network = choice.build(shape)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import ContractError
-from rlcore.trees import Tree, leaves, stack, take, tree_map, where
+from rlcore.trees import Tree, leaves, num_rows, stack, take, tree_map, where
 
 if TYPE_CHECKING:
     from rlcore.agent import Agent
@@ -306,11 +306,10 @@ def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:
     """The rows in a new random order, cut into minibatches.
 
     Args:
-        rows: a NamedTuple of trees [B, ...], the first of them a tensor.
+        rows: a NamedTuple of trees [B, ...].
         size: rows per minibatch; None means all of them.
     """
-    order = torch.randperm(len(rows[0]), device=rows[0].device)
-    size = size or len(order)
-    for piece in zip(*(leaf[order].split(size) for leaf in leaves(rows)), strict=True):
-        remaining = iter(piece)
-        yield tree_map(lambda _: next(remaining), rows)  # noqa: B023 (called at once)
+    num = num_rows(rows)
+    shuffled = take(rows, torch.randperm(num, device=next(leaves(rows)).device))
+    for start in range(0, num, size or num):
+        yield take(shuffled, slice(start, start + (size or num)))

@@ -22,7 +22,7 @@ from rlcore.files import claim_folder, locked, write_text
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
-from rlcore.trees import told
+from rlcore.trees import describe
 
 RESULT_FILE = "result.json"
 RUNS_FOLDER = "runs"
@@ -140,8 +140,8 @@ class Run:
             was, now = (getattr(env.settings, key, None) for env in (before, here))
             if was != now:
                 raise InputError(
-                    f"env.{key}: is {told(was)} for good, as what it says is fitted in training and saved with the "
-                    f"agent; {told(now)} would have no effect"
+                    f"env.{key}: is {describe(was)} for good, as what it says is fitted in training and saved with the "
+                    f"agent; {describe(now)} would have no effect"
                 )
         saved = checkpoints.load(path)
         trainer, notes = config.build(loaded.config, saved.get("spec"))
@@ -209,7 +209,7 @@ def load(
         return load_trainer(run, checkpoint, device, trust).agent
     choice = config.load_agent(folder.folder / CONFIG_FILE, trust)
     if saved.get("name") != choice.name:
-        raise CheckpointError(f"{path} is of the agent {told(saved.get('name'))}, not of {choice.name!r}")
+        raise CheckpointError(f"{path} is of the agent {describe(saved.get('name'))}, not of {choice.name!r}")
     name = tree.get("device", "auto") if device is None else str(device)
     place, _ = choose_device(name)
     rng = rng_state()

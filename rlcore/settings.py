@@ -114,15 +114,11 @@ class Choice(Settings):
 
 def _changed(default: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is given; choices in it that have no name, and the default has one, as changes to the default."""
-    return {
-        **default,
-        **{
-            key: _changed(default[key], value)
-            if isinstance(value, Mapping) and "name" not in value and _is_choice(default.get(key))
-            else value
-            for key, value in given.items()
-        },
-    }
+    changed = dict(default)
+    for key, value in given.items():
+        is_change = isinstance(value, Mapping) and "name" not in value and _is_choice(default.get(key))
+        changed[key] = _changed(default[key], value) if is_change else value
+    return changed
 
 
 def _is_choice(dumped: Any) -> bool:

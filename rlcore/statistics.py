@@ -115,22 +115,22 @@ class EpisodeStatistics:
         if not latest.shape[1] or not (any(infos) or self.listeners):
             return
         envs = env[order].tolist()
-        told = [_of(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
-        for numbers in told:
+        reported = [_of(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
+        for numbers in reported:
             for name, value in numbers.items():
                 self._numbers.setdefault(name, deque(maxlen=self.window)).append(value)
         returns, lengths = latest.tolist()
         for listener in self.listeners:
-            listener(Episodes(envs, returns, lengths, told))
+            listener(Episodes(envs, returns, lengths, reported))
 
-    def drop_running(self) -> None:
+    def on_reset(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
         self.flush()
         self._running.zero_()
 
     def forget(self) -> None:
         """Begins the means anew, and forgets the episodes in progress; the number of episodes goes on."""
-        self.drop_running()
+        self.on_reset()
         self._latest, self._numbers = self._latest[:, :0], {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rlcore.spaces import scaled_space, zeros
 from rlcore.stateful import LEARNS, stateful_parts
 from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import DEFAULT_LOGGERS, Tracker
-from rlcore.trees import leaves, told
+from rlcore.trees import describe, leaves
 
 CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
@@ -156,7 +156,7 @@ class Trainer:
         self.agent, self.seed = agent.to(env.device), seed
         for one in (env,) if eval_env is None else (env, eval_env):
             _require_same_spaces("eval_env", one, env)
-            one.watch(self.agent)
+            one.on_attach(self.agent)
             one.max_episode_steps = s.max_episode_steps or one.max_episode_steps
         self.collector = env.collector(seed)
         """Who plays."""
@@ -302,7 +302,7 @@ class Trainer:
         if not self.steps:
             check_metrics(metrics)
         self._learning = False
-        self.env.learned()
+        self.env.on_update()
         self.steps += rollout.num_steps
         self.episodes.add(rollout)
         self.collect_seconds += collected - start
@@ -371,7 +371,7 @@ class Trainer:
         _require_same_spaces("the new environment", env, self.env)
         if env.num_envs != self.env.num_envs:
             raise InputError(f"the new environment must have {self.env.num_envs} environments, has {env.num_envs}")
-        env.watch(self.agent)
+        env.on_attach(self.agent)
         env.max_episode_steps = self.settings.max_episode_steps or env.max_episode_steps
         before, began = self.collector, self.collector.obs is not None
         self.collector = env.collector(self.seed)
@@ -467,7 +467,7 @@ class Trainer:
             CheckpointError: the checkpoint is of another agent, or does not fit.
         """
         if saved.get("name") != self.name:
-            raise CheckpointError(f"the checkpoint is of the agent {told(saved.get('name'))}, not of {self.name!r}")
+            raise CheckpointError(f"the checkpoint is of the agent {describe(saved.get('name'))}, not of {self.name!r}")
         with fitting(f"the agent {self.name}"):
             saved = legacy.upgraded(saved)
             self.agent.restore({**saved["agent"], **saved.get("learns", {}).get("agent", {})})
@@ -490,7 +490,7 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any], learns: dict[str, Any]) -> list[str]:
         learns = legacy.showing_inputs(learns, self._fits(), self.env.single_observation_space)
-        fits = learns["fits"] if isinstance(learns["fits"], str) else told(learns["fits"])
+        fits = learns["fits"] if isinstance(learns["fits"], str) else describe(learns["fits"])
         if fits != self._fits():
             raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
         notes = []
@@ -518,8 +518,8 @@ class Trainer:
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
         self.best = restored_number(float(learns["best"]), "best", -math.inf, math.inf, whole=False)
         self.figures = _restored_figures(learns["figures"])
-        goes_on = total_steps != self.total_steps or before.get("trainer.hooks") != here.get("trainer.hooks")
-        if isinstance(learns.get("stopped"), str) and not goes_on:
+        changed = total_steps != self.total_steps or before.get("trainer.hooks") != here.get("trainer.hooks")
+        if isinstance(learns.get("stopped"), str) and not changed:
             self.stopped = learns["stopped"]
         self._evaluation_pending = learns.get("evaluation_pending", False) is True and self.eval_every is not None
         finished_at = learns.get("finished_at")
@@ -555,8 +555,8 @@ class Trainer:
     def _begin_episodes(self) -> None:
         """Begins new episodes, those in progress having been abandoned."""
         self.collector.begin_episodes(self.agent, self.steps)
-        self.episodes.drop_running()
-        self.agent.drop_running()
+        self.episodes.on_reset()
+        self.agent.on_reset()
 
     def _settings_of_all(self) -> dict[str, Any]:
         """The settings of environment, agent and trainer, where they have any, by dotted key."""

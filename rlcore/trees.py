@@ -36,13 +36,13 @@ def difference(tree: Tree, like: Tree, free: int | None = None) -> str:
         Where it differs, what is there and what should be, to be read after the tree's name: ``[0] is None, not ...``.
     """
     if isinstance(like, Tensor) or like is None:
-        alike = told(tree, free) == told(like, free)
+        alike = describe(tree, free) == describe(like, free)
     elif isinstance(like, dict):
         alike = isinstance(tree, dict) and tree.keys() == like.keys()
     else:
         alike = isinstance(tree, (list, tuple)) and len(tree) == len(like)
     if not alike:
-        return f" is {told(tree)}, not {told(like, free)}"
+        return f" is {describe(tree)}, not {describe(like, free)}"
     if isinstance(like, Tensor) or like is None:
         return ""
     keys = like if isinstance(like, dict) else range(len(like))
@@ -50,12 +50,12 @@ def difference(tree: Tree, like: Tree, free: int | None = None) -> str:
     return next((f"[{key!r}]{found}" for key, found in inner if found), "")
 
 
-def told(tree: Tree, free: int | None = None) -> str:
+def describe(tree: Tree, free: int | None = None) -> str:
     """What a tree is, in a few words of one line: the dtype and shape of a tensor, the keys of a dict, or a value.
 
     Args:
         tree: anything.
-        free: a dimension whose size is told as ``any``.
+        free: a dimension whose size is given as ``any``.
     """
     if isinstance(tree, Tensor):
         shape = ["any" if i == free else str(size) for i, size in enumerate(tree.shape)]
@@ -77,6 +77,11 @@ def leaves(tree: Tree) -> Iterator[Tensor]:
     elif tree is not None:
         for branch in tree.values() if isinstance(tree, dict) else tree:
             yield from leaves(branch)
+
+
+def num_rows(tree: Tree) -> int:
+    """B of a tree of tensors [B, ...]."""
+    return len(next(leaves(tree)))
 
 
 def stack(items: list[Tree]) -> Tree:

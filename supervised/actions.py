@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,16 @@ class Action(ABC):
     """Of one answer."""
     unit: str
     """The name of the reward in reports, which is one of `ERRORS` if the reward is minus an error."""
+    other_answers: tuple[str, ...] = ()
+    """What may be answered besides the classes, whose numbers they follow."""
+
+    @classmethod
+    def from_settings(cls, dataset: Dataset, device: torch.device, settings: Any) -> "Action":
+        """Made as the settings of the environment say; the default has none of its own."""
+        return cls(dataset, device)  # type: ignore[call-arg]
+
+    def on_step(self, num_answered: int) -> None:  # noqa: B027 (most do nothing)
+        """Called before the answers of a step are rewarded, with the number of those rewarded before."""
 
     @abstractmethod
     def encode(self, targets: Tensor) -> Tensor:
@@ -46,8 +55,17 @@ class Action(ABC):
         """The class probabilities that each answer states, [N, K]; the default is 1 for the class it names."""
         return F.one_hot(self.label(action), num_classes).float()
 
-    def scalars(self, reward: Tensor) -> dict[str, float]:
-        """The mean of rewards [n] by its name; an error is minus the reward."""
+    def criterion(self, dataset: Dataset) -> str:
+        """The main figure of an evaluation."""
+        return self.unit if dataset.classes is None else "accuracy"
+
+    def scalars(self, reward: Tensor, label: Tensor | None = None) -> dict[str, float]:
+        """Figures of an evaluation: the mean of rewards [n] by its name; an error is minus the reward.
+
+        Args:
+            reward: [n].
+            label: the class named, or one of `other_answers`, [n] int64; None if the targets are no classes.
+        """
         mean = reward.double().mean().item()
         return {self.unit: -mean if self.unit in ERRORS else mean}
 
@@ -111,22 +129,45 @@ class AskAction(LabelAction):
         dataset: with classes.
         device: of the targets.
         wrong: c, the cost of a wrong answer.
+        warmup: examples over which that cost rises from 0 to c.
     """
 
     unit = "reward"
+    other_answers = ("asks",)
 
-    def __init__(self, dataset: Dataset, device: torch.device, wrong: float = 1.0):
-        self.num_classes, self.wrong = len(_classes(dataset, "ask")), wrong
+    def __init__(self, dataset: Dataset, device: torch.device, wrong: float = 1.0, warmup: int = 0):
+        self.num_classes, self.full_cost, self.warmup = len(_classes(dataset, "ask")), wrong, warmup
+        self.wrong = wrong
+        """The cost of a wrong answer now."""
         self.space = Discrete(self.num_classes + 1)
+
+    @classmethod
+    def from_settings(cls, dataset: Dataset, device: torch.device, settings: Any) -> "AskAction":
+        """With the settings ``wrong`` and ``wrong_warmup``."""
+        return cls(dataset, device, settings.wrong, settings.wrong_warmup)
+
+    def on_step(self, num_answered: int) -> None:
+        """Raises the cost, if it has not reached c."""
+        if self.warmup:
+            self.wrong = self.full_cost * min(1.0, num_answered / self.warmup)
+
+    def criterion(self, dataset: Dataset) -> str:
+        """The reward, in which asking counts."""
+        return self.unit
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """[N], 1, -c or 0."""
-        paid = (1 + self.wrong) * (action == target).float() - self.wrong
-        return paid * (action < self.num_classes)
+        reward = (1 + self.wrong) * (action == target).float() - self.wrong
+        return reward * (action < self.num_classes)
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
         """1 for the class that each answer names, 0 for all where it asks, [N, K]."""
         return super().probabilities(action, num_classes + 1)[:, :num_classes]
+
+    def scalars(self, reward: Tensor, label: Tensor | None = None) -> dict[str, float]:
+        """Also the share of questions that were passed on, ``asked``."""
+        assert label is not None
+        return {**super().scalars(reward, label), "asked": (label == self.num_classes).double().mean().item()}
 
 
 class LogOddsAction(Action):
@@ -214,7 +255,7 @@ class GaussianAction(ValuesAction):
         return super().reward(action, target) / (2 * self.std**2) - constant
 
 
-ACTIONS: dict[str, Callable[[Dataset, torch.device], Action]] = {
+ACTIONS: dict[str, type[Action]] = {
     "logits": LogitsAction,
     "label": LabelAction,
     "ask": AskAction,

@@ -23,7 +23,7 @@ from rlcore.observations import ScaledInputs, unknown_channels, usual_channels
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.settings import ResolvedPath, Seed
 from rlcore.spaces import Channels, Inputs
-from rlcore.supervised.actions import ACTIONS, Action, AskAction
+from rlcore.supervised.actions import ACTIONS, Action
 from rlcore.supervised.datasets import (
     Dataset,
     Split,
@@ -159,9 +159,7 @@ class SupervisedEnv(Environment):
         self.float64 = space.dtype == np.float64
         if spec is None:
             self._check_batch()
-        self.criterion = self.action.unit
-        if self.dataset.classes is not None and settings.action != "ask":
-            self.criterion = "accuracy"
+        self.criterion = self.action.criterion(self.dataset)
         self._inputs = _channels_first(shown.inputs.to(self.device), self.channels)
         self.targets = shown.targets.to(self.device)
         """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
@@ -197,9 +195,8 @@ class SupervisedEnv(Environment):
                 f"an action ({self.settings.action}) must be {self._action_dtype} of shape "
                 f"{tuple(self._action_shape)}, got {actions.dtype} of shape {tuple(actions.shape)}"
             )
-        if isinstance(self.action, AskAction) and self.settings.wrong_warmup:
-            self.action.wrong = self.settings.wrong * min(1.0, self._num_answered / self.settings.wrong_warmup)
-            self._num_answered += self.num_envs
+        self.action.on_step(self._num_answered)
+        self._num_answered += self.num_envs
         reward = self.action.reward(actions, self._target)
         return self._show(), reward, self._terminated, self._truncated, {}
 
@@ -251,16 +248,13 @@ class SupervisedEnv(Environment):
                 if classes is not None:
                     answers.append(self.action.label(action))
         reward = torch.cat(rewards)
-        scalars = self.action.scalars(reward)
         columns = {"reward": reward.tolist()}
         if classes is None:
-            return Report(scalars, columns=columns)
+            return Report(self.action.scalars(reward), columns=columns)
         answer, target, K = torch.cat(answers), self.targets, len(classes)
         answered, right = answer < K, answer == target
         recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
-        if self.settings.action == "ask":
-            scalars["asked"] = 1 - answered.double().mean().item()
-        scalars["accuracy"] = right[answered].double().mean().item()
+        scalars = {**self.action.scalars(reward, answer), "accuracy": right[answered].double().mean().item()}
         scalars |= {f"recall_{name}": value for name, value in zip(classes, recall.tolist(), strict=True)}
         columns |= {"target": target.tolist(), "answer": answer.tolist()}
         text = f"the confusion matrix of {K:,} classes is not shown; at most {MOST_CLASSES}"
@@ -299,9 +293,7 @@ class SupervisedEnv(Environment):
 
     def _make_action(self, device: torch.device) -> Action:
         """What an answer is, as set by ``action``."""
-        if self.settings.action == "ask":
-            return AskAction(self.dataset, device, self.settings.wrong)
-        return ACTIONS[self.settings.action](self.dataset, device)
+        return ACTIONS[self.settings.action].from_settings(self.dataset, device, self.settings)
 
     def _encode(self) -> Tensor:
         """The encoded targets of every example shown, [n, ...]."""

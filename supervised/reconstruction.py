@@ -66,7 +66,7 @@ class ReconstructionEnv(SupervisedEnv):
         self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
         self._bits: Tensor | None = None
         if settings.binarize == "static":
-            self._bits = torch.cat([self._drawn(rows) for rows in self._rows()])
+            self._bits = torch.cat([self._sampled_pixels(rows) for rows in self._rows()])
         if settings.binarize != "none":
             blank = torch.zeros((1, *(self.single_action_space.shape or ())), device=self.device)
             self._off, self._on = (self._scaling.unscaled(blank + bit) for bit in (0, 1))
@@ -83,7 +83,7 @@ class ReconstructionEnv(SupervisedEnv):
         """Examples as they are shown, [B, *shape]; if pixels are drawn, such that they are scaled to 0 and 1."""
         if self.settings.binarize == "none":
             return super().inputs(rows)
-        bits = self._drawn(rows) if self._bits is None else self._bits[rows]
+        bits = self._sampled_pixels(rows) if self._bits is None else self._bits[rows]
         bits = bits.movedim(1, -1) if self.channels == "last" else bits
         return torch.where(bits, self._on, self._off)
 
@@ -175,7 +175,7 @@ class ReconstructionEnv(SupervisedEnv):
     def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
         return self.scaled(inputs)
 
-    def _drawn(self, rows: Tensor | slice) -> Tensor:
+    def _sampled_pixels(self, rows: Tensor | slice) -> Tensor:
         """New pixels of examples, [B, *O] bool."""
         return torch.bernoulli(self.scaled(super().inputs(rows)), generator=self._noise).bool()
 

@@ -81,7 +81,7 @@ MUTANTS = {
         "agents/ppo.py", "total - s.entropy_coefficient * pi", "total + s.entropy_coefficient * pi", AGENTS
     ),
     "the objective is minimised": Mutant(
-        "agents/ppo.py", "policy_loss = -gain.mean()", "policy_loss = gain.mean()", AGENTS
+        "agents/ppo.py", "policy_loss = -clipped", "policy_loss = clipped", AGENTS
     ),
     "the KL's mean over coordinates": Mutant(
         "agents/autoencoder.py",

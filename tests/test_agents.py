@@ -11,12 +11,14 @@ from torch import nn
 from rlcore import check_agent, config
 from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
+from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, RockPaperScissors, Target, TwoStep
 from rlcore.errors import InputError
 from rlcore.gym_environment import GymEnvironment
 from rlcore.rollout import collect
+from rlcore.stateful import attributes_of_type
 from rlcore.trainer import Trainer
 from rlcore.uncertainty import NumberUncertainty, best_answer
 
@@ -126,7 +128,7 @@ def test_the_first_minibatchs_ratio_is_one(env, shared):
     env = env()
     agent = ppo(env, shared=shared)
     obs, _ = env.reset(seed=1)
-    rows, _ = agent._rows(collect(agent, env, obs, 32))
+    rows, _ = agent.rows(collect(agent, env, obs, 32))
     pi, value = agent.distribution(rows.obs[:64]), agent.value(rows.obs[:64])
     ratio = (pi.log_prob(rows.action[:64]) - rows.log_prob[:64]).exp()
     torch.testing.assert_close(ratio, torch.ones(64), atol=1e-6, rtol=0)
@@ -137,7 +139,7 @@ def test_the_clipped_objective_is_the_papers():
     env = CartPole()
     agent = ppo(env, normalize_advantages=False)
     obs, _ = env.reset(seed=1)
-    b, _ = agent._rows(collect(agent, env, obs, 32))
+    b, _ = agent.rows(collect(agent, env, obs, 32))
     b = b._replace(log_prob=b.log_prob + torch.randn_like(b.log_prob), advantage=torch.randn_like(b.advantage))
     ratio = (agent.distribution(b.obs).log_prob(b.action) - b.log_prob).exp()
     assert ratio.min() < 0.8 < 1.2 < ratio.max()
@@ -150,7 +152,7 @@ def test_the_clipped_value_loss_is_the_larger_of_two():
     env = CartPole()
     agent = ppo(env, value_clip=0.1)
     obs, _ = env.reset(seed=1)
-    b, _ = agent._rows(collect(agent, env, obs, 32))
+    b, _ = agent.rows(collect(agent, env, obs, 32))
     b = b._replace(value=b.value + torch.randn_like(b.value) / 5, target=b.target.mean() + torch.randn_like(b.target))
     V = agent.value(b.obs)
     near = torch.maximum(torch.minimum(V, b.value + 0.1), b.value - 0.1)
@@ -163,7 +165,7 @@ def test_ppo_learns_from_the_true_successor_of_a_truncated_row():
     agent = ppo(env, gae_lambda=0.0)
     obs, _ = env.reset(seed=1)
     rollout = collect(agent, env, obs, 4)
-    rows, _ = agent._rows(rollout)
+    rows, _ = agent.rows(rollout)
     value = agent.value(rollout.final_obs)
     target = rows.target.view(4, 2)
     torch.testing.assert_close(target[2], 1 + GAMMA * value)
@@ -229,14 +231,13 @@ def test_kl_stop_ends_the_update_before_the_first_minibatch_that_is_too_far_away
     obs, _ = env.reset(seed=1)
     rollout = collect(agent, env, obs, 32)
     agent.minimize = lambda loss: steps.append(1) or minimize(loss)
-    answers = agent._answers
+    losses = agent.losses
 
-    def watched(seen):
-        pi, V = answers(seen)
-        distances.append(pi)
-        return pi, V
+    def watched(b, clip):
+        distances.append(b)
+        return losses(b, clip)
 
-    agent._answers = watched
+    agent.losses = watched
     agent.learn(rollout)
     assert len(steps) == len(distances) - 1 < 50 * 4  # the last one was looked at, and not learned from
     torch.manual_seed(1)
@@ -341,7 +342,7 @@ def test_what_a_checkpoint_would_lack_is_named(monkeypatch):
     with pytest.raises(InputError, match=r"no optimizer has late\.weight, late\.bias"):
         check_agent(Untrained(env, settings), env)
     listed = Listed(env, Reinforce.Settings())
-    assert [name for name, _ in listed.held(torch.optim.Optimizer)] == ["kept.all.0"]
+    assert [name for name, _ in attributes_of_type(listed, torch.optim.Optimizer)] == ["kept.all.0"]
     check_agent(listed, env)
 
 
@@ -428,3 +429,24 @@ def test_every_agent_can_be_pickled(tmp_path):
         again = torch.load(tmp_path / "agent.pt", weights_only=False)
         obs = torch.randn(5, 4)
         assert torch.equal(again.predict(obs).action, agent.predict(obs).action)
+
+
+@pytest.mark.parametrize("kind", [PPO, RecurrentPPO, Reinforce])
+def test_the_value_may_have_another_network_than_the_policy(kind):
+    name = {"name": "gru", "size": 5} if kind is RecurrentPPO else {"name": "mlp", "hidden": [5]}
+    others = {"baseline": True} if kind is Reinforce else {"horizon": 8, "minibatch_size": 64}
+    env = CartPole(CartPole.Settings(num_envs=8, max_episode_steps=10))
+    agent = kind(env, kind.Settings.model_validate({"value_network": name, **others}))
+    value_body = agent.baseline[0] if kind is Reinforce else agent.value_body
+    assert (agent.body.num_features, value_body.num_features) == (64, 5)
+    trainer = Trainer(agent, env, Trainer.Settings(total_steps=300, eval_episodes=2))
+    before = [x.clone() for x in value_body.parameters()]
+    trainer.fit()
+    assert not any(map(torch.equal, before, value_body.parameters()))
+
+
+def test_a_network_for_a_value_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="shared=true has one body for both"):
+        PPO.Settings(shared=True, value_network="mlp")
+    with pytest.raises(ValueError, match="set baseline=true"):
+        Reinforce.Settings(value_network="mlp")

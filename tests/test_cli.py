@@ -404,7 +404,7 @@ def test_nan_is_one_line_status_2_and_a_dump(rlcore_, workdir):
     (workdir / "spoiled.py").write_text(
         "import rlcore\nfrom rlcore.envs.probes import Target\n"
         "@rlcore.registry.envs.register('spoiled')\nclass Spoiled(Target):\n"
-        "    def pay(self, action):\n        return super().pay(action) / 0\n"
+        "    def reward(self, action):\n        return super().reward(action) / 0\n"
     )
     (workdir / "spoiled.yaml").write_text("imports: [spoiled]\n" + QUICK.replace("cartpole", "spoiled"))
     status, _, err = rlcore_("train", "spoiled.yaml", "--run-dir", "run")

@@ -10,7 +10,7 @@ from torch import nn
 from rlcore import collect, config, registry
 from rlcore.agents import ppo as ppo_module
 from rlcore.agents.alphazero import AlphaZero
-from rlcore.agents.ppo import PPO
+from rlcore.agents.ppo import PPO, clipped_objective, normalized, squared_error
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.cartpole import CartPole
@@ -40,7 +40,7 @@ def test_former_selves_sample_from_their_policy():
     """At equal logits the most likely move is always the same one; a draw is not."""
     env = VersusEnv(VersusEnv.Settings(num_envs=2, game="tictactoe", save_every=1))
     agent = Reinforce(env, Reinforce.Settings.model_validate({"network": MLP}))
-    env.watch(agent)
+    env.on_attach(agent)
     env.former[0].policy_head.weight.data.zero_()
     moves = env._former_player(env.former[0])(env.game.initial(9000))
     counts = torch.bincount(moves, minlength=9)
@@ -75,7 +75,7 @@ def test_a_position_is_learned_from_as_often_as_passes_says(passes, steps):
 @pytest.mark.parametrize(("share", "steps"), [(1.4, 4), (1.6, 1)])
 def test_an_update_ends_beyond_one_and_a_half_times_the_target(monkeypatch, share, steps):
     agent, env = ppo(target_kl=0.02)
-    monkeypatch.setattr(ppo_module, "_kl", lambda log_ratio: torch.tensor(share * 0.02))
+    monkeypatch.setattr(ppo_module, "approx_kl", lambda log_ratio: torch.tensor(share * 0.02))
     taken, minimize = [], agent.minimize
     agent.minimize = lambda loss: taken.append(1) or minimize(loss)
     agent.learn(rolled(agent, env))
@@ -175,3 +175,24 @@ def test_a_copy_of_the_target_is_taken_after_the_update():
     after = agent.q.state_dict()
     assert all(torch.equal(agent.target.state_dict()[name], after[name]) for name in after)
     assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize(("ratio", "A", "expected"), [
+    (1.5, 2.0, 2.4), (0.5, 2.0, 1.0), (1.1, 2.0, 2.2), (1.5, -2.0, -3.0), (0.5, -2.0, -1.6), (0.9, -2.0, -1.8),
+])  # fmt: skip
+def test_the_clipped_objective_is_equation_7(ratio, A, expected):
+    one = torch.tensor([ratio]).log(), torch.tensor([A])
+    torch.testing.assert_close(clipped_objective(*one, 0.2), torch.tensor([expected]))
+    torch.testing.assert_close(clipped_objective(*one, None), torch.tensor([ratio * A]))
+
+
+def test_advantages_are_normalised_by_their_own_moments_and_a_single_one_stays():
+    expected = torch.tensor([-2.0, -1.0, 3.0]) / (14 / 3) ** 0.5
+    torch.testing.assert_close(normalized(torch.tensor([1.0, 2.0, 6.0])), expected)
+    assert normalized(torch.tensor([5.0])) == 5.0
+
+
+def test_the_error_of_a_clipped_value_is_the_larger_one():
+    V, target, old = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0]), torch.tensor([0.0, 0.0])
+    assert squared_error(V, target, old, None) == 0.5
+    assert squared_error(V, target, old, 0.5) == ((2 - 0.5) ** 2 + (3 - 0.5) ** 2) / 2

@@ -284,3 +284,26 @@ def test_a_run_finds_its_own_file_where_both_were_moved(write, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path / "after")
     (found,) = config.load(path).config.imports
     assert found == str(tmp_path / "after/moving_env.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_meta"),
+    [
+        ("cartpole_ppo", True),
+        ("cartpole_recurrent_ppo", True),
+        ("cartpole_reinforce", True),
+        ("cartpole_random_search", True),
+        ("digits_lenet", False),  # looks whether any input is shifted
+        ("tictactoe_alphazero", False),
+    ],
+)
+def test_parameters_are_counted_and_no_generator_notices(name, is_meta, monkeypatch):
+    wanted = config.load(name).config
+    env = registry.envs[wanted.env.name](wanted.env.settings)
+    made = wanted.agent.build(env)
+    built, inner = [], config._make_agent
+    monkeypatch.setattr(config, "_make_agent", lambda *arguments: built.append(inner(*arguments)) or built[-1])
+    before = torch.get_rng_state()
+    assert config.num_parameters(wanted, env) == sum(param.numel() for param in made.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [all(param.is_meta for param in agent.parameters()) for agent in built] == [is_meta]

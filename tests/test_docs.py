@@ -2,6 +2,9 @@
 
 import json
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from statistics import fmean
 
@@ -158,3 +161,17 @@ def test_nothing_is_to_be_installed_from_where_rlcore_is_not():
     paths += [path for folder in ("agents", "envs", "supervised", "configs") for path in (ROOT / folder).glob("*.*")]
     texts = {path: path.read_text() for path in [ROOT / "README.md", *paths] if path.suffix in (".py", ".md", ".yaml")}
     assert [path for path, text in texts.items() if re.search(r"install ['\"]?rlcore", text)] == []
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "latent"])
+def test_the_runs_behind_a_page_can_begin(name, workdir):
+    command = [sys.executable, str(ROOT / "benchmarks/experiments.py"), name, "--list"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    trained = [shlex.split(line)[4:] for line in lines if " train " in line]
+    assert len(trained) > 10
+    for source, *rest in trained:
+        overrides = [x for x in rest if re.match(r"[a-z_.]+=", x)]
+        assert config.load(source, overrides).config.agent.name
+    others = [Path(shlex.split(line)[1]) for line in lines if " train " not in line]
+    assert others
+    assert all(path.is_file() for path in others)

@@ -9,7 +9,7 @@ from compare import same
 from one_step import PROBES, OneStep
 
 from rlcore.agents.alphazero import AlphaZero
-from rlcore.agents.ppo import PPO, _kl
+from rlcore.agents.ppo import PPO, approx_kl
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
@@ -62,7 +62,7 @@ def test_reinforces_loss_is_its_formula(baseline):
 
 def test_values_are_estimated_without_dropout():
     agent, rollout = on_cartpole(PPO, network=DROPOUT, horizon=16, minibatch_size=None)
-    assert torch.equal(agent._rows(rollout)[0].value, agent._rows(rollout)[0].value)
+    assert torch.equal(agent.rows(rollout)[0].value, agent.rows(rollout)[0].value)
     agent, rollout = on_cartpole(Reinforce, network=DROPOUT, baseline=True)
     obs = rollout.rows(rollout.obs)
     assert torch.equal(agent._value(obs), agent._value(obs))
@@ -80,7 +80,7 @@ def test_the_value_remembers_without_dropout():
 def test_a_clipped_value_counts_its_larger_error():
     given = {"horizon": 16, "minibatch_size": None, "value_clip": 1e-9, "learning_rate": 0.01}
     (once, rollout), (twice, _) = (on_cartpole(PPO, num_epochs=epochs, **given) for epochs in (1, 2))
-    rows, _ = once._rows(rollout)
+    rows, _ = once.rows(rollout)
     once.learn(rollout)
     before = (rows.value - rows.target).square()
     after = (once.value(rows.obs).detach() - rows.target).square()
@@ -105,7 +105,7 @@ def test_the_scale_of_normalised_rewards_does_not_matter(kind):
     agent, rollout = on_cartpole(kind, normalize_rewards=True, **settings)
 
     def targets():
-        return agent._rows(rollout)[0].target if kind is PPO else agent._returns(rollout)
+        return agent.rows(rollout)[0].target if kind is PPO else agent._returns(rollout)
 
     before = targets()
     rollout.reward.mul_(1000)
@@ -125,20 +125,21 @@ def test_schedules_reach_the_optimizer_and_the_clipping():
 
 def test_advantages_are_recomputed_in_every_epoch():
     agent, rollout = on_cartpole(PPO, horizon=32, recompute_advantages=True, minibatch_size=64, num_epochs=3)
-    inner, estimates = agent._values, []
+    inner, estimates = agent._estimates, []
 
     def values(rollout):
         estimates.append(inner(rollout))
         return estimates[-1]
 
-    agent._values = values
+    agent._estimates = values
     agent.learn(rollout)
     assert len(estimates) == 3
     assert not torch.equal(estimates[0][0], estimates[1][0])
 
 
 def test_kl_of_log_ratios():
-    assert _kl(torch.tensor([math.log(2), -math.log(2)])).item() == pytest.approx(0.25)  # (1 - ln 2 - 1/2 + ln 2) / 2
+    # (1 - ln 2 - 1/2 + ln 2) / 2
+    assert approx_kl(torch.tensor([math.log(2), -math.log(2)])).item() == pytest.approx(0.25)
 
 
 def test_the_share_of_noise_at_the_root():

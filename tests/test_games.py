@@ -17,7 +17,7 @@ from rlcore.game import (
     check_legal,
     check_rules,
     contest,
-    count_told,
+    describe_count,
     different_games,
     mirrored_contest,
     openings,
@@ -320,7 +320,7 @@ def test_games_that_are_always_the_same_count_once():
     assert mirrored_contest(TTT, lowest, highest, state).shape == (40,)
     outcome = different_games(TTT, lowest, highest, state)
     assert outcome.tolist() == mirrored_contest(TTT, lowest, highest, state[:1]).tolist()
-    assert count_told(outcome, 40) == "2 different games of 40"
+    assert describe_count(outcome, 40) == "2 different games of 40"
     corners = torch.cat([TTT.step(state[:1], torch.tensor([move])).state for move in (0, 2, 0, 6, 2, 0)])
     expected = mirrored_contest(TTT, lowest, highest, corners[[0, 1, 3]])
     assert different_games(TTT, lowest, highest, corners).tolist() == expected.tolist()
@@ -330,7 +330,7 @@ def test_games_of_players_at_random_all_count():
     torch.manual_seed(1)
     state = TTT.initial(20)
     for one, other in ((at_random, at_random), (lowest, at_random)):
-        assert count_told(different_games(TTT, one, other, state), 40) == "40"
+        assert describe_count(different_games(TTT, one, other, state), 40) == "40"
 
 
 @pytest.mark.parametrize("moves_made", [0, 1])

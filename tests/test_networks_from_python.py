@@ -218,7 +218,7 @@ def test_a_long_module_has_a_name_of_bounded_length():
         (PPO, nn.Linear, r"Linear\(\(4,\), None\) fails: TypeError: .*called with the shape of an observation"),
         (PPO, lambda in_shape, out_features: 3, r"<lambda> must return a torch.nn.Module, got int"),
         (Supervised, lambda in_shape, out_features: body(2), r"must have 2 outputs, as out_features says; got 16"),
-        (PPO, GRU, r"agent.network.name: gru has a memory, which is for agent.name=recurrent_ppo"),
+        (PPO, GRU, r"agent.network.name: gru has a memory; choose an agent that keeps one"),
     ],
 )
 def test_a_network_that_does_not_fit_is_one_line(kind, network, message):

@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from trainers import make_trainer
 
 from rlcore import Trainer
 from rlcore.agents.reinforce import Reinforce
@@ -216,3 +217,14 @@ def test_groups_keep_the_ratio_of_their_rates(kind):
     changed.update()
     rates = [group["lr"] for group in changed.agent.optimizer.param_groups]
     assert rates == pytest.approx([0, 1e-2 * (1 - progress), 5e-3 * (1 - progress)])
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_is_no_change():
+    """What is saved by one version is resumed by the next, which has more settings, as it was."""
+    one, other = make_trainer("ppo"), make_trainer("ppo")
+    one.update()
+    saved = one.agent.checkpoint()
+    del saved["settings"]["value_network"]
+    saved["optimizers"]["optimizer"]["param_groups"][0]["lr"] = 0.123
+    other.agent.restore(saved)
+    assert other.agent.optimizer.param_groups[0]["lr"] == 0.123

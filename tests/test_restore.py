@@ -12,7 +12,7 @@ from trainers import TRAINERS, make_trainer
 from rlcore import InputError, Trainer
 from rlcore.agents.ppo import PPO
 from rlcore.envs.cartpole import CartPole
-from rlcore.trees import difference, told
+from rlcore.trees import describe, difference
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -93,7 +93,7 @@ def refused(name, saved, path, value):
     except InputError as error:
         line = str(error)
     except Exception as error:
-        raise AssertionError(f"{path} as {told(value)} of {told(at(saved, path))}: {error!r}") from error
+        raise AssertionError(f"{path} as {describe(value)} of {describe(at(saved, path))}: {error!r}") from error
     assert "\n" not in line, path
     return bool(line)
 

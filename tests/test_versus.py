@@ -16,6 +16,7 @@ from rlcore.envs.games.players import PlayerChoice
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.versus import VersusEnv
 from rlcore.evaluation import Report
+from rlcore.stateful import attributes_of_type
 
 RANDOM = [{"name": "random"}]
 SMALL = {"gamma": 1.0, "network": {"name": "mlp", "hidden": [32]}}
@@ -88,10 +89,10 @@ def test_former_selves_join_the_pool_and_are_played_by_their_own_parameters():
         if update % 2 == 0:
             kept.append({name: value.clone() for name, value in agent.state_dict().items()})
         assert len(env.former) == len(kept)
-        assert int(env._drawn.max()) < len(kept)
+        assert int(env._candidates.max()) < len(kept)
     for former, parameters in zip(env.former, kept, strict=True):
         same(dict(former.state_dict()), parameters)
-        assert not former.held(torch.optim.Optimizer)
+        assert not attributes_of_type(former, torch.optim.Optimizer)
     assert len(env._opponent.unique()) > 1
     rows = torch.arange(16)
     with torch.no_grad():  # the k-th former self plays its k-th move
@@ -108,7 +109,7 @@ def test_the_oldest_former_selves_leave_a_pool_that_is_full():
     left = 0
     for update in range(6):
         env._opponent = torch.arange(16) % (1 + len(env.former))
-        before, learned = env._opponent, env.learned
+        before, learned = env._opponent, env.on_update
 
         def follow(learned=learned):
             nonlocal before, left
@@ -119,12 +120,12 @@ def test_the_oldest_former_selves_leave_a_pool_that_is_full():
             expected = [k - 1 if full and k > oldest else k for k in before.tolist()]  # the next oldest moves up
             assert env._opponent.tolist() == expected
 
-        env.learned = follow
+        env.on_update = follow
         trainer.update()
-        env.learned = learned
+        env.on_update = learned
         kept.append({name: value.clone() for name, value in agent.state_dict().items()})
         assert len(env.former) == min(update + 2, 3)
-        assert int(env._drawn.max()) < 1 + len(env.former)
+        assert int(env._candidates.max()) < 1 + len(env.former)
         for former, parameters in zip(env.former, kept[-3:], strict=False):
             same(dict(former.state_dict()), parameters)
     assert left == 4
@@ -324,8 +325,8 @@ def test_a_seed_decides_who_the_opponents_are():
     drawn = []
     for seed in (1, 2, 1):
         env.reset(seed=seed)
-        env.learned()
-        drawn.append((env._drawn.tolist(), env._opponent.tolist()))
+        env.on_update()
+        drawn.append((env._candidates.tolist(), env._opponent.tolist()))
     assert drawn[0] == drawn[2] != drawn[1]
     saved = env.checkpoint()
     first = [env.step(env.game.legal(env._state).int().argmax(1))[0]["observation"] for _ in range(5)]

@@ -13,7 +13,7 @@ from rlcore.environment import Environment
 from rlcore.envs.games.game_env import game_of
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.game import count_told, different_games, points, random_openings
+from rlcore.game import describe_count, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
@@ -64,9 +64,9 @@ class EloReport(ReportMaker):
                 shares[j, i] = 1 - shares[i, j]
                 num_games[i, j] = num_games[j, i] = len(outcome)
                 if len(outcome) < 2 * s.num:
-                    repeated += f"\n{names[i]}, {names[j]}: {count_told(outcome, 2 * s.num)}"
+                    repeated += f"\n{names[i]}, {names[j]}: {describe_count(outcome, 2 * s.num)}"
         rating = ratings(shares, num_games)
-        return Report(dict(zip(names, rating.tolist(), strict=True)), _told(names, shares, rating) + repeated)
+        return Report(dict(zip(names, rating.tolist(), strict=True)), _table(names, shares, rating) + repeated)
 
 
 def ratings(shares: Tensor, num_games: Tensor | int) -> Tensor:
@@ -94,7 +94,7 @@ def ratings(shares: Tensor, num_games: Tensor | int) -> Tensor:
     return rating - rating[0]
 
 
-def _told(names: list[str], shares: Tensor, rating: Tensor) -> str:
+def _table(names: list[str], shares: Tensor, rating: Tensor) -> str:
     """A table, the strongest player first."""
     order = rating.argsort(descending=True).tolist()
     width = max(map(len, names))

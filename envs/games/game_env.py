@@ -20,7 +20,7 @@ from rlcore.game import (
     Player,
     check_legal,
     check_rules,
-    count_told,
+    describe_count,
     different_games,
     openings,
     points,
@@ -126,7 +126,7 @@ class GameEnv(Environment):
                 outcome = different_games(self.game, self.player(agent), opponent, begin)
                 scalars[f"points_{name}"] = points(outcome)
                 if len(outcome) < 2 * len(begin):
-                    repeated.append(f"points_{name}: {count_told(outcome, 2 * len(begin))}")
+                    repeated.append(f"points_{name}: {describe_count(outcome, 2 * len(begin))}")
             if self.truth is not None:
                 for name, mover in self.movers(agent).items():
                     action = torch.cat([mover(state) for state in self.truth.state.split(EVALUATION_BATCH)])

@@ -12,7 +12,7 @@ from rlcore.envs.games.game_env import GameEnv, game_of
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
-from rlcore.game import count_told, different_games, points, random_openings
+from rlcore.game import describe_count, different_games, points, random_openings
 from rlcore.seeding import ACTING, derive_seed, seed_everything
 from rlcore.settings import Seed
 
@@ -63,8 +63,8 @@ class MatchesReport(ReportMaker):
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
             scalars |= {f"{name}_points": points(outcome), f"{name}_wins": won / len(outcome)}
             lost = len(outcome) - won - drawn
-            played = count_told(outcome, 2 * len(begin))
-            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {played} from {self._told(begin)}")
+            played = describe_count(outcome, 2 * len(begin))
+            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {played} from {self._describe(begin)}")
         return Report(scalars, "\n".join(lines))
 
     def _openings(self, env: GameEnv) -> torch.Tensor:
@@ -78,5 +78,5 @@ class MatchesReport(ReportMaker):
             raise InputError("report matches: no position of env.positions is a draw; use balanced=false")
         return drawn[env.game.num_moves(drawn).argsort(stable=True)][: s.num]
 
-    def _told(self, begin: Any) -> str:
+    def _describe(self, begin: Any) -> str:
         return f"{len(begin)} {'balanced' if self.settings.balanced else 'random'} openings"

@@ -18,6 +18,7 @@ from rlcore.errors import CheckpointError, InputError
 from rlcore.game import DISCOUNT, Player, Transition, check_legal
 from rlcore.seeding import seeded
 from rlcore.spaces import ACTION_MASK, Planes
+from rlcore.stateful import attributes_of_type
 
 
 class VersusEnv(GameEnv):
@@ -59,7 +60,7 @@ class VersusEnv(GameEnv):
         """The agent's former selves, the oldest first."""
         self._agent: Agent | None = None
         self._num_updates = 0
-        self._drawn = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # pool members
+        self._candidates = torch.zeros(settings.num_opponents, dtype=torch.int64, device=self.device)  # pool members
         self._opponent = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)  # pool member, by game
         self._begins = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)  # the agent does, by game
 
@@ -67,7 +68,7 @@ class VersusEnv(GameEnv):
         """The opponents in `score`: random moves, and those in the pool from the beginning."""
         return super().opponents() | self.named
 
-    def watch(self, agent: Agent) -> None:
+    def on_attach(self, agent: Agent) -> None:
         """Sets the agent whose former selves join the pool; with ``save_every``, a first copy does at once.
 
         Raises:
@@ -86,7 +87,7 @@ class VersusEnv(GameEnv):
             self.former = [self._twin()]
         self._draw()
 
-    def learned(self) -> None:
+    def on_update(self) -> None:
         """Adds a copy of the agent to the pool if it is due, and draws opponents."""
         self._num_updates += 1
         if self.settings.save_every is not None and self._num_updates % self.settings.save_every == 0:
@@ -129,8 +130,8 @@ class VersusEnv(GameEnv):
         """Begins new games at the indices [K]."""
         self._begins, self._opponent = self._begins.clone(), self._opponent.clone()
         self._begins[games] = ~self._begins[games]
-        drawn = torch.randint(len(self._drawn), games.shape, generator=self._generator, device=self.device)
-        self._opponent[games] = self._drawn[drawn]
+        drawn = torch.randint(len(self._candidates), games.shape, generator=self._generator, device=self.device)
+        self._opponent[games] = self._candidates[drawn]
         state = self._openings(len(games))
         theirs = (~self._begins[games]).nonzero().flatten()
         answered = self._answer(state[theirs], games[theirs])
@@ -163,19 +164,19 @@ class VersusEnv(GameEnv):
         oldest = len(self.named)
         for _ in range(len(self.former) - self.settings.pool_size):
             del self.former[0]
-            self._drawn, self._opponent = (x - (x > oldest).long() for x in (self._drawn, self._opponent))
+            self._candidates, self._opponent = (x - (x > oldest).long() for x in (self._candidates, self._opponent))
 
     def _draw(self) -> None:
         """Draws the opponents that new games choose from, uniformly from the pool."""
         size = len(self.named) + len(self.former)
         if size:
             drawn = (self.settings.num_opponents,)
-            self._drawn = torch.randint(size, drawn, generator=self._generator, device=self.device)
+            self._candidates = torch.randint(size, drawn, generator=self._generator, device=self.device)
 
     def _twin(self, parameters: dict[str, Tensor] | None = None) -> Agent:
         """A copy of the agent that plays but does not learn, as it is now or with other parameters."""
         assert self._agent is not None
-        left_out = {id(optimizer): None for _, optimizer in self._agent.held(torch.optim.Optimizer)}
+        left_out = {id(optimizer): None for _, optimizer in attributes_of_type(self._agent, torch.optim.Optimizer)}
         twin = copy.deepcopy(self._agent, left_out).requires_grad_(False).eval()
         if parameters is not None:
             restore_parameters(twin, parameters)
@@ -187,7 +188,7 @@ class VersusEnv(GameEnv):
             **super().checkpoint(),
             "former": [agent.state_dict() for agent in self.former],
             "num_updates": self._num_updates,
-            "drawn": self._drawn,
+            "drawn": self._candidates,
             "opponent": self._opponent,
             "begins": self._begins,
         }
@@ -198,8 +199,8 @@ class VersusEnv(GameEnv):
         self.former = [self._twin(parameters) for parameters in saved["former"]]
         self._num_updates = restored_number(saved["num_updates"], "env.num_updates")
         last = len(self.named) + len(self.former) - 1
-        self._drawn = restored(saved["drawn"], self._drawn, "env.drawn", free=0, low=0, high=last)
-        if not len(self._drawn):
+        self._candidates = restored(saved["drawn"], self._candidates, "env.drawn", free=0, low=0, high=last)
+        if not len(self._candidates):
             raise CheckpointError("the checkpoint does not fit: env.drawn is empty")
         self._opponent = restored(saved["opponent"], self._opponent, "env.opponent", low=0, high=last)
         self._begins = restored(saved["begins"], self._begins, "env.begins")

@@ -1,8 +1,8 @@
 """The network registry.
 
 Any agent works with any network that can read the observations, with these exceptions: ``gru``, ``lstm`` and
-``frame_stack`` have a memory and are for ``recurrent_ppo``, which takes no others and no batch norm; the agent
-``autoencoder`` needs a network with ``encode`` and ``decode``.
+``frame_stack`` have a memory and are for agents that keep one, which take no others and no batch norm; autoencoders
+need a network with ``encode`` and ``decode``.
 
 A network is registered by an entry point in the group ``rlcore.networks`` or by ``registry.networks.register(name)``.
 """

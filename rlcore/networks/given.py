@@ -45,8 +45,8 @@ def _made(make: Any, name: str, in_shape: tuple[int, ...], out_features: int | N
         module = make(in_shape, out_features)
     except Exception as error:
         raise InputError(
-            f"agent.network: {name}({in_shape}, {out_features}) fails: {_told(error)}; a class or a function is called "
-            "with the shape of an observation and the number of outputs, None for a body"
+            f"agent.network: {name}({in_shape}, {out_features}) fails: {_one_line(error)}; a class or a function is "
+            "called with the shape of an observation and the number of outputs, None for a body"
         ) from error
     if not isinstance(module, nn.Module):
         raise InputError(f"agent.network: {name} must return a torch.nn.Module, got {type(module).__name__}")
@@ -62,7 +62,7 @@ def _width(module: nn.Module, name: str, in_shape: tuple[int, ...]) -> int:
             found = module(torch.zeros(2, *in_shape))
     except Exception as error:
         raise InputError(
-            f"agent.network: {name} cannot read observations [2, {_shape(in_shape)}]: {_told(error)}"
+            f"agent.network: {name} cannot read observations [2, {_shape(in_shape)}]: {_one_line(error)}"
         ) from error
     finally:
         module.train(training)
@@ -79,5 +79,5 @@ def _shape(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def _told(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rlcore.errors import InputError
+from rlcore.module_internals import modules_of, parameters_of
 from rlcore.networks.base import Network
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"]
@@ -123,9 +124,8 @@ class MLP(Network):
             for layer, after in zip(self.hidden, self.after, strict=True):
                 x = after(layer(x))
         else:
-            for layer in self.hidden._modules.values():
-                # The dicts behind nn.Module's attributes: reading the attributes costs PPO 3 % of its steps per second.
-                parameters: dict[str, Any] = layer._parameters
+            for layer in modules_of(self.hidden).values():
+                parameters = parameters_of(layer)
                 x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
         return x if self.output is None else self.output_activation(self.output(x))
 

@@ -37,7 +37,7 @@ class Recurrent(Network, ABC):
     def __init__(self, in_shape: Any, out_features: int | None, settings: Settings):
         super().__init__()
         if out_features is not None:
-            raise InputError("a network with a memory has no output layer; it is the body of recurrent_ppo")
+            raise InputError("a network with a memory has no output layer; it is a body")
         self.reader: nn.Module = nn.Identity()
         """Turns observations into the body's inputs; set by `build_body`."""
         self.body = settings.body.build(in_shape)

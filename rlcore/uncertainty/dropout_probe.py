@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlcore.agent import Agent
 from rlcore.errors import InputError
+from rlcore.module_internals import buffers_of, parameters_of
 from rlcore.networks.dropout import INDEPENDENT, dropouts
 from rlcore.trees import Tree, leaves, repeated
 from rlcore.uncertainty import answers_of
@@ -62,19 +63,21 @@ def examine(agent: Agent, row: Tree) -> Findings:
 
 def _writers(agent: Agent, obs: Tree) -> set[nn.Module]:
     """The modules to whose own parameters or buffers a pass writes; this one writes to copies."""
-    held: list[tuple[nn.Module, dict[str, Any], str, Tensor | None]] = []
+    tensors: list[tuple[nn.Module, dict[str, Any], str, Tensor | None]] = []
     for module in agent.modules():
-        held += [(module, own, name, x) for own in (module._parameters, module._buffers) for name, x in own.items()]
+        tensors += [
+            (module, own, name, x) for own in (parameters_of(module), buffers_of(module)) for name, x in own.items()
+        ]
     with torch.inference_mode(False):  # its tensors have no versions
-        copies = [None if x is None else x.detach().clone() for *_, x in held]
-    for (_, own, name, _), copy in zip(held, copies, strict=True):
+        copies = [None if x is None else x.detach().clone() for *_, x in tensors]
+    for (_, own, name, _), copy in zip(tensors, copies, strict=True):
         own[name] = copy
     try:
         agent.distribution(obs)
-        found = zip(held, copies, strict=True)
+        found = zip(tensors, copies, strict=True)
         return {module for (module, own, name, x), copy in found if own[name] is not copy or _differs(copy, x)}
     finally:
-        for _, own, name, x in held:
+        for _, own, name, x in tensors:
             own[name] = x
 
 

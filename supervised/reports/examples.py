@@ -46,7 +46,7 @@ class ExamplesReport(ReportMaker):
             indices = [i for i in indices if target[i] != answer[i] < len(classes)]
             indices.sort(key=evaluation.columns["reward"].__getitem__)
         indices = indices[: self.settings.num]
-        names = (*classes, "asks")
+        names = (*classes, *env.action.other_answers)
         captions = [f"#{i}: {names[int(answer[i])]}, truth {classes[int(target[i])]}" for i in indices]
         inputs = env.scaled(env.inputs(torch.tensor(indices, dtype=torch.int64, device=env.device))).cpu()
         name = "wrong" if self.settings.wrong else "examples"

@@ -93,7 +93,7 @@ class LatentReport(ReportMaker):
                 "reconstructions": _grid(
                     [*env.scaled(env.inputs(rows)), *drawn(means[rows])], len(rows), ["shown", "reconstructed"]
                 ),
-                "interpolation": _grid(drawn(_ways(means[rows])), len(rows)),
+                "interpolation": _grid(drawn(_interpolated(means[rows])), len(rows)),
             }
             if kl is not None:
                 figures["samples"] = _grid(list(sampled(agent, env, s.num**2)), s.num)
@@ -172,16 +172,16 @@ class InpaintingReport(ReportMaker):
                 "reconstructed": agent.decode(agent.encode(obs).mean),
                 "mean_image": env.answers(env.mean_input().expand_as(shown)),
             }
-            paid = {
+            rewards = {
                 name: env.action.reward(answer[:, :, half:], shown[:, :, half:]).mean().item()
                 for name, answer in answers.items()
             }
             seen = torch.cat([shown[:, :, :half], torch.full_like(shown[:, :, half:], GREY)], 2)
             joined = torch.cat([shown[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
             figure = _grid([*shown, *seen, *joined], len(shown), ["whole", "seen", "completed"])
-        lines = [f"{name}: {value:.1f}" for name, value in paid.items()]
+        lines = [f"{name}: {value:.1f}" for name, value in rewards.items()]
         text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.pixel_kind}"
-        return Report(paid, text, {"inpainting": figure})
+        return Report(rewards, text, {"inpainting": figure})
 
     def _completed(self, agent: AutoencoderAgent, env: ReconstructionEnv, obs: Tensor, half: int) -> Tensor:
         """The code of each image, [B, *L], from its upper half."""
@@ -268,7 +268,7 @@ def _evenly(env: ReconstructionEnv, num: int) -> Tensor:
     return torch.linspace(0, env.num_examples - 1, num, device=env.device).round().long()
 
 
-def _ways(codes: Tensor) -> Tensor:
+def _interpolated(codes: Tensor) -> Tensor:
     """From each code [n, L] to the next, n evenly spaced points each, [n * n, L]."""
     share = torch.linspace(0, 1, len(codes), device=codes.device)[:, None]
     return torch.lerp(codes[:, None], codes.roll(-1, 0)[:, None], share).flatten(0, 1)

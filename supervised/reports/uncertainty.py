@@ -148,7 +148,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
     all_rows = torch.arange(env.num_examples, device=env.device)
     test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(batch)))
     known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
-    if known != num_classes + (env.settings.action == "ask"):
+    if known != num_classes + len(env.action.other_answers):
         raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
@@ -216,7 +216,7 @@ def _example(env: SupervisedEnv, index: int, p: Tensor, doubt: str) -> list[str]
 
 
 def _names(env: SupervisedEnv) -> tuple[str, ...]:
-    return (*(env.dataset.classes or ()), "asks")
+    return (*(env.dataset.classes or ()), *env.action.other_answers)
 
 
 def _bar(chance: float) -> str:
