@@ -1,7 +1,6 @@
 """Proximal policy optimisation."""
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -122,7 +121,8 @@ class PPO(PolicyAgent):
         self.body = build_body(s.network, self.scaled_space, self.recurrent)
         self.value_body = self.body
         if not s.shared:
-            self.value_body = build_body(s.value_network or s.network, self.scaled_space, self.recurrent)
+            setting = "agent.network" if s.value_network is None else "agent.value_network"
+            self.value_body = build_body(s.value_network or s.network, self.scaled_space, self.recurrent, setting)
         self.policy_head = self._make_head(self.body.num_features)
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
@@ -132,27 +132,19 @@ class PPO(PolicyAgent):
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
 
-    @cached_property
-    def networks(self) -> ActorCritic:
-        """The policy and the value; made when first used, after a subclass has made networks of its own."""
-        return ActorCritic(self.body, self.value_body, self.policy_head, self.value_head)
-
-    def initial_state(self, num_envs: int) -> Tree:
-        """The memory of policy and value at the beginning of an episode; None: they have none."""
-        return self.networks.initial_state(num_envs)
+    @property
+    def actor_critic(self) -> ActorCritic:
+        """How policy and value are computed, with a memory or without."""
+        return ActorCritic(self)
 
     def value(self, obs: Tree) -> Tensor:
-        """[B, *O] to V(s) [B], each the beginning of an episode."""
-        return self.networks.value(self.normalized(obs))
+        """[B, *O] to V(s) [B]."""
+        return self.value_head(self.value_body(self.normalized(obs))).squeeze(-1)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]."""
-        obs = self.normalized(obs)
-        outputs, state = self._outputs(obs, state)
+        outputs, state = self.actor_critic.act(self.normalized(obs), state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
-        if state is not None:
-            with switched_off(self.dropouts):  # as when V is estimated
-                state = self.networks.remember(obs, state)
         return Step(self.policy_head.distribution(outputs).sample(), memory, state)
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -160,7 +152,7 @@ class PPO(PolicyAgent):
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         clip = None if s.clip_range is None else s.clip_range * SCHEDULES[s.clip_range_schedule](rollout.progress)
-        rows, entropy = self.rows(rollout)
+        rows, entropy = self.training_rows(rollout)
         steps: list[tuple[Tensor, ...]] = []
         log_ratios: list[Tensor] = []
         for b in self._minibatches(rows, rollout):
@@ -188,11 +180,11 @@ class PPO(PolicyAgent):
         return metrics
 
     @torch.no_grad()
-    def rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
+    def training_rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
         """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
         memory, action = map(rollout.rows, (rollout.memory, rollout.action))
         pi = self.policy_head.distribution(memory.outputs)
-        obs = self.networks.inputs(rollout, self.normalized)
+        obs = self.actor_critic.inputs(rollout)
         rows = Rows(action, obs, pi.log_prob(action), *self._estimates(rollout), memory.masks)
         return rows, pi.entropy().mean()
 
@@ -205,7 +197,7 @@ class PPO(PolicyAgent):
         """
         s = self.settings
         with recalled(self.policy_dropouts, b.masks):
-            pi, V = self.networks.answers(b.obs)
+            pi, V = self.actor_critic.answers(b.obs)
         log_ratio = pi.log_prob(b.action) - b.log_prob
         A = normalized(b.advantage) if s.normalize_advantages else b.advantage
         policy_loss = -clipped_objective(log_ratio, A, clip).mean()
@@ -215,23 +207,20 @@ class PPO(PolicyAgent):
             total = total - s.entropy_coefficient * pi.entropy().mean()
         return Losses(total, policy_loss, value_loss, log_ratio)
 
-    def _outputs(self, obs: Tree, state: Tree = None) -> tuple[Tensor, Tree]:
-        return self.networks.outputs(obs, state)
-
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
         """The minibatches of all epochs."""
         for epoch in range(self.settings.num_epochs):
             if epoch and self.settings.recompute_advantages:
                 value, advantage, target = self._estimates(rollout)
                 rows = rows._replace(value=value, advantage=advantage, target=target)
-            yield from self.networks.minibatches(rows, self.settings.minibatch_size)
+            yield from self.actor_critic.minibatches(rows)
 
     @torch.no_grad()
     def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         """Values, advantages and targets by the current value network, [B] each."""
         s = self.settings
         with switched_off(self.dropouts):
-            value, next_value = self.networks.values(rollout, self.normalized)
+            value, next_value = self.actor_critic.values(rollout)
         terminated, truncated = rollout.terminated, rollout.truncated
         advantage = gae(self._reward(rollout), value, next_value, terminated, truncated, s.gamma, s.gae_lambda)
         return rollout.rows(value), rollout.rows(advantage), rollout.rows(advantage + value)

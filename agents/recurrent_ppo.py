@@ -1,22 +1,21 @@
 """Proximal policy optimisation with a memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from rlcore.agents.bases.actor_critic import ActorCritic, Read, Rows
+from rlcore.agents.bases.actor_critic import ActorCritic, Batch
 from rlcore.agents.ppo import PPO
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
+from rlcore.networks.dropout import switched_off
 from rlcore.networks.recurrent import Recurrent, Sequence
 from rlcore.observations import action_mask
-from rlcore.rollout import Rollout
+from rlcore.rollout import Rollout, Step
 from rlcore.trees import Tree, num_rows, stack, take, tree_map
 
 
@@ -54,76 +53,90 @@ class RecurrentPPO(PPO):
                 f"{s.minibatch_size} is not a multiple of {s.horizon}"
             )
 
-    @cached_property
-    def networks(self) -> "RecurrentActorCritic":
-        """The policy and the value."""
-        return RecurrentActorCritic(self.body, self.value_body, self.policy_head, self.value_head)
-
-
-@dataclass
-class RecurrentActorCritic(ActorCritic):
-    """A policy and a value with a memory each, or one for both; a state is the pair, ``()`` for a value without."""
-
-    body: Recurrent
-    value_body: Recurrent
+    @property
+    def actor_critic(self) -> "RecurrentActorCritic":
+        """How policy and value are computed."""
+        return RecurrentActorCritic(self)
 
     def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:
-        """The empty memories."""
-        value_state = () if self.value_body is self.body else self.value_body.initial_state(num_envs)
+        """The empty memories of the policy and of the value; ``()`` if that has none of its own."""
+        value_state = () if self.settings.shared else self.value_body.initial_state(num_envs)
         return self.body.initial_state(num_envs), value_state
 
-    def outputs(self, obs: Tree, state: tuple[Tree, Tree]) -> tuple[Tensor, tuple[Tree, Tree]]:
-        """What the policy's head says of one step [N, *O] after a state, [N, K]; and the policy's next state."""
-        policy_state, value_state = state
-        features, policy_state = self.body.step(obs, policy_state)
-        return self.policy_head(features, action_mask(obs)), (policy_state, value_state)
-
-    def remember(self, obs: Tree, state: tuple[Tree, Tree]) -> tuple[Tree, Tree]:
-        """The state with the value's memory of that step, too."""
-        policy_state, value_state = state
-        return policy_state, value_state if self.value_body is self.body else self.value_body.remember(obs, value_state)
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
+        features, _ = self.body.step(self.normalized(obs), self.body.initial_state(num_rows(obs)))
+        return self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
 
     def value(self, obs: Tree) -> Tensor:
-        """V(s) [B] of observations [B, *O], each the beginning of an episode."""
-        return self._value_after(obs, self.value_body.initial_state(num_rows(obs)))
+        """[B, *O] to V(s) [B], each the beginning of an episode."""
+        features, _ = self.value_body.step(self.normalized(obs), self.value_body.initial_state(num_rows(obs)))
+        return self.value_head(features).squeeze(-1)
 
-    def inputs(self, rollout: Rollout, read: Read) -> Sequence:
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The most likely action, as in `PPO`; obs [N, *O]. Without a state, they are the first ones of episodes.
+
+        The value's state stays unchanged, as no value is computed.
+        """
+        policy_state, value_state = self.initial_state(num_rows(obs)) if state is None else state
+        features, policy_state = self.body.step(self.normalized(obs), policy_state)
+        pi = self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
+        return Step(pi.mode, state=(policy_state, value_state))
+
+
+class RecurrentActorCritic(ActorCritic):
+    """A policy and a value with a memory each, or one for both; a state is the pair of theirs."""
+
+    agent: RecurrentPPO
+
+    def act(self, obs: Tree, state: tuple[Tree, Tree]) -> tuple[Tensor, tuple[Tree, Tree]]:
+        """What the policy's head says of one step [N, *O] after a state, [N, K]; and the next state."""
+        agent, (policy_state, value_state) = self.agent, state
+        features, policy_state = agent.body.step(obs, policy_state)
+        if not agent.settings.shared:
+            with switched_off(agent.dropouts):  # as when V is estimated
+                value_state = agent.value_body.remember(obs, value_state)
+        return agent.policy_head(features, action_mask(obs)), (policy_state, value_state)
+
+    def inputs(self, rollout: Rollout) -> Sequence:
         """The rollout's observations as one sequence."""
-        return Sequence(read(rollout.obs), rollout.episode_starts, rollout.initial_state)
+        return Sequence(self.agent.normalized(rollout.obs), rollout.episode_starts, rollout.initial_state)
 
     def answers(self, inputs: Sequence) -> tuple[Distribution, Tensor]:
         """The policy and V of the T * N rows of a sequence, time-major."""
-        policy_state, value_state = inputs.state
-        features = value_features = self.body(inputs._replace(state=policy_state))
-        if self.value_body is not self.body:
-            value_features = self.value_body(inputs._replace(state=value_state))
-        outputs = self.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), inputs.obs)))
-        return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
+        agent, (policy_state, value_state) = self.agent, inputs.state
+        features = value_features = agent.body(inputs._replace(state=policy_state))
+        if not agent.settings.shared:
+            value_features = agent.value_body(inputs._replace(state=value_state))
+        outputs = agent.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), inputs.obs)))
+        return agent.policy_head.distribution(outputs), agent.value_head(value_features).squeeze(-1)
 
-    def values(self, rollout: Rollout, read: Read) -> tuple[Tensor, Tensor]:
+    def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """V of each row and of its true successor, [T, N] both, given the state there."""
-        sequence = self.inputs(rollout, read)
-        sequence = sequence._replace(state=sequence.state[0 if self.value_body is self.body else 1])
+        agent, sequence = self.agent, self.inputs(rollout)
+        sequence = sequence._replace(state=sequence.state[0 if agent.settings.shared else 1])
         times, envs = rollout.cut_places
         distinct, rows = times.unique(return_inverse=True)
         cut_rows = distinct.tolist()
-        features, states = self.value_body.unroll(sequence, cut_rows)
-        value = self.value_head(features).squeeze(-1)
-        last = self._value_after(read(rollout.last_obs), states[len(value) - 1])
+        features, states = agent.value_body.unroll(sequence, cut_rows)
+        value = agent.value_head(features).squeeze(-1)
+        last = self._value_after(rollout.last_obs, states[len(value) - 1])
         next_value = torch.cat([value[1:], last[None]])
         if cut_rows:
             behind = take(stack([states[t] for t in cut_rows]), (rows, envs))
-            next_value[rollout.cut_places] = self._value_after(read(rollout.final_obs), behind)
+            next_value[rollout.cut_places] = self._value_after(rollout.final_obs, behind)
         return value, next_value
 
-    def minibatches(self, rows: Rows, size: int | None) -> Iterator[Rows]:
+    def minibatches(self, rows: Batch) -> Iterator[Batch]:
         """Sequences of some environments, in random order; ``obs`` of the rows is a `Sequence`, the rest [T * N]."""
-        obs, starts, state = rows.obs  # type: ignore[attr-defined]
+        size, (obs, starts, state) = self.agent.settings.minibatch_size, rows.obs
         T, N = starts.shape
-        others = tree_map(lambda x: x.unflatten(0, (T, N)), rows._replace(obs=None))  # type: ignore[attr-defined]
+        others = tree_map(lambda x: x.unflatten(0, (T, N)), rows._replace(obs=None))
         for envs in torch.randperm(N, device=starts.device).split(N if size is None else size // T):
             sequence = Sequence(take(obs, (slice(None), envs)), starts[:, envs], take(state, envs))
             yield tree_map(lambda x: x.flatten(0, 1), take(others, (slice(None), envs)))._replace(obs=sequence)
 
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:
-        return self.value_head(self.value_body.step(obs, state)[0]).squeeze(-1)
+        features, _ = self.agent.value_body.step(self.agent.normalized(obs), state)
+        return self.agent.value_head(features).squeeze(-1)

@@ -69,7 +69,8 @@ class Reinforce(PolicyAgent):
         self.policy_head = self._make_head(self.body.num_features)
         self.baseline: nn.Sequential | None = None
         if s.baseline:
-            value_body = build_body(s.value_network or s.network, self.scaled_space)
+            setting = "agent.network" if s.value_network is None else "agent.value_network"
+            value_body = build_body(s.value_network or s.network, self.scaled_space, setting=setting)
             self.baseline = nn.Sequential(value_body, nn.Linear(value_body.num_features, 1), nn.Flatten(0))
             self.value_optimizer = Adam(self.baseline.parameters(), lr=s.value_learning_rate)
         self.optimizer = Adam([*self.body.parameters(), *self.policy_head.parameters()], lr=s.learning_rate)
@@ -91,7 +92,7 @@ class Reinforce(PolicyAgent):
         if s.normalize and len(advantage) > 1:  # a single one would become 0
             advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
-            pi = self.policy_head.distribution(self._outputs(obs)[0])
+            pi = self.policy_head.distribution(self._outputs(obs))
         entropy = pi.entropy().mean()
         policy_loss = -(pi.log_prob(rollout.rows(rollout.action)) * advantage).mean()
         step = self.minimize(policy_loss - s.entropy_coefficient * entropy)

@@ -39,12 +39,9 @@ def program(path: str, *arguments: str) -> Command:
 
 def uncertainty(runs: Path) -> Iterator[Command]:
     """MC dropout and ensembles on all digits and on 0 to 7; answering or asking at three costs; a doubtful policy."""
+    trained = {"mnist_lenet_dropout": ["agent.network.batch_norm=false"], "mnist_lenet_ensemble": []}
     for suffix, classes in (("", "null"), ("-8", EIGHT)):
-        for config, setting in (
-            ("mnist_lenet_dropout", "agent.network.batch_norm=false"),
-            ("mnist_lenet_ensemble", ""),
-        ):
-            settings = [setting] if setting else []
+        for config, settings in trained.items():
             yield train(config, runs / f"{config}{suffix}", *settings, "threads=1", f"env.classes={classes}", *FIVE)
     yield train("mnist_ask_threshold", runs / "threshold", "threads=1", *THREE)
     for cost in (1, 9, 99):
@@ -67,7 +64,7 @@ def latent(runs: Path) -> Iterator[Command]:
     for seed in range(1, 6):
         given = (f"seed={seed}", "trainer.eval_every=100_000")
         for name in ("mnist_beta1_vae", "mnist_beta_vae"):
-            encoder = next((runs / name).glob(f"*-seed{seed}"), runs / name / f"seed{seed}")
+            encoder = max((runs / name).glob(f"*-seed{seed}"), default=runs / name / f"seed{seed}")
             body = "{name: mlp, hidden: [256, 128], activation: relu}"
             network = f"agent.network={{name: encoder_of, run: {encoder}, body: {body}}}"
             yield train("mnist_reinforce", codes / name / f"seed{seed}", *given, network)

@@ -14,6 +14,9 @@ from rlcore.environment import Environment, StepResult
 from rlcore.moved import keep_former_names
 from rlcore.seeding import restore_generator
 
+FORMER = {"pay": "reward"}
+"""Methods by the names that they had in rlcore 0.1."""
+
 
 class Probe(Environment):
     """Episodes of ``length`` steps; a probe defines observations, rewards, and how an episode ends.
@@ -42,7 +45,7 @@ class Probe(Environment):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        keep_former_names(cls, {"pay": "reward"})
+        keep_former_names(cls, FORMER)
 
     def observe(self) -> Tensor:
         """The current observation, [N, O]; may draw from the generator."""
@@ -87,6 +90,9 @@ class Probe(Environment):
         self._hidden = restored(saved["hidden"], self._hidden, "env.hidden")
         self._obs = restored(saved["obs"], self._obs, "env.obs")
         restore_generator(self._generator, saved["generator"])
+
+
+keep_former_names(Probe, FORMER)
 
 
 class Identity(Probe):

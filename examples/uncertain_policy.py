@@ -43,11 +43,11 @@ def clipped_without_masks(agent: PPO) -> float:
     env = CartPole(CartPole.Settings(num_envs=8))
     agent.train()
     rollout = rlcore.collect(agent, env, env.reset(seed=1)[0], 256)
-    rows, _ = agent.rows(rollout)
+    rows, _ = agent.training_rows(rollout)
     with torch.no_grad():
-        ratio = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
+        ratio = (agent.distribution(rollout.rows(rollout.obs)).log_prob(rows.action) - rows.log_prob).exp()
         with recalled(agent.policy_dropouts, rows.masks):
-            kept = (agent(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
+            kept = (agent.distribution(rollout.rows(rollout.obs)).log_prob(rows.action) - rows.log_prob).exp()
     agent.eval()
     assert (kept - 1).abs().max() < 1e-4, "with the masks kept it is the policy that acted"
     return ((ratio - 1).abs() > 0.2).float().mean().item()

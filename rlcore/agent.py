@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import Space
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from rlcore import registry, settings
@@ -226,9 +227,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
             CheckpointError: it is of another agent, a network of other shapes or dtypes, or another optimizer.
         """
         with fitting(f"the agent {type(self).__name__}"):
-            settings = self.settings.model_dump(mode="json")
             restore_parameters(self, saved["parameters"])
-            restore_state(self, saved, changed=settings | saved.get("settings", {}) != settings)
+            restore_state(self, saved, changed=not _equal(self.settings, saved.get("settings")))
 
     def held(self, kind: type) -> list[tuple[str, Any]]:
         """Formerly `rlcore.stateful.attributes_of_type`."""
@@ -237,6 +237,16 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
 
 
 keep_former_names(Agent, RENAMED)
+
+
+def _equal(here: BaseModel, saved: Any) -> bool:
+    """Whether saved settings, where they do not know a key its default, are those here; True if none were saved."""
+    if saved is None or saved == here.model_dump(mode="json"):
+        return True
+    try:
+        return type(here).model_validate(saved) == here
+    except (ValidationError, InputError):  # of a class that was given in Python, or of another version
+        return False
 
 
 def _check_arguments(kind: Any, env: Any, settings: Any) -> None:

@@ -5,6 +5,7 @@ import re
 import torch
 
 from rlcore.errors import InputError
+from rlcore.moved import former_names
 
 NUM_THREADS = torch.get_num_threads()
 """Threads that torch began with: ``OMP_NUM_THREADS``, or one per core."""
@@ -45,3 +46,6 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
     torch.set_num_threads(1 if small else min(8, NUM_THREADS))
     reason = "a network this small is fastest on one" if small else "one per core or OMP_NUM_THREADS, at most 8"
     return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
+
+
+__getattr__ = former_names(__name__, {"reading_waits": sync_is_costly})

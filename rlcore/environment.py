@@ -142,12 +142,12 @@ class Environment(VectorEnv, ABC):
         It may be this environment itself, if there can be no other; its episodes in progress are then abandoned.
 
         Raises:
-            ContractError: the default cannot make one.
+            ContractError: it has no settings, or its constructor takes other arguments.
         """
         kind = type(self)
         how = f"set self.settings and let {kind.__name__}(settings, device) construct it, or override evaluation"
-        if not hasattr(self, "settings"):
-            raise ContractError(f"{kind.__name__}.evaluation: it has no settings; {how}")
+        if not isinstance(getattr(self, "settings", None), settings.Settings):
+            raise ContractError(f"{kind.__name__}.evaluation: it has no rlcore.Settings in self.settings; {how}")
         arguments = self.settings.model_copy(update={"num_envs": num_envs}), self.device
         try:
             signature(kind).bind(*arguments)

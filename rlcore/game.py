@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
+from rlcore.moved import former_names
 
 DISCOUNT = -1.0
 """One player's gain is the other's loss: the value of a move is its reward + DISCOUNT * V(next state)."""
@@ -297,3 +298,6 @@ def _require(game: Game, what: str, value: Any, shape: tuple[int, ...], dtype: t
         given = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         expected = f"{dtype} {legend} = {list(shape)}"
         raise InputError(f"{type(game).__name__}.{what} must be {expected}, got {given}")
+
+
+__getattr__ = former_names(__name__, {"count_told": describe_count})

@@ -63,19 +63,36 @@ def install() -> None:
 
 
 def keep_former_names(kind: type, renamed: Mapping[str, str]) -> None:
-    """Lets the methods that a class itself defines be called and overridden by their former names, with a warning.
+    """Lets methods of a class be called and overridden by their former names, with a warning.
 
     Args:
         kind: the class; a base calls this for itself, and in ``__init_subclass__`` for those below it.
         renamed: former names to present ones.
     """
     for former, now in renamed.items():
-        own = vars(kind)
-        if now in own and former not in own:
-            setattr(kind, former, _warning(own[now], former, now))
-        elif former in own and now not in own:
-            warnings.warn(f"{kind.__qualname__}.{former} is now called {now}", DeprecationWarning, stacklevel=3)
-            setattr(kind, now, own[former])
+        first = next(one for one in kind.__mro__ if former in vars(one) or now in vars(one))
+        if now not in vars(first):  # an override, of the class itself or of one that it is mixed with
+            warnings.warn(f"{first.__qualname__}.{former} is now called {now}", DeprecationWarning, stacklevel=3)
+            setattr(kind, now, vars(first)[former])
+        if now in vars(kind) and former not in vars(kind):
+            setattr(kind, former, _warning(vars(kind)[now], former, now))
+
+
+def former_names(module: str, renamed: Mapping[str, Any]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module whose functions are found by their former names, with a warning.
+
+    Args:
+        module: its name.
+        renamed: former names to the functions.
+    """
+
+    def find(name: str) -> Any:
+        if name not in renamed:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now {module}.{renamed[name].__name__}", DeprecationWarning, stacklevel=2)
+        return renamed[name]
+
+    return find
 
 
 def _warning(method: Callable[..., Any], former: str, now: str) -> Callable[..., Any]:

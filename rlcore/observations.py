@@ -48,7 +48,9 @@ def observation_shape(space: Space[Any], choice: NetworkChoice | None = None) ->
     return tuple(space.shape)
 
 
-def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False) -> Network:
+def build_body(
+    choice: NetworkChoice, space: Space[Any], recurrent: bool = False, setting: str = "agent.network"
+) -> Network:
     """A network without an output layer for the observations of a space, ignoring the action mask.
 
     Inputs of a data set are scaled as their space says. Another Box of floats is read as it is; Discrete and
@@ -60,6 +62,7 @@ def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False
         choice: the network.
         space: of one observation.
         recurrent: whether the network must have a memory.
+        setting: which chose it, for messages.
 
     Raises:
         InputError: no network reads them, or the network has a memory and should not, or the reverse.
@@ -68,7 +71,7 @@ def build_body(choice: NetworkChoice, space: Space[Any], recurrent: bool = False
     if has_memory != recurrent:
         lack = "has no memory; gru, lstm and frame_stack have one"
         excess = "has a memory; choose an agent that keeps one (rlcore list agents), or a network without"
-        raise InputError(f"agent.network.name: {choice.name} {lack if recurrent else excess}")
+        raise InputError(f"{setting}.name: {choice.name} {lack if recurrent else excess}")
     if not isinstance(choice.settings, Recurrent.Settings):
         reader, shape = _reader_of(space, choice)
         network = choice.build(shape)

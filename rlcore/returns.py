@@ -84,3 +84,26 @@ def discounted_returns(
 def explained_variance(predicted: Tensor, target: Tensor) -> Tensor:
     """1 - Var[target - predicted] / Var[target]: 1 is perfect, 0 as good as a constant. 0-d."""
     return 1 - (target - predicted).var() / target.var()
+
+
+def n_step_returns(reward: Tensor, done: Tensor, n: int, gamma: float) -> tuple[Tensor, Tensor]:
+    """The discounted rewards of up to n steps, sum over k < m of gamma^k r_{t+k} (Sutton & Barto 2018, section 7.1).
+
+    A window ends early with its episode, and with the last row: m is n, or what is left.
+
+    Args:
+        reward: [T, N].
+        done: [T, N] bool, the episode ended in this row, by either flag.
+        n: 1 or more.
+        gamma: discount.
+
+    Returns:
+        The sums [T, N], and m [T, N] int64.
+    """
+    total, steps, goes_on = reward.clone(), torch.ones_like(done, dtype=torch.int64), ~done
+    for k in range(1, min(n, len(reward))):
+        inside = goes_on[: len(reward) - k]
+        total[:-k] += gamma**k * reward[k:] * inside
+        steps[:-k] += inside
+        goes_on = inside & ~done[k:]
+    return total, steps

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import ContractError
+from rlcore.returns import n_step_returns
 from rlcore.trees import Tree, leaves, num_rows, stack, take, tree_map, where
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ class Row(NamedTuple):
     terminated: Tensor
     truncated: Tensor
     memory: Tree
+
+
+class Transition(NamedTuple):
+    """B steps, and what had come of each some steps later: Q(obs, action) is to be reward + discount V(next_obs)."""
+
+    obs: Tree  # [B, *O]
+    action: Tensor  # [B, *A]
+    reward: Tensor  # [B] float32, discounted and summed over the steps
+    next_obs: Tree  # [B, *O], the true one after them, also where a time limit cut the episode
+    terminated: Tensor  # [B] bool, the episode reached its end: nothing follows, V counts as 0
+    discount: Tensor  # [B] float32, gamma to the number of steps
+    weight: Tensor | None = None  # [B] float32 in (0, 1], of a row that was not drawn uniformly
+    place: Tensor | None = None  # [B] int64, in the replay that it was drawn from
 
 
 class Rollout:
@@ -159,6 +173,23 @@ class Rollout:
             return next_obs
 
         return tree_map(successor, self.obs, self.last_obs, self.final_obs)
+
+    def transitions(self, n: int = 1, gamma: float = 0.99) -> Transition:
+        """Each valid row, and what had come of it n steps later, or when its episode or the rollout ended before.
+
+        Args:
+            n: 1 or more.
+            gamma: discount.
+        """
+        reward, steps = n_step_returns(self.reward, self.done, n, gamma)
+        T, N = reward.shape
+        row = torch.arange(T * N, device=reward.device).view(T, N) + (steps - 1) * N  # where the window ends
+
+        def then(x: Tensor) -> Tensor:
+            return x.flatten(0, 1)[row]
+
+        after = tree_map(then, (self.next_obs, self.terminated))
+        return Transition(*map(self.rows, (self.obs, self.action, reward, *after, gamma ** steps.float())))
 
     @cached_property
     def num_steps(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlcore.checkpoint import restored, restored_number
 from rlcore.device import sync_is_costly
 from rlcore.errors import CheckpointError
+from rlcore.moved import keep_former_names
 from rlcore.rollout import Rollout
 
 RESERVED = {"return", "length", "final_obs", "final_info"}
@@ -195,3 +196,6 @@ def _numbers(info: dict[str, Any]) -> dict[str, Any]:
     """Those of the parts of ``info`` that are numbers [N], and which environments have them."""
     arrays = {name: x for name, x in info.items() if isinstance(x, (np.ndarray, Tensor)) and x.ndim == 1}
     return {name: x for name, x in arrays.items() if name not in RESERVED and x.dtype != object}
+
+
+keep_former_names(EpisodeStatistics, {"drop_running": "on_reset"})

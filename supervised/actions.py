@@ -22,7 +22,7 @@ LOST = 0.01
 
 
 class Action(ABC):
-    """A kind of answer; made as ``Class(dataset, device)``."""
+    """A kind of answer; made by `from_settings`."""
 
     space: Space[Any]
     """Of one answer."""
@@ -33,7 +33,7 @@ class Action(ABC):
 
     @classmethod
     def from_settings(cls, dataset: Dataset, device: torch.device, settings: Any) -> "Action":
-        """Made as the settings of the environment say; the default has none of its own."""
+        """Made for a data set; the default is ``cls(dataset, device)`` and reads no setting of the environment."""
         return cls(dataset, device)  # type: ignore[call-arg]
 
     def on_step(self, num_answered: int) -> None:  # noqa: B027 (most do nothing)
@@ -59,15 +59,14 @@ class Action(ABC):
         """The main figure of an evaluation."""
         return self.unit if dataset.classes is None else "accuracy"
 
-    def scalars(self, reward: Tensor, label: Tensor | None = None) -> dict[str, float]:
-        """Figures of an evaluation: the mean of rewards [n] by its name; an error is minus the reward.
-
-        Args:
-            reward: [n].
-            label: the class named, or one of `other_answers`, [n] int64; None if the targets are no classes.
-        """
+    def scalars(self, reward: Tensor) -> dict[str, float]:
+        """The mean of rewards [n] by its name; an error is minus the reward."""
         mean = reward.double().mean().item()
         return {self.unit: -mean if self.unit in ERRORS else mean}
+
+    def answer_scalars(self, label: Tensor) -> dict[str, float]:
+        """Further figures of an evaluation, of the classes named, or `other_answers`, [n] int64."""
+        return {}
 
 
 class LogitsAction(Action):
@@ -164,10 +163,9 @@ class AskAction(LabelAction):
         """1 for the class that each answer names, 0 for all where it asks, [N, K]."""
         return super().probabilities(action, num_classes + 1)[:, :num_classes]
 
-    def scalars(self, reward: Tensor, label: Tensor | None = None) -> dict[str, float]:
-        """Also the share of questions that were passed on, ``asked``."""
-        assert label is not None
-        return {**super().scalars(reward, label), "asked": (label == self.num_classes).double().mean().item()}
+    def answer_scalars(self, label: Tensor) -> dict[str, float]:
+        """The share of questions that were passed on, ``asked``."""
+        return {"asked": (label == self.num_classes).double().mean().item()}
 
 
 class LogOddsAction(Action):

@@ -254,7 +254,8 @@ class SupervisedEnv(Environment):
         answer, target, K = torch.cat(answers), self.targets, len(classes)
         answered, right = answer < K, answer == target
         recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
-        scalars = {**self.action.scalars(reward, answer), "accuracy": right[answered].double().mean().item()}
+        scalars = {**self.action.scalars(reward), **self.action.answer_scalars(answer)}
+        scalars["accuracy"] = right[answered].double().mean().item()
         scalars |= {f"recall_{name}": value for name, value in zip(classes, recall.tolist(), strict=True)}
         columns |= {"target": target.tolist(), "answer": answer.tolist()}
         text = f"the confusion matrix of {K:,} classes is not shown; at most {MOST_CLASSES}"

@@ -13,6 +13,7 @@ from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
+from rlcore.distributions import Categorical
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, RockPaperScissors, Target, TwoStep
 from rlcore.errors import InputError
@@ -128,7 +129,7 @@ def test_the_first_minibatchs_ratio_is_one(env, shared):
     env = env()
     agent = ppo(env, shared=shared)
     obs, _ = env.reset(seed=1)
-    rows, _ = agent.rows(collect(agent, env, obs, 32))
+    rows, _ = agent.training_rows(collect(agent, env, obs, 32))
     pi, value = agent.distribution(rows.obs[:64]), agent.value(rows.obs[:64])
     ratio = (pi.log_prob(rows.action[:64]) - rows.log_prob[:64]).exp()
     torch.testing.assert_close(ratio, torch.ones(64), atol=1e-6, rtol=0)
@@ -139,7 +140,7 @@ def test_the_clipped_objective_is_the_papers():
     env = CartPole()
     agent = ppo(env, normalize_advantages=False)
     obs, _ = env.reset(seed=1)
-    b, _ = agent.rows(collect(agent, env, obs, 32))
+    b, _ = agent.training_rows(collect(agent, env, obs, 32))
     b = b._replace(log_prob=b.log_prob + torch.randn_like(b.log_prob), advantage=torch.randn_like(b.advantage))
     ratio = (agent.distribution(b.obs).log_prob(b.action) - b.log_prob).exp()
     assert ratio.min() < 0.8 < 1.2 < ratio.max()
@@ -152,7 +153,7 @@ def test_the_clipped_value_loss_is_the_larger_of_two():
     env = CartPole()
     agent = ppo(env, value_clip=0.1)
     obs, _ = env.reset(seed=1)
-    b, _ = agent.rows(collect(agent, env, obs, 32))
+    b, _ = agent.training_rows(collect(agent, env, obs, 32))
     b = b._replace(value=b.value + torch.randn_like(b.value) / 5, target=b.target.mean() + torch.randn_like(b.target))
     V = agent.value(b.obs)
     near = torch.maximum(torch.minimum(V, b.value + 0.1), b.value - 0.1)
@@ -165,7 +166,7 @@ def test_ppo_learns_from_the_true_successor_of_a_truncated_row():
     agent = ppo(env, gae_lambda=0.0)
     obs, _ = env.reset(seed=1)
     rollout = collect(agent, env, obs, 4)
-    rows, _ = agent.rows(rollout)
+    rows, _ = agent.training_rows(rollout)
     value = agent.value(rollout.final_obs)
     target = rows.target.view(4, 2)
     torch.testing.assert_close(target[2], 1 + GAMMA * value)
@@ -450,3 +451,31 @@ def test_a_network_for_a_value_that_is_not_there_is_refused():
         PPO.Settings(shared=True, value_network="mlp")
     with pytest.raises(ValueError, match="set baseline=true"):
         Reinforce.Settings(value_network="mlp")
+    env = CartPole(CartPole.Settings(num_envs=2))
+    for kind, given in ((PPO, {}), (Reinforce, {"baseline": True})):
+        with pytest.raises(InputError, match=r"agent\.value_network\.name: gru has a memory"):
+            kind(env, kind.Settings(value_network="gru", **given))
+    with pytest.raises(InputError, match=r"agent\.value_network\.name: mlp has no memory"):
+        RecurrentPPO(env, RecurrentPPO.Settings(value_network="mlp"))
+
+
+def test_what_a_subclass_overrides_or_replaces_is_used_everywhere():
+    class Opinionated(PPO):
+        def distribution(self, obs):
+            return Categorical(torch.tensor([[0.0, 9.0]]).expand(len(obs), 2))
+
+        def value(self, obs):
+            return torch.full((len(obs),), 100.0)
+
+    env = CartPole(CartPole.Settings(num_envs=2))
+    agent = Opinionated(env, Opinionated.Settings(horizon=8, minibatch_size=8))
+    obs, _ = env.reset(seed=1)
+    assert agent.predict(obs).action.tolist() == [1, 1]
+    rows, _ = agent.training_rows(collect(agent, env, obs, 8))
+    assert rows.value.tolist() == [100.0] * 16
+    plain = PPO(env, PPO.Settings(horizon=8, minibatch_size=8))
+    plain.act(obs)
+    plain.value_head = nn.Linear(64, 1)
+    nn.init.zeros_(plain.value_head.weight)
+    nn.init.constant_(plain.value_head.bias, 5.0)
+    assert plain.training_rows(collect(plain, env, obs, 8))[0].value.tolist() == [5.0] * 16

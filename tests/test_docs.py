@@ -1,5 +1,6 @@
 """What the docs show, runs."""
 
+import importlib
 import json
 import re
 import shlex
@@ -16,6 +17,7 @@ from compare import same
 import rlcore
 from rlcore import checkpoint, config, registry
 from rlcore.agents.ppo import PPO
+from rlcore.envs.cartpole import CartPole
 from rlcore.evaluation import Report, ReportChoice
 from rlcore.run import Run
 from rlcore.trainer import Trainer
@@ -175,3 +177,11 @@ def test_the_runs_behind_a_page_can_begin(name, workdir):
     others = [Path(shlex.split(line)[1]) for line in lines if " train " not in line]
     assert others
     assert all(path.is_file() for path in others)
+
+
+def test_the_example_of_a_doubtful_policy_measures(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    measured = importlib.import_module("uncertain_policy").clipped_without_masks
+    env = CartPole(CartPole.Settings(num_envs=8))
+    network = {"name": "mlp", "hidden": [16], "dropout": 0.5}
+    assert measured(PPO(env, PPO.Settings.model_validate({"network": network}))) < 1

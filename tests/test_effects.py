@@ -62,7 +62,7 @@ def test_reinforces_loss_is_its_formula(baseline):
 
 def test_values_are_estimated_without_dropout():
     agent, rollout = on_cartpole(PPO, network=DROPOUT, horizon=16, minibatch_size=None)
-    assert torch.equal(agent.rows(rollout)[0].value, agent.rows(rollout)[0].value)
+    assert torch.equal(agent.training_rows(rollout)[0].value, agent.training_rows(rollout)[0].value)
     agent, rollout = on_cartpole(Reinforce, network=DROPOUT, baseline=True)
     obs = rollout.rows(rollout.obs)
     assert torch.equal(agent._value(obs), agent._value(obs))
@@ -80,7 +80,7 @@ def test_the_value_remembers_without_dropout():
 def test_a_clipped_value_counts_its_larger_error():
     given = {"horizon": 16, "minibatch_size": None, "value_clip": 1e-9, "learning_rate": 0.01}
     (once, rollout), (twice, _) = (on_cartpole(PPO, num_epochs=epochs, **given) for epochs in (1, 2))
-    rows, _ = once.rows(rollout)
+    rows, _ = once.training_rows(rollout)
     once.learn(rollout)
     before = (rows.value - rows.target).square()
     after = (once.value(rows.obs).detach() - rows.target).square()
@@ -105,7 +105,7 @@ def test_the_scale_of_normalised_rewards_does_not_matter(kind):
     agent, rollout = on_cartpole(kind, normalize_rewards=True, **settings)
 
     def targets():
-        return agent.rows(rollout)[0].target if kind is PPO else agent._returns(rollout)
+        return agent.training_rows(rollout)[0].target if kind is PPO else agent._returns(rollout)
 
     before = targets()
     rollout.reward.mul_(1000)

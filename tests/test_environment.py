@@ -224,7 +224,7 @@ class Unlike(probes.Target):
     ("kind", "complaint"),
     [
         (Elapsing, "differs after the environment was restored: checkpoint lacks"),
-        (Bare, r"Bare.evaluation: it has no settings; set self.settings"),
+        (Bare, r"Bare.evaluation: it has no rlcore.Settings in self.settings; set"),
         (Unlike, r"Unlike.evaluation: too many positional arguments; set self.settings and let Unlike\(settings"),
     ],
 )

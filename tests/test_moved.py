@@ -2,14 +2,17 @@
 
 import importlib
 import sys
+from operator import attrgetter
+from pathlib import Path
 
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 from rlcore import Trainer
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.games.versus import VersusEnv
-from rlcore.envs.probes import TwoStep
+from rlcore.envs.probes import Probe, TwoStep
 from rlcore.moved import MOVED
 from rlcore.stateful import attributes_of_type
 
@@ -22,13 +25,27 @@ def test_a_module_is_found_by_its_former_name_with_a_warning(former, now):
     assert found is importlib.import_module(now)
 
 
-def test_names_of_modules_that_became_packages_are_still_there():
-    for module, names in {
-        "rlcore.envs.games": ("BitBoardGame", "ConnectFour", "TicTacToe"),
-        "rlcore.supervised.reports": ("BoundaryReport", "ConfusionReport", "ExamplesReport", "FiltersReport"),
-        "rlcore.uncertainty": ("Classes", "Numbers", "answers_of", "calibration_error", "measures", "uncertainty"),
-    }.items():
-        assert all(hasattr(importlib.import_module(module), name) for name in names)
+INTERNAL = """
+rlcore.agents.game_replay GameReplay.checkpoint, rlcore.agents.game_replay GameReplay.restore,
+rlcore.agents.replay Rows, rlcore.envs.game_env GameEnv.observe, rlcore.envs.selfplay SelfPlayEnv.observe,
+rlcore.envs.versus VersusEnv.observe, rlcore.gym_maker in_worker, rlcore.statistics EpisodeStatistics.checkpoint,
+rlcore.statistics EpisodeStatistics.restore, rlcore.supervised.datasets channels_first, rlcore.tracking table_of,
+rlcore.tracking Tracker.text, rlcore.tracking Tracker.hyperparameters, rlcore.tracking Tracker.stop_progress
+"""
+"""Between parts of rlcore, and gone; or attributes of objects now."""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_public_class_function_and_method_of_0_1_is_there():
+    missing = set()
+    for line in (Path(__file__).parent / "names_of_0_1.txt").read_text().splitlines():
+        module, _, names = line.partition(": ")
+        for name in names.split():
+            try:
+                attrgetter(name)(importlib.import_module(module))
+            except AttributeError:
+                missing.add(f"{module} {name}")
+    assert missing == {name.strip() for name in INTERNAL.split(",")}
 
 
 def test_methods_are_called_and_overridden_by_their_former_names():
@@ -77,3 +94,31 @@ def test_a_probe_may_be_written_as_before():
     env = Generous(Generous.Settings(num_envs=2))
     env.reset(seed=1)
     assert env.step(torch.zeros(2, dtype=torch.int64))[1].tolist() == [7.0, 7.0]
+
+
+def test_a_former_name_in_a_mixin_and_one_that_calls_the_base():
+    seen = []
+
+    class Mixin:
+        def drop_running(self):
+            seen.append("mixed")
+            super().drop_running()
+
+    with pytest.warns(DeprecationWarning, match="drop_running is now called on_reset"):
+
+        class Mine(Mixin, Reinforce):
+            pass
+
+    env = TwoStep(TwoStep.Settings(num_envs=2))
+    with pytest.warns(DeprecationWarning, match="now called on_reset"):
+        Mine(env).on_reset()
+    assert seen == ["mixed"]
+    with pytest.warns(DeprecationWarning, match="now called reward"):
+
+        class Doubled(Probe):
+            def pay(self, action):
+                return 2 * super().pay(action)
+
+    probe = Doubled(Probe.Settings(num_envs=3), 2, Discrete(2), "cpu")
+    with pytest.warns(DeprecationWarning, match="now called reward"):
+        assert probe.reward(torch.zeros(3)).tolist() == [2.0] * 3

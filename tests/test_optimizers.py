@@ -224,7 +224,11 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_no_change():
     one, other = make_trainer("ppo"), make_trainer("ppo")
     one.update()
     saved = one.agent.checkpoint()
-    del saved["settings"]["value_network"]
+    del saved["settings"]["value_network"], saved["settings"]["network"]["activation"]
     saved["optimizers"]["optimizer"]["param_groups"][0]["lr"] = 0.123
     other.agent.restore(saved)
     assert other.agent.optimizer.param_groups[0]["lr"] == 0.123
+    saved["settings"]["value_network"] = {"name": "mlp"}
+    another = make_trainer("ppo")
+    another.agent.restore(saved)
+    assert another.agent.optimizer.param_groups[0]["lr"] == 3e-4

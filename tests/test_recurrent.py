@@ -83,10 +83,10 @@ def test_the_first_ratio_is_one(network, shared, normalize_observations):
     env, agent = make(minibatch_size=None, **settings)
     check_agent(agent, env)
     rollout = rolled(env, agent)
-    rows, _ = agent.rows(rollout)
+    rows, _ = agent.training_rows(rollout)
     assert rollout.done.any()
-    for b in agent.networks.minibatches(rows, agent.settings.minibatch_size):
-        pi, V = agent.networks.answers(b.obs)
+    for b in agent.actor_critic.minibatches(rows):
+        pi, V = agent.actor_critic.answers(b.obs)
         torch.testing.assert_close(pi.log_prob(b.action), b.log_prob, atol=1e-5, rtol=0)
         torch.testing.assert_close(V, b.value, atol=1e-5, rtol=1e-5)
 
@@ -97,7 +97,7 @@ def test_values_of_successors_are_those_after_what_was_remembered(network):
     env, agent = make(network=network)
     rollout = rolled(env, agent)
     assert rollout.cut.any()
-    value, next_value = agent.networks.values(rollout, agent.normalized)
+    value, next_value = agent.actor_critic.values(rollout)
     kept = iter(rollout.final_obs)
     finals = {tuple(place): next(kept) for place in rollout.cut.nonzero().tolist()}
     for n in range(6):
@@ -114,14 +114,14 @@ def test_values_of_successors_are_those_after_what_was_remembered(network):
                 out, _ = agent.value_body.step(follows[None], state)
                 torch.testing.assert_close(agent.value_head(out)[0, 0], next_value[t, n])
     expected = gae(rollout.reward, value, next_value, rollout.terminated, rollout.truncated, 0.99, 0.95)
-    torch.testing.assert_close(agent.rows(rollout)[0].advantage, expected.flatten())
+    torch.testing.assert_close(agent.training_rows(rollout)[0].advantage, expected.flatten())
 
 
 def test_minibatches_are_whole_sequences_of_some_environments():
     env, agent = make()
-    rows, _ = agent.rows(rolled(env, agent))
+    rows, _ = agent.training_rows(rolled(env, agent))
     seen = []
-    for b in agent.networks.minibatches(rows, agent.settings.minibatch_size):
+    for b in agent.actor_critic.minibatches(rows):
         assert b.obs.obs.shape == (16, 2, 2)
         for k in range(2):
             (n,) = [n for n in range(6) if torch.equal(rows.obs.obs[:, n], b.obs.obs[:, k])]
@@ -243,7 +243,7 @@ def test_without_a_state_episodes_begin():
     pi, value = agent.distribution(obs), agent.value(obs)
     torch.testing.assert_close(pi.log_prob(alone.action), agent.distribution(obs).log_prob(begun.action))
     rollout = collect(agent, env, obs, 16, state)
-    torch.testing.assert_close(value, agent.networks.values(rollout, agent.normalized)[0][0])
+    torch.testing.assert_close(value, agent.actor_critic.values(rollout)[0][0])
 
 
 def test_bad_settings_are_one_line():

@@ -57,8 +57,8 @@ def test_the_first_ratio_is_one_and_each_row_is_answered_alone(kind, probe, sett
     for _ in range(2):
         trainer.update()
     rollout = collect(agent, env, trainer.collector.obs, 16, trainer.collector.state)
-    rows, _ = agent.rows(rollout)
-    pi, V = agent.networks.answers(rows.obs)
+    rows, _ = agent.training_rows(rollout)
+    pi, V = agent.actor_critic.answers(rows.obs)
     torch.testing.assert_close(pi.log_prob(rows.action), rows.log_prob, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(V, rows.value)
     obs = trainer.collector.obs

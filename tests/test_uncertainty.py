@@ -472,10 +472,10 @@ def test_the_first_minibatchs_ratio_is_one_with_dropout(shared):
         obs, _ = env.reset(seed=1)
         agent.learn(collect(agent, env, obs, 32))
     rollout = collect(agent, env, env.reset(seed=2)[0], 32)
-    rows, _ = agent.rows(rollout)
+    rows, _ = agent.training_rows(rollout)
     with torch.no_grad():
         with recalled(agent.policy_dropouts, rows.masks):
-            recalled_ratio = (agent.networks.answers(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
+            recalled_ratio = (agent.actor_critic.answers(rows.obs)[0].log_prob(rows.action) - rows.log_prob).exp()
         other_ratio = (agent.distribution(rows.obs).log_prob(rows.action) - rows.log_prob).exp()
     torch.testing.assert_close(recalled_ratio, torch.ones_like(recalled_ratio), atol=1e-5, rtol=0)
     assert (other_ratio - 1).abs().max() > 0.01  # with new masks it is another policy

@@ -1,72 +1,69 @@
-"""ActorCritic: what a policy gradient with a critic asks of its networks."""
+"""ActorCritic: what a policy gradient with a critic asks of an agent's networks."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlcore.distributions import Distribution, Head
+from rlcore.distributions import Distribution
 from rlcore.observations import action_mask
 from rlcore.rollout import Rollout, minibatches
 from rlcore.trees import Tree, concat, tree_map
 
-Rows = TypeVar("Rows", bound=tuple[Any, ...])
-Read = Callable[[Tree], Tree]
-"""Observations [..., *O] to what networks read, e.g. normalised."""
+if TYPE_CHECKING:
+    from rlcore.agents.ppo import PPO
+
+Batch = TypeVar("Batch", bound=Any)
 
 
-@dataclass
 class ActorCritic:
-    """A policy and a value, each a linear head on a body; they may share the body. This one has no memory."""
+    """A policy and a value, each a linear head on a body; they may share the body. This one has no memory.
 
-    body: nn.Module
-    value_body: nn.Module
-    policy_head: Head
-    value_head: nn.Linear
+    Args:
+        agent: which has the networks, ``body``, ``value_body``, ``policy_head`` and ``value_head``.
+    """
 
-    def initial_state(self, num_envs: int) -> Tree:
-        """The memory at the beginning of an episode; None: there is none."""
-        return None
+    def __init__(self, agent: "PPO"):
+        self.agent = agent
 
-    def outputs(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
-        """What the policy's head says of one step [N, *O] after a state, [N, K]; and the policy's next state."""
-        return self.policy_head(self.body(obs), action_mask(obs)), state
+    def act(self, obs: Tree, state: Tree) -> tuple[Tensor, Tree]:
+        """What the policy's head says of one step after a state, and the next state.
 
-    def remember(self, obs: Tree, state: Tree) -> Tree:
-        """The state with the value's memory of that step, too."""
-        return state
+        Args:
+            obs: [N, *O], normalised.
+            state: of policy and value; None: there is no memory.
 
-    def value(self, obs: Tree) -> Tensor:
-        """V(s) [B] of observations [B, *O], each the beginning of an episode."""
-        return self.value_head(self.value_body(obs)).squeeze(-1)
+        Returns:
+            [N, K], and the state.
+        """
+        return self.agent.policy_head(self.agent.body(obs), action_mask(obs)), state
 
-    def inputs(self, rollout: Rollout, read: Read) -> Tree:
+    def inputs(self, rollout: Rollout) -> Tree:
         """The rollout's observations as `answers` takes them."""
-        return read(rollout.rows(rollout.obs))
+        return self.agent.normalized(rollout.rows(rollout.obs))
 
     def answers(self, inputs: Tree) -> tuple[Distribution, Tensor]:
         """The policy and V [B] for B rows of `inputs`."""
-        features = self.body(inputs)
-        value_features = features if self.value_body is self.body else self.value_body(inputs)
-        outputs = self.policy_head(features, action_mask(inputs))
-        return self.policy_head.distribution(outputs), self.value_head(value_features).squeeze(-1)
+        agent = self.agent
+        features = agent.body(inputs)
+        value_features = features if agent.settings.shared else agent.value_body(inputs)
+        outputs = agent.policy_head(features, action_mask(inputs))
+        return agent.policy_head.distribution(outputs), agent.value_head(value_features).squeeze(-1)
 
-    def values(self, rollout: Rollout, read: Read) -> tuple[Tensor, Tensor]:
+    def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """V of each row and of its true successor, [T, N] both."""
-        value = self.value(read(tree_map(lambda x: x.flatten(0, 1), rollout.obs))).view_as(rollout.reward)
-        successors = self.value(read(concat([rollout.last_obs, rollout.final_obs])))
+        value = self.agent.value(tree_map(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout.reward)
+        successors = self.agent.value(concat([rollout.last_obs, rollout.final_obs]))
         N = value.shape[1]
         next_value = torch.cat([value[1:], successors[None, :N]])
         next_value[rollout.cut_places] = successors[N:]
         return value, next_value
 
-    def minibatches(self, rows: Rows, size: int | None) -> Iterator[Rows]:
-        """The rows in a new random order, ``size`` at a time; None: all of them.
+    def minibatches(self, rows: Batch) -> Iterator[Batch]:
+        """The rows of an epoch in a new random order, ``minibatch_size`` at a time.
 
         Args:
             rows: a NamedTuple of trees [B, ...], with `inputs` as its field ``obs``.
-            size: rows per minibatch.
         """
-        return minibatches(rows, size)
+        return minibatches(rows, self.agent.settings.minibatch_size)

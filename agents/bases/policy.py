@@ -16,7 +16,7 @@ from rlcore.normalization import ObservationNormalizer, RewardNormalizer
 from rlcore.observations import action_mask, input_scaling
 from rlcore.rollout import Rollout, Step
 from rlcore.spaces import scaled_space
-from rlcore.trees import Tree, num_rows
+from rlcore.trees import Tree
 
 
 class PolicyAgent(Agent):
@@ -58,16 +58,13 @@ class PolicyAgent(Agent):
         self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
 
     def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
-        outputs, _ = self._outputs(self.normalized(obs), self.initial_state(num_rows(obs)))
-        return self.policy_head.distribution(outputs)
+        """[B, *O] to pi(.|s) of B rows."""
+        return self.policy_head.distribution(self._outputs(self.normalized(obs)))
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action, inside the action space; obs [N, *O]; without a state, of new episodes."""
-        state = self.initial_state(num_rows(obs)) if state is None else state
-        outputs, state = self._outputs(self.normalized(obs), state)
-        return Step(self.policy_head.distribution(outputs).mode, state=state)
+        """The most likely action, inside the action space; obs [N, *O]."""
+        return Step(self.distribution(obs).mode)
 
     def normalized(self, obs: Tree) -> Tree:
         """Observations [B, *O] as the networks see them."""
@@ -104,9 +101,9 @@ class PolicyAgent(Agent):
         head = self.policy_head
         return head.metrics(rollout.rows(rollout.action)) if isinstance(head, GaussianHead) else {}
 
-    def _outputs(self, obs: Tree, state: Tree = None) -> tuple[Tensor, Tree]:
-        """What the policy's head says of normalised observations [B, *O], [B, K]; and the next state."""
-        return self.policy_head(self.body(obs), action_mask(obs)), state
+    def _outputs(self, obs: Tree) -> Tensor:
+        """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
+        return self.policy_head(self.body(obs), action_mask(obs))
 
     def _scaled(self, obs: Tree) -> Tree:
         return obs if self.scaling is None else self.scaling(obs)

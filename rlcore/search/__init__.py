@@ -3,9 +3,7 @@
 ``scores``: which move is tried next; ``tree``: the trees; ``mcts``: the searches; ``evaluators``: playouts.
 """
 
-import warnings
-from typing import Any
-
+from rlcore.moved import former_names
 from rlcore.search.evaluators import mixed, playouts
 from rlcore.search.mcts import Searcher, SearchResult, search, search_gumbel, simulate
 from rlcore.search.scores import (
@@ -69,15 +67,6 @@ __all__ = [
     "update_leaves",
 ]
 
-RENAMED = {"plant": init_tree, "renew": update_leaves, "below": subtree, "transplant": copy_subtree}
-"""Functions by the names that they had in rlcore 0.1."""
-
-
-def __getattr__(name: str) -> Any:
-    """A function by its former name, with a warning."""
-    if name not in RENAMED:
-        raise AttributeError(f"module 'rlcore.search' has no attribute {name!r}")
-    warnings.warn(
-        f"rlcore.search.{name} is now rlcore.search.{RENAMED[name].__name__}", DeprecationWarning, stacklevel=2
-    )
-    return RENAMED[name]
+__getattr__ = former_names(
+    __name__, {"plant": init_tree, "renew": update_leaves, "below": subtree, "transplant": copy_subtree}
+)

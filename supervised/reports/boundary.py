@@ -1,6 +1,6 @@
 """The report ``boundary``: the answer everywhere in a plane."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -11,9 +11,6 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.supervised.environment import SupervisedEnv
-
-if TYPE_CHECKING:
-    pass
 from rlcore.supervised.reports.common import classified, figure_of
 
 

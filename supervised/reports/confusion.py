@@ -1,7 +1,5 @@
 """The report ``confusion``: which classes are taken for which."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from rlcore.agent import Agent
@@ -9,9 +7,6 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker
 from rlcore.supervised.environment import MOST_CLASSES, confusion_matrix
-
-if TYPE_CHECKING:
-    pass
 from rlcore.supervised.reports.common import classified, figure_of
 
 

@@ -1,7 +1,5 @@
 """The report ``examples``: answers beside the truth."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -10,9 +8,6 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.evaluation import Report, ReportMaker
-
-if TYPE_CHECKING:
-    pass
 from rlcore.supervised.reports.common import classified, figure_of, terminal_lines
 
 

@@ -1,7 +1,6 @@
 """The report ``filters``: what the first layer responds to."""
 
 import math
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 from torch import Tensor
@@ -11,9 +10,6 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker
-
-if TYPE_CHECKING:
-    pass
 from rlcore.supervised.reports.common import figure_of, seen_shape
 
 

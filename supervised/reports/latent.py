@@ -18,7 +18,7 @@ from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
 from rlcore.supervised.environment import MOST_CLASSES
 from rlcore.supervised.reconstruction import ReconstructionEnv
-from rlcore.supervised.reports import figure_of
+from rlcore.supervised.reports.common import figure_of
 from rlcore.supervised.reports.likelihood import autoencoding
 from rlcore.trees import tree_map
 

@@ -1,7 +1,5 @@
 """The report ``packed``: a binarized network on bits."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from rlcore.agent import Agent
@@ -10,9 +8,6 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker
 from rlcore.networks.binarized import BinarizedMLP, PackedMLP
 from rlcore.supervised.environment import SupervisedEnv
-
-if TYPE_CHECKING:
-    pass
 from rlcore.supervised.reports.common import classified
 
 

@@ -16,7 +16,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.reports import classified, figure_of, terminal_lines
+from rlcore.supervised.reports.common import classified, figure_of, terminal_lines
 from rlcore.supervised.reports.foreign import foreign_inputs
 from rlcore.trees import tree_map
 from rlcore.uncertainty import (
