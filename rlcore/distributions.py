@@ -235,7 +235,7 @@ class SquashedGaussian:
         return self._log_prob_of(((action - self.middle) / self.half).clamp(-INSIDE, INSIDE).atanh())
 
     def _log_prob_of(self, u: Tensor) -> Tensor:
-        log_slope = self.half.log() + _log_slope_of_tanh(u)
+        log_slope = self.half.log() + log_slope_of_tanh(u)
         return self.gaussian.log_prob(u) - log_slope.sum(self.gaussian.dims)
 
     def entropy(self) -> Tensor:
@@ -246,7 +246,7 @@ class SquashedGaussian:
         gaussian, dims = self.gaussian, self.gaussian.dims
         nodes, weights = _quadrature(gaussian.mean.device)
         u = gaussian.mean.unsqueeze(-1) + (math.sqrt(2) * gaussian.log_std.exp()).unsqueeze(-1) * nodes
-        log_slope = self.half.log() + (_log_slope_of_tanh(u) * weights).sum(-1) / math.sqrt(math.pi)
+        log_slope = self.half.log() + (log_slope_of_tanh(u) * weights).sum(-1) / math.sqrt(math.pi)
         return gaussian.entropy() + log_slope.sum(dims)
 
 
@@ -256,7 +256,7 @@ def _quadrature(device: torch.device) -> tuple[Tensor, ...]:
     return tuple(torch.as_tensor(x, dtype=torch.float32, device=device) for x in np.polynomial.hermite.hermgauss(24))
 
 
-def _log_slope_of_tanh(u: Tensor) -> Tensor:
+def log_slope_of_tanh(u: Tensor) -> Tensor:
     """Log(1 - tanh(u)^2), accurate for large |u| too."""
     return 2 * (math.log(2) - u - softplus(-2 * u))
 

@@ -202,12 +202,13 @@ class TransitionReplay:
         if rows is None:
             return {"rows": None, "num_added": self.num_added}
         used = slice(None) if self.size == self.num_rows - 1 else slice(self.size + 1)
+        priorities = None
+        if self._tree is not None:
+            priorities = self._tree.levels[0].view(-1)[: rows.reward.numel()].view_as(rows.reward)
         return {
             "rows": {name: take(kept, used) for name, kept in vars(rows).items()},
             "final": take(self._final, slice(self._num_final)),
-            "priorities": None
-            if self._tree is None
-            else self._tree.levels[0].view(-1)[: self.num_rows * self.num_envs],
+            "priorities": None if priorities is None else priorities[used],
             "largest": self._largest,
             "num_rows": self.num_rows,
             "head": self.head,
@@ -292,9 +293,9 @@ class TransitionReplay:
         if self.alpha is not None:
             self._tree = SumTree(R * N, device or like.action.device)
             self._largest = torch.ones((), dtype=torch.float64, device=device or like.action.device)
-        return Rows(
-            **tree_map(lambda x: torch.zeros(R, *x.shape[1:], dtype=x.dtype, device=device or x.device), vars(like))
-        )
+        made = tree_map(lambda x: torch.zeros(R, *x.shape[1:], dtype=x.dtype, device=device or x.device), vars(like))
+        made["final"].fill_(-1)
+        return Rows(**made)
 
     def _write(self, kept: Tensor, new: Tensor) -> None:
         """Writes rows [T, ...] from the head on, around the end of the ring."""
@@ -387,7 +388,7 @@ class TransitionReplay:
         return 0 if self.frames is None or self.size < self.num_rows - 1 else self.frames - 1
 
     def _prioritise(self, num: int) -> None:
-        """Gives ``num`` new rows the largest priority so far, and those that cannot be drawn none; before the head moves."""
+        """Gives new rows the largest priority so far, and those that cannot be drawn none; before the head moves."""
         if self._tree is None or self._largest is None:
             return
         R, N, device = self.num_rows, self.num_envs, self._largest.device
@@ -411,6 +412,6 @@ def _check_stacks(obs: Tensor, ages: Tensor) -> None:
     follows = (obs[1:, :, :-1] == obs[:-1, :, 1:]).flatten(2).all(2)
     if not same[first].all() or not follows[~first[1:]].all():
         raise InputError(
-            "agent.frames: an observation must be a stack whose images, but for the newest, are those of the one before, "
+            "agent.frames: an observation must be a stack whose images but the newest are those of the one before, "
             "and at the beginning of an episode all the same; leave it null"
         )

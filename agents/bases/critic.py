@@ -1,0 +1,123 @@
+"""What agents have in common whose critics read observations and bounded actions."""
+
+from copy import deepcopy
+from typing import Any
+
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from rlcore.agents.bases.off_policy import OffPolicyAgent, refuse_noise
+from rlcore.distributions import WIDEST, BoxScale
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.critics import Critics
+from rlcore.networks.mlp import MLP
+from rlcore.observations import build_body
+from rlcore.schedules import Schedule
+from rlcore.trees import Tree
+from rlcore.uncertainty import Answers, Numbers
+
+FLAT = NetworkChoice.model_validate({"name": "mlp", "hidden": []})
+"""A body that passes on what it reads, as one vector."""
+HIDDEN = [256, 256]
+"""Hidden layers of critics behind a body that is no ``mlp``."""
+
+
+class CriticAgent(OffPolicyAgent):
+    """An agent with a policy, critics of observation and action, and target critics; a subclass updates them.
+
+    Within it, numbers of an action lie in [-1, 1], and 0 is the middle of the Box: so noise and entropy mean the same
+    in any Box.
+    """
+
+    class Settings(OffPolicyAgent.Settings):
+        """Settings of critics."""
+
+        learning_rate: PositiveFloat = 3e-4
+        """Step size of every Adam, before the schedule."""
+        learning_rate_schedule: Schedule = "constant"
+        """How the learning rate falls over the run."""
+        critics: PositiveInt = Field(default=2, le=1000)
+        """N; the least of their answers counts (Fujimoto et al. 2018)."""
+        tau: float = Field(default=0.005, gt=0, le=1)
+        """How far each update moves target networks towards the networks."""
+
+    settings: Settings
+    scale: BoxScale
+
+    def _make_networks(self, num_policy_outputs: int, num_numbers: int, num_critic_outputs: int = 1) -> None:
+        """The policy, from observations to so many outputs, the critics, and their targets."""
+        s = self.settings
+        body = build_body(s.network, self.scaled_space)
+        self.policy = nn.Sequential(body, nn.Linear(body.num_features, num_policy_outputs))
+        self.critic = QFunction(s.network, self.scaled_space, s.critics, num_numbers, num_critic_outputs)
+        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+        refuse_noise(self)
+
+    def answers(self, obs: Tree) -> Answers:
+        """What each critic says of the action that `predict` chooses, [N, B], for `rlcore.uncertainty`."""
+        action = self.predict(obs).action
+        Q = self.critic(self.normalized(obs), self._numbers(action)).mean(2)
+        return Numbers(Q, torch.zeros_like(Q))
+
+    def _numbers(self, action: Tensor) -> Tensor:
+        """Actions [B, *A] of the Box as numbers [B, D] in [-1, 1]."""
+        return ((action - self.scale.middle) / self.scale.half_width).flatten(1)
+
+    def _action(self, numbers: Tensor) -> Tensor:
+        """Numbers [B, D] in [-1, 1] as actions [B, *A]."""
+        return self.scale(numbers.view(-1, *self.scale.middle.shape))
+
+
+def bounded(space: Space[Any], agent: str) -> BoxScale:
+    """The scale of a bounded Box.
+
+    Raises:
+        InputError: it is another space, or has no bounds.
+    """
+    if not isinstance(space, Box):
+        raise InputError(f"{agent} chooses numbers in a Box, got the action space {space}; use dqn, ppo or sac")
+    if not ((space.high - space.low) < WIDEST).all():
+        raise InputError(f"{agent} needs an action space with bounds, got {space}; use ppo")
+    return BoxScale(space)
+
+
+class QFunction(nn.Module):
+    """N critics of an observation and an action.
+
+    If the network is an ``mlp``, its hidden layers are theirs, and read both together. Any other one is their common
+    body, which reads the observation; two hidden layers of 256 read its features and the action.
+
+    Args:
+        choice: the network.
+        space: of an observation.
+        num: N.
+        num_numbers: D, of an action; 0: they say the worth of each action instead.
+        num_outputs: M.
+    """
+
+    def __init__(self, choice: NetworkChoice, space: Space[Any], num: int, num_numbers: int, num_outputs: int):
+        super().__init__()
+        own = choice.settings
+        if isinstance(own, MLP.Settings):
+            self.body = build_body(FLAT, space)
+            hidden, activation = own.hidden, own.activation
+        else:
+            self.body = build_body(choice, space)
+            hidden, activation = HIDDEN, "relu"
+        self.critics = Critics(num, self.body.num_features + num_numbers, hidden, num_outputs, activation)
+
+    def forward(self, obs: Tree, numbers: Tensor | None = None, frozen: bool = False) -> Tensor:
+        """[B, *O] and [B, D] to [N, B, M].
+
+        Args:
+            obs: normalised.
+            numbers: of actions; None: the critics do not read them.
+            frozen: whether gradients go to the action alone.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            x = self.body(obs)
+        return self.critics(x if numbers is None else torch.cat([x, numbers], 1), frozen)

@@ -1,0 +1,195 @@
+"""What the agents that learn from a replay have in common."""
+
+from abc import abstractmethod
+
+import torch
+from gymnasium.spaces import Box
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rlcore import settings
+from rlcore.agent import Agent, Metrics
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.networks import NetworkChoice
+from rlcore.networks.dropout import dropouts
+from rlcore.normalization import CLIP, ObservationNormalizer, RewardNormalizer
+from rlcore.observations import action_mask, input_scaling
+from rlcore.replay import TransitionReplay
+from rlcore.rollout import Rollout, Step, Transition
+from rlcore.spaces import scaled_space
+from rlcore.trees import Tree, num_rows
+
+
+class OffPolicyAgent(Agent):
+    """Keeps what it did in a replay, and learns from batches of it; a subclass explores, and updates its networks.
+
+    What is kept is as the environment gave it. Observations and rewards are normalised when they are drawn, by the
+    statistics of that time.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of an agent with a replay."""
+
+        horizon: PositiveInt = 1
+        """T, steps in each environment between two calls of `learn`."""
+        updates_per_step: PositiveFloat = 1.0
+        """Batches learned from per environment step: 0.25 is one for every four steps."""
+        batch_size: PositiveInt = 256
+        """Transitions per batch."""
+        replay_size: PositiveInt = 1_000_000
+        """Environment steps kept; the oldest are dropped first."""
+        learning_starts: NonNegativeInt = 100
+        """Environment steps before the first batch, with actions drawn uniformly."""
+        gamma: float = Field(default=0.99, ge=0, le=1)
+        """Discount."""
+        n_step: PositiveInt = 1
+        """Steps of rewards before the value of what follows (Sutton & Barto 2018, section 7.1)."""
+        priority_alpha: float | None = Field(default=None, ge=0, le=1)
+        """If set, transitions are drawn by priority (Schaul et al. 2016): 0 is uniformly, 1 in proportion to errors."""
+        priority_beta: float = Field(default=0.4, ge=0, le=1)
+        """How far weights make up for that at first; 1 at the end of the run."""
+        frames: PositiveInt | None = Field(default=None, ge=2, le=256)
+        """Of observations that are stacks of that many images, as gymnasium's FrameStackObservation: keep each once."""
+        save_replay: bool = True
+        """Save the replay in checkpoints; if not, a resumed run fills a new one before it goes on learning."""
+        replay_device: str | None = None
+        """Where the replay is, e.g. ``cpu`` if the GPU has no room for it; null: where the agent is."""
+        normalize_observations: bool = False
+        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
+        normalize_rewards: bool = False
+        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
+        network: NetworkChoice = NetworkChoice.model_validate(
+            {"name": "mlp", "hidden": [256, 256], "activation": "relu", "init": "torch"}
+        )
+        """The body of each network."""
+        max_grad_norm: PositiveFloat | None = None
+        """Bound on the gradient's 2-norm; null disables clipping."""
+
+        @model_validator(mode="after")
+        def _check_sizes(self) -> "OffPolicyAgent.Settings":
+            if self.replay_size < self.batch_size:
+                raise InputError(f"replay_size: {self.replay_size:,} holds no batch of batch_size={self.batch_size:,}")
+            if self.replay_size < self.learning_starts:
+                raise InputError(
+                    f"replay_size: {self.replay_size:,} is never filled to learning_starts={self.learning_starts:,}"
+                )
+            if self.replay_size < self.n_step:
+                raise InputError(f"replay_size: {self.replay_size:,} holds no window of n_step={self.n_step:,} steps")
+            return self
+
+    settings: Settings
+
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.reads_float64 = s.normalize_observations
+        self.scaling = input_scaling(env.single_observation_space)
+        self.scaled_space = scaled_space(env.single_observation_space)
+        """Of observations once the inputs of a data set are scaled."""
+        self.normalizer = ObservationNormalizer(self.scaled_space) if s.normalize_observations else None
+        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
+        self.replay = TransitionReplay(
+            s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, s.replay_device
+        )
+        self.replay.saves_steps = s.save_replay
+        self.progress = 0.0
+        """Share of the run done, [0, 1], as of the last rollout."""
+        self._owed = 0.0  # batches, a fraction of one
+
+    @abstractmethod
+    def explore(self, obs: Tree) -> Tensor:
+        """Actions [N, *A] to learn from; obs [N, *O], normalised."""
+
+    @abstractmethod
+    def update(self, b: Transition) -> tuple[Metrics, Tensor]:
+        """Takes a gradient step on a batch.
+
+        Args:
+            b: B transitions, normalised.
+
+        Returns:
+            Metrics, and how wrong each row's value was, [B], detached.
+        """
+
+    def act(self, obs: Tree, state: Tree = None) -> Step:
+        """Explores; at first by actions drawn uniformly. obs [N, *O]."""
+        if self.replay.num_added * self.spec.num_envs < self.settings.learning_starts:
+            return Step(self.random_actions(obs))
+        return Step(self.explore(self.normalized(obs)))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Adds the rollout to the replay, and learns from as many batches as are due."""
+        s = self.settings
+        self.replay.add(rollout)
+        self.progress = rollout.progress
+        if self.normalizer is not None:
+            self.normalizer.update(self._scaled(rollout.rows(rollout.obs)))
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.update(rollout)
+        if len(self.replay) < max(1, s.learning_starts):
+            return {}
+        self._owed += s.updates_per_step * rollout.num_steps
+        metrics: Metrics = {}
+        while self._owed >= 1:
+            self._owed -= 1
+            beta = s.priority_beta + (1 - s.priority_beta) * self.progress
+            b = self.replay.sample(s.batch_size, beta)
+            metrics, error = self.update(self._normalized(b))
+            if b.place is not None:
+                self.replay.update(b.place, error)
+        return metrics
+
+    def normalized(self, obs: Tree) -> Tree:
+        """Observations [B, *O] as the networks see them."""
+        obs = self._scaled(obs)
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def random_actions(self, obs: Tree) -> Tensor:
+        """Actions [N, *A] drawn uniformly from those that are allowed in observations [N, *O]."""
+        space, N = self.action_space, num_rows(obs)
+        device = next(self.parameters()).device
+        if isinstance(space, Box):
+            low, high = torch.as_tensor(space.low, device=device), torch.as_tensor(space.high, device=device)
+            return low + (high - low) * torch.rand(N, *low.shape, device=device)
+        mask = action_mask(obs)
+        allowed = torch.ones(N, int(space.n), device=device) if mask is None else mask.float()  # type: ignore[attr-defined]
+        return ((torch.rand_like(allowed) + 1) * allowed).argmax(1)  # 0 for what is not
+
+    def on_reset(self) -> None:
+        """The steps before are not followed by what is seen next."""
+        self.replay.end_episodes()
+        if self.reward_normalizer is not None:
+            self.reward_normalizer.running.zero_()
+
+    def remarks(self, metrics: dict[str, float]) -> list[str]:
+        """Says so while the replay of a resumed run is filled again."""
+        if self.settings.save_replay or len(self.replay) >= self.settings.learning_starts or not self.progress:
+            return []
+        if self.replay.num_added * self.spec.num_envs == len(self.replay):
+            return []
+        return ["the replay was not saved (agent.save_replay=false): it is filled again before learning goes on"]
+
+    def _scaled(self, obs: Tree) -> Tree:
+        return obs if self.scaling is None else self.scaling(obs)
+
+    def _normalized(self, b: Transition) -> Transition:
+        b = b._replace(obs=self.normalized(b.obs), next_obs=self.normalized(b.next_obs))
+        if self.reward_normalizer is None:
+            return b
+        return b._replace(reward=(b.reward * self.reward_normalizer.moments.scale).clamp(-CLIP, CLIP))
+
+
+def refuse_noise(agent: Agent) -> None:
+    """Raises an InputError if a network has dropout or batch norm, by which target and prediction would differ."""
+    if dropouts(agent) or any(isinstance(module, _BatchNorm) for module in agent.modules()):
+        raise InputError(f"agent.network: {type(agent).__name__} does not support dropout or batch norm")
+
+
+@torch.no_grad()
+def track(target: nn.Module, source: nn.Module, tau: float) -> None:
+    """Moves the parameters of a target network towards those of another: theta' <- theta' + tau (theta - theta')."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

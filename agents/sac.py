@@ -1,0 +1,147 @@
+"""Soft actor-critic."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from rlcore.agent import Metrics
+from rlcore.agents.bases.critic import CriticAgent, bounded
+from rlcore.agents.bases.off_policy import track
+from rlcore.agents.dqn import quantile_huber
+from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussian, log_slope_of_tanh
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.optimizers import Adam
+from rlcore.rollout import Step, Transition
+from rlcore.schedules import anneal
+from rlcore.trees import Tree
+
+LOG_STD = -20.0, 2.0
+"""Bounds of the logarithm of the policy's standard deviation."""
+
+
+class SAC(CriticAgent):
+    """Maximises return and entropy (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications").
+
+    critics  minimise  E[(Q(s, a) - y)^2],  y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s')),  a' ~ pi(s')
+    policy   minimise  E[alpha log pi(a|s) - min_i Q_i(s, a)],  a ~ pi(s)
+    alpha    such that the policy's entropy is the target
+
+    ``quantiles`` and ``drop`` make it TQC (Kuznetsov et al. 2020): critics say quantiles of the return, and the
+    targets' largest ones are left out, instead of taking the least of means.
+    """
+
+    class Settings(CriticAgent.Settings):
+        """Settings of soft actor-critic."""
+
+        alpha: Literal["auto"] | PositiveFloat = "auto"
+        """Weight of the entropy; auto: it is learned."""
+        target_entropy: Literal["auto"] | float = "auto"
+        """Nats, of numbers in [-1, 1]; auto: minus their number."""
+        policy_delay: PositiveInt = 1
+        """Updates of the critics for each of the policy."""
+        quantiles: PositiveInt | None = Field(default=None, le=10_000)
+        """M, quantiles that each critic says; null: a mean."""
+        drop: int = Field(default=2, ge=0)
+        """Of the quantiles of all target critics together, this many per critic are left out, the largest."""
+
+        @model_validator(mode="after")
+        def _check_quantiles(self) -> "SAC.Settings":
+            if self.quantiles is not None and self.drop >= self.quantiles:
+                raise InputError(f"drop: leaves none of quantiles={self.quantiles}, got {self.drop}")
+            return self
+
+    settings: Settings
+
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        self.scale = bounded(self.action_space, "sac")
+        D = self.scale.middle.numel()
+        self._make_networks(2 * D, D, s.quantiles or 1)
+        self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy
+        self.log_alpha = nn.Parameter(torch.tensor(1.0 if s.alpha == "auto" else s.alpha).log())
+        self.log_alpha.requires_grad_(s.alpha == "auto")
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
+        self.optimizer = Adam([*self.policy.parameters(), self.log_alpha], lr=s.learning_rate)
+        self.num_updates = 0
+        midpoints = (torch.arange(s.quantiles or 1) + 0.5) / (s.quantiles or 1)
+        self.register_buffer("midpoints", midpoints, persistent=False)
+        self.midpoints: Tensor  # [M]
+
+    def gaussian(self, obs: Tree) -> DiagonalGaussian:
+        """The policy of normalised observations [B, *O], over numbers [B, D] of which an action's are the tanh."""
+        mean, log_std = self.policy(obs).chunk(2, 1)
+        return DiagonalGaussian(mean, log_std.clamp(*LOG_STD))
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows, over actions."""
+        gaussian = self.gaussian(self.normalized(obs))
+        shape, scale = self.scale.middle.shape, self.scale
+        low, high = scale.middle - scale.half_width, scale.middle + scale.half_width
+        return SquashedGaussian(gaussian.mean.view(-1, *shape), gaussian.log_std.view(-1, *shape), low, high)
+
+    def explore(self, obs: Tree) -> Tensor:
+        """Draws from the policy; obs [N, *O], normalised."""
+        return self._action(self.gaussian(obs).sample().tanh())
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The middle of the policy; obs [N, *O]."""
+        return Step(self._action(self.gaussian(self.normalized(obs)).mean.tanh()))
+
+    def update(self, b: Transition) -> tuple[Metrics, Tensor]:
+        """Takes a step of the critics, and of the policy and alpha if it is due."""
+        s, alpha = self.settings, self.log_alpha.detach().exp()
+        self.num_updates += 1
+        for optimizer in (self.critic_optimizer, self.optimizer):
+            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        with torch.no_grad():
+            next_numbers, next_log_prob = squashed(self.gaussian(b.next_obs))
+            V = self._least(self.target_critic(b.next_obs, next_numbers)) - alpha * next_log_prob[:, None]  # [B, K]
+            y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * V
+        Q = self.critic(b.obs, self._numbers(b.action))  # [N, B, M]
+        each = self._critic_loss(Q, y)
+        critic_loss = (each if b.weight is None else b.weight * each).mean()
+        metrics = {"critic_loss": critic_loss.detach(), "q": Q.detach().mean()}
+        self.minimize(critic_loss, self.critic_optimizer)
+        if self.num_updates % s.policy_delay == 0:
+            metrics |= self._improve(b.obs, alpha)
+        track(self.target_critic, self.critic, s.tau)
+        return metrics, (Q.detach().mean((0, 2)) - y.mean(1))
+
+    def _improve(self, obs: Tree, alpha: Tensor) -> Metrics:
+        """Takes a step of the policy and of alpha."""
+        numbers, log_prob = squashed(self.gaussian(obs))
+        Q = self.critic(obs, numbers, frozen=True)
+        Q = Q.mean((0, 2)) if self.settings.quantiles else Q.squeeze(2).amin(0)
+        actor_loss = (alpha * log_prob - Q).mean()
+        entropy = -log_prob.detach().mean()
+        loss = actor_loss
+        if self.log_alpha.requires_grad:
+            loss = loss + self.log_alpha * (entropy - self.target_entropy)
+        self.minimize(loss)
+        return {"actor_loss": actor_loss.detach(), "entropy": entropy, "alpha": alpha}
+
+    def _least(self, Q: Tensor) -> Tensor:
+        """What counts of [N, B, M]: the least mean [B, 1], or the quantiles that are not dropped [B, K]."""
+        s = self.settings
+        if s.quantiles is None:
+            return Q.amin(0)
+        pooled = Q.permute(1, 0, 2).flatten(1).sort(1).values
+        return pooled[:, : pooled.shape[1] - s.drop * s.critics]
+
+    def _critic_loss(self, Q: Tensor, y: Tensor) -> Tensor:
+        """Of each row [B], summed over the critics; Q [N, B, M], y [B, K]."""
+        if self.settings.quantiles is None:
+            return (Q.squeeze(2) - y.squeeze(1)).square().sum(0)
+        return torch.stack([quantile_huber(each, y, self.midpoints) for each in Q]).sum(0)
+
+
+def squashed(gaussian: DiagonalGaussian) -> tuple[Tensor, Tensor]:
+    """A draw squashed by tanh, [B, D], and its log-probability, nats, [B] (Haarnoja et al. 2018, appendix C)."""
+    u = gaussian.sample()
+    return u.tanh(), gaussian.log_prob(u) - log_slope_of_tanh(u).sum(1)

@@ -1,0 +1,104 @@
+"""Twin delayed deep deterministic policy gradient."""
+
+from copy import deepcopy
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from rlcore.agent import Metrics
+from rlcore.agents.bases.critic import CriticAgent, bounded
+from rlcore.agents.bases.off_policy import track
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
+from rlcore.optimizers import Adam
+from rlcore.rollout import Rollout, Step, Transition
+from rlcore.schedules import anneal
+from rlcore.trees import Tree
+
+REVERSION = 0.15
+"""theta of the Ornstein-Uhlenbeck process: how much of the noise a step takes away (Lillicrap et al. 2016)."""
+
+
+class TD3(CriticAgent):
+    """A deterministic policy that climbs the critics (Fujimoto et al. 2018; Silver et al. 2014).
+
+    critics  minimise  E[(Q_i(s, a) - y)^2],  y = r + gamma min_i Q'_i(s', clip(pi'(s') + clip(noise)))
+    policy   maximise  E[Q_1(s, pi(s))], less often
+
+    One critic, ``target_noise=0`` and ``policy_delay=1`` make it DDPG (Lillicrap et al. 2016).
+    """
+
+    class Settings(CriticAgent.Settings):
+        """Settings of TD3."""
+
+        learning_rate: PositiveFloat = 1e-3
+        """Step size of every Adam, before the schedule."""
+        noise: NonNegativeFloat = 0.1
+        """Standard deviation of what is added to actions in [-1, 1] to explore."""
+        noise_kind: Literal["gaussian", "ornstein_uhlenbeck"] = "gaussian"
+        """Independent in each step, or drifting (Uhlenbeck & Ornstein 1930)."""
+        target_noise: NonNegativeFloat = 0.2
+        """Standard deviation of the noise on the target policy's actions."""
+        target_noise_clip: PositiveFloat = 0.5
+        """Bound on that noise."""
+        policy_delay: PositiveInt = 2
+        """Updates of the critics for each of the policy and of the targets."""
+
+    settings: Settings
+    drift: Tensor  # [N, D], of the Ornstein-Uhlenbeck process
+
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        self.scale = bounded(self.action_space, "td3")
+        D = self.scale.middle.numel()
+        self._make_networks(D, D)
+        self.target_policy = deepcopy(self.policy).requires_grad_(False)
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
+        self.optimizer = Adam(self.policy.parameters(), lr=s.learning_rate)
+        self.num_updates = 0
+        self.register_buffer("drift", torch.zeros(env.num_envs, D), persistent=False)
+
+    def explore(self, obs: Tree) -> Tensor:
+        """The policy's action with noise; obs [N, *O], normalised."""
+        s, numbers = self.settings, self.policy(obs).tanh()
+        noise = s.noise * torch.randn_like(numbers)
+        if s.noise_kind == "ornstein_uhlenbeck":
+            noise = self.drift = (1 - REVERSION) * self.drift + noise
+        return self._action((numbers + noise).clamp(-1, 1))
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The policy's action; obs [N, *O]."""
+        return Step(self._action(self.policy(self.normalized(obs)).tanh()))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Learns from the replay; noise begins anew where an episode has ended."""
+        self.drift = self.drift * ~rollout.done[-1][:, None]
+        return super().learn(rollout)
+
+    def update(self, b: Transition) -> tuple[Metrics, Tensor]:
+        """Takes a step of the critics, and of the policy and the targets if it is due."""
+        s = self.settings
+        self.num_updates += 1
+        for optimizer in (self.critic_optimizer, self.optimizer):
+            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        with torch.no_grad():
+            numbers = self.target_policy(b.next_obs).tanh()
+            noise = (s.target_noise * torch.randn_like(numbers)).clamp(-s.target_noise_clip, s.target_noise_clip)
+            V = self.target_critic(b.next_obs, (numbers + noise).clamp(-1, 1)).amin(0).squeeze(1)
+            y = b.reward + b.discount * ~b.terminated * V
+        Q = self.critic(b.obs, self._numbers(b.action)).squeeze(2)  # [N, B]
+        each = (Q - y).square().sum(0)
+        critic_loss = (each if b.weight is None else b.weight * each).mean()
+        metrics: Metrics = {"critic_loss": critic_loss.detach(), "q": Q.detach().mean()}
+        self.minimize(critic_loss, self.critic_optimizer)
+        if self.num_updates % s.policy_delay == 0:
+            actor_loss = -self.critic(b.obs, self.policy(b.obs).tanh(), frozen=True)[0].mean()
+            self.minimize(actor_loss)
+            metrics["actor_loss"] = actor_loss.detach()
+            track(self.target_critic, self.critic, s.tau)
+            track(self.target_policy, self.policy, s.tau)
+        return metrics, Q.detach().mean(0) - y
