@@ -112,6 +112,8 @@ class PPO(PolicyAgent):
     settings: Settings
     recurrent = False
     """Whether the networks have a memory; see `RecurrentPPO`."""
+    actor_critic_type: type[ActorCritic] = ActorCritic
+    """How policy and value are computed, with a memory or without."""
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -127,15 +129,11 @@ class PPO(PolicyAgent):
         self.value_head = nn.Linear(self.value_body.num_features, 1)
         nn.init.orthogonal_(self.value_head.weight, 1.0)
         nn.init.zeros_(self.value_head.bias)
+        self.actor_critic = self.actor_critic_type(self)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
         self.batch_norms = freeze_batch_norm(self)
         self.policy_dropouts = make_consistent(self.body)
         self.dropouts = dropouts(self)
-
-    @property
-    def actor_critic(self) -> ActorCritic:
-        """How policy and value are computed, with a memory or without."""
-        return ActorCritic(self)
 
     def value(self, obs: Tree) -> Tensor:
         """[B, *O] to V(s) [B]."""

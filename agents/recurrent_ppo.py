@@ -19,76 +19,10 @@ from rlcore.rollout import Rollout, Step
 from rlcore.trees import Tree, num_rows, stack, take, tree_map
 
 
-class RecurrentPPO(PPO):
-    """PPO whose policy and value have a memory of the episode so far; see `PPO` for the objective.
-
-    The state before a rollout is the one computed while acting, by the network and the normaliser before their last
-    updates; it is not recomputed.
-
-    Gradients go back through time within a rollout, as far as the state before it; a minibatch is whole sequences, of
-    some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
-    """
-
-    class Settings(PPO.Settings):
-        """Settings of PPO with a memory."""
-
-        network: NetworkChoice = NetworkChoice.model_validate({"name": "gru"})
-        """``gru``, ``lstm`` or ``frame_stack``, with a body of their own."""
-
-    settings: Settings
-    recurrent = True
-    body: Recurrent
-    value_body: Recurrent
-
-    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
-        super().__init__(env, settings)
-        s = self.settings
-        if self.batch_norms:
-            raise InputError("agent.network: recurrent_ppo does not support batch norm")
-        if s.horizon is None:
-            raise InputError("agent.horizon: recurrent_ppo needs rollouts of a fixed length, got null")
-        if s.minibatch_size is not None and s.minibatch_size % s.horizon:
-            raise InputError(
-                "agent.minibatch_size: must be whole sequences, a multiple of agent.horizon; "
-                f"{s.minibatch_size} is not a multiple of {s.horizon}"
-            )
-
-    @property
-    def actor_critic(self) -> "RecurrentActorCritic":
-        """How policy and value are computed."""
-        return RecurrentActorCritic(self)
-
-    def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:
-        """The empty memories of the policy and of the value; ``()`` if that has none of its own."""
-        value_state = () if self.settings.shared else self.value_body.initial_state(num_envs)
-        return self.body.initial_state(num_envs), value_state
-
-    def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
-        features, _ = self.body.step(self.normalized(obs), self.body.initial_state(num_rows(obs)))
-        return self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
-
-    def value(self, obs: Tree) -> Tensor:
-        """[B, *O] to V(s) [B], each the beginning of an episode."""
-        features, _ = self.value_body.step(self.normalized(obs), self.value_body.initial_state(num_rows(obs)))
-        return self.value_head(features).squeeze(-1)
-
-    @torch.no_grad()
-    def predict(self, obs: Tree, state: Tree = None) -> Step:
-        """The most likely action, as in `PPO`; obs [N, *O]. Without a state, they are the first ones of episodes.
-
-        The value's state stays unchanged, as no value is computed.
-        """
-        policy_state, value_state = self.initial_state(num_rows(obs)) if state is None else state
-        features, policy_state = self.body.step(self.normalized(obs), policy_state)
-        pi = self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
-        return Step(pi.mode, state=(policy_state, value_state))
-
-
 class RecurrentActorCritic(ActorCritic):
     """A policy and a value with a memory each, or one for both; a state is the pair of theirs."""
 
-    agent: RecurrentPPO
+    agent: "RecurrentPPO"
 
     def act(self, obs: Tree, state: tuple[Tree, Tree]) -> tuple[Tensor, tuple[Tree, Tree]]:
         """What the policy's head says of one step [N, *O] after a state, [N, K]; and the next state."""
@@ -140,3 +74,65 @@ class RecurrentActorCritic(ActorCritic):
     def _value_after(self, obs: Tree, state: Tree) -> Tensor:
         features, _ = self.agent.value_body.step(self.agent.normalized(obs), state)
         return self.agent.value_head(features).squeeze(-1)
+
+
+class RecurrentPPO(PPO):
+    """PPO whose policy and value have a memory of the episode so far; see `PPO` for the objective.
+
+    The state before a rollout is the one computed while acting, by the network and the normaliser before their last
+    updates; it is not recomputed.
+
+    Gradients go back through time within a rollout, as far as the state before it; a minibatch is whole sequences, of
+    some of the environments (Huang et al. 2022, "The 37 implementation details of PPO", LSTM).
+    """
+
+    class Settings(PPO.Settings):
+        """Settings of PPO with a memory."""
+
+        network: NetworkChoice = NetworkChoice.model_validate({"name": "gru"})
+        """``gru``, ``lstm`` or ``frame_stack``, with a body of their own."""
+
+    settings: Settings
+    recurrent = True
+    actor_critic_type = RecurrentActorCritic
+    body: Recurrent
+    value_body: Recurrent
+
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        if self.batch_norms:
+            raise InputError("agent.network: recurrent_ppo does not support batch norm")
+        if s.horizon is None:
+            raise InputError("agent.horizon: recurrent_ppo needs rollouts of a fixed length, got null")
+        if s.minibatch_size is not None and s.minibatch_size % s.horizon:
+            raise InputError(
+                "agent.minibatch_size: must be whole sequences, a multiple of agent.horizon; "
+                f"{s.minibatch_size} is not a multiple of {s.horizon}"
+            )
+
+    def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:
+        """The empty memories of the policy and of the value; ``()`` if that has none of its own."""
+        value_state = () if self.settings.shared else self.value_body.initial_state(num_envs)
+        return self.body.initial_state(num_envs), value_state
+
+    def distribution(self, obs: Tree) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
+        features, _ = self.body.step(self.normalized(obs), self.body.initial_state(num_rows(obs)))
+        return self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
+
+    def value(self, obs: Tree) -> Tensor:
+        """[B, *O] to V(s) [B], each the beginning of an episode."""
+        features, _ = self.value_body.step(self.normalized(obs), self.value_body.initial_state(num_rows(obs)))
+        return self.value_head(features).squeeze(-1)
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The most likely action, as in `PPO`; obs [N, *O]. Without a state, they are the first ones of episodes.
+
+        The value's state stays unchanged, as no value is computed.
+        """
+        policy_state, value_state = self.initial_state(num_rows(obs)) if state is None else state
+        features, policy_state = self.body.step(self.normalized(obs), policy_state)
+        pi = self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
+        return Step(pi.mode, state=(policy_state, value_state))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, bounded
 from rlcore.agents.bases.off_policy import track
-from rlcore.agents.dqn import quantile_huber
+from rlcore.agents.bases.q_learning import quantile_huber, quantile_midpoints
 from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussian, log_slope_of_tanh
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -68,8 +68,7 @@ class SAC(CriticAgent):
         self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
         self.optimizer = Adam([*self.policy.parameters(), self.log_alpha], lr=s.learning_rate)
         self.num_updates = 0
-        midpoints = (torch.arange(s.quantiles or 1) + 0.5) / (s.quantiles or 1)
-        self.register_buffer("midpoints", midpoints, persistent=False)
+        self.register_buffer("midpoints", quantile_midpoints(s.quantiles or 1), persistent=False)
         self.midpoints: Tensor  # [M]
 
     def gaussian(self, obs: Tree) -> DiagonalGaussian:

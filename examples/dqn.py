@@ -22,7 +22,7 @@ class Transition(NamedTuple):
     terminated: Tensor  # [B] bool
 
 
-@rlcore.registry.agents.register("dqn")
+@rlcore.registry.agents.register("example_dqn")
 class DQN(rlcore.Agent):
     class Settings(rlcore.Settings):
         horizon: int = 64

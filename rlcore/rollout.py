@@ -4,7 +4,7 @@ Legend: T time, N environments, B valid rows, A action shape, O observation shap
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlcore.errors import ContractError
 from rlcore.returns import n_step_returns
-from rlcore.trees import Tree, leaves, num_rows, stack, take, tree_map, where
+from rlcore.trees import Tree, concat, leaves, num_rows, stack, take, tree_map, where
 
 if TYPE_CHECKING:
     from rlcore.agent import Agent
@@ -331,6 +331,21 @@ def collect_episodes(
         state = initial_state
     rollout.last_obs, rollout.last_state = obs, state
     return rollout
+
+
+def state_values(rollout: Rollout, value: Callable[[Tree], Tensor]) -> tuple[Tensor, Tensor]:
+    """V of each row's observation and of its true successor, [T, N] both; where an episode terminated, of any.
+
+    Args:
+        rollout: T steps of N environments.
+        value: observations [B, *O] to V [B].
+    """
+    V = value(tree_map(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout.reward)
+    successors = value(concat([rollout.last_obs, rollout.final_obs]))
+    N = V.shape[1]
+    next_V = torch.cat([V[1:], successors[None, :N]])
+    next_V[rollout.cut_places] = successors[N:]
+    return V, next_V
 
 
 def minibatches(rows: Rows, size: int | None) -> Iterator[Rows]:

@@ -95,7 +95,7 @@ def test_normalised_rewards_are_clipped():
 
 def test_dqn_bootstraps_from_its_target_network():
     config.load("examples/dqn.yaml")
-    kind = registry.agents["dqn"]
+    kind = registry.agents["example_dqn"]
     env = CartPole(CartPole.Settings(num_envs=4))
     agent = kind(env, kind.Settings.model_validate({"network": MLP, "gamma": 0.5}))
     for network, value in ((agent.q, 0.0), (agent.target, 6.0)):  # of every state and action
@@ -163,7 +163,7 @@ def test_the_value_head_begins_with_a_gain_of_one():
 def test_a_copy_of_the_target_is_taken_after_the_update():
     """Fixed within an update: the target network of DQN is the online one after `learn`, not before."""
     config.load("examples/dqn.yaml")
-    kind = registry.agents["dqn"]
+    kind = registry.agents["example_dqn"]
     env = CartPole(CartPole.Settings(num_envs=4))
     given = {"network": MLP, "learning_starts": 16, "batch_size": 8, "num_updates": 2}
     agent = kind(env, kind.Settings.model_validate(given))

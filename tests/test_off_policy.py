@@ -1,99 +1,456 @@
-"""An off-policy agent from outside rlcore: examples/dqn.py."""
+"""Agents that learn from a replay, and PQN: their losses by hand, what they learn where the answer is known, input."""
 
-from pathlib import Path
+import math
 
+import numpy as np
 import pytest
 import torch
-from compare import same
+from gymnasium.spaces import Box, Discrete
 from one_step import NETWORKS, PROBES, OneStep
+from torch import nn
 
-from rlcore import InputError, Trainer, check_agent, checkpoint, config, registry
+from rlcore import InputError, Trainer, check_agent, checkpoint
+from rlcore.agents.bases.q_learning import quantile_huber
+from rlcore.agents.dqn import DQN
+from rlcore.agents.pqn import PQN
+from rlcore.agents.sac import SAC, squashed
+from rlcore.agents.td3 import TD3
+from rlcore.distributions import DiagonalGaussian
 from rlcore.envs.cartpole import CartPole
-from rlcore.envs.probes import ConstantReward, Identity
-from rlcore.replay import Replay
+from rlcore.envs.probes import ConstantReward, Identity, Target, TwoStep
+from rlcore.networks.critics import Critics
+from rlcore.networks.noisy import NoisyLinear
+from rlcore.rollout import Transition, collect
+from rlcore.uncertainty import uncertainty
 
-EXAMPLE = Path(__file__).parent.parent / "examples/dqn.yaml"
+MLP = {"name": "mlp", "hidden": [32], "activation": "relu", "init": "torch"}
+QUICK = {
+    "network": MLP, "learning_starts": 64, "replay_size": 2_000, "batch_size": 64, "learning_rate": 3e-3, "horizon": 4,
+}  # fmt: skip
+QUICK_PQN = {"network": {**MLP, "layer_norm": True}, "horizon": 8, "minibatch_size": 32, "learning_rate": 3e-3}
+VALUE = {**QUICK, "target_every": 32, "epsilon": 0.05, "exploration_fraction": 0.3}
+ALL = {"double": True, "dueling": True, "n_step": 2, "priority_alpha": 0.5}
+TINY = {"replay_size": 40, "batch_size": 8, "learning_starts": 8}
+OFF_POLICY = [DQN, SAC, TD3]
 
 
-@pytest.fixture(scope="module")
-def dqn():
-    config.load(EXAMPLE)  # which imports it
-    return registry.agents["dqn"]
-
-
-def small(dqn, env, **settings):
-    network = {"name": "mlp", "hidden": [32], "activation": "relu"}
-    chosen = {"network": network, "horizon": 8, "num_updates": 8, "learning_starts": 64, "replay_size": 500, **settings}
+def made(kind, env, **settings):
     torch.manual_seed(1)
-    return dqn(env, dqn.Settings.model_validate(chosen))
+    return kind(env, kind.Settings.model_validate(settings))
 
 
-def test_it_learns_to_answer(dqn):
-    env = Identity(Identity.Settings(num_envs=4))
-    assert Trainer(small(dqn, env, gamma=0.0), env, total_steps=4000).fit().scalars["return"] == 1
+def fit(agent, env, steps):
+    return Trainer(agent, env, total_steps=steps, seed=1).fit().scalars
 
 
-@pytest.mark.parametrize(("end", "value"), [("terminated", 1.75), ("truncated", 2.0), ("both", 1.75)])
-def test_a_time_limit_is_no_death(dqn, end, value):
-    env = ConstantReward(ConstantReward.Settings(num_envs=4, length=3, end=end))
-    agent = small(dqn, env, gamma=0.5)
-    Trainer(agent, env, total_steps=3000).fit()
+def batch(obs, action, reward, next_obs, terminated, discount=0.5, **others):
+    rows = len(reward)
+    discount = torch.full((rows,), discount)
+    return Transition(obs, action, torch.tensor(reward), next_obs, torch.tensor(terminated), discount, **others)
+
+
+class Table(nn.Module):
+    """Q by observation, [S] one-hot, of A actions."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = nn.Parameter(torch.tensor(table))  # [S, A, M]
+
+    def forward(self, obs):
+        obs = obs["observation"] if isinstance(obs, dict) else obs
+        return self.table[obs.argmax(1)]
+
+
+def dqn_of(q, target, **settings):
+    """A DQN of two states and two actions with given tables."""
+    env = Identity(Identity.Settings(num_actions=2, num_envs=2))
+    agent = made(DQN, env, **VALUE, **settings)
+    agent.q, agent.target = Table(q), Table(target)
+    agent.losses = []
+    agent.minimize = lambda loss, optimizer=None: agent.losses.append(loss.detach()) or {}
+    return agent
+
+
+@pytest.mark.parametrize(("double", "expected"), [(False, 7.0), (True, 5.0)])
+def test_the_target_is_the_largest_value_or_that_of_the_action_chosen(double, expected):
+    q, target = [[[1.0], [2.0]], [[4.0], [3.0]]], [[[0.0], [0.0]], [[8.0], [12.0]]]
+    agent = dqn_of(q, target, double=double)
+    one, two = torch.eye(2)
+    b = batch(one[None], torch.tensor([1]), [1.0], two[None], [False])
+    _, error = agent.update(b)
+    assert error.item() == 2.0 - expected
+    assert agent.losses[-1].item() == abs(2.0 - expected) - 0.5  # Huber's, beyond 1
+    _, error = agent.update(b._replace(terminated=torch.tensor([True])))
+    assert error.item() == 1.0  # the reward alone
+    agent.update(b._replace(weight=torch.tensor([0.25])))
+    assert agent.losses[-1].item() == 0.25 * (abs(2.0 - expected) - 0.5)
+
+
+def test_an_action_that_is_not_allowed_has_no_value():
+    env = OneStep(*PROBES["masked bandit"])
+    agent = made(DQN, env, **VALUE)
     obs, _ = env.reset(seed=1)
-    assert agent.q(obs).amax(1).mean().item() == pytest.approx(value, abs=0.05)
+    assert (agent.values(obs)[~obs["action_mask"]] == -1e9).all()
+    agent.progress = 1.0
+    for _ in range(20):
+        assert obs["action_mask"].gather(1, agent.explore(obs)[:, None]).all()
+        assert obs["action_mask"].gather(1, agent.act(obs).action[:, None]).all()
+    agent.target = Table([[[0.0], [0.0], [0.0], [100.0]]])
+    b = batch(obs, torch.zeros(16, dtype=torch.int64), [0.0] * 16, obs, [False] * 16)
+    _, error = agent.update(b)
+    assert ((error < -40) == obs["action_mask"][:, 3]).all()  # where the best one is allowed
 
 
-def test_the_contract_finds_a_replay_that_is_not_saved(dqn):
-    class Forgetful(dqn):
-        """Keeps its replay where attributes are not looked for."""
-
-        def __init__(self, env, settings):
-            super().__init__(env, settings)
-            self.hidden = (vars(self).pop("replay"),)
-
-        def __getattr__(self, name):
-            return self.hidden[0] if name == "replay" else super().__getattr__(name)
-
-    env = CartPole(CartPole.Settings(num_envs=4))
-    check_agent(small(dqn, env), env)
-    forgetful = Forgetful(env, small(dqn, env).settings)
-    with pytest.raises(InputError, match="a restored agent learns a different"):
-        check_agent(forgetful, env)
-    with pytest.raises(InputError, match="learn changed no parameter in 100 rollouts"):
-        check_agent(small(dqn, env, learning_starts=10_000), env)
+def test_the_loss_of_quantiles_is_that_of_the_paper():
+    theta, target, tau = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 5.0]]), torch.tensor([0.25, 0.75])
+    u = [[1.0, 5.0], [-2.0, 2.0]]
+    huber = lambda x: 0.5 * x * x if abs(x) <= 1 else abs(x) - 0.5  # noqa: E731
+    expected = sum(sum(abs(t - (x < 0)) * huber(x) for x in row) / 2 for t, row in zip((0.25, 0.75), u, strict=True))
+    assert quantile_huber(theta, target, tau).item() == pytest.approx(expected)
 
 
-def test_it_keeps_observations_of_several_parts(dqn, tmp_path):
-    env = OneStep(*PROBES["one part of three"])
+@pytest.mark.parametrize("settings", [
+    {}, {"double": True}, {"dueling": True}, {"quantiles": 5}, {"noisy": True, "epsilon": 0.0}, ALL,
+])  # fmt: skip
+def test_dqn_learns_the_identity(settings):
+    env = Identity(Identity.Settings(num_envs=4))
+    assert fit(made(DQN, env, **{**VALUE, "gamma": 0.0, **settings}), env, 3_000)["return"] == 1
 
-    def make():
-        return small(dqn, env, network=NETWORKS["one part of three"])
 
-    trainer, other = Trainer(make(), env, total_steps=10_000), make()
-    for _ in range(3):
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize(("end", "value"), [("terminated", 1.75), ("truncated", 2.0), ("both", 1.75)])
+def test_a_time_limit_is_no_death(end, value, n_step):
+    env = ConstantReward(ConstantReward.Settings(num_envs=4, length=3, end=end))
+    agent = made(DQN, env, **{**VALUE, "gamma": 0.5, "n_step": n_step})
+    fit(agent, env, 3_000)
+    obs, _ = env.reset(seed=1)
+    assert agent.values(obs).amax(1).mean().item() == pytest.approx(value, abs=0.05)
+
+
+@pytest.mark.parametrize(("end", "value"), [("terminated", 1.75), ("truncated", 2.0)])
+def test_pqn_knows_a_time_limit_from_a_death(end, value):
+    env = ConstantReward(ConstantReward.Settings(num_envs=8, length=3, end=end))
+    agent = made(
+        PQN, env, gamma=0.5, horizon=8, minibatch_size=32, learning_rate=3e-3, network={**MLP, "layer_norm": True}
+    )
+    fit(agent, env, 12_000)
+    obs, _ = env.reset(seed=1)
+    assert agent.values(obs).amax(1).mean().item() == pytest.approx(value, abs=0.05)
+
+
+def test_pqn_learns_credit_over_two_steps():
+    env = TwoStep(TwoStep.Settings(num_envs=8))
+    agent = made(PQN, env, **QUICK_PQN)
+    assert fit(agent, env, 8_000)["return"] == 1
+
+
+def test_returns_of_pqn_are_those_of_a_recursion():
+    env = CartPole(CartPole.Settings(num_envs=4, max_episode_steps=7))
+    agent = made(PQN, env, horizon=20, minibatch_size=20, trace=0.6, gamma=0.9, reward_scale=0.5)
+    obs, _ = env.reset(seed=1)
+    rollout = collect(agent, env, obs, 20)
+    rows, _ = agent._rows(rollout)
+    after = agent.values(rollout.next_obs.flatten(0, 1)).amax(1).view(20, 4)
+    G = torch.zeros(20, 4)
+    for t in reversed(range(20)):
+        cont = (~rollout.done[t]).float() if t < 19 else torch.zeros(4)
+        later = G[t + 1] if t < 19 else torch.zeros(4)
+        rest = (1 - 0.6 * cont) * after[t] + 0.6 * cont * later
+        G[t] = 0.5 * rollout.reward[t] + 0.9 * torch.where(rollout.terminated[t], 0.0, rest)
+    torch.testing.assert_close(rows.target.view(20, 4), G)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [
+    (SAC, {}), (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}), (TD3, {}), (TD3, {"critics": 1}),
+    (TD3, {"noise_kind": "ornstein_uhlenbeck", "priority_alpha": 0.5, "n_step": 2}),
+])  # fmt: skip
+def test_continuous_agents_hit_the_target(kind, settings):
+    env = Target(Target.Settings(num_envs=4))
+    agent = made(kind, env, **{**QUICK, "gamma": 0.0, "updates_per_step": 0.5, **settings})
+    assert fit(agent, env, 4_000)["return"] > -0.02
+
+
+class Shifted(Target):
+    """The target in Box(5, 35): 20 + 10 x."""
+
+    def __init__(self, settings=None, device="cpu"):
+        super().__init__(settings, device)
+        self.single_action_space = Box(5.0, 35.0, (1,))
+        self.action_space = Box(5.0, 35.0, (self.num_envs, 1))
+
+    def reward(self, action):
+        return -((action - 20) / 10 - self._obs).square().squeeze(1)
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+def test_any_box_is_explored_and_reached(kind):
+    env = Shifted(Shifted.Settings(num_envs=64))
+    agent = made(kind, env, **{**QUICK, "gamma": 0.0, "learning_starts": 640})
+    obs, _ = env.reset(seed=1)
+    first = torch.cat([agent.act(obs).action for _ in range(50)])
+    assert first.min() < 5.5
+    assert first.max() > 34.5
+    assert abs(first.mean() - 20) < 1
+    if kind is SAC:
+        drawn = torch.cat([agent.explore(obs) for _ in range(50)])
+        assert drawn.min() < 7
+        assert drawn.max() > 33
+    env = Shifted(Shifted.Settings(num_envs=4))
+    agent = made(kind, env, **{**QUICK, "gamma": 0.0, "updates_per_step": 0.5})
+    assert fit(agent, env, 4_000)["return"] > -0.02
+
+
+def test_a_squashed_draw_has_the_density_of_its_tanh():
+    torch.manual_seed(0)
+    gaussian = DiagonalGaussian(
+        torch.tensor([[0.3, -1.0]]).expand(1000, 2), torch.tensor([[-0.5, 0.2]]).expand(1000, 2)
+    )
+    numbers, log_prob = squashed(gaussian)
+    u = numbers.double().atanh()
+    mean, std = gaussian.mean.double(), gaussian.log_std.double().exp()
+    expected = (
+        -0.5 * ((u - mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi) - (1 - numbers.double() ** 2).log()
+    ).sum(1)
+    inside = (numbers.abs() < 0.999).all(1)
+    torch.testing.assert_close(log_prob[inside].double(), expected[inside], atol=1e-3, rtol=1e-3)
+
+
+def sac_on_target(**settings):
+    env = Target(Target.Settings(num_envs=2))
+    agent = made(SAC, env, **{**QUICK, **settings})
+    torch.manual_seed(5)
+    obs, next_obs = torch.rand(6, 1), torch.rand(6, 1)
+    return agent, batch(obs, torch.rand(6, 1) * 4 - 2, [1.0, 2, 3, 4, 5, 6], next_obs, [False, True] * 3, 0.9)
+
+
+def test_the_error_of_sac_is_that_of_its_soft_target():
+    agent, b = sac_on_target(alpha=0.2)
+    state = torch.get_rng_state()
+    numbers, log_prob = squashed(agent.gaussian(b.next_obs))
+    V = agent.target_critic(b.next_obs, numbers).amin(0).squeeze(1) - 0.2 * log_prob
+    y = b.reward + 0.9 * ~b.terminated * V
+    Q = agent.critic(b.obs, b.action / 2).squeeze(2)
+    torch.set_rng_state(state)
+    metrics, error = agent.update(b)
+    torch.testing.assert_close(error, Q.mean(0) - y)
+    torch.testing.assert_close(metrics["critic_loss"], (Q - y).square().sum(0).mean())
+
+
+def test_the_largest_quantiles_are_dropped():
+    agent, _ = sac_on_target(quantiles=3, drop=1, critics=2)
+    Q = torch.tensor([[[1.0, 5, 3]], [[9.0, 2, 4]]])
+    assert agent._least(Q).tolist() == [[1, 2, 3, 4]]  # of six the two largest are left out
+    assert sac_on_target(critics=2)[0]._least(torch.tensor([[[1.0]], [[-3.0]]])).tolist() == [[-3.0]]
+
+
+def test_the_temperature_moves_entropy_towards_its_target():
+    for target, grows in ((5.0, True), (-5.0, False)):
+        agent, b = sac_on_target(target_entropy=target)
+        agent.update(b)
+        assert (agent.log_alpha.item() > 0) == grows
+    agent, b = sac_on_target(alpha=0.3)
+    agent.update(b)
+    assert agent.log_alpha.exp().item() == pytest.approx(0.3)
+    assert sac_on_target()[0].target_entropy == -1.0
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+def test_the_actors_step_leaves_the_critics_alone_and_targets_follow_slowly(kind):
+    agent, b = sac_on_target(tau=0.1)
+    if kind is TD3:
+        agent = made(TD3, Target(Target.Settings(num_envs=2)), **QUICK, tau=0.1, policy_delay=1)
+    before = [p.detach().clone() for p in agent.target_critic.parameters()]
+    inner, seen = agent.minimize, []
+
+    def minimize(loss, optimizer=None):
+        critics = [p.detach().clone() for p in agent.critic.parameters()]
+        made = inner(loss, optimizer)
+        same = all(map(torch.equal, critics, agent.critic.parameters()))
+        seen.append((optimizer is agent.critic_optimizer, same))
+        return made
+
+    agent.minimize = minimize
+    agent.update(b)
+    assert seen == [(True, False), (False, True)]
+    for old, now, source in zip(before, agent.target_critic.parameters(), agent.critic.parameters(), strict=True):
+        torch.testing.assert_close(now, old + 0.1 * (source.detach() - old))
+
+
+def test_td3_smooths_its_target_within_bounds_and_delays_the_policy():
+    agent = made(TD3, Target(Target.Settings(num_envs=2)), **QUICK, target_noise=100.0, target_noise_clip=0.25)
+    _, b = sac_on_target()
+    seen, critic = [], agent.target_critic
+    hook = critic.register_forward_pre_hook(lambda _, given: seen.append(given[1]))
+    policy = [p.detach().clone() for p in agent.policy.parameters()]
+    target = agent.target_policy(b.next_obs).tanh()
+    agent.update(b)
+    assert torch.equal(seen[0], (target + (seen[0] - target)).clamp(-1, 1))
+    torch.testing.assert_close((seen[0] - target).abs(), torch.full((6, 1), 0.25))
+    assert all(map(torch.equal, policy, agent.policy.parameters()))  # its step comes with the second update
+    hook.remove()
+    agent.update(b)
+    assert not all(map(torch.equal, policy, agent.policy.parameters()))
+
+
+def test_drifting_noise_begins_anew_with_an_episode():
+    env = ConstantReward(ConstantReward.Settings(num_envs=2))
+    agent = made(TD3, Target(Target.Settings(num_envs=2)), **QUICK, noise=0.5, noise_kind="ornstein_uhlenbeck")
+    obs = torch.zeros(2, 1)
+    torch.manual_seed(1)
+    expected = torch.zeros(2, 1)
+    for _ in range(5):
+        agent.explore(obs)
+    torch.manual_seed(1)
+    for _ in range(5):
+        expected = 0.85 * expected + 0.5 * torch.randn(2, 1)
+    torch.testing.assert_close(agent.drift, expected)
+    env.close()
+
+
+def test_critics_side_by_side_are_critics_one_by_one():
+    torch.manual_seed(0)
+    critics = Critics(3, 5, [7, 6], 2)
+    x = torch.randn(4, 5, requires_grad=True)
+    y = critics(x)
+    assert y.shape == (3, 4, 2)
+    for k in range(3):
+        h = x
+        for layer, (W, b) in enumerate(zip(critics.weights, critics.biases, strict=True)):
+            h = h @ W[k] + b[k]
+            h = h if layer == 2 else h.relu()
+        torch.testing.assert_close(y[k], h)
+    critics(x, frozen=True).sum().backward()
+    assert all(p.grad is None for p in critics.parameters())
+    assert x.grad is not None
+
+
+def test_noise_of_a_layer_is_factorised_and_off_in_evaluation():
+    torch.manual_seed(0)
+    layer = NoisyLinear(4, 3)
+    x = torch.randn(2, 4)
+    layer.eval()
+    torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias)
+    layer.train()
+    draws = torch.stack([layer(torch.eye(4)) - layer(torch.zeros(4, 4)) for _ in range(2)])
+    assert not torch.equal(*draws)
+    with torch.no_grad():
+        layer.weight.zero_(), layer.bias.zero_(), layer.bias_std.zero_()
+    weights = torch.stack([layer(torch.eye(4)).T for _ in range(20_000)])
+    assert weights.mean().abs() < 0.01
+    # E[f(e)^2 f(e')^2] of f(e) = sign(e) sqrt |e| is (2 / pi), times sigma_0^2 / inputs
+    assert weights.square().mean().item() == pytest.approx(2 / math.pi * 0.25 / 4, rel=0.05)
+    assert torch.linalg.matrix_rank(weights[0], tol=1e-5) == 1
+
+
+@pytest.mark.parametrize("name", ["masked bandit", "one part of three", "pixels", "number"])
+def test_dqn_reads_what_others_read(name):
+    env = OneStep(*PROBES[name], num_envs=4)
+    settings = {**VALUE, "gamma": 0.0, **({"network": NETWORKS[name]} if name in NETWORKS else {})}
+    agent = made(DQN, env, **settings)
+    check_agent(agent, env)
+    assert fit(made(DQN, env, **settings), env, 4_000)["return"] > 0.9
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+@pytest.mark.parametrize("name", ["pixels", "one part of three", "target"])
+def test_continuous_agents_read_what_others_read(kind, name):
+    space, _, draw, _ = PROBES[name]
+    env = OneStep(space, Box(-1.0, 1.0, (2, 2)), draw, lambda obs, a: -a.flatten(1).square().sum(1), num_envs=4)
+    settings = {**QUICK, **({"network": NETWORKS[name]} if name in NETWORKS else {})}
+    check_agent(made(kind, env, **settings), env)
+    agent = made(kind, env, **settings, gamma=0.0)
+    assert fit(agent, env, 600)["return"] > -0.4
+    obs, _ = env.reset(seed=1)
+    told = uncertainty(agent.answers(obs))
+    assert told.mean.shape == (4,)
+    assert (told.epistemic_std >= 0).all()
+    assert agent.predict(obs).action.shape == (4, 2, 2)
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+def test_normalisers_see_each_step_once_and_evaluation_changes_nothing(kind):
+    env = CartPole(CartPole.Settings(num_envs=4)) if kind is DQN else Target(Target.Settings(num_envs=4))
+    agent = made(kind, env, **QUICK, normalize_observations=True, normalize_rewards=True)
+    trainer = Trainer(agent, env, total_steps=400, seed=1)
+    for _ in range(10):
         trainer.update()
-    checkpoint.save(tmp_path / "saved.pt", trainer.agent.checkpoint())
-    other.restore(checkpoint.load(tmp_path / "saved.pt"))
-    same(other.checkpoint(), trainer.agent.checkpoint())
-    torch.manual_seed(1)
-    mine = trainer.agent.replay.sample(20)
-    torch.manual_seed(1)
-    same(tuple(mine), tuple(other.replay.sample(20)))
-    assert (mine.reward == (mine.action == mine.obs["room"])).all()
+    assert agent.normalizer.single.count == agent.reward_normalizer.moments.count == trainer.steps == 160
+    kept = agent.replay._rows.obs[:40]
+    torch.testing.assert_close(agent.normalizer.single.mean.float(), kept.flatten(0, 1).mean(0))
+    before = {name: x.clone() for name, x in agent.state_dict().items()}
+    trainer.evaluate()
+    assert all(torch.equal(x, before[name]) for name, x in agent.state_dict().items())
 
 
-def test_an_empty_replay_says_so():
-    with pytest.raises(InputError, match="the replay is empty"):
-        Replay(5).sample(1)
+@pytest.mark.parametrize(("updates", "expected"), [(0.25, 25), (1, 100), (3, 300)])
+def test_updates_per_step_are_counted_over_all_environments(updates, expected):
+    env = Identity(Identity.Settings(num_envs=2))
+    agent = made(DQN, env, **{**VALUE, "horizon": 5, "learning_starts": 0, "updates_per_step": updates})
+    count = []
+    agent.update = lambda b: count.append(len(b.reward)) or ({"loss": torch.zeros(())}, torch.zeros(64))
+    trainer = Trainer(agent, env, total_steps=10**6, seed=1)
+    for _ in range(10):
+        trainer.update()
+    assert count == [64] * expected
 
 
-def test_a_replay_that_a_checkpoint_of_0_1_holds_by_an_override_is_told(dqn):
+def test_a_replay_that_is_not_saved_is_filled_again_and_the_run_says_so(tmp_path):
     def trainer():
-        env = CartPole(CartPole.Settings(num_envs=4))
-        return Trainer(small(dqn, env), env, total_steps=1200)
+        env = Identity(Identity.Settings(num_envs=2))
+        agent = made(DQN, env, **{**VALUE, "learning_starts": 64, "save_replay": False})
+        return Trainer(agent, env, Trainer.Settings(total_steps=2_000, log_every=8), seed=1)
 
-    one, other = trainer(), trainer()
-    one.update()
-    saved = one.checkpoint()
-    assert trainer().restore(saved) == []
-    del saved["learns"]["agent"]["states"]
-    assert other.restore(saved) == ["the checkpoint has nothing of the agent's replay, which begins anew"]
+    one = trainer()
+    for _ in range(30):
+        one.update()
+    checkpoint.save(tmp_path / "saved.pt", one.checkpoint())
+    assert (tmp_path / "saved.pt").stat().st_size < 60_000
+    other = trainer()
+    other.restore(checkpoint.load(tmp_path / "saved.pt"))
+    assert len(other.agent.replay) == 0
+    before = [p.clone() for p in other.agent.q.parameters()]
+    for _ in range(7):
+        other.update()
+    assert all(map(torch.equal, before, other.agent.q.parameters()))
+    assert other.agent.epsilon < 1  # it acts as it did
+    assert "it is filled again before learning goes on" in other.agent.remarks({})[0]
+    for _ in range(2):
+        other.update()
+    assert other.agent.remarks({}) == []
+    assert not all(map(torch.equal, before, other.agent.q.parameters()))
+
+
+@pytest.mark.parametrize(("kind", "env", "settings", "match"), [
+    (DQN, Target, {}, "dqn chooses one of several actions"),
+    (PQN, Target, {}, "pqn chooses one of several actions"),
+    (TD3, CartPole, {}, "td3 chooses numbers in a Box"),
+    (DQN, CartPole, {"network": {"name": "mlp", "dropout": 0.1}}, "does not support dropout or batch norm"),
+    (DQN, CartPole, {"network": "gru"}, "gru has a memory"),
+    (SAC, Target, {"network": "lstm"}, "lstm has a memory"),
+    (DQN, CartPole, {**TINY, "frames": 4}, "is too small for 8 environments"),
+    (PQN, CartPole, {"minibatch_size": 7}, "does not divide horizon x num_envs"),
+])  # fmt: skip
+def test_what_does_not_fit_is_one_line(kind, env, settings, match):
+    with pytest.raises(InputError, match=match):
+        made(kind, env(env.Settings()), **settings)
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"replay_size": 10}, "replay_size: 10 holds no batch of batch_size=32"),
+    ({"replay_size": 500, "learning_starts": 1000}, "never filled to learning_starts=1,000"),
+    ({"replay_size": 40, "learning_starts": 0, "n_step": 50}, "holds no window of n_step=50"),
+    ({"priority_alpha": 2.0}, "priority_alpha"),
+    ({"updates_per_step": 0.0}, "updates_per_step"),
+])  # fmt: skip
+def test_settings_that_contradict_each_other_are_refused(settings, match):
+    with pytest.raises(ValueError, match=match):
+        DQN.Settings(**settings)
+    with pytest.raises(ValueError, match="leaves none of quantiles=3"):
+        SAC.Settings(quantiles=3, drop=3)
+
+
+def test_an_unbounded_action_is_refused():
+    env = OneStep(Box(-1, 1, (2,)), Box(-np.inf, np.inf, (1,)), lambda n, g: torch.zeros(n, 2), lambda o, a: a[:, 0])
+    with pytest.raises(InputError, match="needs an action space with bounds"):
+        made(SAC, env)
+    assert isinstance(CartPole().single_action_space, Discrete)

@@ -12,6 +12,7 @@ from trainers import (
     NORMALIZED,
     PLAYER,
     RECURRENT,
+    REPLAY,
     TICTACTOE,
     TRAINERS,
     make,
@@ -21,12 +22,15 @@ from trainers import (
 from rlcore import checkpoint, legacy, registry
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.agents.dqn import DQN
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.ppo import PPO
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.sac import SAC
 from rlcore.agents.supervised import Supervised
+from rlcore.agents.td3 import TD3
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.versus import VersusEnv
@@ -38,6 +42,10 @@ DROPOUT = {**MLP, "dropout": 0.2}
 LABELS = {**IRIS, "action": "label"}
 FRAMES = {**RECURRENT, "network": {"name": "frame_stack", "frames": 3, "body": MLP}, "shared": True}
 RARE = {"recompute_advantages": True, "squash": True, "target_kl": 0.01, "value_clip": 0.2, "shared": True}
+RAINBOW = {
+    "double": True, "dueling": True, "noisy": True, "quantiles": 4, "n_step": 3, "priority_alpha": 0.6,
+    "target_every": 20,
+}  # fmt: skip
 VARIANTS = {
     "alphazero puct": (SelfPlayEnv, TICTACTOE, AlphaZero, {**PLAYER, "search": "puct"}),
     "alphazero tree": (SelfPlayEnv, TICTACTOE, AlphaZero, {**PLAYER, "search": "puct", "reuse_tree": True}),
@@ -64,8 +72,17 @@ VARIANTS = {
     ),
     "search labels": (SupervisedEnv, LABELS, RandomSearch, {}),
     "ensemble labels": (SupervisedEnv, IRIS, Ensemble, {"agent": {"name": "supervised", "network": MLP}, "members": 2}),
+    "dqn all": (CartPole, CARTPOLE, DQN, {**REPLAY, **RAINBOW, "normalize_observations": True}),
+    "dqn half": (CartPole, CARTPOLE, DQN, {**REPLAY, "replay_size": 400, "n_step": 5, "normalize_rewards": True}),
+    "tqc": (Target, {"num_envs": 4}, SAC, {**REPLAY, "quantiles": 5, "policy_delay": 2, "priority_alpha": 0.6}),
+    "ddpg": (
+        Target, {"num_envs": 4}, TD3,
+        {**REPLAY, "critics": 1, "policy_delay": 1, "target_noise": 0.0, "noise_kind": "ornstein_uhlenbeck"},
+    ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
+NEW = "example_dqn", "dqn", "pqn", "sac", "td3"
+"""Not in 0.1, or saved otherwise there."""
 HOOKS = {
     "early_stopping": {"figure": "eval/return", "patience": 2},
     "ema": {"decay": 0.9},
@@ -153,7 +170,7 @@ def member(agent, k):
     }
 
 
-@pytest.mark.parametrize("name", [name for name in TRAINERS if name != "dqn"])
+@pytest.mark.parametrize("name", [name for name in TRAINERS if name not in NEW])
 def test_checkpoints_of_0_1_are_read(name, tmp_path):
     rest, trainer = make_trainer(name), make_trainer(name)
     checkpoint.save(tmp_path / "old.pt", as_0_1(updated(trainer, 3).checkpoint()))

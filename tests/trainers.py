@@ -7,16 +7,20 @@ import torch
 from rlcore import Trainer, config, registry
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.agents.dqn import DQN
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.ppo import PPO
+from rlcore.agents.pqn import PQN
 from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.sac import SAC
 from rlcore.agents.supervised import Supervised
+from rlcore.agents.td3 import TD3
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.versus import VersusEnv
-from rlcore.envs.probes import TwoStep
+from rlcore.envs.probes import Target, TwoStep
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
@@ -28,7 +32,22 @@ DIGITS = {"dataset": "digits", "num_envs": 16}
 TICTACTOE = {"game": "tictactoe", "num_envs": 8, "random_openings": 2}
 NORMALIZED = {"horizon": 8, "minibatch_size": 16, "normalize_observations": True, "normalize_rewards": True}
 RECURRENT = {"horizon": 8, "minibatch_size": 16, "network": {"name": "lstm", "size": 4, "body": MLP}}
-DQN = {"network": MLP, "horizon": 4, "num_updates": 2, "batch_size": 8, "learning_starts": 16, "replay_size": 40}
+REPLAY = {
+    "network": MLP,
+    "horizon": 2,
+    "batch_size": 8,
+    "learning_starts": 24,
+    "replay_size": 40,
+    "updates_per_step": 0.3,
+}
+EXAMPLE_DQN = {
+    "network": MLP,
+    "horizon": 4,
+    "num_updates": 2,
+    "batch_size": 8,
+    "learning_starts": 16,
+    "replay_size": 40,
+}
 PLAYER = {"network": MLP, "simulations": 4, "eval_simulations": 4, "batch_size": 16, "replay_size": 40, "horizon": 6,
           "gate_every": 3, "gate_games": 4}  # fmt: skip
 MEMBER = {"name": "ppo", "horizon": 8, "minibatch_size": 16, "network": MLP}
@@ -48,7 +67,11 @@ TRAINERS = {
     "alphazero": (SelfPlayEnv, TICTACTOE, AlphaZero, PLAYER),
     "versus": (VersusEnv, {**TICTACTOE, "save_every": 2}, Reinforce, {"gamma": 1.0, "network": MLP}),
     "random_search": (CartPole, CARTPOLE, RandomSearch, {}),
-    "dqn": (CartPole, CARTPOLE, None, DQN),
+    "example_dqn": (CartPole, CARTPOLE, None, EXAMPLE_DQN),
+    "dqn": (CartPole, CARTPOLE, DQN, REPLAY),
+    "pqn": (CartPole, CARTPOLE, PQN, {"horizon": 8, "minibatch_size": 16, "network": {**MLP, "layer_norm": True}}),
+    "sac": (Target, {"num_envs": 4}, SAC, REPLAY),
+    "td3": (Target, {"num_envs": 4}, TD3, REPLAY),
 }  # fmt: skip
 
 
@@ -61,7 +84,7 @@ def make(make_env, env_settings, make_agent, agent_settings, **settings):
     """A trainer of an agent in an environment."""
     if make_agent is None:
         config.load(EXAMPLE)  # which registers it
-        make_agent = registry.agents["dqn"]
+        make_agent = registry.agents["example_dqn"]
     env = make_env(make_env.Settings.model_validate(env_settings))
     torch.manual_seed(1)
     agent = make_agent(env, make_agent.Settings.model_validate(agent_settings))

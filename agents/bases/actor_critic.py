@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from rlcore.distributions import Distribution
 from rlcore.observations import action_mask
-from rlcore.rollout import Rollout, minibatches
-from rlcore.trees import Tree, concat, tree_map
+from rlcore.rollout import Rollout, minibatches, state_values
+from rlcore.trees import Tree
 
 if TYPE_CHECKING:
     from rlcore.agents.ppo import PPO
@@ -53,12 +52,7 @@ class ActorCritic:
 
     def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """V of each row and of its true successor, [T, N] both."""
-        value = self.agent.value(tree_map(lambda x: x.flatten(0, 1), rollout.obs)).view_as(rollout.reward)
-        successors = self.agent.value(concat([rollout.last_obs, rollout.final_obs]))
-        N = value.shape[1]
-        next_value = torch.cat([value[1:], successors[None, :N]])
-        next_value[rollout.cut_places] = successors[N:]
-        return value, next_value
+        return state_values(rollout, self.agent.value)
 
     def minibatches(self, rows: Batch) -> Iterator[Batch]:
         """The rows of an epoch in a new random order, ``minibatch_size`` at a time.

@@ -3,34 +3,32 @@
 from abc import abstractmethod
 
 import torch
-from gymnasium.spaces import Box
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.agents.bases.exploration import random_actions
+from rlcore.agents.bases.normalized import NormalizedAgent
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import dropouts
-from rlcore.normalization import CLIP, ObservationNormalizer, RewardNormalizer
-from rlcore.observations import action_mask, input_scaling
+from rlcore.normalization import CLIP
 from rlcore.replay import TransitionReplay
 from rlcore.rollout import Rollout, Step, Transition
-from rlcore.spaces import scaled_space
-from rlcore.trees import Tree, num_rows
+from rlcore.trees import Tree
 
 
-class OffPolicyAgent(Agent):
+class OffPolicyAgent(NormalizedAgent):
     """Keeps what it did in a replay, and learns from batches of it; a subclass explores, and updates its networks.
 
     What is kept is as the environment gave it. Observations and rewards are normalised when they are drawn, by the
     statistics of that time.
     """
 
-    class Settings(settings.Settings):
+    class Settings(NormalizedAgent.Settings):
         """Settings of an agent with a replay."""
 
         horizon: PositiveInt = 1
@@ -43,8 +41,6 @@ class OffPolicyAgent(Agent):
         """Environment steps kept; the oldest are dropped first."""
         learning_starts: NonNegativeInt = 100
         """Environment steps before the first batch, with actions drawn uniformly."""
-        gamma: float = Field(default=0.99, ge=0, le=1)
-        """Discount."""
         n_step: PositiveInt = 1
         """Steps of rewards before the value of what follows (Sutton & Barto 2018, section 7.1)."""
         priority_alpha: float | None = Field(default=None, ge=0, le=1)
@@ -57,10 +53,6 @@ class OffPolicyAgent(Agent):
         """Save the replay in checkpoints; if not, a resumed run fills a new one before it goes on learning."""
         replay_device: str | None = None
         """Where the replay is, e.g. ``cpu`` if the GPU has no room for it; null: where the agent is."""
-        normalize_observations: bool = False
-        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
-        normalize_rewards: bool = False
-        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
         network: NetworkChoice = NetworkChoice.model_validate(
             {"name": "mlp", "hidden": [256, 256], "activation": "relu", "init": "torch"}
         )
@@ -86,12 +78,6 @@ class OffPolicyAgent(Agent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
-        self.reads_float64 = s.normalize_observations
-        self.scaling = input_scaling(env.single_observation_space)
-        self.scaled_space = scaled_space(env.single_observation_space)
-        """Of observations once the inputs of a data set are scaled."""
-        self.normalizer = ObservationNormalizer(self.scaled_space) if s.normalize_observations else None
-        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
         self.replay = TransitionReplay(
             s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, s.replay_device
         )
@@ -118,7 +104,7 @@ class OffPolicyAgent(Agent):
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Explores; at first by actions drawn uniformly. obs [N, *O]."""
         if self.replay.num_added * self.spec.num_envs < self.settings.learning_starts:
-            return Step(self.random_actions(obs))
+            return Step(random_actions(self.action_space, obs))
         return Step(self.explore(self.normalized(obs)))
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -126,10 +112,7 @@ class OffPolicyAgent(Agent):
         s = self.settings
         self.replay.add(rollout)
         self.progress = rollout.progress
-        if self.normalizer is not None:
-            self.normalizer.update(self._scaled(rollout.rows(rollout.obs)))
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.update(rollout)
+        self._update_normalizers(rollout)
         if len(self.replay) < max(1, s.learning_starts):
             return {}
         self._owed += s.updates_per_step * rollout.num_steps
@@ -143,27 +126,10 @@ class OffPolicyAgent(Agent):
                 self.replay.update(b.place, error)
         return metrics
 
-    def normalized(self, obs: Tree) -> Tree:
-        """Observations [B, *O] as the networks see them."""
-        obs = self._scaled(obs)
-        return obs if self.normalizer is None else self.normalizer(obs)
-
-    def random_actions(self, obs: Tree) -> Tensor:
-        """Actions [N, *A] drawn uniformly from those that are allowed in observations [N, *O]."""
-        space, N = self.action_space, num_rows(obs)
-        device = next(self.parameters()).device
-        if isinstance(space, Box):
-            low, high = torch.as_tensor(space.low, device=device), torch.as_tensor(space.high, device=device)
-            return low + (high - low) * torch.rand(N, *low.shape, device=device)
-        mask = action_mask(obs)
-        allowed = torch.ones(N, int(space.n), device=device) if mask is None else mask.float()  # type: ignore[attr-defined]
-        return ((torch.rand_like(allowed) + 1) * allowed).argmax(1)  # 0 for what is not
-
     def on_reset(self) -> None:
         """The steps before are not followed by what is seen next."""
+        super().on_reset()
         self.replay.end_episodes()
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.running.zero_()
 
     def remarks(self, metrics: dict[str, float]) -> list[str]:
         """Says so while the replay of a resumed run is filled again."""
@@ -172,9 +138,6 @@ class OffPolicyAgent(Agent):
         if self.replay.num_added * self.spec.num_envs == len(self.replay):
             return []
         return ["the replay was not saved (agent.save_replay=false): it is filled again before learning goes on"]
-
-    def _scaled(self, obs: Tree) -> Tree:
-        return obs if self.scaling is None else self.scaling(obs)
 
     def _normalized(self, b: Transition) -> Transition:
         b = b._replace(obs=self.normalized(b.obs), next_obs=self.normalized(b.next_obs))

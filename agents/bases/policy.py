@@ -5,32 +5,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Metrics
+from rlcore.agents.bases.normalized import NormalizedAgent
 from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
-from rlcore.env_spec import EnvSpec
-from rlcore.environment import Environment
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
-from rlcore.normalization import ObservationNormalizer, RewardNormalizer
-from rlcore.observations import action_mask, input_scaling
+from rlcore.observations import action_mask
 from rlcore.rollout import Rollout, Step
-from rlcore.spaces import scaled_space
 from rlcore.trees import Tree
 
 
-class PolicyAgent(Agent):
+class PolicyAgent(NormalizedAgent):
     """A policy on observations and rewards that may be normalised; a subclass makes its networks and learns."""
 
-    class Settings(settings.Settings):
+    class Settings(NormalizedAgent.Settings):
         """Settings of a policy."""
 
-        gamma: float = Field(default=0.99, ge=0, le=1)
-        """Discount."""
-        normalize_observations: bool = False
-        """Scale floats to mean 0 and variance 1 over all observations before, clipped to [-10, 10]."""
-        normalize_rewards: bool = False
-        """Divide rewards by the standard deviation of the discounted return, clipped to [-10, 10]."""
         squash: bool = False
         """For actions in a bounded Box: squash draws of the normal distribution by tanh, instead of clipping them."""
         scale_actions: bool = True
@@ -47,16 +37,6 @@ class PolicyAgent(Agent):
     batch_norms: list[_BatchNorm]
     """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
 
-    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
-        super().__init__(env, settings)
-        s = self.settings
-        self.reads_float64 = s.normalize_observations
-        self.scaling = input_scaling(env.single_observation_space)
-        self.scaled_space = scaled_space(env.single_observation_space)
-        """Of observations once the inputs of a data set are scaled."""
-        self.normalizer = ObservationNormalizer(self.scaled_space) if s.normalize_observations else None
-        self.reward_normalizer = RewardNormalizer(s.gamma, env.num_envs) if s.normalize_rewards else None
-
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows."""
         return self.policy_head.distribution(self._outputs(self.normalized(obs)))
@@ -66,21 +46,11 @@ class PolicyAgent(Agent):
         """The most likely action, inside the action space; obs [N, *O]."""
         return Step(self.distribution(obs).mode)
 
-    def normalized(self, obs: Tree) -> Tree:
-        """Observations [B, *O] as the networks see them."""
-        obs = self._scaled(obs)
-        return obs if self.normalizer is None else self.normalizer(obs)
-
     def train(self, mode: bool = True) -> "PolicyAgent":
         """Batch norms keep normalising by running statistics; see `freeze_batch_norm`."""
         super().train(mode)
         freeze_batch_norm(self)
         return self
-
-    def on_reset(self) -> None:
-        """Restarts the running returns, by which rewards are normalised, from 0."""
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.running.zero_()
 
     def remarks(self, metrics: dict[str, float]) -> list[str]:
         """Says so if actions are mostly clipped."""
@@ -105,9 +75,6 @@ class PolicyAgent(Agent):
         """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
         return self.policy_head(self.body(obs), action_mask(obs))
 
-    def _scaled(self, obs: Tree) -> Tree:
-        return obs if self.scaling is None else self.scaling(obs)
-
     def _reward(self, rollout: Rollout) -> Tensor:
         """The rewards to learn from, [T, N]."""
         return rollout.reward if self.reward_normalizer is None else self.reward_normalizer(rollout)
@@ -122,7 +89,4 @@ class PolicyAgent(Agent):
         """
         for network in networks if self.batch_norms else []:
             update_batch_norm(network, self.batch_norms, obs)
-        if self.normalizer is not None:
-            self.normalizer.update(self._scaled(rollout.rows(rollout.obs)))
-        if self.reward_normalizer is not None:
-            self.reward_normalizer.update(rollout)
+        self._update_normalizers(rollout)

@@ -74,6 +74,8 @@ class MLP(Network):
         """Initial biases are normal with this standard deviation."""
         batch_norm: bool = False
         """Batch norm between each hidden layer and its activation (Ioffe & Szegedy 2015)."""
+        layer_norm: bool = False
+        """Layer norm between each hidden layer and its activation (Ba et al. 2016)."""
         dropout: float | list[float] = 0.0
         """Probability in [0, 1) that a hidden unit is dropped while training, after its activation; a list has one per
         hidden layer (Srivastava et al. 2014)."""
@@ -84,6 +86,8 @@ class MLP(Network):
                 raise InputError(f"dropout: must be in [0, 1), got {self.dropout}")
             if len(self.chances) != len(self.hidden):
                 raise InputError(f"dropout: {len(self.chances)} probabilities for {len(self.hidden)} hidden layers")
+            if self.batch_norm and self.layer_norm:
+                raise InputError("layer_norm: there is batch_norm already; choose one")
             if self.init == "torch" and (self.gain != 1.0 or self.bias_std != 0.0):
                 raise InputError("init: torch's default has neither gain nor bias_std; choose another init")
             return self
@@ -109,7 +113,7 @@ class MLP(Network):
         if self.output is not None:
             _initialize(self.output, settings)
         chances = settings.chances
-        self._plain = not settings.batch_norm and not any(chances)
+        self._plain = not (settings.batch_norm or settings.layer_norm or any(chances))
         self.after = nn.ModuleList()
         """What follows each hidden layer, if more than the activation."""
         if not self._plain:
@@ -131,8 +135,10 @@ class MLP(Network):
 
 
 def _after(width: int, dropout: float, settings: MLP.Settings) -> nn.Sequential:
-    """Batch norm, activation, dropout."""
+    """A norm, activation, dropout."""
     parts: list[nn.Module] = [nn.BatchNorm1d(width)] if settings.batch_norm else []
+    if settings.layer_norm:
+        parts.append(nn.LayerNorm(width))
     parts.append(Activate(settings.activation))
     if dropout:
         parts.append(nn.Dropout(dropout))
