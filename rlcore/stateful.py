@@ -183,7 +183,7 @@ def _checked(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_setti
         restored_number(index, "the number of an optimizer's parameter", high=groups[-1]["params"][-1])
         state[index] = copy.deepcopy(kept)
         for key, like in wanted.get(index, {}).items():
-            low, high = (0, MOST) if like.ndim == 0 else (-math.inf, math.inf)  # a count of steps, or moments
+            low, high = (0, MOST) if key == "step" else (-math.inf, math.inf)  # a count, or moments
             state[index][key] = restored(kept[key], like, f"the optimizer's {key} {index}", low=low, high=high)
     return {"state": state, "param_groups": groups}
 

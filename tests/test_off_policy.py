@@ -7,10 +7,12 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from one_step import NETWORKS, PROBES, OneStep
+from test_docs import blocks
 from torch import nn
 
 from rlcore import InputError, Trainer, check_agent, checkpoint
 from rlcore.agents.bases.q_learning import quantile_huber
+from rlcore.agents.discrete_sac import DiscreteSAC
 from rlcore.agents.dqn import DQN
 from rlcore.agents.pqn import PQN
 from rlcore.agents.sac import SAC, squashed
@@ -424,6 +426,7 @@ def test_a_replay_that_is_not_saved_is_filled_again_and_the_run_says_so(tmp_path
     (DQN, Target, {}, "dqn chooses one of several actions"),
     (PQN, Target, {}, "pqn chooses one of several actions"),
     (TD3, CartPole, {}, "td3 chooses numbers in a Box"),
+    (DiscreteSAC, Target, {}, "discrete_sac chooses one of several actions"),
     (DQN, CartPole, {"network": {"name": "mlp", "dropout": 0.1}}, "does not support dropout or batch norm"),
     (DQN, CartPole, {"network": "gru"}, "gru has a memory"),
     (SAC, Target, {"network": "lstm"}, "lstm has a memory"),
@@ -454,3 +457,42 @@ def test_an_unbounded_action_is_refused():
     with pytest.raises(InputError, match="needs an action space with bounds"):
         made(SAC, env)
     assert isinstance(CartPole().single_action_space, Discrete)
+
+
+def test_discrete_sac_learns_and_its_soft_value_is_a_sum():
+    env = Identity(Identity.Settings(num_envs=4))
+    settings = {**QUICK, "gamma": 0.0, "target_entropy": 0.1}
+    assert fit(made(DiscreteSAC, env, **settings), env, 3_000)["return"] == 1
+    agent = made(DiscreteSAC, env, **settings, alpha=0.5)
+    obs, after = torch.eye(4), torch.eye(4).flip(0)
+    b = batch(obs, torch.arange(4), [1.0, 2, 3, 4], after, [False, True] * 2, 0.9)
+    with torch.no_grad():
+        p = agent.policy(after).softmax(1)
+        V = (p * (agent.target_critic(after).amin(0) - 0.5 * p.log())).sum(1)
+        y = b.reward + 0.9 * ~b.terminated * V
+        Q = agent.critic(obs)[:, range(4), range(4)]
+    _, error = agent.update(b)
+    torch.testing.assert_close(error, Q.mean(0) - y)
+    told = agent.answers(obs)
+    assert told.mean.shape == (2, 4)
+
+
+def test_discrete_sac_keeps_to_what_is_allowed():
+    env = OneStep(*PROBES["masked bandit"])
+    agent = made(DiscreteSAC, env, **QUICK, gamma=0.0)
+    assert agent.target_entropy == pytest.approx(0.98 * math.log(4))
+    check_agent(agent, env)
+    obs, _ = env.reset(seed=1)
+    for _ in range(20):
+        assert obs["action_mask"].gather(1, agent.explore(obs)[:, None]).all()
+    assert obs["action_mask"].gather(1, agent.predict(obs).action[:, None]).all()
+
+
+def test_a_subclass_of_the_base_from_the_docs_learns():
+    exec(blocks("docs/off_policy.md", "python")[0], {})
+    given = {}
+    exec(blocks("docs/off_policy.md", "python")[1].partition('"""\n')[2], given)
+    env = Identity(Identity.Settings(num_envs=4))
+    agent = made(given["MyQ"], env, **{k: v for k, v in QUICK.items() if k != "learning_rate"}, gamma=0.0)
+    check_agent(agent, env)
+    assert fit(agent, env, 3_000)["return"] == 1

@@ -81,7 +81,7 @@ VARIANTS = {
     ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
-NEW = "example_dqn", "dqn", "pqn", "sac", "td3"
+NEW = "example_dqn", "discrete_sac", "dqn", "pqn", "sac", "td3"
 """Not in 0.1, or saved otherwise there."""
 HOOKS = {
     "early_stopping": {"figure": "eval/return", "patience": 2},

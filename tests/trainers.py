@@ -7,6 +7,7 @@ import torch
 from rlcore import Trainer, config, registry
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.agents.discrete_sac import DiscreteSAC
 from rlcore.agents.dqn import DQN
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.ppo import PPO
@@ -70,6 +71,7 @@ TRAINERS = {
     "example_dqn": (CartPole, CARTPOLE, None, EXAMPLE_DQN),
     "dqn": (CartPole, CARTPOLE, DQN, REPLAY),
     "pqn": (CartPole, CARTPOLE, PQN, {"horizon": 8, "minibatch_size": 16, "network": {**MLP, "layer_norm": True}}),
+    "discrete_sac": (CartPole, CARTPOLE, DiscreteSAC, REPLAY),
     "sac": (Target, {"num_envs": 4}, SAC, REPLAY),
     "td3": (Target, {"num_envs": 4}, TD3, REPLAY),
 }  # fmt: skip

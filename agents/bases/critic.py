@@ -79,7 +79,7 @@ def bounded(space: Space[Any], agent: str) -> BoxScale:
         InputError: it is another space, or has no bounds.
     """
     if not isinstance(space, Box):
-        raise InputError(f"{agent} chooses numbers in a Box, got the action space {space}; use dqn, ppo or sac")
+        raise InputError(f"{agent} chooses numbers in a Box, got the space {space}; use dqn, discrete_sac or ppo")
     if not ((space.high - space.low) < WIDEST).all():
         raise InputError(f"{agent} needs an action space with bounds, got {space}; use ppo")
     return BoxScale(space)

@@ -1,0 +1,104 @@
+"""Soft actor-critic for actions that are one of several."""
+
+import math
+from typing import Literal
+
+import torch
+from gymnasium.spaces import Discrete
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from rlcore.agent import Metrics
+from rlcore.agents.bases.critic import CriticAgent
+from rlcore.agents.bases.off_policy import track
+from rlcore.agents.bases.q_learning import allowed
+from rlcore.distributions import Categorical
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
+from rlcore.errors import InputError
+from rlcore.optimizers import Adam
+from rlcore.rollout import Step, Transition
+from rlcore.schedules import anneal
+from rlcore.trees import Tree
+from rlcore.uncertainty import Answers, Numbers
+
+
+class DiscreteSAC(CriticAgent):
+    """Soft actor-critic whose expectations over actions are sums (Christodoulou 2019, equations 10 to 12).
+
+    critics  minimise  E[(Q(s, a) - y)^2],  y = r + gamma sum_a' pi(a'|s') (min_i Q'_i(s', a') - alpha log pi(a'|s'))
+    policy   minimise  E[sum_a pi(a|s) (alpha log pi(a|s) - min_i Q_i(s, a))]
+    alpha    such that the policy's entropy is the target
+    """
+
+    class Settings(CriticAgent.Settings):
+        """Settings of soft actor-critic."""
+
+        alpha: Literal["auto"] | PositiveFloat = "auto"
+        """Weight of the entropy; auto: it is learned."""
+        target_entropy: Literal["auto"] | PositiveFloat = "auto"
+        """Nats; auto: 0.98 log A, nearly that of the uniform policy."""
+
+    settings: Settings
+
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        s = self.settings
+        if not isinstance(self.action_space, Discrete):
+            raise InputError(f"discrete_sac chooses one of several actions, got the space {self.action_space}; use sac")
+        A = int(self.action_space.n)
+        self._make_networks(A, 0, A)
+        self.target_entropy = 0.98 * math.log(A) if s.target_entropy == "auto" else s.target_entropy
+        self.log_alpha = nn.Parameter(torch.tensor(1.0 if s.alpha == "auto" else s.alpha).log())
+        self.log_alpha.requires_grad_(s.alpha == "auto")
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
+        self.optimizer = Adam([*self.policy.parameters(), self.log_alpha], lr=s.learning_rate)
+
+    def pi(self, obs: Tree) -> Categorical:
+        """The policy of normalised observations [B, *O], of the actions that are allowed."""
+        return Categorical(allowed(self.policy(obs), obs))
+
+    def distribution(self, obs: Tree) -> Categorical:
+        """[B, *O] to pi(.|s) of B rows."""
+        return self.pi(self.normalized(obs))
+
+    def explore(self, obs: Tree) -> Tensor:
+        """Draws from the policy; obs [N, *O], normalised."""
+        return self.pi(obs).sample()
+
+    @torch.no_grad()
+    def predict(self, obs: Tree, state: Tree = None) -> Step:
+        """The most likely action; obs [N, *O]."""
+        return Step(self.distribution(obs).mode)
+
+    def answers(self, obs: Tree) -> Answers:
+        """What each critic says of the action that `predict` chooses, [N, B], for `rlcore.uncertainty`."""
+        Q = self.critic(self.normalized(obs))  # [N, B, A]
+        chosen = self.predict(obs).action.expand(len(Q), -1)[:, :, None]
+        Q = Q.gather(2, chosen).squeeze(2)
+        return Numbers(Q, torch.zeros_like(Q))
+
+    def update(self, b: Transition) -> tuple[Metrics, Tensor]:
+        """Takes a step of the critics, and one of the policy and alpha."""
+        s, alpha = self.settings, self.log_alpha.detach().exp()
+        for optimizer in (self.critic_optimizer, self.optimizer):
+            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        with torch.no_grad():
+            pi, Q = self.pi(b.next_obs), self.target_critic(b.next_obs).amin(0)  # [B, A]
+            V = (pi.log_probs.exp() * (Q - alpha * pi.log_probs)).sum(1)
+            y = b.reward + b.discount * ~b.terminated * V
+        every = self.critic(b.obs)  # [N, B, A]
+        Q = every.gather(2, b.action.expand(s.critics, -1)[:, :, None]).squeeze(2)
+        each = (Q - y).square().sum(0)
+        critic_loss = (each if b.weight is None else b.weight * each).mean()
+        self.minimize(critic_loss, self.critic_optimizer)
+        pi = self.pi(b.obs)
+        actor_loss = -(pi.log_probs.exp() * (every.detach().amin(0) - alpha * pi.log_probs)).sum(1).mean()
+        entropy = pi.entropy().mean()
+        loss = actor_loss
+        if self.log_alpha.requires_grad:
+            loss = loss + self.log_alpha * (entropy.detach() - self.target_entropy)
+        self.minimize(loss)
+        track(self.target_critic, self.critic, s.tau)
+        metrics: Metrics = {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "alpha": alpha}
+        return {**metrics, "q": Q.detach().mean(), "entropy": entropy.detach()}, Q.detach().mean(0) - y
