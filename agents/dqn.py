@@ -13,6 +13,7 @@ from rlcore.agents.bases.q_learning import (
     EpsilonGreedy,
     QNetwork,
     allowed,
+    mean_of,
     of_action,
     quantile_huber,
     quantile_midpoints,
@@ -98,7 +99,7 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
         with torch.no_grad():
             following = self.target(b.next_obs)  # [B, A, M]
             judged = self.q(b.next_obs) if s.double else following
-            chosen = allowed(judged.mean(2), b.next_obs).argmax(1)
+            chosen = allowed(mean_of(judged), b.next_obs).argmax(1)
             y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * of_action(following, chosen)
         if s.quantiles is None:
             each = smooth_l1_loss(Q, y, reduction="none").squeeze(1)

@@ -96,7 +96,7 @@ class TD3(CriticAgent):
         metrics: Metrics = {"critic_loss": critic_loss.detach(), "q": Q.detach().mean()}
         self.minimize(critic_loss, self.critic_optimizer)
         if self.num_updates % s.policy_delay == 0:
-            actor_loss = -self.critic(b.obs, self.policy(b.obs).tanh(), frozen=True)[0].mean()
+            actor_loss = -self.critic(b.obs, self.policy(b.obs).tanh(), frozen=True, first=True).mean()
             self.minimize(actor_loss)
             metrics["actor_loss"] = actor_loss.detach()
             track(self.target_critic, self.critic, s.tau)

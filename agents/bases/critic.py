@@ -110,14 +110,15 @@ class QFunction(nn.Module):
             hidden, activation = HIDDEN, "relu"
         self.critics = Critics(num, self.body.num_features + num_numbers, hidden, num_outputs, activation)
 
-    def forward(self, obs: Tree, numbers: Tensor | None = None, frozen: bool = False) -> Tensor:
+    def forward(self, obs: Tree, numbers: Tensor | None = None, frozen: bool = False, first: bool = False) -> Tensor:
         """[B, *O] and [B, D] to [N, B, M].
 
         Args:
             obs: normalised.
             numbers: of actions; None: the critics do not read them.
             frozen: whether gradients go to the action alone.
+            first: evaluate the first critic alone, [1, B, M].
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x = self.body(obs)
-        return self.critics(x if numbers is None else torch.cat([x, numbers], 1), frozen)
+        return self.critics(x if numbers is None else torch.cat([x, numbers], 1), frozen, first)

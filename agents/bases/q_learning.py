@@ -40,11 +40,11 @@ class EpsilonGreedy(NormalizedAgent):
 
     def values(self, obs: Tree) -> Tensor:
         """Q [B, A] of observations [B, *O]; `FORBIDDEN` where an action is not allowed."""
-        return allowed(self.q(self.normalized(obs)).mean(2), obs)
+        return allowed(mean_of(self.q(self.normalized(obs))), obs)
 
     def explore(self, obs: Tree) -> Tensor:
         """The best action, or with probability epsilon a random one; obs [N, *O], normalised."""
-        best = allowed(self.q(obs).mean(2), obs).argmax(1)
+        best = allowed(mean_of(self.q(obs)), obs).argmax(1)
         explores = torch.rand(len(best), device=best.device) < self.epsilon
         return torch.where(explores, random_actions(self.action_space, obs), best)
 
@@ -98,6 +98,11 @@ def allowed(Q: Tensor, obs: Tree) -> Tensor:
     """Q [B, A], `FORBIDDEN` where the masks of observations [B, *O] do not allow an action."""
     mask = action_mask(obs)
     return Q if mask is None else Q.masked_fill(~mask, FORBIDDEN)
+
+
+def mean_of(Q: Tensor) -> Tensor:
+    """The mean of quantiles [B, A, M], [B, A]."""
+    return Q.squeeze(2) if Q.shape[2] == 1 else Q.mean(2)
 
 
 def of_action(Q: Tensor, action: Tensor) -> Tensor:

@@ -27,23 +27,28 @@ class Critics(nn.Module):
         self, num: int, in_features: int, hidden: Sequence[int], out_features: int = 1, activation: Activation = "relu"
     ):
         super().__init__()
-        self.num, self.activation = num, ACTIVATIONS[activation]
+        self.num, self.activation = num, torch.relu_ if activation == "relu" else ACTIVATIONS[activation]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for m, n in pairwise([in_features, *hidden, out_features]):
             bound = 1 / math.sqrt(m)
             self.weights.append(torch.empty(num, m, n).uniform_(-bound, bound))
             self.biases.append(torch.empty(num, 1, n).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor, frozen: bool = False, first: bool = False) -> Tensor:
         """[B, in_features] to [N, B, out_features].
 
         Args:
             x: the same for each of them.
             frozen: whether gradients go to the inputs alone.
+            first: evaluate the first one alone, [1, B, out_features].
         """
-        x = x.expand(self.num, *x.shape)
-        last = len(self.weights) - 1
+        x = x.expand(1 if first else self.num, *x.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias.detach(), x, weight.detach()) if frozen else torch.baddbmm(bias, x, weight)
-            x = x if layer == last else self.activation(x)
+            if layer:
+                x = self.activation(x)
+            if frozen:
+                weight, bias = weight.detach(), bias.detach()
+            if first:
+                weight, bias = weight[:1], bias[:1]
+            x = torch.baddbmm(bias, x, weight)
         return x
