@@ -4,43 +4,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.actor_critic import ActorCritic
-from rlcore.agents.bases.policy import PolicyAgent
+from rlcore.agents.bases.actor_critic import ActorCriticAgent, Memory, Rows
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.networks import NetworkChoice
-from rlcore.networks.batch_norm import freeze_batch_norm
-from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, recalled, switched_off
-from rlcore.observations import build_body
+from rlcore.networks.dropout import recalled
 from rlcore.optimizers import Adam
-from rlcore.returns import explained_variance, gae
-from rlcore.rollout import Rollout, Step
+from rlcore.returns import explained_variance
+from rlcore.rollout import Rollout
 from rlcore.schedules import SCHEDULES, Schedule, anneal
-from rlcore.trees import Tree
 
-
-class Rows(NamedTuple):
-    """What a minibatch holds: B rows."""
-
-    action: Tensor  # [B, *A]
-    obs: Tree  # [B, *O], normalised if asked for
-    log_prob: Tensor  # [B] of the policy that acted, nats
-    value: Tensor  # [B] before the update
-    advantage: Tensor  # [B]
-    target: Tensor  # [B] of the value
-    masks: tuple[Tensor, ...]  # [B, ...] bool, of dropout when it acted
-
-
-class Memory(NamedTuple):
-    """What PPO records of a step of N environments."""
-
-    outputs: Tensor  # [N, K], of the policy's head
-    masks: tuple[Tensor, ...]  # [N, ...] bool, of dropout
+__all__ = ["PPO", "Losses", "Memory", "Rows", "approx_kl", "clipped_objective", "normalized", "squared_error"]
 
 
 class Losses(NamedTuple):
@@ -52,7 +30,7 @@ class Losses(NamedTuple):
     log_ratio: Tensor  # [B] log pi - log pi_old
 
 
-class PPO(PolicyAgent):
+class PPO(ActorCriticAgent):
     """PPO with a clipped objective (Schulman et al. 2017, equation 7) and generalised advantages (2016).
 
     maximise  E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - V_target)^2] + c_e E[H],  r = pi(a|s) / pi_old(a|s)
@@ -63,7 +41,7 @@ class PPO(PolicyAgent):
     not clipped by default, and its loss has no factor 1/2 besides c_v.
     """
 
-    class Settings(PolicyAgent.Settings):
+    class Settings(ActorCriticAgent.Settings):
         """Settings of PPO."""
 
         horizon: PositiveInt | None = 128
@@ -82,8 +60,6 @@ class PPO(PolicyAgent):
         """How ``clip_range`` falls over the run."""
         value_clip: PositiveFloat | None = None
         """If set, the value loss is the larger of those of V and of V clipped to this distance from its old value."""
-        gae_lambda: float = Field(default=0.95, ge=0, le=1)
-        """lambda, decay of the advantage's trace."""
         normalize_advantages: bool = True
         """Normalise advantages in each minibatch, (A - mean) / sqrt(variance + 1e-8), unless it is a single row."""
         value_coefficient: NonNegativeFloat = 0.5
@@ -100,8 +76,6 @@ class PPO(PolicyAgent):
         """Added to Adam's denominator."""
         shared: bool = False
         """One body for both policy and value, instead of one each."""
-        value_network: NetworkChoice | None = None
-        """The value's body; null: as ``network``."""
 
         @model_validator(mode="after")
         def _check_value_network(self) -> "PPO.Settings":
@@ -110,40 +84,14 @@ class PPO(PolicyAgent):
             return self
 
     settings: Settings
-    recurrent = False
-    """Whether the networks have a memory; see `RecurrentPPO`."""
-    actor_critic_type: type[ActorCritic] = ActorCritic
-    """How policy and value are computed, with a memory or without."""
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
         _check_minibatches(s, env.num_envs)
-        self.body = build_body(s.network, self.scaled_space, self.recurrent)
-        self.value_body = self.body
-        if not s.shared:
-            setting = "agent.network" if s.value_network is None else "agent.value_network"
-            self.value_body = build_body(s.value_network or s.network, self.scaled_space, self.recurrent, setting)
-        self.policy_head = self._make_head(self.body.num_features)
-        self.value_head = nn.Linear(self.value_body.num_features, 1)
-        nn.init.orthogonal_(self.value_head.weight, 1.0)
-        nn.init.zeros_(self.value_head.bias)
-        self.actor_critic = self.actor_critic_type(self)
+        self._make_networks(s.shared)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
-        self.batch_norms = freeze_batch_norm(self)
-        self.policy_dropouts = make_consistent(self.body)
-        self.dropouts = dropouts(self)
-
-    def value(self, obs: Tree) -> Tensor:
-        """[B, *O] to V(s) [B]."""
-        return self.value_head(self.value_body(self.normalized(obs))).squeeze(-1)
-
-    def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Draws from the policy; obs [N, *O]."""
-        outputs, state = self.actor_critic.act(self.normalized(obs), state)
-        memory = Memory(outputs, drawn_masks(self.policy_dropouts))
-        return Step(self.policy_head.distribution(outputs).sample(), memory, state)
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes minibatch steps in ``num_epochs`` passes over the rollout."""
@@ -177,15 +125,6 @@ class PPO(PolicyAgent):
             metrics["clip_fraction"] = ((log_ratio.exp() - 1).abs() > clip).float().mean()
         return metrics
 
-    @torch.no_grad()
-    def training_rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:
-        """The rollout as rows to learn from, by the policy and value that acted; and the policy's mean entropy, 0-d."""
-        memory, action = map(rollout.rows, (rollout.memory, rollout.action))
-        pi = self.policy_head.distribution(memory.outputs)
-        obs = self.actor_critic.inputs(rollout)
-        rows = Rows(action, obs, pi.log_prob(action), *self._estimates(rollout), memory.masks)
-        return rows, pi.entropy().mean()
-
     def losses(self, b: Rows, clip: float | None) -> Losses:
         """The losses of a minibatch; a subclass may add to the total.
 
@@ -211,17 +150,7 @@ class PPO(PolicyAgent):
             if epoch and self.settings.recompute_advantages:
                 value, advantage, target = self._estimates(rollout)
                 rows = rows._replace(value=value, advantage=advantage, target=target)
-            yield from self.actor_critic.minibatches(rows)
-
-    @torch.no_grad()
-    def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
-        """Values, advantages and targets by the current value network, [B] each."""
-        s = self.settings
-        with switched_off(self.dropouts):
-            value, next_value = self.actor_critic.values(rollout)
-        terminated, truncated = rollout.terminated, rollout.truncated
-        advantage = gae(self._reward(rollout), value, next_value, terminated, truncated, s.gamma, s.gae_lambda)
-        return rollout.rows(value), rollout.rows(advantage), rollout.rows(advantage + value)
+            yield from self.actor_critic.minibatches(rows, self.settings.minibatch_size)
 
 
 def normalized(advantage: Tensor) -> Tensor:

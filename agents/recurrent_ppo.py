@@ -28,7 +28,7 @@ class RecurrentActorCritic(ActorCritic):
         """What the policy's head says of one step [N, *O] after a state, [N, K]; and the next state."""
         agent, (policy_state, value_state) = self.agent, state
         features, policy_state = agent.body.step(obs, policy_state)
-        if not agent.settings.shared:
+        if agent.value_body is not agent.body:
             with switched_off(agent.dropouts):  # as when V is estimated
                 value_state = agent.value_body.remember(obs, value_state)
         return agent.policy_head(features, action_mask(obs)), (policy_state, value_state)
@@ -41,7 +41,7 @@ class RecurrentActorCritic(ActorCritic):
         """The policy and V of the T * N rows of a sequence, time-major."""
         agent, (policy_state, value_state) = self.agent, inputs.state
         features = value_features = agent.body(inputs._replace(state=policy_state))
-        if not agent.settings.shared:
+        if agent.value_body is not agent.body:
             value_features = agent.value_body(inputs._replace(state=value_state))
         outputs = agent.policy_head(features, action_mask(tree_map(lambda x: x.flatten(0, 1), inputs.obs)))
         return agent.policy_head.distribution(outputs), agent.value_head(value_features).squeeze(-1)
@@ -49,7 +49,7 @@ class RecurrentActorCritic(ActorCritic):
     def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """V of each row and of its true successor, [T, N] both, given the state there."""
         agent, sequence = self.agent, self.inputs(rollout)
-        sequence = sequence._replace(state=sequence.state[0 if agent.settings.shared else 1])
+        sequence = sequence._replace(state=sequence.state[0 if agent.value_body is agent.body else 1])
         times, envs = rollout.cut_places
         distinct, rows = times.unique(return_inverse=True)
         cut_rows = distinct.tolist()
@@ -62,9 +62,9 @@ class RecurrentActorCritic(ActorCritic):
             next_value[rollout.cut_places] = self._value_after(rollout.final_obs, behind)
         return value, next_value
 
-    def minibatches(self, rows: Batch) -> Iterator[Batch]:
+    def minibatches(self, rows: Batch, size: int | None) -> Iterator[Batch]:
         """Sequences of some environments, in random order; ``obs`` of the rows is a `Sequence`, the rest [T * N]."""
-        size, (obs, starts, state) = self.agent.settings.minibatch_size, rows.obs
+        obs, starts, state = rows.obs
         T, N = starts.shape
         others = tree_map(lambda x: x.unflatten(0, (T, N)), rows._replace(obs=None))
         for envs in torch.randperm(N, device=starts.device).split(N if size is None else size // T):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, bounded
+from rlcore.agents.bases.exploration import OrnsteinUhlenbeck
 from rlcore.agents.bases.off_policy import track
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -16,9 +17,6 @@ from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Transition
 from rlcore.schedules import anneal
 from rlcore.trees import Tree
-
-REVERSION = 0.15
-"""theta of the Ornstein-Uhlenbeck process: how much of the noise a step takes away (Lillicrap et al. 2016)."""
 
 
 class TD3(CriticAgent):
@@ -47,7 +45,6 @@ class TD3(CriticAgent):
         """Updates of the critics for each of the policy and of the targets."""
 
     settings: Settings
-    drift: Tensor  # [N, D], of the Ornstein-Uhlenbeck process
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -59,14 +56,12 @@ class TD3(CriticAgent):
         self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
         self.optimizer = Adam(self.policy.parameters(), lr=s.learning_rate)
         self.num_updates = 0
-        self.register_buffer("drift", torch.zeros(env.num_envs, D), persistent=False)
+        self.drift = OrnsteinUhlenbeck(s.noise) if s.noise_kind == "ornstein_uhlenbeck" else None
 
     def explore(self, obs: Tree) -> Tensor:
         """The policy's action with noise; obs [N, *O], normalised."""
         s, numbers = self.settings, self.policy(obs).tanh()
-        noise = s.noise * torch.randn_like(numbers)
-        if s.noise_kind == "ornstein_uhlenbeck":
-            noise = self.drift = (1 - REVERSION) * self.drift + noise
+        noise = s.noise * torch.randn_like(numbers) if self.drift is None else self.drift.step(numbers)
         return self._action((numbers + noise).clamp(-1, 1))
 
     @torch.no_grad()
@@ -75,9 +70,16 @@ class TD3(CriticAgent):
         return Step(self._action(self.policy(self.normalized(obs)).tanh()))
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Learns from the replay; noise begins anew where an episode has ended."""
-        self.drift = self.drift * ~rollout.done[-1][:, None]
+        """Learns from the replay; drifting noise begins anew where an episode has ended."""
+        if self.drift is not None:
+            self.drift.begin(rollout.done[-1])
         return super().learn(rollout)
+
+    def on_reset(self) -> None:
+        """All episodes begin anew."""
+        super().on_reset()
+        if self.drift is not None:
+            self.drift.begin()
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and of the policy and the targets if it is due."""

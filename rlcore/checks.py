@@ -128,12 +128,14 @@ def check_agent(agent: Agent, env: "Environment", seed: int = 1) -> None:
     optimizers = attributes_of_type(agent, torch.optim.Optimizer)
     trained = [param for _, one in optimizers for group in one.param_groups for param in group["params"]]
     known = set(map(id, trained))
-    left = [name for name, param in agent.named_parameters() if param.requires_grad and id(param) not in known]
+    others = {name: x for name, x in agent.named_parameters() if x.requires_grad and id(x) not in known}
+    start = {name: param.clone() for name, param in others.items()}
+    _let_it_learn(agent, env, obs, state, trained)
+    left = [name for name, param in others.items() if _equal(param, start[name])]  # nor moved otherwise
     _require(
         not (optimizers and left),
         f"no optimizer has {', '.join(left)}: create it after them, use add_param_group, or requires_grad_(False)",
     )
-    _let_it_learn(agent, env, obs, state, trained)
     again = type(agent)(env, agent.settings).to(env.device)
     again.train(agent.training)
     again.restore(deepcopy(agent.checkpoint()))

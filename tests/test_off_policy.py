@@ -295,7 +295,6 @@ def test_td3_smooths_its_target_within_bounds_and_delays_the_policy():
 
 
 def test_drifting_noise_begins_anew_with_an_episode():
-    env = ConstantReward(ConstantReward.Settings(num_envs=2))
     agent = made(TD3, Target(Target.Settings(num_envs=2)), **QUICK, noise=0.5, noise_kind="ornstein_uhlenbeck")
     obs = torch.zeros(2, 1)
     torch.manual_seed(1)
@@ -305,8 +304,12 @@ def test_drifting_noise_begins_anew_with_an_episode():
     torch.manual_seed(1)
     for _ in range(5):
         expected = 0.85 * expected + 0.5 * torch.randn(2, 1)
-    torch.testing.assert_close(agent.drift, expected)
-    env.close()
+    torch.testing.assert_close(agent.drift.noise, expected)
+    agent.drift.begin(torch.tensor([True, False]))
+    assert agent.drift.noise[0] == 0
+    assert agent.drift.noise[1] == expected[1]
+    agent.on_reset()
+    assert agent.drift.noise is None
 
 
 def test_critics_side_by_side_are_critics_one_by_one():

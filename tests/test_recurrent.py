@@ -85,7 +85,7 @@ def test_the_first_ratio_is_one(network, shared, normalize_observations):
     rollout = rolled(env, agent)
     rows, _ = agent.training_rows(rollout)
     assert rollout.done.any()
-    for b in agent.actor_critic.minibatches(rows):
+    for b in agent.actor_critic.minibatches(rows, agent.settings.minibatch_size):
         pi, V = agent.actor_critic.answers(b.obs)
         torch.testing.assert_close(pi.log_prob(b.action), b.log_prob, atol=1e-5, rtol=0)
         torch.testing.assert_close(V, b.value, atol=1e-5, rtol=1e-5)
@@ -121,7 +121,7 @@ def test_minibatches_are_whole_sequences_of_some_environments():
     env, agent = make()
     rows, _ = agent.training_rows(rolled(env, agent))
     seen = []
-    for b in agent.actor_critic.minibatches(rows):
+    for b in agent.actor_critic.minibatches(rows, agent.settings.minibatch_size):
         assert b.obs.obs.shape == (16, 2, 2)
         for k in range(2):
             (n,) = [n for n in range(6) if torch.equal(rows.obs.obs[:, n], b.obs.obs[:, k])]

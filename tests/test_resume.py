@@ -42,6 +42,14 @@ DROPOUT = {**MLP, "dropout": 0.2}
 LABELS = {**IRIS, "action": "label"}
 FRAMES = {**RECURRENT, "network": {"name": "frame_stack", "frames": 3, "body": MLP}, "shared": True}
 RARE = {"recompute_advantages": True, "squash": True, "target_kl": 0.01, "value_clip": 0.2, "shared": True}
+
+
+class LongTarget(Target):
+    """Target, five times in an episode."""
+
+    length = 5
+
+
 RAINBOW = {
     "double": True, "dueling": True, "noisy": True, "quantiles": 4, "n_step": 3, "priority_alpha": 0.6,
     "target_every": 20,
@@ -76,12 +84,12 @@ VARIANTS = {
     "dqn half": (CartPole, CARTPOLE, DQN, {**REPLAY, "replay_size": 400, "n_step": 5, "normalize_rewards": True}),
     "tqc": (Target, {"num_envs": 4}, SAC, {**REPLAY, "quantiles": 5, "policy_delay": 2, "priority_alpha": 0.6}),
     "ddpg": (
-        Target, {"num_envs": 4}, TD3,
+        LongTarget, {"num_envs": 4}, TD3,
         {**REPLAY, "critics": 1, "policy_delay": 1, "target_noise": 0.0, "noise_kind": "ornstein_uhlenbeck"},
     ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
-NEW = "example_dqn", "discrete_sac", "dqn", "pqn", "sac", "td3"
+NEW = "example_dqn", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo"
 """Not in 0.1, or saved otherwise there."""
 HOOKS = {
     "early_stopping": {"figure": "eval/return", "patience": 2},

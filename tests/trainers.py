@@ -18,6 +18,7 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.sac import SAC
 from rlcore.agents.supervised import Supervised
 from rlcore.agents.td3 import TD3
+from rlcore.agents.trpo import TRPO
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.versus import VersusEnv
@@ -32,6 +33,7 @@ IRIS = {"dataset": "iris", "num_envs": 30}
 DIGITS = {"dataset": "digits", "num_envs": 16}
 TICTACTOE = {"game": "tictactoe", "num_envs": 8, "random_openings": 2}
 NORMALIZED = {"horizon": 8, "minibatch_size": 16, "normalize_observations": True, "normalize_rewards": True}
+NORMALIZED_TRPO = {"horizon": 8, "value_minibatch_size": 16, "normalize_observations": True, "normalize_rewards": True}
 RECURRENT = {"horizon": 8, "minibatch_size": 16, "network": {"name": "lstm", "size": 4, "body": MLP}}
 REPLAY = {
     "network": MLP,
@@ -67,6 +69,7 @@ TRAINERS = {
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": MEMBER, "members": 2}),
     "alphazero": (SelfPlayEnv, TICTACTOE, AlphaZero, PLAYER),
     "versus": (VersusEnv, {**TICTACTOE, "save_every": 2}, Reinforce, {"gamma": 1.0, "network": MLP}),
+    "trpo": (CartPole, CARTPOLE, TRPO, {**NORMALIZED_TRPO, "network": MLP}),
     "random_search": (CartPole, CARTPOLE, RandomSearch, {}),
     "example_dqn": (CartPole, CARTPOLE, None, EXAMPLE_DQN),
     "dqn": (CartPole, CARTPOLE, DQN, REPLAY),
