@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, bounded
+from rlcore.agents.bases.exploration import StateDependentNoise
 from rlcore.agents.bases.off_policy import track
 from rlcore.agents.bases.q_learning import quantile_huber, quantile_midpoints
 from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussian, log_slope_of_tanh
@@ -15,12 +16,14 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.optimizers import Adam
-from rlcore.rollout import Step, Transition
+from rlcore.rollout import Rollout, Step, Transition
 from rlcore.schedules import anneal
 from rlcore.trees import Tree
 
 LOG_STD = -20.0, 2.0
 """Bounds of the logarithm of the policy's standard deviation."""
+MOST = 2.0
+"""Bound of the policy's mean under state-dependent noise, which would not move what tanh has flattened."""
 
 
 class SAC(CriticAgent):
@@ -43,6 +46,10 @@ class SAC(CriticAgent):
         """Nats, of numbers in [-1, 1]; auto: minus their number."""
         policy_delay: PositiveInt = 1
         """Updates of the critics for each of the policy."""
+        state_dependent_noise: bool = False
+        """Explore by noise that is a function of the state, drawn anew for each rollout (gSDE, Raffin et al. 2021)."""
+        log_std_init: float = Field(default=-3.0, ge=-20, le=2)
+        """Log of its standard deviation per feature, at first."""
         quantiles: PositiveInt | None = Field(default=None, le=10_000)
         """M, quantiles that each critic says; null: a mean."""
         drop: int = Field(default=2, ge=0)
@@ -61,20 +68,26 @@ class SAC(CriticAgent):
         s = self.settings
         self.scale = bounded(self.action_space, "sac")
         D = self.scale.middle.numel()
-        self._make_networks(2 * D, D, s.quantiles or 1)
+        self._make_networks(D if s.state_dependent_noise else 2 * D, D, s.quantiles or 1)
+        self.noise = self._make_noise(env.num_envs, D) if s.state_dependent_noise else None
         self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy
         self.log_alpha = nn.Parameter(torch.tensor(1.0 if s.alpha == "auto" else s.alpha).log())
         self.log_alpha.requires_grad_(s.alpha == "auto")
         self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
-        self.optimizer = Adam([*self.policy.parameters(), self.log_alpha], lr=s.learning_rate)
+        own = [] if self.noise is None else self.noise.parameters()
+        self.optimizer = Adam([*self.policy.parameters(), *own, self.log_alpha], lr=s.learning_rate)
         self.num_updates = 0
         self.register_buffer("midpoints", quantile_midpoints(s.quantiles or 1), persistent=False)
         self.midpoints: Tensor  # [M]
 
     def gaussian(self, obs: Tree) -> DiagonalGaussian:
         """The policy of normalised observations [B, *O], over numbers [B, D] of which an action's are the tanh."""
-        mean, log_std = self.policy(obs).chunk(2, 1)
-        return DiagonalGaussian(mean, log_std.clamp(*LOG_STD))
+        if self.noise is None:
+            mean, log_std = self.policy(obs).chunk(2, 1)
+            return DiagonalGaussian(mean, log_std.clamp(*LOG_STD))
+        body, head = self.policy
+        features = body(obs)
+        return DiagonalGaussian(head(features).clamp(-MOST, MOST), self.noise.log_std(features))
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows, over actions."""
@@ -85,12 +98,22 @@ class SAC(CriticAgent):
 
     def explore(self, obs: Tree) -> Tensor:
         """Draws from the policy; obs [N, *O], normalised."""
-        return self._action(self.gaussian(obs).sample().tanh())
+        gaussian = self.gaussian(obs)
+        if self.noise is None:
+            return self._action(gaussian.sample().tanh())
+        return self._action((gaussian.mean + self.noise(self.policy[0](obs))).tanh())
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The middle of the policy; obs [N, *O]."""
         return Step(self._action(self.gaussian(self.normalized(obs)).mean.tanh()))
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Learns from the replay; noise that is a function of the state is another one in the next rollout."""
+        metrics = super().learn(rollout)
+        if self.noise is not None:
+            self.noise.draw()
+        return metrics
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and of the policy and alpha if it is due."""
@@ -111,6 +134,10 @@ class SAC(CriticAgent):
             metrics |= self._improve(b.obs, alpha)
         track(self.target_critic, self.critic, s.tau)
         return metrics, (Q.detach().mean((0, 2)) - y.mean(1))
+
+    def _make_noise(self, num_envs: int, num_numbers: int) -> StateDependentNoise:
+        features: int = self.policy[0].num_features  # type: ignore[assignment]
+        return StateDependentNoise(features, num_numbers, num_envs, self.settings.log_std_init)
 
     def _improve(self, obs: Tree, alpha: Tensor) -> Metrics:
         """Takes a step of the policy and of alpha."""

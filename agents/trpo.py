@@ -19,7 +19,6 @@ from rlcore.returns import explained_variance
 from rlcore.rollout import Rollout, minibatches
 from rlcore.schedules import Schedule, anneal
 
-
 SMALLEST = 1e-12
 """Of the curvature along the direction, which is 0 where there is nothing to gain."""
 

@@ -40,6 +40,7 @@ class Mutant(NamedTuple):
 
 
 FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
+OFF_POLICY = "tests/test_off_policy.py"
 MUTANTS = {
     "former selves play greedily": Mutant(
         "envs/games/versus.py",
@@ -110,6 +111,34 @@ MUTANTS = {
         "x[self._places] if self.ragged else x.flatten(0, 1)",
         "x.flatten(0, 1)",
         f"tests/test_rollout.py {AGENTS}",
+    ),
+    "a cut step is followed by the next episode": Mutant(
+        "rlcore/replay/transitions.py", "if self._num_final:", "if False:", "tests/test_replay.py"
+    ),
+    "a window goes on beyond an episode's end": Mutant(
+        "rlcore/returns.py", "goes_on = inside & ~done[k:]", "goes_on = inside", "tests/test_replay.py"
+    ),
+    "weights favour what is drawn often": Mutant(
+        "rlcore/replay/transitions.py", "/ total) ** -beta", "/ total) ** beta", "tests/test_replay.py"
+    ),
+    "the largest critic counts": Mutant("agents/sac.py", "return Q.amin(0)", "return Q.amax(0)", OFF_POLICY),
+    "a death has a future": Mutant(
+        "agents/sac.py", "(b.discount * ~b.terminated)[:, None] * V", "b.discount[:, None] * V", OFF_POLICY
+    ),
+    "targets follow at once": Mutant(
+        "agents/bases/off_policy.py", "list(source.parameters()), tau)", "list(source.parameters()), 1.0)", OFF_POLICY
+    ),
+    "the temperature falls where entropy is short": Mutant(
+        "agents/sac.py", "self.log_alpha * (entropy - self", "self.log_alpha * -(entropy - self", OFF_POLICY
+    ),
+    "noise on the target is not bounded": Mutant(
+        "agents/td3.py", ".clamp(-s.target_noise_clip, s.target_noise_clip)", "", OFF_POLICY
+    ),
+    "lambda-returns go on over a death": Mutant(
+        "agents/pqn.py", "next_V, rollout.terminated,", "next_V, rollout.truncated,", OFF_POLICY
+    ),
+    "the trust region is ten times as large": Mutant(
+        "agents/trpo.py", "(2 * s.target_kl / bend)", "(20 * s.target_kl / bend)", "tests/test_trpo.py"
     ),
     "bytes are not scaled": Mutant(
         "rlcore/observations.py", "return x.float() / self.range", "return x.float()", "tests/test_observations.py"

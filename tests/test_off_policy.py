@@ -11,6 +11,7 @@ from test_docs import blocks
 from torch import nn
 
 from rlcore import InputError, Trainer, check_agent, checkpoint
+from rlcore.agents.bases.exploration import StateDependentNoise
 from rlcore.agents.bases.q_learning import quantile_huber
 from rlcore.agents.discrete_sac import DiscreteSAC
 from rlcore.agents.dqn import DQN
@@ -163,7 +164,8 @@ def test_returns_of_pqn_are_those_of_a_recursion():
 
 
 @pytest.mark.parametrize(("kind", "settings"), [
-    (SAC, {}), (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}), (TD3, {}), (TD3, {"critics": 1}),
+    (SAC, {}), (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}),
+    (SAC, {"state_dependent_noise": True, "log_std_init": -2.0}), (TD3, {}), (TD3, {"critics": 1}),
     (TD3, {"noise_kind": "ornstein_uhlenbeck", "priority_alpha": 0.5, "n_step": 2}),
 ])  # fmt: skip
 def test_continuous_agents_hit_the_target(kind, settings):
@@ -499,3 +501,33 @@ def test_a_subclass_of_the_base_from_the_docs_learns():
     agent = made(given["MyQ"], env, **{k: v for k, v in QUICK.items() if k != "learning_rate"}, gamma=0.0)
     check_agent(agent, env)
     assert fit(agent, env, 3_000)["return"] == 1
+
+
+def test_state_dependent_noise_is_a_function_of_the_state_until_it_is_drawn():
+    torch.manual_seed(0)
+    noise = StateDependentNoise(3, 2, 20_000, -0.5)
+    with torch.no_grad():
+        noise.log_sigma[0, 1] = 0.3
+        noise.draw()
+    features = torch.tensor([[1.0, -2.0, 0.5]]).expand(20_000, 3)
+    drawn = noise(features)
+    assert torch.equal(drawn, noise(features))  # the same in the same state
+    torch.testing.assert_close(noise(2 * features), 2 * drawn)
+    sigma = noise.log_sigma.exp()
+    expected = (torch.tensor([1.0, 4.0, 0.25]) @ sigma.square()).sqrt()
+    torch.testing.assert_close(noise.log_std(features[:1]).exp()[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(drawn.std(0), expected, rtol=0.03, atol=0.0)
+    noise.draw()
+    assert not torch.equal(drawn, noise(features))
+
+
+def test_sac_explores_by_one_noise_per_rollout():
+    env = Target(Target.Settings(num_envs=2))
+    agent = made(SAC, env, **{**QUICK, "learning_starts": 0}, state_dependent_noise=True)
+    obs = torch.tensor([[0.3], [0.3]])
+    first = agent.explore(obs)
+    assert torch.equal(first, agent.explore(obs))
+    assert first[0] != first[1]  # each environment has its own
+    trainer = Trainer(agent, env, total_steps=100, seed=1)
+    trainer.update()
+    assert not torch.equal(first, agent.explore(obs))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcore.checkpoint import restored
 from rlcore.observations import action_mask
@@ -24,6 +24,10 @@ def random_actions(space: Space[Any], obs: Tree) -> Tensor:
     if mask is None:
         return torch.randint(int(space.n), (N,), device=device)
     return ((torch.rand(mask.shape, device=device) + 1) * mask).argmax(1)  # 0 where it is not allowed
+
+
+SMALLEST_VARIANCE = 1e-6
+"""Of state-dependent noise, where all features are 0."""
 
 
 class OrnsteinUhlenbeck:
@@ -56,3 +60,38 @@ class OrnsteinUhlenbeck:
         """Restores what `state_dict` returned."""
         noise = saved["noise"]
         self.noise = None if noise is None else restored(noise, torch.zeros(noise.shape), "noise")
+
+
+class StateDependentNoise(nn.Module):
+    """Noise that is a linear function of the state, the same one until `draw` (gSDE, Raffin et al. 2021).
+
+    noise = features E,  E_ij ~ N(0, sigma_ij): a draw of N(0, features^2 sigma^2), but in one state always the same.
+
+    Args:
+        num_features: F, of what the policy has seen.
+        num_numbers: D.
+        num_envs: N, each with an E of its own.
+        log_std: of sigma, at first.
+    """
+
+    matrices: Tensor  # [N, F, D]
+
+    def __init__(self, num_features: int, num_numbers: int, num_envs: int, log_std: float):
+        super().__init__()
+        self.log_sigma = nn.Parameter(torch.full((num_features, num_numbers), log_std))
+        self.register_buffer("matrices", torch.zeros(num_envs, num_features, num_numbers))
+        self.draw()
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """Draws another E for each environment, from torch's global generator of the device."""
+        self.matrices.normal_().mul_(self.log_sigma.exp())
+
+    def log_std(self, features: Tensor) -> Tensor:
+        """Log of the standard deviation given features [B, F], [B, D]; no gradient goes to them."""
+        variance = features.detach().square() @ (2 * self.log_sigma).exp()
+        return 0.5 * (variance + SMALLEST_VARIANCE).log()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The noise of each environment in its state; features [N, F] to [N, D]."""
+        return torch.bmm(features[:, None], self.matrices).squeeze(1)
