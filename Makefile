@@ -30,7 +30,7 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-bench
 	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py memory_layout.py uncertainty.py autoencoder.py \
-	  "search.py 1" "search.py 2" selfplay.py solve.py; do \
+	  "search.py 1" "search.py 2" selfplay.py solve.py off_policy.py; do \
 	  ../$(BIN)/python $$one || exit 1; echo; done
 
 # On a machine with a GPU, in six minutes. Nothing is installed: torch with CUDA is that machine's, and so are the other modules.

@@ -49,7 +49,7 @@ class EnvPool(Environment):
         try:
             self._envpool: Any = import_module("envpool")
         except ImportError as error:
-            raise InputError(f"env.name: envpool cannot be imported ({error}); pip install 'rlcore[envpool]'") from None
+            raise InputError(f"env.name: envpool cannot be imported ({error}); pip install envpool") from None
         known = self._envpool.list_all_envs()
         if settings.id not in known:
             raise InputError(f"env.id: EnvPool has no {settings.id!r}{did_you_mean(settings.id, known)}")
