@@ -79,7 +79,8 @@ def changes(saved):
     """Every change of a checkpoint: its place and the value there; but numbers that only the example knows about."""
     found = [(path, value) for path in places(saved) if path for value in wrong(at(saved, path))]
     action = ("learns", "agent", "states", "replay", "rows", 1)
-    known = at(saved, action) if "rows" in saved["learns"]["agent"]["states"].get("replay", {}) else None
+    kept = saved["learns"]["agent"]["states"].get("replay", {}).get("rows")
+    known = kept[1] if isinstance(kept, tuple) else None
     return [one for one in found if one[0] != action or difference(one[1], known)]
 
 

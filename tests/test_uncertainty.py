@@ -343,7 +343,8 @@ class Twice(nn.Module):
 
 @pytest.mark.parametrize("kind", [PPO, Reinforce])
 def test_one_dropout_module_in_two_places_is_refused_by_policies(kind, monkeypatch):
-    monkeypatch.setattr(f"{kind.__module__}.build_body", lambda *arguments: Twice())
+    where = "rlcore.agents.bases.actor_critic" if kind is PPO else kind.__module__
+    monkeypatch.setattr(f"{where}.build_body", lambda *arguments: Twice())
     env = CartPole(CartPole.Settings(num_envs=8))
     agent = kind(env)
     rollout = collect(agent, env, env.reset(seed=1)[0], agent.horizon)

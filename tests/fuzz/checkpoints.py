@@ -19,10 +19,15 @@ RUNS = {
     "reinforce": ["cartpole_reinforce", SMALL],
     "recurrent": ["cartpole_recurrent_ppo", "agent.network={name: lstm, size: 8}"],
     "gym": ["acrobot_ppo", SMALL, "agent.horizon=32"],
+    "dqn": [
+        "dqn_cartpole", "env={name: cartpole, num_envs: 4}", SMALL, "agent.horizon=8", "agent.priority_alpha=0.6",
+        "agent.replay_size=400", "agent.learning_starts=200",
+    ],
+    "sac": ["sac_pendulum", SMALL, "agent.batch_size=16", "agent.updates_per_step=0.1"],
     "iris": ["iris_ppo"],
     "alphazero": ["tictactoe_alphazero", "agent.network={name: policy_value, hidden: [8], head: 8}", "env.num_envs=8"],
     "versus": ["connect4_pool_reinforce", SMALL, "env.num_envs=8", "env.save_every=1", "env.positions=null"],
-}
+}  # fmt: skip
 """Configs of the runs that are damaged, stopped at half their length."""
 STEPS, MORE = 512, 1024
 

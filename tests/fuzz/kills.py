@@ -23,6 +23,10 @@ SMALL = "agent.network={name: mlp, hidden: [8]}"
 RUNS = {
     "ppo": ["cartpole_ppo", SMALL, "agent.horizon=16", "agent.minibatch_size=64", "trainer.total_steps=4096"],
     "reinforce": ["cartpole_reinforce", SMALL, "trainer.total_steps=8000"],
+    "dqn": [
+        "dqn_cartpole", "env={name: cartpole, num_envs: 4}", SMALL, "agent.horizon=8", "agent.priority_alpha=0.6",
+        "agent.replay_size=1000", "agent.learning_starts=200", "trainer.total_steps=2000",
+    ],
     "iris": ["iris_perceptron", "trainer.epochs=60", "trainer.reports=[confusion]"],
     "alphazero": [
         "tictactoe_alphazero", "agent.network={name: policy_value, hidden: [8], head: 8}", "env.num_envs=8",
