@@ -6,21 +6,25 @@ from typing import Literal
 import torch
 from gymnasium.spaces import Discrete
 from pydantic import PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.critic import CriticAgent
+from rlcore.agents.bases.critic import CriticAgent, Temperature
 from rlcore.agents.bases.off_policy import track
 from rlcore.agents.bases.q_learning import allowed
 from rlcore.distributions import Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.observations import action_mask
 from rlcore.optimizers import Adam
 from rlcore.rollout import Step, Transition
 from rlcore.schedules import anneal
 from rlcore.trees import Tree
 from rlcore.uncertainty import Answers, Numbers
+
+NEARLY = 0.98
+"""Share of the largest entropy that is the target (Christodoulou 2019)."""
 
 
 class DiscreteSAC(CriticAgent):
@@ -37,7 +41,7 @@ class DiscreteSAC(CriticAgent):
         alpha: Literal["auto"] | PositiveFloat = "auto"
         """Weight of the entropy; auto: it is learned."""
         target_entropy: Literal["auto"] | PositiveFloat = "auto"
-        """Nats; auto: 0.98 log A, nearly that of the uniform policy."""
+        """Nats; auto: 0.98 log of the number of actions allowed, nearly that of the uniform policy."""
 
     settings: Settings
 
@@ -48,11 +52,9 @@ class DiscreteSAC(CriticAgent):
             raise InputError(f"discrete_sac chooses one of several actions, got the space {self.action_space}; use sac")
         A = int(self.action_space.n)
         self._make_networks(A, 0, A)
-        self.target_entropy = 0.98 * math.log(A) if s.target_entropy == "auto" else s.target_entropy
-        self.log_alpha = nn.Parameter(torch.tensor(1.0 if s.alpha == "auto" else s.alpha).log())
-        self.log_alpha.requires_grad_(s.alpha == "auto")
+        self.temperature = Temperature(s.alpha)
         self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
-        self.optimizer = Adam([*self.policy.parameters(), self.log_alpha], lr=s.learning_rate)
+        self.optimizer = Adam([*self.policy.parameters(), *self.temperature.parameters()], lr=s.learning_rate)
 
     def pi(self, obs: Tree) -> Categorical:
         """The policy of normalised observations [B, *O], of the actions that are allowed."""
@@ -80,7 +82,7 @@ class DiscreteSAC(CriticAgent):
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and one of the policy and alpha."""
-        s, alpha = self.settings, self.log_alpha.detach().exp()
+        s, alpha = self.settings, self.temperature()
         for optimizer in (self.critic_optimizer, self.optimizer):
             anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
         with torch.no_grad():
@@ -95,10 +97,15 @@ class DiscreteSAC(CriticAgent):
         pi = self.pi(b.obs)
         actor_loss = -(pi.log_probs.exp() * (every.detach().amin(0) - alpha * pi.log_probs)).sum(1).mean()
         entropy = pi.entropy().mean()
-        loss = actor_loss
-        if self.log_alpha.requires_grad:
-            loss = loss + self.log_alpha * (entropy.detach() - self.target_entropy)
-        self.minimize(loss)
+        self.minimize(actor_loss + self.temperature.loss(entropy, self._target_entropy(b.obs)))
         track(self.target_critic, self.critic, s.tau)
         metrics: Metrics = {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "alpha": alpha}
         return {**metrics, "q": Q.detach().mean(), "entropy": entropy.detach()}, Q.detach().mean(0) - y
+
+    def _target_entropy(self, obs: Tree) -> Tensor | float:
+        """What the entropy is to be on average over observations [B, *O], nats."""
+        mask, given = action_mask(obs), self.settings.target_entropy
+        if given != "auto":
+            return given
+        num = int(self.action_space.n) if mask is None else mask.sum(1).clamp_min(1)  # type: ignore[attr-defined]
+        return NEARLY * math.log(num) if isinstance(num, int) else NEARLY * num.log().mean()

@@ -3,7 +3,7 @@
 from copy import deepcopy
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
@@ -20,6 +20,7 @@ from rlcore.agents.bases.q_learning import (
 )
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.errors import InputError
 from rlcore.observations import build_body
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Transition
@@ -51,7 +52,7 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
         horizon: PositiveInt = 4
         """T, steps in each environment between two calls of `learn`."""
         target_every: PositiveInt = 10_000
-        """Environment steps between two updates of the target network."""
+        """Environment steps between two updates of the target network, which can come once for each `learn`."""
         tau: float = Field(default=1.0, gt=0, le=1)
         """How far an update moves the target network towards the network; 1 makes them equal."""
         double: bool = False
@@ -59,11 +60,18 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
         dueling: bool = False
         """The last layer has a value and advantages."""
         noisy: bool = False
-        """The last layer explores by noise in its weights; epsilon is 0."""
+        """The last layer explores by noise in its weights, and epsilon is 0."""
         quantiles: PositiveInt | None = Field(default=None, le=10_000)
         """M, quantiles of the return; null: its mean."""
         max_grad_norm: PositiveFloat | None = 10.0
         """Bound on the gradient's 2-norm; null disables clipping."""
+
+        @model_validator(mode="after")
+        def _check_extensions(self) -> "DQN.Settings":
+            default = {name: field.default for name, field in type(self).model_fields.items()}
+            if self.tau < 1 and self.target_every == default["target_every"]:
+                raise InputError(f"tau: moves the target only every target_every={self.target_every:,} steps; set both")
+            return self
 
     settings: Settings
 
@@ -78,19 +86,15 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
         self.register_buffer("midpoints", quantile_midpoints(M), persistent=False)
         self.midpoints: Tensor  # [M]
 
-    @property
-    def epsilon(self) -> float:
-        """Probability of a random action now."""
-        return 0.0 if self.settings.noisy else super().epsilon
-
     def learn(self, rollout: Rollout) -> Metrics:
         """Learns from the replay, by a target network that is updated first, if it is due."""
         s, before = self.settings, self.replay.num_added * self.spec.num_envs
+        self._explore_less(rollout.progress)
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         if (before + rollout.num_steps) // s.target_every > before // s.target_every:
             track(self.target, self.q, s.tau)
         metrics = super().learn(rollout)
-        return {**metrics, "epsilon": self.epsilon, "learning_rate": learning_rate} if metrics else {}
+        return {**metrics, "epsilon": self.epsilon.clone(), "learning_rate": learning_rate} if metrics else {}
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a gradient step on a batch; the error is that of Q."""
@@ -107,3 +111,9 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
             each = quantile_huber(Q, y, self.midpoints)
         metrics = self.minimize(each.mean() if b.weight is None else (b.weight * each).mean())
         return {**metrics, "q": Q.detach().mean()}, (Q.detach() - y).mean(1)
+
+    def _explore_less(self, progress: float) -> None:
+        if self.settings.noisy:
+            self.epsilon.zero_()
+        else:
+            super()._explore_less(progress)

@@ -83,7 +83,7 @@ class PQN(EpsilonGreedy):
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes minibatch steps towards the returns in ``num_epochs`` passes over the rollout."""
         s = self.settings
-        self.progress = rollout.progress
+        self._explore_less(rollout.progress)
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         rows, V = self._rows(rollout)
         for _ in range(s.num_epochs):
@@ -95,7 +95,7 @@ class PQN(EpsilonGreedy):
             **metrics,
             "q": V.mean(),
             "explained_variance": explained_variance(V, rows.target),
-            "epsilon": self.epsilon,
+            "epsilon": self.epsilon.clone(),
             "learning_rate": learning_rate,
         }
 

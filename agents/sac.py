@@ -4,10 +4,10 @@ from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.critic import CriticAgent, bounded
+from rlcore.agents.bases.critic import CriticAgent, Temperature, bounded
 from rlcore.agents.bases.exploration import StateDependentNoise
 from rlcore.agents.bases.off_policy import track
 from rlcore.agents.bases.q_learning import quantile_huber, quantile_midpoints
@@ -57,8 +57,17 @@ class SAC(CriticAgent):
 
         @model_validator(mode="after")
         def _check_quantiles(self) -> "SAC.Settings":
+            default = {name: field.default for name, field in type(self).model_fields.items()}
             if self.quantiles is not None and self.drop >= self.quantiles:
                 raise InputError(f"drop: leaves none of quantiles={self.quantiles}, got {self.drop}")
+            if self.quantiles is None and self.drop != default["drop"]:
+                raise InputError("drop: is of quantiles; set quantiles, e.g. 25")
+            if self.alpha != "auto" and self.target_entropy != "auto":
+                raise InputError("target_entropy: is of a learned alpha; set alpha=auto")
+            if not self.state_dependent_noise and self.log_std_init != default["log_std_init"]:
+                raise InputError("log_std_init: is of state_dependent_noise; set that to true")
+            if self.state_dependent_noise and self.horizon == 1:
+                raise InputError("state_dependent_noise: is drawn anew for each rollout; set horizon, e.g. 64")
             return self
 
     settings: Settings
@@ -71,11 +80,10 @@ class SAC(CriticAgent):
         self._make_networks(D if s.state_dependent_noise else 2 * D, D, s.quantiles or 1)
         self.noise = self._make_noise(env.num_envs, D) if s.state_dependent_noise else None
         self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy
-        self.log_alpha = nn.Parameter(torch.tensor(1.0 if s.alpha == "auto" else s.alpha).log())
-        self.log_alpha.requires_grad_(s.alpha == "auto")
+        self.temperature = Temperature(s.alpha)
         self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
         own = [] if self.noise is None else self.noise.parameters()
-        self.optimizer = Adam([*self.policy.parameters(), *own, self.log_alpha], lr=s.learning_rate)
+        self.optimizer = Adam([*self.policy.parameters(), *own, *self.temperature.parameters()], lr=s.learning_rate)
         self.num_updates = 0
         self.register_buffer("midpoints", quantile_midpoints(s.quantiles or 1), persistent=False)
         self.midpoints: Tensor  # [M]
@@ -99,7 +107,7 @@ class SAC(CriticAgent):
     def explore(self, obs: Tree) -> Tensor:
         """Draws from the policy; obs [N, *O], normalised."""
         gaussian = self.gaussian(obs)
-        if self.noise is None:
+        if self.noise is None or not self.training:
             return self._action(gaussian.sample().tanh())
         return self._action((gaussian.mean + self.noise(self.policy[0](obs))).tanh())
 
@@ -117,7 +125,7 @@ class SAC(CriticAgent):
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and of the policy and alpha if it is due."""
-        s, alpha = self.settings, self.log_alpha.detach().exp()
+        s, alpha = self.settings, self.temperature()
         self.num_updates += 1
         for optimizer in (self.critic_optimizer, self.optimizer):
             anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
@@ -146,10 +154,7 @@ class SAC(CriticAgent):
         Q = Q.mean((0, 2)) if self.settings.quantiles else Q.squeeze(2).amin(0)
         actor_loss = (alpha * log_prob - Q).mean()
         entropy = -log_prob.detach().mean()
-        loss = actor_loss
-        if self.log_alpha.requires_grad:
-            loss = loss + self.log_alpha * (entropy - self.target_entropy)
-        self.minimize(loss)
+        self.minimize(actor_loss + self.temperature.loss(entropy, self.target_entropy))
         return {"actor_loss": actor_loss.detach(), "entropy": entropy, "alpha": alpha}
 
     def _least(self, Q: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore.agent import Metrics
@@ -13,6 +13,7 @@ from rlcore.agents.bases.exploration import OrnsteinUhlenbeck
 from rlcore.agents.bases.off_policy import track
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.errors import InputError
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Transition
 from rlcore.schedules import anneal
@@ -44,6 +45,13 @@ class TD3(CriticAgent):
         policy_delay: PositiveInt = 2
         """Updates of the critics for each of the policy and of the targets."""
 
+        @model_validator(mode="after")
+        def _check_noise(self) -> "TD3.Settings":
+            default = type(self).model_fields["target_noise_clip"].default
+            if not self.target_noise and self.target_noise_clip != default:
+                raise InputError("target_noise_clip: there is no noise to clip; set target_noise above 0")
+            return self
+
     settings: Settings
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
@@ -61,7 +69,8 @@ class TD3(CriticAgent):
     def explore(self, obs: Tree) -> Tensor:
         """The policy's action with noise; obs [N, *O], normalised."""
         s, numbers = self.settings, self.policy(obs).tanh()
-        noise = s.noise * torch.randn_like(numbers) if self.drift is None else self.drift.step(numbers)
+        drifts = self.drift is not None and self.training  # what plays in evaluation is other episodes
+        noise = self.drift.step(numbers) if self.drift and drifts else s.noise * torch.randn_like(numbers)
         return self._action((numbers + noise).clamp(-1, 1))
 
     @torch.no_grad()
@@ -70,9 +79,9 @@ class TD3(CriticAgent):
         return Step(self._action(self.policy(self.normalized(obs)).tanh()))
 
     def learn(self, rollout: Rollout) -> Metrics:
-        """Learns from the replay; drifting noise begins anew where an episode has ended."""
+        """Learns from the replay; drifting noise begins anew where an episode has ended in the rollout."""
         if self.drift is not None:
-            self.drift.begin(rollout.done[-1])
+            self.drift.begin(rollout.done.any(0))
         return super().learn(rollout)
 
     def on_reset(self) -> None:

@@ -19,7 +19,7 @@ from rlcore.returns import explained_variance
 from rlcore.rollout import Rollout, minibatches
 from rlcore.schedules import Schedule, anneal
 
-SMALLEST = 1e-12
+SMALLEST = 1e-30
 """Of the curvature along the direction, which is 0 where there is nothing to gain."""
 
 
@@ -136,12 +136,13 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: in
         product: v to M v, [P] both.
         b: [P].
         steps: at most.
-        tolerance: of the squared residual, at which it ends.
+        tolerance: share of the squared residual at first, at which it ends.
     """
     x, residual = torch.zeros_like(b), b.clone()
     direction, square = b.clone(), b @ b
+    enough = tolerance * square
     for _ in range(steps):
-        if square <= tolerance:
+        if square <= enough:
             break
         along = product(direction)
         length = square / (direction @ along)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, Space
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from rlcore.environment import Environment, StepResult
@@ -16,6 +16,8 @@ from rlcore.seeding import derive_seed
 from rlcore.spaces import Channels, dtype_of_tensor, with_channels
 from rlcore.trees import Tree
 
+TAKEN = ("num_envs", "batch_size", "seed", "env_type")
+"""Arguments of ``envpool.make`` that are no options."""
 OWN = ("env_id", "players")
 """What it says of itself in ``info``."""
 
@@ -37,6 +39,14 @@ class EnvPool(Environment):
         """As in ``envpool.make``: ``Pong-v5``, ``HalfCheetah-v4``, ``WalkerWalk-v1``."""
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
         """Keyword arguments of ``envpool.make``: ``{stack_num: 4, episodic_life: true, reward_clip: true}``."""
+
+        @field_validator("options")
+        @classmethod
+        def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+            if taken := [name for name in TAKEN if name in options]:
+                raise InputError(f"{', '.join(taken)}: rlcore itself says that; for the number, set env.num_envs")
+            return options
+
         num_threads: PositiveInt | None = None
         """Of the pool; null is EnvPool's choice."""
         channels: Channels | None = None

@@ -129,7 +129,7 @@ MUTANTS = {
         "agents/bases/off_policy.py", "list(source.parameters()), tau)", "list(source.parameters()), 1.0)", OFF_POLICY
     ),
     "the temperature falls where entropy is short": Mutant(
-        "agents/sac.py", "self.log_alpha * (entropy - self", "self.log_alpha * -(entropy - self", OFF_POLICY
+        "agents/bases/critic.py", "self.log_alpha * (entropy", "self.log_alpha * -(entropy", OFF_POLICY
     ),
     "noise on the target is not bounded": Mutant(
         "agents/td3.py", ".clamp(-s.target_noise_clip, s.target_noise_clip)", "", OFF_POLICY

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from compare import same
 from gymnasium.spaces import Box, Discrete
 from one_step import NETWORKS, PROBES, OneStep
 from test_docs import blocks
@@ -22,6 +23,7 @@ from rlcore.distributions import DiagonalGaussian
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, Target, TwoStep
 from rlcore.networks.critics import Critics
+from rlcore.networks.mlp import MLP as MLPNetwork
 from rlcore.networks.noisy import NoisyLinear
 from rlcore.rollout import Transition, collect
 from rlcore.uncertainty import uncertainty
@@ -94,7 +96,7 @@ def test_an_action_that_is_not_allowed_has_no_value():
     agent = made(DQN, env, **VALUE)
     obs, _ = env.reset(seed=1)
     assert (agent.values(obs)[~obs["action_mask"]] == -1e9).all()
-    agent.progress = 1.0
+    agent.epsilon.fill_(0.05)
     for _ in range(20):
         assert obs["action_mask"].gather(1, agent.explore(obs)[:, None]).all()
         assert obs["action_mask"].gather(1, agent.act(obs).action[:, None]).all()
@@ -165,7 +167,7 @@ def test_returns_of_pqn_are_those_of_a_recursion():
 
 @pytest.mark.parametrize(("kind", "settings"), [
     (SAC, {}), (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}),
-    (SAC, {"state_dependent_noise": True, "log_std_init": -2.0}), (TD3, {}), (TD3, {"critics": 1}),
+    (SAC, {"state_dependent_noise": True, "log_std_init": -2.0, "horizon": 8}), (TD3, {}), (TD3, {"critics": 1}),
     (TD3, {"noise_kind": "ornstein_uhlenbeck", "priority_alpha": 0.5, "n_step": 2}),
 ])  # fmt: skip
 def test_continuous_agents_hit_the_target(kind, settings):
@@ -251,10 +253,10 @@ def test_the_temperature_moves_entropy_towards_its_target():
     for target, grows in ((5.0, True), (-5.0, False)):
         agent, b = sac_on_target(target_entropy=target)
         agent.update(b)
-        assert (agent.log_alpha.item() > 0) == grows
+        assert (agent.temperature.log_alpha.item() > 0) == grows
     agent, b = sac_on_target(alpha=0.3)
     agent.update(b)
-    assert agent.log_alpha.exp().item() == pytest.approx(0.3)
+    assert agent.temperature().item() == pytest.approx(0.3)
     assert sac_on_target()[0].target_entropy == -1.0
 
 
@@ -316,7 +318,7 @@ def test_drifting_noise_begins_anew_with_an_episode():
 
 def test_critics_side_by_side_are_critics_one_by_one():
     torch.manual_seed(0)
-    critics = Critics(3, 5, [7, 6], 2)
+    critics = Critics(3, 5, 2, MLPNetwork.Settings(hidden=[7, 6], activation="relu"))
     x = torch.randn(4, 5, requires_grad=True)
     y = critics(x)
     assert y.shape == (3, 4, 2)
@@ -411,12 +413,13 @@ def test_a_replay_that_is_not_saved_is_filled_again_and_the_run_says_so(tmp_path
     for _ in range(30):
         one.update()
     checkpoint.save(tmp_path / "saved.pt", one.checkpoint())
-    assert (tmp_path / "saved.pt").stat().st_size < 60_000
+    assert (tmp_path / "saved.pt").stat().st_size < 62_000
     other = trainer()
     other.restore(checkpoint.load(tmp_path / "saved.pt"))
     assert len(other.agent.replay) == 0
     before = [p.clone() for p in other.agent.q.parameters()]
-    for _ in range(7):
+    assert other.agent.replay.to_refill == 240
+    for _ in range(29):
         other.update()
     assert all(map(torch.equal, before, other.agent.q.parameters()))
     assert other.agent.epsilon < 1  # it acts as it did
@@ -457,9 +460,116 @@ def test_settings_that_contradict_each_other_are_refused(settings, match):
         SAC.Settings(quantiles=3, drop=3)
 
 
+@pytest.mark.parametrize(("kind", "settings", "match"), [
+    (DQN, {"priority_beta": 0.5}, "set priority_alpha"), (DQN, {"tau": 0.005}, "set both"),
+    (SAC, {"drop": 1}, "set quantiles"), (SAC, {"alpha": 0.1, "target_entropy": -2.0}, "set alpha=auto"),
+    (SAC, {"log_std_init": -1.0}, "is of state_dependent_noise"), (SAC, {"state_dependent_noise": True}, "set horizon"),
+    (TD3, {"target_noise": 0.0, "target_noise_clip": 0.1}, "no noise to clip"),
+])  # fmt: skip
+def test_settings_without_effect_are_refused(kind, settings, match):
+    with pytest.raises(ValueError, match=match):
+        kind.Settings(**settings)
+
+
+@pytest.mark.parametrize(
+    "space", [Box(-1, 1, ()), Box(np.array([0, 5]), np.array([1, 5])), Box(-(2**31), 2**31 - 1, (1,), np.int32)]
+)
+def test_boxes_without_a_range_are_refused(space):
+    env = OneStep(Box(-1, 1, (2,)), space, lambda n, g: torch.zeros(n, 2), lambda o, a: a)
+    with pytest.raises(InputError, match="each with a range"):
+        made(SAC, env)
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"replay_device": "gpu"}, "device: must be auto, cpu, cuda"),
+    ({"replay_size": 300, "batch_size": 8, "learning_starts": 300}, "too few for learning_starts=300"),
+    ({"replay_size": 384, "batch_size": 8, "learning_starts": 8, "horizon": 4}, "too few for"),
+])  # fmt: skip
+def test_a_replay_that_does_not_fit_is_one_line_before_training(settings, match):
+    with pytest.raises(InputError, match=match):
+        made(DQN, CartPole(CartPole.Settings(num_envs=128)), **settings)
+
+
+def test_what_was_loaded_acts_as_it_had_learned_to(tmp_path):
+    env = Identity(Identity.Settings(num_envs=4))
+    agent = made(DQN, env, **{**VALUE, "gamma": 0.0, "epsilon": 0.0})
+    trainer = Trainer(agent, env, total_steps=3_000, seed=1)
+    trainer.fit()
+    saved = trainer.checkpoint(learns=False)["agent"]
+    other = made(DQN, env, **{**VALUE, "gamma": 0.0, "epsilon": 0.0})
+    other.restore(saved)
+    other.eval()
+    obs, _ = env.reset(seed=1)
+    assert other.epsilon == 0
+    assert (other.act(obs).action == obs.argmax(1)).all()
+
+
+def test_rewards_are_clipped_one_by_one_before_they_are_summed():
+    env = ConstantReward(ConstantReward.Settings(num_envs=1, length=100))
+    agent = made(DQN, env, **{**VALUE, "n_step": 8, "gamma": 1.0, "normalize_rewards": True})
+    obs, _ = env.reset(seed=1)
+    agent.replay.add(collect(agent, env, obs, 20))
+    drawn = agent.replay.sample(200, reward_scale=torch.tensor(4.0))
+    assert drawn.reward.max() == 32
+    assert agent.replay.sample(50, reward_scale=torch.tensor(100.0)).reward.max() == 80
+
+
+def test_settings_of_the_network_reach_the_critics():
+    env = Target(Target.Settings(num_envs=2))
+    agent = made(SAC, env, network={**MLP, "layer_norm": True, "init": "zeros"})
+    assert agent.critic.critics.has_norms
+    assert not any(weight.any() for weight in agent.critic.critics.weights)
+    torch.manual_seed(0)
+    critics = Critics(2, 3, 1, MLPNetwork.Settings(hidden=[5], layer_norm=True, activation="relu"))
+    with torch.no_grad():
+        for norm in critics.norms:
+            norm.uniform_(0.5, 1.5)
+    x = torch.randn(4, 3)
+    for k in range(2):
+        h = nn.functional.layer_norm(x @ critics.weights[0][k] + critics.biases[0][k], (5,))
+        h = (h * critics.norms[0][k] + critics.norms[1][k]).relu()
+        torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k] + critics.biases[1][k])
+    torch.testing.assert_close(critics(x, first=True)[0], critics(x)[0])
+    with pytest.raises(InputError, match="critics have no batch_norm"):
+        made(SAC, env, network={**MLP, "bias": False})
+
+
+def test_a_changed_temperature_counts_on_resume():
+    env = Target(Target.Settings(num_envs=2))
+    one, other = made(SAC, env, **QUICK, alpha=0.2), made(SAC, env, **QUICK, alpha=0.01)
+    other.restore(one.checkpoint())
+    assert other.temperature().item() == pytest.approx(0.01)
+
+
+def test_the_mean_of_all_updates_is_reported():
+    env = Identity(Identity.Settings(num_envs=2))
+    agent = made(DQN, env, **{**VALUE, "horizon": 8, "learning_starts": 0, "updates_per_step": 0.25})
+    losses = iter([1.0, 2.0, 3.0, 6.0])
+    agent.update = lambda b: ({"loss": torch.tensor(next(losses))}, torch.zeros(64))
+    obs, _ = env.reset(seed=1)
+    assert agent.learn(collect(agent, env, obs, 8))["loss"] == 3
+
+
+@pytest.mark.parametrize("settings", [
+    {"state_dependent_noise": True, "horizon": 4}, {"noise_kind": "ornstein_uhlenbeck"},
+])  # fmt: skip
+def test_evaluation_that_explores_changes_nothing(settings):
+    env = Target(Target.Settings(num_envs=4))
+    kind = TD3 if "noise_kind" in settings else SAC
+    agent = made(kind, env, **{**QUICK, **settings})
+    given = {"eval_deterministic": False, "eval_episodes": 20, "total_steps": 400}
+    trainer = Trainer(agent, env, Trainer.Settings(**given), seed=1)
+    for _ in range(20):
+        trainer.update()
+    before = trainer.checkpoint()
+    trainer.evaluate()
+    same(before["learns"]["agent"], trainer.checkpoint()["learns"]["agent"])
+    same(before["agent"], trainer.checkpoint()["agent"])
+
+
 def test_an_unbounded_action_is_refused():
     env = OneStep(Box(-1, 1, (2,)), Box(-np.inf, np.inf, (1,)), lambda n, g: torch.zeros(n, 2), lambda o, a: a[:, 0])
-    with pytest.raises(InputError, match="needs an action space with bounds"):
+    with pytest.raises(InputError, match="each with a range"):
         made(SAC, env)
     assert isinstance(CartPole().single_action_space, Discrete)
 
@@ -485,7 +595,9 @@ def test_discrete_sac_learns_and_its_soft_value_is_a_sum():
 def test_discrete_sac_keeps_to_what_is_allowed():
     env = OneStep(*PROBES["masked bandit"])
     agent = made(DiscreteSAC, env, **QUICK, gamma=0.0)
-    assert agent.target_entropy == pytest.approx(0.98 * math.log(4))
+    obs, _ = env.reset(seed=1)
+    allowed = obs["action_mask"].sum(1)
+    assert agent._target_entropy(obs).item() == pytest.approx(0.98 * allowed.float().log().mean().item())
     check_agent(agent, env)
     obs, _ = env.reset(seed=1)
     for _ in range(20):
@@ -523,7 +635,7 @@ def test_state_dependent_noise_is_a_function_of_the_state_until_it_is_drawn():
 
 def test_sac_explores_by_one_noise_per_rollout():
     env = Target(Target.Settings(num_envs=2))
-    agent = made(SAC, env, **{**QUICK, "learning_starts": 0}, state_dependent_noise=True)
+    agent = made(SAC, env, **{**QUICK, "learning_starts": 0, "horizon": 4}, state_dependent_noise=True)
     obs = torch.tensor([[0.3], [0.3]])
     first = agent.explore(obs)
     assert torch.equal(first, agent.explore(obs))

@@ -161,8 +161,9 @@ def test_the_latest_steps_go_into_a_replay_of_another_size(capacity, alpha):
         check(drawn, seen, 1)
         assert drawn.obs[:, 0].min() == (22 if capacity == 60 else seen.count - 1 - 3)
         other.add(seen.rollout(1))
-    with pytest.raises(CheckpointError):
-        TransitionReplay(24, 2, 1, GAMMA, alpha).load_state_dict(replay.state_dict())
+    fewer = TransitionReplay(24, 2, 1, GAMMA, alpha)
+    fewer.load_state_dict(replay.state_dict())
+    assert len(fewer) == 0  # of other environments: it begins anew
     with pytest.raises(CheckpointError, match="stacks or priorities"):
         TransitionReplay(24, 3, 1, GAMMA, None if alpha else 0.5).load_state_dict(replay.state_dict())
 
@@ -229,6 +230,13 @@ def test_stacks_of_images_are_kept_once_and_come_back():
         assert torch.equal(drawn[0].obs, drawn[1].obs)
         assert torch.equal(drawn[0].next_obs[live], drawn[1].next_obs[live])
     assert replay._rows.obs.shape == (21, N, 3, 3)
+    images = replay._rows.obs
+    for capacity in (20, 80):
+        other = TransitionReplay(capacity, N, 2, GAMMA, frames=F)
+        other.load_state_dict(copy.deepcopy(replay.state_dict()))
+        drawn, whole = other.sample(400), {x.numpy().tobytes() for x in plain._rows.obs.flatten(0, 1)}
+        assert all(x.numpy().tobytes() in whole for x in drawn.obs)
+    assert images.shape == (21, N, 3, 3)
     twin = TransitionReplay(40, N, 2, GAMMA, frames=F)
     twin.load_state_dict(copy.deepcopy(replay.state_dict()))
     torch.manual_seed(2)
@@ -247,14 +255,27 @@ def _at(replay, place, age):
         torch.randint = inner
 
 
-def test_stacks_that_are_none_are_refused():
+@pytest.mark.parametrize("T", [1, 3])
+def test_stacks_that_are_none_are_refused(T):
     seen = Rollout()
     flags = torch.zeros(1, dtype=torch.bool)
-    for k in range(3):
+    for k in range(T):
         seen.append(torch.full((1, 4, 2, 2), float(k)), Step(torch.zeros(1)), torch.zeros(1), flags, flags, {})
-    seen.last_obs = torch.zeros(1, 4, 2, 2)
+    seen.last_obs = torch.full((1, 4, 2, 2), 9.0)
     with pytest.raises(InputError, match=r"agent\.frames: an observation must be a stack"):
         TransitionReplay(20, 1, frames=4).add(seen)
+    with pytest.raises(InputError, match=r"must be a stack of 3 images|3 images of a stack .* got shape \[4, 2, 2\]"):
+        TransitionReplay(20, 1, frames=3).add(seen)
+
+
+def test_priorities_follow_another_exponent():
+    seen = Seen(num_envs=1, ends=0.0)
+    replay, other = TransitionReplay(8, 1, alpha=1.0), TransitionReplay(8, 1, alpha=0.5)
+    replay.add(seen.rollout(4))
+    replay.update(torch.arange(4), torch.tensor([1.0, 4.0, 9.0, 16.0]))
+    other.load_state_dict(replay.state_dict())
+    assert other._tree[torch.arange(4)].tolist() == pytest.approx([1, 2, 3, 4], rel=1e-4)
+    assert other._largest.item() == pytest.approx(4, rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 100, 128, 129, 20_000])

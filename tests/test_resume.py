@@ -82,7 +82,7 @@ VARIANTS = {
     "ensemble labels": (SupervisedEnv, IRIS, Ensemble, {"agent": {"name": "supervised", "network": MLP}, "members": 2}),
     "dqn all": (CartPole, CARTPOLE, DQN, {**REPLAY, **RAINBOW, "normalize_observations": True}),
     "dqn half": (CartPole, CARTPOLE, DQN, {**REPLAY, "replay_size": 400, "n_step": 5, "normalize_rewards": True}),
-    "sac smooth": (Target, {"num_envs": 4}, SAC, {**REPLAY, "state_dependent_noise": True}),
+    "sac smooth": (Target, {"num_envs": 4}, SAC, {**REPLAY, "state_dependent_noise": True, "horizon": 4}),
     "tqc": (Target, {"num_envs": 4}, SAC, {**REPLAY, "quantiles": 5, "policy_delay": 2, "priority_alpha": 0.6}),
     "ddpg": (
         LongTarget, {"num_envs": 4}, TD3,

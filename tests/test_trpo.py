@@ -71,6 +71,17 @@ def test_steps_that_break_the_constraint_are_shortened_and_in_the_end_not_made(m
     assert all(map(torch.equal, before, agent.policy.parameters()))
 
 
+def test_the_step_does_not_depend_on_the_scale_of_advantages():
+    moved = []
+    for scale in (1.0, 1e-7):
+        env = CartPole(CartPole.Settings(num_envs=4))
+        agent = made(env, network=SMALL, normalize_advantages=False)
+        rows, _ = agent.training_rows(collect(agent, env, env.reset(seed=1)[0], 32))
+        assert agent._improve(rows._replace(advantage=scale * rows.advantage))["step"] > 0
+        moved.append(torch.cat([p.detach().reshape(-1) for p in agent.policy.parameters()]))
+    torch.testing.assert_close(*moved, rtol=1e-3, atol=1e-4)
+
+
 def test_it_keeps_the_contract_and_learns():
     env = Identity(Identity.Settings(num_envs=8))
     check_agent(made(env), env)

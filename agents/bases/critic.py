@@ -1,8 +1,9 @@
 """What agents have in common whose critics read observations and bounded actions."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box
@@ -22,8 +23,8 @@ from rlcore.uncertainty import Answers, Numbers
 
 FLAT = NetworkChoice.model_validate({"name": "mlp", "hidden": []})
 """A body that passes on what it reads, as one vector."""
-HIDDEN = [256, 256]
-"""Hidden layers of critics behind a body that is no ``mlp``."""
+BEHIND_A_BODY = MLP.Settings(hidden=[256, 256], activation="relu", init="torch")
+"""Critics behind a body that is no ``mlp``."""
 
 
 class CriticAgent(OffPolicyAgent):
@@ -72,6 +73,38 @@ class CriticAgent(OffPolicyAgent):
         return self.scale(numbers.view(-1, *self.scale.middle.shape))
 
 
+class Temperature(nn.Module):
+    """The weight of the entropy, alpha; learned, unless it is given, such that the entropy is a target's.
+
+    Args:
+        alpha: its value; auto: it is learned, from 1.
+    """
+
+    def __init__(self, alpha: Literal["auto"] | float):
+        super().__init__()
+        self.learned = alpha == "auto"
+        self.log_alpha = nn.Parameter(torch.tensor(1.0 if alpha == "auto" else alpha).log(), self.learned)
+
+    def forward(self) -> Tensor:
+        """Alpha, 0-d, detached."""
+        return self.log_alpha.detach().exp()
+
+    def loss(self, entropy: Tensor, target: Tensor | float) -> Tensor:
+        """What to add to the policy's loss (Haarnoja et al. 2018, equation 18), 0-d.
+
+        Args:
+            entropy: of the policy, 0-d, nats; no gradient goes there.
+            target: nats.
+        """
+        return self.log_alpha * (entropy.detach() - target) if self.learned else torch.zeros_like(self.log_alpha)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """One that is given stays as given now."""
+        if not self.learned:
+            state_dict[f"{prefix}log_alpha"] = self.log_alpha.detach()
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
 def bounded(space: Space[Any], agent: str) -> BoxScale:
     """The scale of a bounded Box.
 
@@ -80,8 +113,9 @@ def bounded(space: Space[Any], agent: str) -> BoxScale:
     """
     if not isinstance(space, Box):
         raise InputError(f"{agent} chooses numbers in a Box, got the space {space}; use dqn, discrete_sac or ppo")
-    if not ((space.high - space.low) < WIDEST).all():
-        raise InputError(f"{agent} needs an action space with bounds, got {space}; use ppo")
+    width = space.high.astype(np.float64) - space.low.astype(np.float64)
+    if not space.shape or not ((width > 0) & (width < WIDEST)).all():
+        raise InputError(f"{agent} needs a space of one or more numbers, each with a range, got {space}; use ppo")
     return BoxScale(space)
 
 
@@ -102,13 +136,10 @@ class QFunction(nn.Module):
     def __init__(self, choice: NetworkChoice, space: Space[Any], num: int, num_numbers: int, num_outputs: int):
         super().__init__()
         own = choice.settings
-        if isinstance(own, MLP.Settings):
-            self.body = build_body(FLAT, space)
-            hidden, activation = own.hidden, own.activation
-        else:
-            self.body = build_body(choice, space)
-            hidden, activation = HIDDEN, "relu"
-        self.critics = Critics(num, self.body.num_features + num_numbers, hidden, num_outputs, activation)
+        is_mlp = isinstance(own, MLP.Settings)
+        self.body = build_body(FLAT if is_mlp else choice, space)
+        settings = own if isinstance(own, MLP.Settings) else BEHIND_A_BODY
+        self.critics = Critics(num, self.body.num_features + num_numbers, num_outputs, settings)
 
     def forward(self, obs: Tree, numbers: Tensor | None = None, frozen: bool = False, first: bool = False) -> Tensor:
         """[B, *O] and [B, D] to [N, B, M].

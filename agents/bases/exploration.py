@@ -44,7 +44,7 @@ class OrnsteinUhlenbeck:
 
     def step(self, like: Tensor) -> Tensor:
         """The next noise, [N, D], on the device of ``like`` [N, D]."""
-        noise = torch.zeros_like(like) if self.noise is None else self.noise
+        noise = torch.zeros_like(like) if self.noise is None else self.noise.to(like.device)
         self.noise = (1 - self.reversion) * noise + self.std * torch.randn_like(like)
         return self.noise
 
@@ -81,6 +81,13 @@ class StateDependentNoise(nn.Module):
         self.log_sigma = nn.Parameter(torch.full((num_features, num_numbers), log_std))
         self.register_buffer("matrices", torch.zeros(num_envs, num_features, num_numbers))
         self.draw()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Of another number of environments, keeps noise of its own."""
+        key = f"{prefix}matrices"
+        if key in state_dict and state_dict[key].shape[1:] == self.matrices.shape[1:]:
+            state_dict[key] = state_dict[key] if len(state_dict[key]) == len(self.matrices) else self.matrices
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @torch.no_grad()
     def draw(self) -> None:

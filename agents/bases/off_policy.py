@@ -1,6 +1,7 @@
 """What the agents that learn from a replay have in common."""
 
 from abc import abstractmethod
+from itertools import chain
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -10,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlcore.agent import Agent, Metrics
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.normalized import NormalizedAgent
+from rlcore.device import choose_device
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.dropout import dropouts
-from rlcore.normalization import CLIP
 from rlcore.replay import TransitionReplay
 from rlcore.rollout import Rollout, Step, Transition
 from rlcore.trees import Tree
@@ -70,6 +71,8 @@ class OffPolicyAgent(NormalizedAgent):
                 )
             if self.replay_size < self.n_step:
                 raise InputError(f"replay_size: {self.replay_size:,} holds no window of n_step={self.n_step:,} steps")
+            if self.priority_alpha is None and self.priority_beta != type(self).model_fields["priority_beta"].default:
+                raise InputError("priority_beta: is of transitions drawn by priority; set priority_alpha")
             return self
 
     settings: Settings
@@ -78,10 +81,17 @@ class OffPolicyAgent(NormalizedAgent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        device = env.device if s.replay_device is None else choose_device(s.replay_device)[0]
         self.replay = TransitionReplay(
-            s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, s.replay_device
+            s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, device
         )
         self.replay.saves_steps = s.save_replay
+        room = (self.replay.num_rows - 1) * env.num_envs  # whole rows
+        if room < s.learning_starts or s.horizon >= self.replay.num_rows:
+            raise InputError(
+                f"agent.replay_size: {s.replay_size:,} holds {room:,} steps of {env.num_envs:,} environments, too few "
+                f"for learning_starts={s.learning_starts:,} and horizon={s.horizon:,}"
+            )
         self.progress = 0.0
         """Share of the run done, [0, 1], as of the last rollout."""
         self._owed = 0.0  # batches, a fraction of one
@@ -102,8 +112,8 @@ class OffPolicyAgent(NormalizedAgent):
         """
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """Explores; at first by actions drawn uniformly. obs [N, *O]."""
-        if self.replay.num_added * self.spec.num_envs < self.settings.learning_starts:
+        """Explores; in training at first by actions drawn uniformly. obs [N, *O]."""
+        if self.training and self.replay.num_added * self.spec.num_envs < self.settings.learning_starts:
             return Step(random_actions(self.action_space, obs))
         return Step(self.explore(self.normalized(obs)))
 
@@ -113,18 +123,21 @@ class OffPolicyAgent(NormalizedAgent):
         self.replay.add(rollout)
         self.progress = rollout.progress
         self._update_normalizers(rollout)
-        if len(self.replay) < max(1, s.learning_starts):
+        if len(self.replay) < max(1, s.learning_starts, self.replay.to_refill):
             return {}
         self._owed += s.updates_per_step * rollout.num_steps
-        metrics: Metrics = {}
+        beta = s.priority_beta + (1 - s.priority_beta) * self.progress
+        scale = None if self.reward_normalizer is None else self.reward_normalizer.moments.scale
+        each: list[Metrics] = []
         while self._owed >= 1:
             self._owed -= 1
-            beta = s.priority_beta + (1 - s.priority_beta) * self.progress
-            b = self.replay.sample(s.batch_size, beta)
-            metrics, error = self.update(self._normalized(b))
+            b = self.replay.sample(s.batch_size, beta, scale)
+            b = b._replace(obs=self.normalized(b.obs), next_obs=self.normalized(b.next_obs))
+            metrics, error = self.update(b)
+            each.append(metrics)
             if b.place is not None:
                 self.replay.update(b.place, error)
-        return metrics
+        return _means(each)
 
     def on_reset(self) -> None:
         """The steps before are not followed by what is seen next."""
@@ -133,17 +146,17 @@ class OffPolicyAgent(NormalizedAgent):
 
     def remarks(self, metrics: dict[str, float]) -> list[str]:
         """Says so while the replay of a resumed run is filled again."""
-        if self.settings.save_replay or len(self.replay) >= self.settings.learning_starts or not self.progress:
-            return []
-        if self.replay.num_added * self.spec.num_envs == len(self.replay):
+        if len(self.replay) >= self.replay.to_refill:
             return []
         return ["the replay was not saved (agent.save_replay=false): it is filled again before learning goes on"]
 
-    def _normalized(self, b: Transition) -> Transition:
-        b = b._replace(obs=self.normalized(b.obs), next_obs=self.normalized(b.next_obs))
-        if self.reward_normalizer is None:
-            return b
-        return b._replace(reward=(b.reward * self.reward_normalizer.moments.scale).clamp(-CLIP, CLIP))
+
+def _means(each: list[Metrics]) -> Metrics:
+    """The mean of each figure over the updates that have it."""
+    if len(each) < 2:
+        return each[0] if each else {}
+    values = {name: [torch.as_tensor(one[name]) for one in each if name in one] for name in dict.fromkeys(chain(*each))}
+    return {name: torch.stack(found).mean() for name, found in values.items()}
 
 
 def refuse_noise(agent: Agent) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.normalized import NormalizedAgent
 from rlcore.distributions import FORBIDDEN
+from rlcore.env_spec import EnvSpec
+from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks.noisy import NoisyLinear
 from rlcore.observations import action_mask
@@ -28,15 +30,18 @@ class EpsilonGreedy(NormalizedAgent):
 
     settings: Settings
     q: "QNetwork"
-    progress = 0.0
-    """Share of the run done, [0, 1], as of the last rollout."""
+    epsilon: Tensor  # 0-d, probability of a random action now; kept with what answers
 
-    @property
-    def epsilon(self) -> float:
-        """Probability of a random action now."""
+    def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
+        super().__init__(env, settings)
+        self.register_buffer("epsilon", torch.ones(()))
+        self._explore_less(0.0)
+
+    def _explore_less(self, progress: float) -> None:
+        """Sets epsilon as of a share of the run, [0, 1]."""
         s = self.settings
-        done = min(1.0, self.progress / s.exploration_fraction) if s.exploration_fraction else 1.0
-        return 1 + done * (s.epsilon - 1)
+        done = min(1.0, progress / s.exploration_fraction) if s.exploration_fraction else 1.0
+        self.epsilon.fill_(1 + done * (s.epsilon - 1))
 
     def values(self, obs: Tree) -> Tensor:
         """Q [B, A] of observations [B, *O]; `FORBIDDEN` where an action is not allowed."""
@@ -95,9 +100,12 @@ class QNetwork(nn.Module):
 
 
 def allowed(Q: Tensor, obs: Tree) -> Tensor:
-    """Q [B, A], `FORBIDDEN` where the masks of observations [B, *O] do not allow an action."""
+    """Q [B, A], `FORBIDDEN` where the masks of observations [B, *O] do not allow an action.
+
+    A mask that allows none, as that of an episode's last observation may, allows all.
+    """
     mask = action_mask(obs)
-    return Q if mask is None else Q.masked_fill(~mask, FORBIDDEN)
+    return Q if mask is None else Q.masked_fill(~mask & mask.any(1, keepdim=True), FORBIDDEN)
 
 
 def mean_of(Q: Tensor) -> Tensor:

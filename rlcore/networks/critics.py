@@ -1,38 +1,48 @@
 """Critics: several networks that say what an action is worth, evaluated as one batch."""
 
-import math
-from collections.abc import Sequence
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
-from rlcore.networks.mlp import ACTIVATIONS, Activation
+from rlcore.errors import InputError
+from rlcore.networks.mlp import ACTIVATIONS, MLP
 
 
 class Critics(nn.Module):
     """N multi-layer perceptrons of the same shape, side by side: their matrix products are one batched product.
 
-    Each is initialised as torch initialises ``nn.Linear``.
+    Each is made, and initialised, as an `MLP`; they may have layer norm.
 
     Args:
         num: N.
         in_features: inputs.
-        hidden: sizes of the hidden layers.
         out_features: outputs.
-        activation: after each hidden layer.
+        settings: of each.
+
+    Raises:
+        InputError: a setting is not supported here.
     """
 
-    def __init__(
-        self, num: int, in_features: int, hidden: Sequence[int], out_features: int = 1, activation: Activation = "relu"
-    ):
+    def __init__(self, num: int, in_features: int, out_features: int, settings: MLP.Settings):
         super().__init__()
-        self.num, self.activation = num, torch.relu_ if activation == "relu" else ACTIVATIONS[activation]
+        if (
+            settings.batch_norm
+            or any(settings.chances)
+            or not settings.bias
+            or settings.output_activation != "identity"
+        ):
+            raise InputError("agent.network: critics have no batch_norm, dropout, output_activation, and bias=true")
+        each = [MLP((in_features,), out_features, settings) for _ in range(num)]
+        layers = [[*one.hidden, one.output] for one in each]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for m, n in pairwise([in_features, *hidden, out_features]):
-            bound = 1 / math.sqrt(m)
-            self.weights.append(torch.empty(num, m, n).uniform_(-bound, bound))
-            self.biases.append(torch.empty(num, 1, n).uniform_(-bound, bound))
+        for column in zip(*layers, strict=True):
+            self.weights.append(torch.stack([layer.weight.detach().T for layer in column]).contiguous())
+            self.biases.append(torch.stack([layer.bias.detach()[None] for layer in column]))
+        self.num, self.has_norms = num, settings.layer_norm
+        self.activation = torch.relu_ if settings.activation == "relu" else ACTIVATIONS[settings.activation]
+        self.norms = nn.ParameterList()
+        """Scale and shift after each hidden layer, [N, 1, H] each, if they have layer norm."""
+        for width in settings.hidden if settings.layer_norm else ():
+            self.norms.extend([torch.ones(num, 1, width), torch.zeros(num, 1, width)])
 
     def forward(self, x: Tensor, frozen: bool = False, first: bool = False) -> Tensor:
         """[B, in_features] to [N, B, out_features].
@@ -42,13 +52,17 @@ class Critics(nn.Module):
             frozen: whether gradients go to the inputs alone.
             first: evaluate the first one alone, [1, B, out_features].
         """
+
+        def used(parameter: Tensor) -> Tensor:
+            parameter = parameter.detach() if frozen else parameter
+            return parameter[:1] if first else parameter
+
         x = x.expand(1 if first else self.num, *x.shape)
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer:
+                if self.has_norms:
+                    x = nn.functional.layer_norm(x, x.shape[-1:])
+                    x = torch.addcmul(used(self.norms[2 * layer - 1]), x, used(self.norms[2 * layer - 2]))
                 x = self.activation(x)
-            if frozen:
-                weight, bias = weight.detach(), bias.detach()
-            if first:
-                weight, bias = weight[:1], bias[:1]
-            x = torch.baddbmm(bias, x, weight)
+            x = torch.baddbmm(used(bias), x, used(weight))
         return x

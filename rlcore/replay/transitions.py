@@ -9,11 +9,14 @@ from torch import Tensor
 from rlcore.checkpoint import restored, restored_number
 from rlcore.errors import CheckpointError, InputError
 from rlcore.memory import require_memory
+from rlcore.normalization import CLIP
 from rlcore.replay.sum_tree import SumTree
 from rlcore.returns import n_step_returns
 from rlcore.rollout import Rollout, Transition
-from rlcore.trees import Tree, concat, difference, leaves, num_rows, take, tree_map
+from rlcore.trees import Tree, concat, describe, difference, leaves, num_rows, take, tree_map
 
+REFILLED = 10_000
+"""Steps, at most, after which a replay that was not saved counts as filled again."""
 LARGEST = 1e30
 """Bound of a priority in a checkpoint."""
 SMALLEST = 1e-6
@@ -84,6 +87,8 @@ class TransitionReplay:
         """Rows of steps, those before the head."""
         self.num_added = 0
         """Rows added so far."""
+        self.to_refill = 0
+        """Steps to add again after a resume without those of before."""
         self._rows: Rows | None = None
         self._final: Tree = None  # [F, *O], the successors of steps that were cut
         self._num_final = 0  # of these in use
@@ -105,10 +110,12 @@ class TransitionReplay:
         if rollout.ragged or self.num_rows <= T:
             raise InputError(f"agent.replay_size: {self.capacity:,} takes no rollout of {T:,} rows")
         obs, last_obs, final_obs = rollout.obs, tree_map(lambda x: x[None], rollout.last_obs), rollout.final_obs
-        ages = None if self.frames is None else self._ages(rollout)
-        if ages is not None:
+        ages = None
+        if self.frames is not None:
+            _check_shape(obs, self.frames)
+            ages = self._ages(rollout)
             if self.num_added < CHECKED:
-                _check_stacks(obs, ages[:-1])
+                _check_stacks(torch.cat([obs, last_obs]), ages)
             obs, last_obs = obs[:, :, -1], last_obs[:, :, -1]
             final_obs = final_obs[:, -1]
         rows = self._rows_for(obs, rollout.action)
@@ -137,12 +144,13 @@ class TransitionReplay:
         if self._rows.age is not None:
             self._rows.age[self.head] = 0
 
-    def sample(self, size: int, beta: float = 1.0) -> Transition:
+    def sample(self, size: int, beta: float = 1.0, reward_scale: Tensor | None = None) -> Transition:
         """Transitions, drawn with replacement by torch's global generator of the device that holds them.
 
         Args:
             size: B.
             beta: of their weights, if they are drawn by priority.
+            reward_scale: 0-d, factor of each step's reward, which is then clipped to [-10, 10].
 
         Raises:
             InputError: there are none.
@@ -162,7 +170,7 @@ class TransitionReplay:
             age = (place - oldest * N) % (R * N)
             weight = (self._tree[place] * len(self) / total) ** -beta
             weight = (weight / weight.amax()).float()
-        reward, last, discount = self._window(rows, place, age)
+        reward, last, discount = self._window(rows, place, age, reward_scale)
         followed = (last + N) % (R * N)
         obs, next_obs = tree_map(lambda x: _flat(x)[place], rows.obs), tree_map(lambda x: _flat(x)[followed], rows.obs)
         if self._num_final:
@@ -200,15 +208,16 @@ class TransitionReplay:
         """What `load_state_dict` needs; without the steps if they are not to be saved."""
         rows = self._rows if self.saves_steps else None
         if rows is None:
-            return {"rows": None, "num_added": self.num_added}
+            return {"rows": None, "num_added": self.num_added, "size": self.size}
         used = slice(None) if self.size == self.num_rows - 1 else slice(self.size + 1)
         priorities = None
         if self._tree is not None:
             priorities = self._tree.levels[0].view(-1)[: rows.reward.numel()].view_as(rows.reward)
         return {
-            "rows": {name: take(kept, used) for name, kept in vars(rows).items()},
-            "final": take(self._final, slice(self._num_final)),
-            "priorities": None if priorities is None else priorities[used],
+            "rows": {name: tree_map(lambda x: _part(x, used), kept) for name, kept in vars(rows).items()},
+            "final": tree_map(lambda x: x[: self._num_final].clone(), self._final),
+            "priorities": None if priorities is None else _part(priorities, used),
+            "alpha": self.alpha,
             "largest": self._largest,
             "num_rows": self.num_rows,
             "head": self.head,
@@ -226,25 +235,42 @@ class TransitionReplay:
         self.head, self.size, self._rows, self._final, self._num_final = 0, 0, None, None, 0
         self._tree = self._largest = None
         if saved["rows"] is None:
+            size = restored_number(saved.get("size", 0), "replay.size")
+            self.to_refill = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs)) * self.num_envs
             return
-        num_rows = restored_number(saved["num_rows"], "replay.num_rows", low=1)
-        size = restored_number(saved["size"], "replay.size", high=num_rows - 1)
-        head = restored_number(saved["head"], "replay.head", high=num_rows - 1)
-        rows = self._restored_rows(saved, num_rows if size == num_rows - 1 else size + 1)
+        if num_rows(saved["rows"]["reward"][0]) != self.num_envs:  # it cannot go on from these: they are of others
+            return
+        old_rows = restored_number(saved["num_rows"], "replay.num_rows", low=1)
+        size = restored_number(saved["size"], "replay.size", high=old_rows - 1)
+        head = restored_number(saved["head"], "replay.head", high=old_rows - 1)
+        rows = self._restored_rows(saved, old_rows if size == old_rows - 1 else size + 1)
         priorities = saved["priorities"]
         if priorities is not None:
-            like = torch.zeros(len(rows.reward), self.num_envs, dtype=torch.float64)
+            like = torch.zeros_like(rows.reward, dtype=torch.float64)
             priorities = restored(priorities, like, "replay.priorities", low=0.0, high=LARGEST)
-        if num_rows != self.num_rows:  # in order of time, the latest that there is room for
-            order = (head - size + torch.arange(size + 1)) % num_rows
+            priorities = self._as_now(priorities, saved.get("alpha", self.alpha))
+        if old_rows != self.num_rows:  # in order of time, the latest that there is room for
+            order = (head - size + torch.arange(size + 1, device=rows.reward.device)) % old_rows
             order = order[max(0, len(order) - self.num_rows) :]
             rows, priorities = Rows(**take(vars(rows), order)), take(priorities, order)
             size = head = len(order) - 1
+            if self.frames is not None and priorities is not None and self.num_added > size:
+                priorities[: self.frames - 1] = 0  # whose images are not all there
         self._rows, self.head, self.size = self._allocated(rows), head, size
         tree_map(lambda kept, old: kept[: len(old)].copy_(old), vars(self._rows), vars(rows))
         if self._tree is not None and priorities is not None:
-            self._largest = restored(saved["largest"], self._largest, "replay.largest", low=0.0, high=LARGEST)
-            self._tree.update(torch.arange(priorities.numel()), priorities.flatten())
+            largest = restored(saved["largest"], self._largest, "replay.largest", low=0.0, high=LARGEST)
+            self._largest = self._as_now(largest, saved.get("alpha", self.alpha))
+            places = torch.arange(priorities.numel(), device=self._largest.device)
+            self._tree.update(places, priorities.flatten().to(places.device))
+
+    def _as_now(self, priorities: Tensor, alpha: Any) -> Tensor:
+        """Priorities to the power of another alpha, to the power of this one."""
+        before = restored_number(alpha, "replay.alpha", low=0, high=1, whole=False)
+        assert self.alpha is not None
+        if before == self.alpha:
+            return priorities
+        return (priorities > 0).double() if before == 0 else priorities ** (self.alpha / before)
 
     def _restored_rows(self, saved: dict[str, Any], used: int) -> Rows:
         """The rows of a checkpoint and the successors that they point to, once both have been checked."""
@@ -255,12 +281,13 @@ class TransitionReplay:
             )
         like = tree_map(lambda x: x.new_zeros(used, N, *x.shape[2:]), vars(kept))
         for name, dtype in (("reward", torch.float32), ("terminated", torch.bool), ("final", torch.int32)):
-            like[name] = torch.zeros(used, N, dtype=dtype)
+            like[name] = torch.zeros(used, N, dtype=dtype, device=next(leaves(kept.obs)).device)
         rows = restored(vars(kept), like, "replay.rows")
         if saved["final"] is not None:
             final = tree_map(lambda x: x[0, :1], rows["obs"])
-            self._final = restored(saved["final"], final, "replay.final", free=0)
-            self._num_final = num_rows(self._final)
+            final = restored(saved["final"], final, "replay.final", free=0)
+            self._num_final = num_rows(final)
+            self._final = tree_map(lambda x: x.to(self.device or x.device), final)
         restored(rows["final"], like["final"], "replay.final", low=-1, high=self._num_final - 1)
         if self.frames is not None:
             restored(rows["age"], like["age"], "replay.age", low=0, high=self.frames - 1)
@@ -336,16 +363,17 @@ class TransitionReplay:
         self._final, self._num_final = tree_map(moved, used), count
         self._rows.final[pointed] = torch.arange(count, dtype=torch.int32, device=self._rows.final.device)
 
-    def _window(self, rows: Rows, place: Tensor, age: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _window(self, rows: Rows, place: Tensor, age: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Of the windows that begin at places [B], ``age`` steps after the oldest: reward, last step, discount, [B]."""
         if self.n == 1:
-            return _flat(rows.reward)[place], place, torch.full_like(place, self.gamma, dtype=torch.float32)
+            reward = _scaled(_flat(rows.reward)[place], scale)
+            return reward, place, torch.full_like(place, self.gamma, dtype=torch.float32)
         N, RN = self.num_envs, self.num_rows * self.num_envs
         k = torch.arange(self.n, device=place.device)[:, None]
         window = (place + k * N) % RN  # [n, B]
         newest = age // N + k >= self.size - 1
         done = _flat(rows.terminated)[window] | (_flat(rows.final)[window] >= 0) | newest
-        total, steps = n_step_returns(_flat(rows.reward)[window], done, self.n, self.gamma)
+        total, steps = n_step_returns(_scaled(_flat(rows.reward)[window], scale), done, self.n, self.gamma)
         last = window.gather(0, steps[:1] - 1).squeeze(0)
         return total[0], last, self.gamma ** steps[0].float()
 
@@ -384,8 +412,8 @@ class TransitionReplay:
 
     @property
     def _num_unreadable(self) -> int:
-        """The oldest rows, some of whose stacks' images may have been overwritten."""
-        return 0 if self.frames is None or self.size < self.num_rows - 1 else self.frames - 1
+        """The oldest rows, some of whose stacks' images are no longer there."""
+        return 0 if self.frames is None or self.num_added == self.size else min(self.frames - 1, self.size - 1)
 
     def _prioritise(self, num: int) -> None:
         """Gives new rows the largest priority so far, and those that cannot be drawn none; before the head moves."""
@@ -400,9 +428,28 @@ class TransitionReplay:
         self._tree.update(places, numbers)
 
 
+def _part(x: Tensor, rows: slice) -> Tensor:
+    """Rows of a tensor, a copy if they are not all: whoever copies a view copies the whole of what it is of."""
+    part = x[rows]
+    return part if len(part) == len(x) else part.clone()
+
+
+def _scaled(reward: Tensor, scale: Tensor | None) -> Tensor:
+    return reward if scale is None else (reward * scale.to(reward.device)).clamp(-CLIP, CLIP)
+
+
 def _flat(x: Tensor) -> Tensor:
     """[R, N, ...] to [R N, ...]."""
     return x.flatten(0, 1)
+
+
+def _check_shape(obs: Tree, frames: int) -> None:
+    """Raises an InputError unless an observation is a stack of that many images."""
+    if not isinstance(obs, Tensor) or obs.ndim < 4 or obs.shape[2] != frames:
+        seen = describe(obs) if not isinstance(obs, Tensor) else f"shape {list(obs.shape[2:])}"
+        raise InputError(
+            f"agent.frames: {frames} images of a stack are the first dimension of an observation, got {seen}"
+        )
 
 
 def _check_stacks(obs: Tensor, ages: Tensor) -> None:
