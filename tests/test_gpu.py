@@ -53,6 +53,7 @@ RECURRENT = {**PPO, "name": "recurrent_ppo", "normalize_observations": True}
 LENET = {"name": "lenet", "padding": [2, 2]}
 SGD = {"name": "supervised", "network": LENET, "optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.1}
 ALPHAZERO = {"name": "alphazero", "horizon": 6, "simulations": 6, "eval_simulations": 4, "batch_size": 16}
+REPLAY = {"horizon": 4, "learning_starts": 16, "batch_size": 16, "replay_size": 400, "updates_per_step": 0.1}
 RUNS = {
     "ppo": (CART, {**PPO, "normalize_observations": True}),
     "ppo in minibatches": (CART, {**PPO, "minibatch_size": 24}),
@@ -70,6 +71,14 @@ RUNS = {
     "vae": ({**IMAGES, "binarize": "dynamic"}, {"name": "autoencoder", "network": {"name": "vae"}, "kl_warmup": 0.5}),
     "ensemble": (DIGITS, {"name": "ensemble", "members": 2, "agent": SGD}),
     "ensemble of policies": (CART, {"name": "ensemble", "members": 2, "agent": PPO}),
+    "dqn": (CART, {**REPLAY, "name": "dqn", "double": True, "n_step": 3}),
+    "dqn, quantiles": (CART, {**REPLAY, "name": "dqn", "quantiles": 5, "dueling": True}),
+    "discrete_sac": (CART, {**REPLAY, "name": "discrete_sac"}),
+    "sac": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "sac"}),
+    "tqc": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "sac", "quantiles": 5}),
+    "td3": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "td3", "noise_kind": "ornstein_uhlenbeck"}),
+    "pqn": (CART, {"name": "pqn", "horizon": 8, "minibatch_size": 16}),
+    "trpo": (CART, {"name": "trpo", "horizon": 8, "value_minibatch_size": 32}),
     "gumbel": (GAMES, {**ALPHAZERO, "search": "gumbel"}),
     "puct": (GAMES, {**ALPHAZERO, "search": "puct", "reuse_tree": True, "temperature_moves": 4, "gate_every": 2,
                      "gate_games": 4}),

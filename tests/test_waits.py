@@ -49,6 +49,7 @@ HORIZON = {"horizon": 50, "minibatch_size": 100}
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True}
 
 
+REPLAY = {"horizon": 4, "learning_starts": 16, "batch_size": 16, "replay_size": 400, "updates_per_step": 0.25}
 UPDATES = [
     ({"name": "supervised"}, DIGITS, 0),
     (VAE, {"name": "reconstruction", "dataset": "digits", "binarize": "dynamic"}, 0),
@@ -57,6 +58,9 @@ UPDATES = [
     ({"name": "ppo", **HORIZON, **NORMALIZED}, {"name": "cartpole", "max_episode_steps": 7}, 3),
     ({"name": "reinforce"}, {**DIGITS, "action": "label"}, 3),
     ({"name": "recurrent_ppo", **HORIZON, "network": {"name": "frame_stack"}}, {"name": "cartpole"}, 3),
+    ({"name": "dqn", **REPLAY}, {"name": "cartpole", "max_episode_steps": 100}, 1),
+    ({"name": "sac", **REPLAY}, {"name": "probe_target"}, 1),
+    ({"name": "td3", **REPLAY}, {"name": "probe_target"}, 1),
     ({"name": "alphazero", "horizon": 4}, {"name": "selfplay", "game": "tictactoe"}, 4 + 2),
 ]
 """Of an agent in an environment: how often an update waits."""
