@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-FAN_OUT = 128
-"""Children of a node. Wide and shallow: three levels hold two million leaves, and each level costs a few kernels."""
+FAN_OUT = 32
+"""Children of a node. Wide and shallow: four levels hold a million leaves, and each level costs a few kernels."""
 
 
 class SumTree:
