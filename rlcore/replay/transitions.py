@@ -316,7 +316,7 @@ class TransitionReplay:
         R, N, device = self.num_rows, self.num_envs, self.device
         every = list(leaves(vars(like)))
         num_bytes = R * sum(x[0].numel() * x.element_size() for x in every)
-        require_memory(num_bytes, f"agent.replay_size: {self.capacity:,} steps: what they")
+        require_memory(num_bytes, f"agent.replay_size: a replay of {self.capacity:,} steps")
         if self.alpha is not None:
             self._tree = SumTree(R * N, device or like.action.device)
             self._largest = torch.ones((), dtype=torch.float64, device=device or like.action.device)
