@@ -80,7 +80,8 @@ class Reinforce(PolicyAgent):
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
-        return Step(self.distribution(obs).sample(), drawn_masks(self.policy_dropouts))
+        outputs = self._outputs(self.normalized(obs))
+        return Step(self._draw(outputs), drawn_masks(self.policy_dropouts))
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes one gradient step of the policy on the whole rollout, then those of the baseline."""

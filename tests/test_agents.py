@@ -479,3 +479,43 @@ def test_what_a_subclass_overrides_or_replaces_is_used_everywhere():
     nn.init.zeros_(plain.value_head.weight)
     nn.init.constant_(plain.value_head.bias, 5.0)
     assert plain.training_rows(collect(plain, env, obs, 8))[0].value.tolist() == [5.0] * 16
+
+
+@pytest.mark.parametrize("kind", [PPO, Reinforce, RecurrentPPO])
+def test_policies_explore_by_one_noise_per_rollout_and_learn(kind):
+    env = Target(Target.Settings(num_envs=8))
+    given = {"state_dependent_noise": True, "log_std_init": -2.0, "gamma": 0.9}
+    given |= {} if kind is Reinforce else {"horizon": 32, "minibatch_size": 64, "learning_rate": 3e-3}
+    torch.manual_seed(1)
+    agent = kind(env, kind.Settings.model_validate(given))
+    check_agent(agent, env)
+    obs = torch.full((8, 1), 0.3)
+    state = agent.initial_state(8)
+    first = agent.act(obs, state).action
+    assert torch.equal(first, agent.act(obs, state).action)
+    assert len(set(first.flatten().tolist())) == 8
+    std = agent.distribution(obs).log_std.exp()
+    agent.policy_head.noise.draw()
+    second = agent.act(obs, state).action
+    assert not torch.equal(first, second)
+    drawn = []
+    for _ in range(500):
+        agent.policy_head.noise.draw()
+        drawn.append(agent.act(obs, state).action)
+    torch.testing.assert_close(torch.cat(drawn).std(), std.mean(), rtol=0.06, atol=0.0)
+    if kind is PPO:
+        torch.manual_seed(1)
+        agent = kind(env, kind.Settings.model_validate(given))
+        assert fit(agent, env, 16_000)["return"] > -0.05
+
+
+def test_the_ratio_is_one_at_first_under_state_dependent_noise():
+    env = Target(Target.Settings(num_envs=4))
+    agent = ppo(env, state_dependent_noise=True, log_std_init=-2.0)
+    obs, _ = env.reset(seed=1)
+    rows, _ = agent.training_rows(collect(agent, env, obs, 32))
+    torch.testing.assert_close(agent.actor_critic.answers(rows.obs)[0].log_prob(rows.action), rows.log_prob)
+    with pytest.raises(InputError, match="is for actions in a Box"):
+        ppo(Identity(), state_dependent_noise=True)
+    with pytest.raises(InputError, match="is not squashed"):
+        ppo(env, state_dependent_noise=True, squash=True)

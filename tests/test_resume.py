@@ -71,6 +71,7 @@ VARIANTS = {
         {"gamma": 1.0, "network": MLP, "baseline": True},
     ),
     "ppo squashed": (Target, {"num_envs": 4}, PPO, {**NORMALIZED, **RARE, "network": MLP}),
+    "ppo smooth": (Target, {"num_envs": 4}, PPO, {**NORMALIZED, "network": MLP, "state_dependent_noise": True}),
     "ppo dropout": (CartPole, CARTPOLE, PPO, {**NORMALIZED, "network": DROPOUT}),
     "ppo labels": (SupervisedEnv, LABELS, PPO, {"horizon": 2, "minibatch_size": 12, "network": MLP}),
     "reinforce dropout": (CartPole, CARTPOLE, Reinforce, {"network": DROPOUT}),

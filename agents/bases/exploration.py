@@ -1,5 +1,6 @@
 """How to act where nothing is known yet."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 from rlcore.checkpoint import restored
+from rlcore.distributions import DiagonalGaussian, box_scale
+from rlcore.errors import InputError
 from rlcore.observations import action_mask
 from rlcore.trees import Tree, leaves
 
@@ -102,3 +105,65 @@ class StateDependentNoise(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The noise of each environment in its state; features [N, F] to [N, D]."""
         return torch.bmm(features[:, None], self.matrices).squeeze(1)
+
+
+class SmoothGaussianHead(nn.Linear):
+    """Features [B, F] to the mean and, by `StateDependentNoise`, the log standard deviation of a normal, [B, 2 D].
+
+    A policy's head, as those of `rlcore.distributions`; but `draw` adds the noise that is a function of the state.
+
+    Args:
+        num_features: F.
+        space: of an action, a Box.
+        num_envs: N.
+        log_std: of the noise per feature, at first.
+        scale: whether means and standard deviations are in units of the box; see `BoxScale`.
+
+    Raises:
+        InputError: the action is no Box.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, num_features: int, space: Space[Any], num_envs: int, log_std: float, scale: bool):
+        if not isinstance(space, Box) or not space.shape:
+            raise InputError(f"agent.state_dependent_noise: is for actions in a Box, got {space}")
+        super().__init__(num_features, math.prod(space.shape))
+        nn.init.orthogonal_(self.weight, 0.01)
+        nn.init.zeros_(self.bias)
+        self.shape, self.scale = space.shape, box_scale(space) if scale else None
+        self.noise = StateDependentNoise(num_features, math.prod(space.shape), num_envs, log_std)
+        self.seen: Tensor | None = None
+        """The latest features, [B, F], detached; what `draw` adds is of these."""
+        self.register_buffer("low", torch.as_tensor(space.low).float(), persistent=False)
+        self.register_buffer("high", torch.as_tensor(space.high).float(), persistent=False)
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, F] to [B, 2 D]; a mask is of discrete actions, and refused."""
+        if mask is not None:
+            raise InputError("an action mask says which discrete actions are allowed; this action is a Box")
+        self.seen = features.detach()
+        return torch.cat([super().forward(features), self.noise.log_std(features)], 1)
+
+    def distribution(self, outputs: Tensor) -> DiagonalGaussian:
+        """Outputs [B, 2 D] as a distribution; actions are [B, *A]."""
+        mean, log_std = (x.unflatten(-1, self.shape) for x in outputs.chunk(2, 1))
+        if self.scale is None:
+            return DiagonalGaussian(mean, log_std)
+        return DiagonalGaussian(self.scale.forward(mean), log_std + self.scale.log_half_width)
+
+    def draw(self, outputs: Tensor) -> Tensor:
+        """Actions [N, *A] by the outputs of the latest forward pass: the mean, and the noise of each state."""
+        pi = self.distribution(outputs)
+        if self.seen is None or not self.training or len(self.seen) != len(self.noise.matrices):
+            return pi.sample()
+        noise = self.noise(self.seen).unflatten(-1, self.shape)
+        return pi.mean + (noise if self.scale is None else noise * self.scale.half_width)
+
+    @torch.no_grad()
+    def metrics(self, action: Tensor) -> dict[str, Tensor | float]:
+        """``action_std``, its mean in the latest states, and ``clipped_share``, of the numbers of actions [B, *A]."""
+        assert self.seen is not None
+        clipped = (action < self.low) | (action > self.high)
+        return {"action_std": self.noise.log_std(self.seen).exp().mean(), "clipped_share": clipped.float().mean()}

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlcore.agent import Metrics
+from rlcore.agents.bases.exploration import SmoothGaussianHead
 from rlcore.agents.bases.normalized import NormalizedAgent
 from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
+from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
 from rlcore.observations import action_mask
@@ -28,12 +30,15 @@ class PolicyAgent(NormalizedAgent):
         initial policy covers any box as N(0, 1) covers [-1, 1]. False: both are plain numbers."""
         log_std_init: float = Field(default=0.0, ge=-20, le=2)
         """For actions in a Box: log of the initial standard deviation, in those units."""
+        state_dependent_noise: bool = False
+        """For actions in a Box: explore by noise that is a function of the state, drawn anew for each rollout (gSDE,
+        Raffin et al. 2021); ``log_std_init`` is then per feature, -2 or -3."""
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp"})
         """The body; policy and value are linear layers on it."""
 
     settings: Settings
     body: Network
-    policy_head: Head
+    policy_head: Head | SmoothGaussianHead
     batch_norms: list[_BatchNorm]
     """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
 
@@ -61,15 +66,28 @@ class PolicyAgent(NormalizedAgent):
             remedies = f"agent.scale_actions=true, {remedies}"
         return [f"more than half of the actions' numbers are clipped to the bounds of the space; {remedies} helps"]
 
-    def _make_head(self, num_features: int) -> Head:
+    def _make_head(self, num_features: int) -> Head | SmoothGaussianHead:
         """The policy's head on a body of that size."""
         s = self.settings
+        if s.state_dependent_noise:
+            if s.squash:
+                raise InputError("agent.squash: state_dependent_noise is not squashed; choose one")
+            return SmoothGaussianHead(
+                num_features, self.action_space, self.spec.num_envs, s.log_std_init, s.scale_actions
+            )
         return policy_head(num_features, self.action_space, s.squash, s.log_std_init, scale=s.scale_actions)
 
     def _action_metrics(self, rollout: Rollout) -> Metrics:
         """How the actions in a Box were drawn; nothing for others."""
         head = self.policy_head
-        return head.metrics(rollout.rows(rollout.action)) if isinstance(head, GaussianHead) else {}
+        if not isinstance(head, (GaussianHead, SmoothGaussianHead)):
+            return {}
+        return head.metrics(rollout.rows(rollout.action))
+
+    def _draw(self, outputs: Tensor) -> Tensor:
+        """Actions [N, *A] by what the head said of observations just now, [N, K]."""
+        head = self.policy_head
+        return head.draw(outputs) if isinstance(head, SmoothGaussianHead) else head.distribution(outputs).sample()
 
     def _outputs(self, obs: Tree) -> Tensor:
         """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
@@ -90,3 +108,5 @@ class PolicyAgent(NormalizedAgent):
         for network in networks if self.batch_norms else []:
             update_batch_norm(network, self.batch_norms, obs)
         self._update_normalizers(rollout)
+        if isinstance(self.policy_head, SmoothGaussianHead):
+            self.policy_head.noise.draw()
