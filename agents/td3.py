@@ -69,8 +69,10 @@ class TD3(CriticAgent):
     def explore(self, obs: Tree) -> Tensor:
         """The policy's action with noise; obs [N, *O], normalised."""
         s, numbers = self.settings, self.policy(obs).tanh()
-        drifts = self.drift is not None and self.training  # what plays in evaluation is other episodes
-        noise = self.drift.step(numbers) if self.drift and drifts else s.noise * torch.randn_like(numbers)
+        if self.drift is not None and self.training:  # what plays in evaluation is other episodes
+            noise = self.drift.step(numbers)
+        else:
+            noise = s.noise * torch.randn_like(numbers)
         return self._action((numbers + noise).clamp(-1, 1))
 
     @torch.no_grad()

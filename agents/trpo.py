@@ -68,7 +68,6 @@ class TRPO(ActorCriticAgent):
         if s.horizon * env.num_envs < 2:
             raise InputError("agent.horizon: one step shows no direction; use more")
         self._make_networks()
-        self.policy = nn.ModuleList([self.body, self.policy_head])
         self.optimizer = Adam([*self.value_body.parameters(), *self.value_head.parameters()], lr=s.learning_rate)
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -94,7 +93,7 @@ class TRPO(ActorCriticAgent):
     def _improve(self, rows: Rows) -> Metrics:
         """Moves the policy's parameters along the natural gradient, as far as the constraint allows; syncs."""
         s = self.settings
-        params = [param for param in self.policy.parameters() if param.requires_grad]
+        params = self._policy_parameters()
         A = normalized(rows.advantage) if s.normalize_advantages else rows.advantage
         log_ratio = self._log_ratio(rows)
         g = _flat(torch.autograd.grad((log_ratio.exp() * A).mean(), params, retain_graph=True))
@@ -121,6 +120,10 @@ class TRPO(ActorCriticAgent):
             share *= s.shrinking
         nn.utils.vector_to_parameters(start, params)
         return {"policy_loss": -before, "approx_kl": torch.zeros_like(before), "step": 0.0}
+
+    def _policy_parameters(self) -> list[nn.Parameter]:
+        """Those that the trust region bounds, without the critic's."""
+        return [x for module in (self.body, self.policy_head) for x in module.parameters() if x.requires_grad]
 
     def _log_ratio(self, rows: Rows) -> Tensor:
         """Log pi - log pi_old of each row, [B]."""

@@ -36,7 +36,7 @@ def test_the_step_goes_along_the_natural_gradient():
     agent = made(env, network=SMALL, conjugate_steps=200, normalize_advantages=False)
     rollout = collect(agent, env, env.reset(seed=1)[0], 32)
     rows, _ = agent.training_rows(rollout)
-    params = list(agent.policy.parameters())
+    params = list(agent._policy_parameters())
     log_prob = agent.distribution(rows.obs).log_prob(rows.action)
     each = torch.stack([
         torch.cat([x.reshape(-1) for x in torch.autograd.grad(one, params, retain_graph=True)]) for one in log_prob
@@ -66,9 +66,9 @@ def test_steps_that_break_the_constraint_are_shortened_and_in_the_end_not_made(m
     monkeypatch.setattr(trpo, "approx_kl", approx_kl)
     assert agent._improve(rows)["step"] == pytest.approx(0.8**2)
     found = iter([1.0] * 10)
-    before = [p.detach().clone() for p in agent.policy.parameters()]
+    before = [p.detach().clone() for p in agent._policy_parameters()]
     assert agent._improve(rows)["step"] == 0
-    assert all(map(torch.equal, before, agent.policy.parameters()))
+    assert all(map(torch.equal, before, agent._policy_parameters()))
 
 
 def test_the_step_does_not_depend_on_the_scale_of_advantages():
@@ -78,7 +78,7 @@ def test_the_step_does_not_depend_on_the_scale_of_advantages():
         agent = made(env, network=SMALL, normalize_advantages=False)
         rows, _ = agent.training_rows(collect(agent, env, env.reset(seed=1)[0], 32))
         assert agent._improve(rows._replace(advantage=scale * rows.advantage))["step"] > 0
-        moved.append(torch.cat([p.detach().reshape(-1) for p in agent.policy.parameters()]))
+        moved.append(torch.cat([p.detach().reshape(-1) for p in agent._policy_parameters()]))
     torch.testing.assert_close(*moved, rtol=1e-3, atol=1e-4)
 
 

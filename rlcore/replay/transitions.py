@@ -228,12 +228,14 @@ class TransitionReplay:
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; with another capacity, the latest steps.
 
+        Steps of another number of environments are left out: those of now do not follow from them.
+
         Raises:
-            CheckpointError: it is not what `state_dict` returned, or of another number of environments.
+            CheckpointError: it is not what `state_dict` returned.
         """
         self.num_added = restored_number(saved["num_added"], "replay.num_added")
         self.head, self.size, self._rows, self._final, self._num_final = 0, 0, None, None, 0
-        self._tree = self._largest = None
+        self._tree, self._largest, self.to_refill = None, None, 0
         if saved["rows"] is None:
             size = restored_number(saved.get("size", 0), "replay.size")
             self.to_refill = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs)) * self.num_envs
