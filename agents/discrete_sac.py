@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, Temperature
-from rlcore.agents.bases.off_policy import track
 from rlcore.agents.bases.q_learning import allowed
+from rlcore.agents.bases.targets import track
 from rlcore.distributions import Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.off_policy import OffPolicyAgent, refuse_noise, track
+from rlcore.agents.bases.off_policy import OffPolicyAgent
 from rlcore.agents.bases.q_learning import (
     EpsilonGreedy,
     QNetwork,
@@ -18,6 +18,7 @@ from rlcore.agents.bases.q_learning import (
     quantile_huber,
     quantile_midpoints,
 )
+from rlcore.agents.bases.targets import refuse_noise, track
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError

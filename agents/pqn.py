@@ -7,8 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.off_policy import refuse_noise
 from rlcore.agents.bases.q_learning import EpsilonGreedy, QNetwork, of_action
+from rlcore.agents.bases.targets import refuse_noise
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError

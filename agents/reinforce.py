@@ -81,7 +81,7 @@ class Reinforce(PolicyAgent):
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, *O]. Memory is the masks of its dropout, [N, ...] bool each."""
         outputs = self._outputs(self.normalized(obs))
-        return Step(self._draw(outputs), drawn_masks(self.policy_dropouts))
+        return Step(self.policy_head.draw(outputs), drawn_masks(self.policy_dropouts))
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Takes one gradient step of the policy on the whole rollout, then those of the baseline."""

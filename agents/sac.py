@@ -9,8 +9,8 @@ from torch import Tensor
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, Temperature, bounded
 from rlcore.agents.bases.exploration import StateDependentNoise
-from rlcore.agents.bases.off_policy import track
 from rlcore.agents.bases.q_learning import quantile_huber, quantile_midpoints
+from rlcore.agents.bases.targets import track
 from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussian, log_slope_of_tanh
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, bounded
 from rlcore.agents.bases.exploration import OrnsteinUhlenbeck
-from rlcore.agents.bases.off_policy import track
+from rlcore.agents.bases.targets import track
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError

@@ -261,16 +261,31 @@ def log_slope_of_tanh(u: Tensor) -> Tensor:
     return 2 * (math.log(2) - u - softplus(-2 * u))
 
 
-class _MaskedLinear(nn.Linear):
-    """A linear layer whose outputs can be masked."""
+class Head(nn.Linear):
+    """Features [B, F] to what a policy says of actions, [B, K], and that to a distribution of them."""
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, F] to [B, K], `FORBIDDEN` where a mask of K entries per row, [B, ...] bool, is False."""
         outputs = nn.functional.linear(features, self.weight, self.bias)
         return outputs if mask is None else outputs.masked_fill(~mask.flatten(1), FORBIDDEN)
 
+    def distribution(self, outputs: Tensor) -> Distribution:
+        """Outputs [B, K] as a `Distribution`."""
+        raise NotImplementedError
 
-class CategoricalHead(_MaskedLinear):
+    def draw(self, outputs: Tensor) -> Tensor:
+        """Actions [B, *A] to learn from, by the outputs of the latest forward pass."""
+        return self.distribution(outputs).sample()
+
+    def renew(self) -> None:
+        """Draws anew what draws of one rollout have in common; called once the rollout has been learned from."""
+
+    def metrics(self, action: Tensor) -> dict[str, Tensor | float]:
+        """How actions [B, *A] were drawn, by name."""
+        return {}
+
+
+class CategoricalHead(Head):
     """Features [B, F] to logits [B, K], and these to a `Categorical`."""
 
     def distribution(self, outputs: Tensor) -> Categorical:
@@ -278,7 +293,7 @@ class CategoricalHead(_MaskedLinear):
         return Categorical(outputs)
 
 
-class MultiCategoricalHead(_MaskedLinear):
+class MultiCategoricalHead(Head):
     """Features [B, F] to the logits of several choices [B, sum of their sizes], and these to a `MultiCategorical`."""
 
     places: Tensor  # [sum], positions of the outputs among D x K logits
@@ -298,7 +313,7 @@ class MultiCategoricalHead(_MaskedLinear):
         return MultiCategorical(padded.index_copy(-1, self.places, outputs).unflatten(-1, (D, K)))
 
 
-class BernoulliHead(_MaskedLinear):
+class BernoulliHead(Head):
     """Features [B, F] to log-odds [B, prod(shape)], and these to a `Bernoulli`."""
 
     def __init__(self, num_features: int, shape: tuple[int, ...]):
@@ -350,7 +365,7 @@ def box_scale(space: Box) -> BoxScale | None:
     return scale if scale.middle.any() or not (scale.half_width == 1).all() else None
 
 
-class GaussianHead(nn.Linear):
+class GaussianHead(Head):
     """Features [B, F] to means [B, prod(A)], and these to a distribution; log_std is a parameter.
 
     Args:
@@ -404,9 +419,6 @@ class GaussianHead(nn.Linear):
             std = std * self.scale.half_width
         clipped = (action < self.low) | (action > self.high)
         return {"action_std": std.mean(), "clipped_share": clipped.float().mean()}
-
-
-Head = CategoricalHead | MultiCategoricalHead | BernoulliHead | GaussianHead
 
 
 def policy_head(

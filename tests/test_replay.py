@@ -199,15 +199,15 @@ def test_every_observation_is_kept_once_in_its_own_dtype():
     assert used < 1.05 * 400 * (84 * 84 + 8 + 4 + 1)
 
 
-def test_stacks_of_images_are_kept_once_and_come_back():
-    rng, F, N = np.random.default_rng(3), 4, 2
-    replay, plain = TransitionReplay(40, N, 2, GAMMA, frames=F), TransitionReplay(40, N, 2, GAMMA)
+def image_rollouts(num, F=4, N=2, seed=3):
+    """Rollouts of 1 to 3 rows whose observations are stacks of F images, of episodes that end now and then."""
+    rng = np.random.default_rng(seed)
 
     def image():
         return torch.tensor(rng.integers(0, 255, (N, 1, 3, 3)), dtype=torch.uint8)
 
     stack = image().expand(N, F, 3, 3)
-    for _ in range(50):
+    for _ in range(num):
         rollout = Rollout()
         for _ in range(int(rng.integers(1, 4))):
             after = torch.cat([stack[:, 1:], image()], 1)
@@ -217,6 +217,13 @@ def test_stacks_of_images_are_kept_once_and_come_back():
             begins = (terminated | truncated)[:, None, None, None]
             stack = torch.where(begins, image().expand(N, F, 3, 3), after)
         rollout.last_obs = stack
+        yield rollout
+
+
+def test_stacks_of_images_are_kept_once_and_come_back():
+    F, N = 4, 2
+    replay, plain = TransitionReplay(40, N, 2, GAMMA, frames=F), TransitionReplay(40, N, 2, GAMMA)
+    for rollout in image_rollouts(50, F, N):
         drawn = []
         for one in (plain, replay):
             one.add(rollout)
@@ -243,6 +250,25 @@ def test_stacks_of_images_are_kept_once_and_come_back():
     expected = replay.sample(30)
     torch.manual_seed(2)
     assert torch.equal(twin.sample(30).obs, expected.obs)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.7])
+def test_stacks_of_an_episode_whose_beginning_was_not_saved_are_not_drawn(alpha):
+    rollouts = list(image_rollouts(60))
+    before, after = (TransitionReplay(40, 2, 2, GAMMA, alpha, frames=4) for _ in range(2))
+    before.saves_steps = False
+    for rollout in rollouts[:5]:
+        before.add(rollout)
+    after.load_state_dict(copy.deepcopy(before.state_dict()))
+    seen: set[bytes] = set()
+    for rollout in rollouts[5:]:
+        seen |= {x.numpy().tobytes() for x in rollout.obs.flatten(0, 1)}
+        after.add(rollout)
+        if after.size <= 3:
+            with pytest.raises(InputError, match="the replay is empty"):
+                after.sample(1)
+        else:
+            assert {x.numpy().tobytes() for x in after.sample(100).obs} <= seen
 
 
 def _at(replay, place, age):

@@ -129,7 +129,7 @@ class ActorCriticAgent(PolicyAgent):
         """Draws from the policy; obs [N, *O]."""
         outputs, state = self.actor_critic.act(self.normalized(obs), state)
         memory = Memory(outputs, drawn_masks(self.policy_dropouts))
-        return Step(self._draw(outputs), memory, state)
+        return Step(self.policy_head.draw(outputs), memory, state)
 
     @torch.no_grad()
     def training_rows(self, rollout: Rollout) -> tuple[Rows, Tensor]:

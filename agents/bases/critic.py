@@ -10,7 +10,8 @@ from gymnasium.spaces import Box
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from rlcore.agents.bases.off_policy import OffPolicyAgent, refuse_noise
+from rlcore.agents.bases.off_policy import OffPolicyAgent
+from rlcore.agents.bases.targets import refuse_noise
 from rlcore.distributions import WIDEST, BoxScale
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice

@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
 
 from rlcore.checkpoint import restored
-from rlcore.distributions import DiagonalGaussian, box_scale
+from rlcore.distributions import DiagonalGaussian, Head, box_scale
 from rlcore.errors import InputError
 from rlcore.observations import action_mask
 from rlcore.trees import Tree, leaves
@@ -107,10 +107,10 @@ class StateDependentNoise(nn.Module):
         return torch.bmm(features[:, None], self.matrices).squeeze(1)
 
 
-class SmoothGaussianHead(nn.Linear):
+class SmoothGaussianHead(Head):
     """Features [B, F] to the mean and, by `StateDependentNoise`, the log standard deviation of a normal, [B, 2 D].
 
-    A policy's head, as those of `rlcore.distributions`; but `draw` adds the noise that is a function of the state.
+    What is drawn in training is the mean and the noise, which is the same function of the state until `renew`.
 
     Args:
         num_features: F.
@@ -160,6 +160,10 @@ class SmoothGaussianHead(nn.Linear):
             return pi.sample()
         noise = self.noise(self.seen).unflatten(-1, self.shape)
         return pi.mean + (noise if self.scale is None else noise * self.scale.half_width)
+
+    def renew(self) -> None:
+        """Draws another function of the state for each environment."""
+        self.noise.draw()
 
     @torch.no_grad()
     def metrics(self, action: Tensor) -> dict[str, Tensor | float]:

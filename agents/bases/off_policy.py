@@ -5,10 +5,9 @@ from itertools import chain
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Metrics
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.normalized import NormalizedAgent
 from rlcore.device import choose_device
@@ -16,7 +15,6 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
-from rlcore.networks.dropout import dropouts
 from rlcore.replay import TransitionReplay
 from rlcore.rollout import Rollout, Step, Transition
 from rlcore.trees import Tree
@@ -157,15 +155,3 @@ def _means(each: list[Metrics]) -> Metrics:
         return each[0] if each else {}
     values = {name: [torch.as_tensor(one[name]) for one in each if name in one] for name in dict.fromkeys(chain(*each))}
     return {name: torch.stack(found).mean() for name, found in values.items()}
-
-
-def refuse_noise(agent: Agent) -> None:
-    """Raises an InputError if a network has dropout or batch norm, by which target and prediction would differ."""
-    if dropouts(agent) or any(isinstance(module, _BatchNorm) for module in agent.modules()):
-        raise InputError(f"agent.network: {type(agent).__name__} does not support dropout or batch norm")
-
-
-@torch.no_grad()
-def track(target: nn.Module, source: nn.Module, tau: float) -> None:
-    """Moves the parameters of a target network towards those of another: theta' <- theta' + tau (theta - theta')."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)

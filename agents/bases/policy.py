@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlcore.agent import Metrics
 from rlcore.agents.bases.exploration import SmoothGaussianHead
 from rlcore.agents.bases.normalized import NormalizedAgent
-from rlcore.distributions import Distribution, GaussianHead, Head, policy_head
+from rlcore.distributions import Distribution, Head, policy_head
 from rlcore.errors import InputError
 from rlcore.networks import Network, NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm, update_batch_norm
@@ -38,7 +38,7 @@ class PolicyAgent(NormalizedAgent):
 
     settings: Settings
     body: Network
-    policy_head: Head | SmoothGaussianHead
+    policy_head: Head
     batch_norms: list[_BatchNorm]
     """Those whose statistics are updated after learning; see `freeze_batch_norm`."""
 
@@ -61,12 +61,14 @@ class PolicyAgent(NormalizedAgent):
         """Says so if actions are mostly clipped."""
         if metrics.get("clipped_share", 0.0) <= 0.5:
             return []
-        remedies = "agent.squash=true or a lower agent.log_std_init"
+        remedies = "a lower agent.log_std_init"
+        if not self.settings.state_dependent_noise:
+            remedies = f"agent.squash=true or {remedies}"
         if not self.settings.scale_actions:
             remedies = f"agent.scale_actions=true, {remedies}"
         return [f"more than half of the actions' numbers are clipped to the bounds of the space; {remedies} helps"]
 
-    def _make_head(self, num_features: int) -> Head | SmoothGaussianHead:
+    def _make_head(self, num_features: int) -> Head:
         """The policy's head on a body of that size."""
         s = self.settings
         if s.state_dependent_noise:
@@ -78,16 +80,8 @@ class PolicyAgent(NormalizedAgent):
         return policy_head(num_features, self.action_space, s.squash, s.log_std_init, scale=s.scale_actions)
 
     def _action_metrics(self, rollout: Rollout) -> Metrics:
-        """How the actions in a Box were drawn; nothing for others."""
-        head = self.policy_head
-        if not isinstance(head, (GaussianHead, SmoothGaussianHead)):
-            return {}
-        return head.metrics(rollout.rows(rollout.action))
-
-    def _draw(self, outputs: Tensor) -> Tensor:
-        """Actions [N, *A] by what the head said of observations just now, [N, K]."""
-        head = self.policy_head
-        return head.draw(outputs) if isinstance(head, SmoothGaussianHead) else head.distribution(outputs).sample()
+        """How the actions of a rollout were drawn."""
+        return self.policy_head.metrics(rollout.rows(rollout.action))
 
     def _outputs(self, obs: Tree) -> Tensor:
         """Normalised observations [B, *O] to what the policy's head says of them, [B, K]."""
@@ -108,5 +102,4 @@ class PolicyAgent(NormalizedAgent):
         for network in networks if self.batch_norms else []:
             update_batch_norm(network, self.batch_norms, obs)
         self._update_normalizers(rollout)
-        if isinstance(self.policy_head, SmoothGaussianHead):
-            self.policy_head.noise.draw()
+        self.policy_head.renew()

@@ -129,10 +129,10 @@ class TransitionReplay:
         tree_map(self._write, rows.obs, concat([obs, last_obs]))
         if rows.age is not None and ages is not None:
             self._write(rows.age, ages)
-        self._prioritise(T)
         self.head = (self.head + T) % self.num_rows
         self.size = min(self.size + T, self.num_rows - 1)
         self.num_added += T
+        self._prioritise(T)
 
     def end_episodes(self) -> None:
         """The episodes in progress were abandoned: the next observations do not follow from the steps before."""
@@ -156,7 +156,7 @@ class TransitionReplay:
             InputError: there are none.
         """
         rows, R, N = self._rows, self.num_rows, self.num_envs
-        if rows is None:
+        if rows is None or self.size <= self._num_unreadable:
             raise InputError("TransitionReplay.sample: the replay is empty; add rollouts first")
         oldest, weight = (self.head - self.size) % R, None
         if self._tree is None:
@@ -238,7 +238,8 @@ class TransitionReplay:
         self._tree, self._largest, self.to_refill = None, None, 0
         if saved["rows"] is None:
             size = restored_number(saved.get("size", 0), "replay.size")
-            self.to_refill = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs)) * self.num_envs
+            rows_before = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs))
+            self.to_refill = max(rows_before, self.frames or 0) * self.num_envs  # the first ones may be unreadable
             return
         if num_rows(saved["rows"]["reward"][0]) != self.num_envs:  # it cannot go on from these: they are of others
             return
@@ -394,7 +395,8 @@ class TransitionReplay:
     def _ages(self, rollout: Rollout) -> Tensor:
         """Steps since the episode began of each observation, and of the one after the last row, [T + 1, N] uint8."""
         assert self.frames is not None
-        age = torch.zeros_like(rollout.done[0], dtype=torch.uint8)
+        begun = self.frames - 1 if self.num_added else 0  # perhaps in steps that were not saved, of which none is read
+        age = torch.full_like(rollout.done[0], begun, dtype=torch.uint8)
         if self._rows is not None and self._rows.age is not None:
             age = self._rows.age[self.head].to(age.device)
         ages = [age]
@@ -415,19 +417,21 @@ class TransitionReplay:
     @property
     def _num_unreadable(self) -> int:
         """The oldest rows, some of whose stacks' images are no longer there."""
-        return 0 if self.frames is None or self.num_added == self.size else min(self.frames - 1, self.size - 1)
+        return 0 if self.frames is None or self.num_added == self.size else self.frames - 1
 
     def _prioritise(self, num: int) -> None:
-        """Gives new rows the largest priority so far, and those that cannot be drawn none; before the head moves."""
+        """Gives the newest rows the largest priority so far, and those that cannot be drawn none."""
         if self._tree is None or self._largest is None:
             return
-        R, N, device = self.num_rows, self.num_envs, self._largest.device
-        end, hidden = self.head + num, 1 + ((self.frames or 1) - 1)
-        rows = torch.arange(self.head, end + hidden, device=device) % R
-        places = (rows[:, None] * N + torch.arange(N, device=device)).flatten()
-        numbers = self._largest.expand(len(places)).clone()
-        numbers[num * N :] = 0
-        self._tree.update(places, numbers)
+        oldest = self.head - self.size
+        readable = min(oldest + self._num_unreadable, self.head)
+        fresh = torch.arange(max(self.head - num, readable), self.head)
+        rows = torch.cat([fresh, torch.arange(oldest, readable), torch.tensor([self.head])]) % self.num_rows
+        numbers = torch.zeros(len(rows), self.num_envs, dtype=torch.float64)
+        numbers[: len(fresh)] = 1
+        places = rows[:, None] * self.num_envs + torch.arange(self.num_envs)
+        device = self._largest.device
+        self._tree.update(places.flatten().to(device), numbers.flatten().to(device) * self._largest)
 
 
 def _part(x: Tensor, rows: slice) -> Tensor:
