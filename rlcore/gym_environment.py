@@ -27,6 +27,7 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.gym_maker import EnvMaker, Maker, WrapperChoice, num_choices
+from rlcore.gym_vector import SelfVectorized
 from rlcore.interruption import ending_signals
 from rlcore.registry import qualified_name
 from rlcore.settings import mistakes
@@ -40,7 +41,7 @@ class GymSettings(TypedDict, total=False):
     """`GymEnvironment.Settings` but for the id, as keyword arguments; there they are explained."""
 
     num_envs: int
-    vectorization: Literal["sync", "async"]
+    vectorization: Literal["sync", "async", "vector_entry_point"]
     options: dict[str, Any]
     wrappers: list[WrapperChoice] | list[dict[str, Any]]
     ignore: list[str]
@@ -87,8 +88,9 @@ class GymEnvironment(Environment):
         """As in ``gymnasium.make``: ``Acrobot-v1``, or ``module:Id-v0`` to import a module first; or ``module:Name`` of
         a class or function that is not registered. In Python also the class or function itself, which is saved as
         such a name."""
-        vectorization: Literal["sync", "async"] = "sync"
-        """``sync``: one after the other in this process. ``async``: a process each, for slow environments."""
+        vectorization: Literal["sync", "async", "vector_entry_point"] = "sync"
+        """``sync``: one after the other in this process. ``async``: a process each, for slow environments.
+        ``vector_entry_point``: as the environment itself does it, if it does, e.g. that of Atari."""
         options: dict[str, Any] = {}  # noqa: RUF012 (pydantic copies it)
         """Keyword arguments of ``gymnasium.make``, or of the class or function."""
         wrappers: list[WrapperChoice] = []  # noqa: RUF012
@@ -136,35 +138,14 @@ class GymEnvironment(Environment):
     ):
         self.settings: GymEnvironment.Settings = _settings(self.Settings, env, settings)
         s = self.settings
-        first = Maker(s, 0)()
+        by_itself = s.vectorization == "vector_entry_point"
+        first: Any = SelfVectorized(s) if by_itself else Maker(s, 0)()
         _, info = first.reset(seed=0)
         limit = None if first.spec is None else first.spec.max_episode_steps
         self.max_episode_steps = max(limit or 0, Environment.max_episode_steps)
-        first.close()
-        makers: list[Callable[[], Any]] = [Maker(s, n) for n in range(s.num_envs)]
-        self.envs: VectorEnv[Any, Any, Any]
-        if s.vectorization == "sync":
-            self.envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
-            if not s.single_instance:
-                _check_apart([first, *self.envs.envs], s.shown_id)
-        else:
-            try:
-                with _signals_held_back():
-                    self.envs = AsyncVectorEnv(
-                        makers, copy=False, autoreset_mode=AutoresetMode.DISABLED, context=s.context
-                    )
-            except (EOFError, OSError) as error:
-                raise InputError(
-                    f"env.id: a process ended while it made {s.shown_id!r}; where processes are not forked, the id "
-                    "must name its module: module:Id-v0"
-                ) from error
-            except (TypeError, AttributeError, pickle.PicklingError) as error:
-                raise InputError(
-                    f"env.id: {s.shown_id} cannot be sent to another process: {error}; use env.vectorization=sync, or, "
-                    "where there is one, env.context=fork"
-                ) from error
-            # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
-            weakref.finalize(self, _kill, self.envs.processes)
+        if not by_itself:
+            first.close()
+        self.envs: VectorEnv[Any, Any, Any] = first if by_itself else self._side_by_side(first)
         self.closed = False
         self.metadata = self.envs.metadata | self.metadata
         self._filmed = False
@@ -187,6 +168,32 @@ class GymEnvironment(Environment):
             size, needed = math.prod(space[ACTION_MASK].shape or ()), num_choices(action)
             if size != needed:
                 raise InputError(f"env.id: the action_mask of {s.shown_id} has {size} entries; {action} needs {needed}")
+
+    def _side_by_side(self, first: Any) -> VectorEnv[Any, Any, Any]:
+        """N environments like the first one, in this process or one each."""
+        s = self.settings
+        makers: list[Callable[[], Any]] = [Maker(s, n) for n in range(s.num_envs)]
+        if s.vectorization == "sync":
+            envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
+            if not s.single_instance:
+                _check_apart([first, *envs.envs], s.shown_id)
+            return envs
+        try:
+            with _signals_held_back():
+                processes = AsyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED, context=s.context)
+        except (EOFError, OSError) as error:
+            raise InputError(
+                f"env.id: a process ended while it made {s.shown_id!r}; where processes are not forked, the id "
+                "must name its module: module:Id-v0"
+            ) from error
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            raise InputError(
+                f"env.id: {s.shown_id} cannot be sent to another process: {error}; use env.vectorization=sync, or, "
+                "where there is one, env.context=fork"
+            ) from error
+        # they ignore SIGTERM, with which Python would end them at exit, and it would wait for them forever
+        weakref.finalize(self, _kill, processes.processes)
+        return processes
 
     def on_attach(self, agent: Agent) -> None:
         """Returns observations of float64 as such, if the agent subtracts a mean from them first."""
@@ -254,7 +261,13 @@ class GymEnvironment(Environment):
         return twin
 
     def filming(self) -> "GymEnvironment":
-        """A twin that `render` shows: ``evaluation(1)``, in this process, with ``render_mode: rgb_array``."""
+        """A twin that `render` shows: ``evaluation(1)``, in this process, with ``render_mode: rgb_array``.
+
+        Raises:
+            InputError: the environment steps all N itself, so that there is none to be filmed.
+        """
+        if self.settings.vectorization == "vector_entry_point":
+            raise InputError("env.vectorization: of environments that step themselves there are no videos; use sync")
         options = {**self.settings.options, "render_mode": "rgb_array"}
         model = copy.copy(self)
         model.closed = True  # it shares the environments, which deleting it must not close

@@ -96,7 +96,7 @@ def _converted(function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | converted
 
 
-def _own_maker(env_id: "str | EnvMaker") -> "EnvMaker | None":
+def own_maker(env_id: "str | EnvMaker") -> "EnvMaker | None":
     """The class or the function that makes the environments; None if gymnasium does, by an id.
 
     Raises:
@@ -204,7 +204,7 @@ class Maker:
         env_id, shown_id, options = self.settings.id, self.settings.shown_id, self.settings.options
         own = None
         try:
-            own = _own_maker(env_id)
+            own = own_maker(env_id)
             if any(isinstance(value, list) for value in options.values()):
                 options = _converted(_creator(shown_id) if own is None else own, options)
             if own is not None:
@@ -242,7 +242,7 @@ class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.n, self.in_worker = n, in_worker
         self.observation_space = _without(env.observation_space, ignore)
-        _check_readable(self.observation_space)
+        check_readable(self.observation_space)
         self._action_masks: Callable[[], Any] | None = None
         if env.has_wrapper_attr("action_masks"):
             self._action_masks = env.get_wrapper_attr("action_masks")
@@ -398,11 +398,11 @@ def _without(space: Any, ignore: Sequence[str]) -> Any:
     return Dict({key: part for key, part in space.items() if key not in ignore})
 
 
-def _check_readable(space: Any, part: str = "") -> None:
+def check_readable(space: Any, part: str = "") -> None:
     """Raises an InputError that names what no tensor can hold, and how to go on without it."""
     if isinstance(space, Dict):
         for key, inner in space.items():
-            _check_readable(inner, part or key)
+            check_readable(inner, part or key)
     elif not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         flat = "; env.wrappers=[{name: FlattenObservation}] turns it into numbers" if _is_flattenable(space) else ""
         what = f"the part {part!r} of the observations" if part else "the observations"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
+from rlcore.networks.linear import Linear
 from rlcore.networks.mlp import ACTIVATIONS, Activate, Activation
 
 
@@ -48,7 +49,7 @@ class Autoencoder(Network):
         super().__init__()
         self.in_shape = in_shape
         self.encoder, num_features = self._encoder(settings)
-        self.code = nn.Linear(num_features, (2 if self.is_variational else 1) * settings.latent)
+        self.code = Linear(num_features, (2 if self.is_variational else 1) * settings.latent)
         self.code_activation = ACTIVATIONS[settings.code_activation]
         self.decoder = self._decoder(settings)
         self.output = self._end(settings.latent, out_features)
@@ -77,7 +78,7 @@ class Autoencoder(Network):
     def _decoder(self, settings: Settings) -> nn.Module:
         """From the code to inputs."""
         layers = _layers([settings.latent, *reversed(settings.hidden)], settings.activation)
-        last = nn.Linear(settings.hidden[0], math.prod(self.in_shape))
+        last = Linear(settings.hidden[0], math.prod(self.in_shape))
         return nn.Sequential(*layers, last, nn.Unflatten(1, self.in_shape))
 
 
@@ -115,7 +116,7 @@ class ConvVAE(VAE):
     def _decoder(self, settings: Autoencoder.Settings) -> nn.Module:
         activation = Activate(settings.activation)
         return nn.Sequential(
-            nn.Linear(settings.latent, 1024),
+            Linear(settings.latent, 1024),
             nn.Unflatten(1, (1024, 1, 1)),
             _TransposedOfOnePixel(1024, 256, 4),
             activation,
@@ -134,7 +135,7 @@ class _TransposedOfOnePixel(nn.ConvTranspose2d):
 
 def _layers(sizes: list[int], activation: Activation) -> list[nn.Module]:
     """Linear layers, an activation after each."""
-    return [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), Activate(activation))]
+    return [part for m, n in pairwise(sizes) for part in (Linear(m, n), Activate(activation))]
 
 
 def kl_from_standard_normal(code: Code) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcore.errors import InputError
+from rlcore.networks.linear import batched_linear
 from rlcore.networks.mlp import ACTIVATIONS, MLP
 
 
@@ -64,5 +65,5 @@ class Critics(nn.Module):
                     x = nn.functional.layer_norm(x, x.shape[-1:])
                     x = torch.addcmul(used(self.norms[2 * layer - 1]), x, used(self.norms[2 * layer - 2]))
                 x = self.activation(x)
-            x = torch.baddbmm(used(bias), x, used(weight))
+            x = batched_linear(x, used(weight), used(bias))
         return x

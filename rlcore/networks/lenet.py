@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
+from rlcore.networks.linear import Linear
 from rlcore.networks.mlp import ACTIVATIONS, Activation
 
 KERNEL, POOL = 5, 2
@@ -45,7 +46,7 @@ class LeNet(Network):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(n) if settings.batch_norm else nn.Identity() for n in (6, 16))
         self.pool = nn.MaxPool2d(POOL)
-        self.hidden = nn.ModuleList([nn.Linear(16 * height * width, 120), nn.Linear(120, 84)])
+        self.hidden = nn.ModuleList([Linear(16 * height * width, 120), Linear(120, 84)])
         self.dropout = nn.Dropout(settings.dropout) if settings.dropout else nn.Identity()
         self.activation = ACTIVATIONS[settings.activation]
         self.output = self._end(84, out_features)

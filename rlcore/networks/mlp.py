@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.module_internals import modules_of, parameters_of
 from rlcore.networks.base import Network
+from rlcore.networks.linear import WORTHWHILE, Linear, linear
 
 Activation = Literal["identity", "sigmoid", "tanh", "relu", "elu", "gelu", "silu"]
 
@@ -102,16 +103,17 @@ class MLP(Network):
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden]
-        layers = [nn.Linear(m, n, bias=settings.bias and not settings.batch_norm) for m, n in pairwise(sizes)]
+        layers = [Linear(m, n, bias=settings.bias and not settings.batch_norm) for m, n in pairwise(sizes)]
         self.hidden = nn.ModuleList(layers)
         self.activation = ACTIVATIONS[settings.activation]
-        self.output = None if out_features is None else nn.Linear(sizes[-1], out_features, bias=settings.bias)
+        self.output = None if out_features is None else Linear(sizes[-1], out_features, bias=settings.bias)
         self.output_activation = ACTIVATIONS[settings.output_activation]
         self.num_features = sizes[-1] if out_features is None else out_features
         for layer in layers:
             _initialize(layer, settings, math.sqrt(2) if settings.init == "orthogonal" else 1.0)
         if self.output is not None:
             _initialize(self.output, settings)
+        self._largest = max((layer.weight.numel() for layer in layers), default=0)
         chances = settings.chances
         self._plain = not (settings.batch_norm or settings.layer_norm or any(chances))
         self.after = nn.ModuleList()
@@ -128,9 +130,10 @@ class MLP(Network):
             for layer, after in zip(self.hidden, self.after, strict=True):
                 x = after(layer(x))
         else:
+            product = linear if len(x) * self._largest >= WORTHWHILE else nn.functional.linear
             for layer in modules_of(self.hidden).values():
                 parameters = parameters_of(layer)
-                x = self.activation(nn.functional.linear(x, parameters["weight"], parameters["bias"]))
+                x = self.activation(product(x, parameters["weight"], parameters["bias"]))
         return x if self.output is None else self.output_activation(self.output(x))
 
 

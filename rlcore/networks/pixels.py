@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
 from rlcore.networks.lenet import image_shape
+from rlcore.networks.linear import Linear
 
 SQRT_2 = 2**0.5
 
@@ -36,7 +37,7 @@ class NatureCNN(Network):
         )  # fmt: skip
         with torch.no_grad():
             size = self.convolutions(torch.zeros(1, *in_shape)).shape[1]
-        self.hidden = nn.Linear(size, settings.features)
+        self.hidden = Linear(size, settings.features)
         self.output = self._end(settings.features, out_features)
         _orthogonal(self, SQRT_2)
         self._channels_last()
@@ -69,7 +70,7 @@ class ImpalaCNN(Network):
             sections += [nn.Conv2d(m, n, 3, padding=1), nn.MaxPool2d(3, 2, 1), _Residual(n), _Residual(n)]
             height, width = (height + 1) // 2, (width + 1) // 2
         self.sections = nn.Sequential(*sections, nn.ReLU(), nn.Flatten())
-        self.hidden = nn.Linear(settings.channels[-1] * height * width, settings.features)
+        self.hidden = Linear(settings.channels[-1] * height * width, settings.features)
         self.output = self._end(settings.features, out_features)
         self._channels_last()
 

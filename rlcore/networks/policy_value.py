@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rlcore.errors import InputError
 from rlcore.networks.base import Network
 from rlcore.networks.lenet import image_shape
+from rlcore.networks.linear import Linear
 
 
 class PolicyValue(Network):
@@ -28,7 +29,7 @@ class PolicyValue(Network):
     def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
         super().__init__()
         sizes = [math.prod(in_shape), *settings.hidden]
-        layers = [part for m, n in pairwise(sizes) for part in (nn.Linear(m, n), nn.ReLU())]
+        layers = [part for m, n in pairwise(sizes) for part in (Linear(m, n), nn.ReLU())]
         self.body = nn.Sequential(nn.Flatten(), *layers)
         self.heads = None if out_features is None else _Heads(sizes[-1], sizes[-1], settings.head, out_features)
         self.num_features = out_features or sizes[-1]
@@ -92,8 +93,8 @@ class _Heads(nn.Module):
 
     def __init__(self, policy_features: int, value_features: int, hidden: int, out_features: int):
         super().__init__()
-        self.policy = nn.Sequential(nn.Linear(policy_features, hidden), nn.ReLU(), nn.Linear(hidden, out_features - 1))
-        self.value = nn.Sequential(nn.Linear(value_features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.policy = nn.Sequential(Linear(policy_features, hidden), nn.ReLU(), Linear(hidden, out_features - 1))
+        self.value = nn.Sequential(Linear(value_features, hidden), nn.ReLU(), Linear(hidden, 1))
 
     def forward(self, policy_features: Tensor, value_features: Tensor) -> Tensor:
         return torch.cat([self.policy(policy_features), self.value(value_features)], 1)
