@@ -15,7 +15,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     The library that torch multiplies by on a CPU has its fastest kernels for one maker's processors alone, and is half
     as fast on others that have AVX-512. oneDNN, which torch has for convolutions, is as fast on all of them.
     """
-    if x.ndim == 2 and x.numel() * len(weight) >= WORTHWHILE and _by_onednn(x, weight):
+    if x.ndim == 2 and x.numel() * weight.shape[0] >= WORTHWHILE and _by_onednn(x, weight):
         return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
     return nn.functional.linear(x, weight, bias)
 
