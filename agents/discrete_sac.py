@@ -17,9 +17,7 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.observations import action_mask
-from rlcore.optimizers import Adam
 from rlcore.rollout import Step, Transition
-from rlcore.schedules import anneal
 from rlcore.trees import Tree
 from rlcore.uncertainty import Answers, Numbers
 
@@ -53,8 +51,7 @@ class DiscreteSAC(CriticAgent):
         A = int(self.action_space.n)
         self._make_networks(A, 0, A)
         self.temperature = Temperature(s.alpha)
-        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
-        self.optimizer = Adam([*self.policy.parameters(), *self.temperature.parameters()], lr=s.learning_rate)
+        self._make_optimizers([*self.policy.parameters(), *self.temperature.parameters()])
 
     def pi(self, obs: Tree) -> Categorical:
         """The policy of normalised observations [B, *O], of the actions that are allowed."""
@@ -83,24 +80,21 @@ class DiscreteSAC(CriticAgent):
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and one of the policy and alpha."""
         s, alpha = self.settings, self.temperature()
-        for optimizer in (self.critic_optimizer, self.optimizer):
-            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        self._anneal()
         with torch.no_grad():
-            pi, Q = self.pi(b.next_obs), self.target_critic(b.next_obs).amin(0)  # [B, A]
+            pi, Q = self.pi(b.next_obs), self._targets(b.next_obs).amin(0)  # [B, A]
             V = (pi.log_probs.exp() * (Q - alpha * pi.log_probs)).sum(1)
             y = b.reward + b.discount * ~b.terminated * V
         every = self.critic(b.obs)  # [N, B, A]
         Q = every.gather(2, b.action.expand(s.critics, -1)[:, :, None]).squeeze(2)
-        each = (Q - y).square().sum(0)
-        critic_loss = (each if b.weight is None else b.weight * each).mean()
-        self.minimize(critic_loss, self.critic_optimizer)
+        metrics = self._improve_critics((Q - y).square().sum(0), b.weight)
         pi = self.pi(b.obs)
         actor_loss = -(pi.log_probs.exp() * (every.detach().amin(0) - alpha * pi.log_probs)).sum(1).mean()
         entropy = pi.entropy().mean()
-        self.minimize(actor_loss + self.temperature.loss(entropy, self._target_entropy(b.obs)))
+        metrics |= self._improve_policy(actor_loss, self.temperature.loss(entropy, self._target_entropy(b.obs)))
         track(self.target_critic, self.critic, s.tau)
-        metrics: Metrics = {"critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach(), "alpha": alpha}
-        return {**metrics, "q": Q.detach().mean(), "entropy": entropy.detach()}, Q.detach().mean(0) - y
+        metrics |= {"q": Q.detach().mean(), "entropy": entropy.detach(), "alpha": alpha}
+        return metrics, Q.detach().mean(0) - y
 
     def _target_entropy(self, obs: Tree) -> Tensor | float:
         """What the entropy is to be on average over observations [B, *O], nats."""

@@ -15,9 +15,7 @@ from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussia
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Transition
-from rlcore.schedules import anneal
 from rlcore.trees import Tree
 
 LOG_STD = -20.0, 2.0
@@ -34,7 +32,8 @@ class SAC(CriticAgent):
     alpha    such that the policy's entropy is the target
 
     ``quantiles`` and ``drop`` make it TQC (Kuznetsov et al. 2020): critics say quantiles of the return, and the
-    targets' largest ones are left out, instead of taking the least of means.
+    targets' largest ones are left out, instead of taking the least of means. ``critics: 10``, ``target_critics: 2`` and
+    ``updates_per_step: 20`` make it REDQ (Chen et al. 2021): then the policy climbs the mean of all critics.
     """
 
     class Settings(CriticAgent.Settings):
@@ -81,9 +80,8 @@ class SAC(CriticAgent):
         self.noise = self._make_noise(env.num_envs, D) if s.state_dependent_noise else None
         self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy
         self.temperature = Temperature(s.alpha)
-        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
         own = [] if self.noise is None else self.noise.parameters()
-        self.optimizer = Adam([*self.policy.parameters(), *own, *self.temperature.parameters()], lr=s.learning_rate)
+        self._make_optimizers([*self.policy.parameters(), *own, *self.temperature.parameters()])
         self.num_updates = 0
         self.register_buffer("midpoints", quantile_midpoints(s.quantiles or 1), persistent=False)
         self.midpoints: Tensor  # [M]
@@ -127,17 +125,13 @@ class SAC(CriticAgent):
         """Takes a step of the critics, and of the policy and alpha if it is due."""
         s, alpha = self.settings, self.temperature()
         self.num_updates += 1
-        for optimizer in (self.critic_optimizer, self.optimizer):
-            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        self._anneal()
         with torch.no_grad():
             next_numbers, next_log_prob = squashed(self.gaussian(b.next_obs))
-            V = self._least(self.target_critic(b.next_obs, next_numbers)) - alpha * next_log_prob[:, None]  # [B, K]
+            V = self._least(self._targets(b.next_obs, next_numbers)) - alpha * next_log_prob[:, None]  # [B, K]
             y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * V
         Q = self.critic(b.obs, self._numbers(b.action))  # [N, B, M]
-        each = self._critic_loss(Q, y)
-        critic_loss = (each if b.weight is None else b.weight * each).mean()
-        metrics = {"critic_loss": critic_loss.detach(), "q": Q.detach().mean()}
-        self.minimize(critic_loss, self.critic_optimizer)
+        metrics = self._improve_critics(self._critic_loss(Q, y), b.weight) | {"q": Q.detach().mean()}
         if self.num_updates % s.policy_delay == 0:
             metrics |= self._improve(b.obs, alpha)
         track(self.target_critic, self.critic, s.tau)
@@ -149,13 +143,14 @@ class SAC(CriticAgent):
 
     def _improve(self, obs: Tree, alpha: Tensor) -> Metrics:
         """Takes a step of the policy and of alpha."""
+        s = self.settings
         numbers, log_prob = squashed(self.gaussian(obs))
         Q = self.critic(obs, numbers, frozen=True)
-        Q = Q.mean((0, 2)) if self.settings.quantiles else Q.squeeze(2).amin(0)
+        Q = Q.squeeze(2).amin(0) if s.quantiles is None and s.target_critics is None else Q.mean((0, 2))
         actor_loss = (alpha * log_prob - Q).mean()
         entropy = -log_prob.detach().mean()
-        self.minimize(actor_loss + self.temperature.loss(entropy, self.target_entropy))
-        return {"actor_loss": actor_loss.detach(), "entropy": entropy, "alpha": alpha}
+        metrics = self._improve_policy(actor_loss, self.temperature.loss(entropy, self.target_entropy))
+        return {**metrics, "entropy": entropy, "alpha": alpha}
 
     def _least(self, Q: Tensor) -> Tensor:
         """What counts of [N, B, M]: the least mean [B, 1], or the quantiles that are not dropped [B, K]."""
@@ -163,13 +158,13 @@ class SAC(CriticAgent):
         if s.quantiles is None:
             return Q.amin(0)
         pooled = Q.permute(1, 0, 2).flatten(1).sort(1).values
-        return pooled[:, : pooled.shape[1] - s.drop * s.critics]
+        return pooled[:, : pooled.shape[1] - s.drop * len(Q)]
 
     def _critic_loss(self, Q: Tensor, y: Tensor) -> Tensor:
         """Of each row [B], summed over the critics; Q [N, B, M], y [B, K]."""
         if self.settings.quantiles is None:
             return (Q.squeeze(2) - y.squeeze(1)).square().sum(0)
-        return torch.stack([quantile_huber(each, y, self.midpoints) for each in Q]).sum(0)
+        return quantile_huber(Q, y, self.midpoints).sum(0)
 
 
 def squashed(gaussian: DiagonalGaussian) -> tuple[Tensor, Tensor]:

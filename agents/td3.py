@@ -14,9 +14,7 @@ from rlcore.agents.bases.targets import track
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step, Transition
-from rlcore.schedules import anneal
 from rlcore.trees import Tree
 
 
@@ -61,8 +59,7 @@ class TD3(CriticAgent):
         D = self.scale.middle.numel()
         self._make_networks(D, D)
         self.target_policy = deepcopy(self.policy).requires_grad_(False)
-        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.learning_rate)
-        self.optimizer = Adam(self.policy.parameters(), lr=s.learning_rate)
+        self._make_optimizers(self.policy.parameters())
         self.num_updates = 0
         self.drift = OrnsteinUhlenbeck(s.noise) if s.noise_kind == "ornstein_uhlenbeck" else None
 
@@ -96,22 +93,17 @@ class TD3(CriticAgent):
         """Takes a step of the critics, and of the policy and the targets if it is due."""
         s = self.settings
         self.num_updates += 1
-        for optimizer in (self.critic_optimizer, self.optimizer):
-            anneal(optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
+        self._anneal()
         with torch.no_grad():
             numbers = self.target_policy(b.next_obs).tanh()
             noise = (s.target_noise * torch.randn_like(numbers)).clamp(-s.target_noise_clip, s.target_noise_clip)
-            V = self.target_critic(b.next_obs, (numbers + noise).clamp(-1, 1)).amin(0).squeeze(1)
+            V = self._targets(b.next_obs, (numbers + noise).clamp(-1, 1)).amin(0).squeeze(1)
             y = b.reward + b.discount * ~b.terminated * V
         Q = self.critic(b.obs, self._numbers(b.action)).squeeze(2)  # [N, B]
-        each = (Q - y).square().sum(0)
-        critic_loss = (each if b.weight is None else b.weight * each).mean()
-        metrics: Metrics = {"critic_loss": critic_loss.detach(), "q": Q.detach().mean()}
-        self.minimize(critic_loss, self.critic_optimizer)
+        metrics = self._improve_critics((Q - y).square().sum(0), b.weight) | {"q": Q.detach().mean()}
         if self.num_updates % s.policy_delay == 0:
-            actor_loss = -self.critic(b.obs, self.policy(b.obs).tanh(), frozen=True, first=True).mean()
-            self.minimize(actor_loss)
-            metrics["actor_loss"] = actor_loss.detach()
+            Q_1 = self.critic(b.obs, self.policy(b.obs).tanh(), frozen=True, which=slice(1))
+            metrics |= self._improve_policy(-Q_1.mean())
             track(self.target_critic, self.critic, s.tau)
             track(self.target_policy, self.policy, s.tau)
         return metrics, Q.detach().mean(0) - y

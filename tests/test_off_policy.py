@@ -529,9 +529,45 @@ def test_settings_of_the_network_reach_the_critics():
         h = nn.functional.layer_norm(x @ critics.weights[0][k] + critics.biases[0][k], (5,))
         h = (h * critics.norms[0][k] + critics.norms[1][k]).relu()
         torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k] + critics.biases[1][k])
-    torch.testing.assert_close(critics(x, first=True)[0], critics(x)[0])
+    torch.testing.assert_close(critics(x, which=slice(1))[0], critics(x)[0])
     with pytest.raises(InputError, match="critics have no batch_norm"):
         made(SAC, env, network={**MLP, "bias": False})
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3])
+def test_a_few_target_critics_answer(kind):
+    env = Target(Target.Settings(num_envs=2))
+    agent = made(kind, env, **{**QUICK, "critics": 5, "target_critics": 2})
+    obs, numbers = torch.randn(7, 1), torch.zeros(7, 1)
+    every = agent.target_critic(obs, numbers)
+    seen = set()
+    for _ in range(50):
+        drawn = agent._targets(obs, numbers)
+        chosen = [next(n for n in range(5) if torch.allclose(one, every[n])) for one in drawn]
+        assert len(set(chosen)) == len(chosen) == 2
+        seen |= set(chosen)
+    assert seen == set(range(5))
+    with pytest.raises(ValueError, match="target_critics: 3 of critics=2 cannot answer"):
+        made(kind, env, target_critics=3)
+
+
+@pytest.mark.parametrize(("kind", "env"), [(SAC, Target), (TD3, Target), (DiscreteSAC, Identity)])
+def test_critics_have_a_rate_of_their_own_and_norms_are_told(kind, env):
+    env = env(env.Settings(num_envs=2))
+    settings = {
+        "learning_starts": 0,
+        "learning_rate": 1e-3,
+        "critic_learning_rate": 4e-3,
+        "learning_rate_schedule": "linear",
+    }
+    agent = made(kind, env, **{**QUICK, **settings}, max_grad_norm=1.0)
+    trainer = Trainer(agent, env, total_steps=1_000, seed=1)
+    seen = {}
+    while trainer.steps < 100:
+        seen |= trainer.update()
+    rates = [one.param_groups[0]["lr"] for one in (agent.critic_optimizer, agent.optimizer)]
+    assert rates == pytest.approx([4e-3 * (1 - agent.progress), 1e-3 * (1 - agent.progress)])
+    assert {"critic_grad_norm", "actor_grad_norm", "critic_loss", "actor_loss"} <= seen.keys()
 
 
 def test_a_changed_temperature_counts_on_resume():

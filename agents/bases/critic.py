@@ -1,5 +1,6 @@
 """What agents have in common whose critics read observations and bounded actions."""
 
+from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -7,9 +8,10 @@ import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from rlcore.agent import Metrics
 from rlcore.agents.bases.off_policy import OffPolicyAgent
 from rlcore.agents.bases.targets import refuse_noise
 from rlcore.distributions import WIDEST, BoxScale
@@ -18,7 +20,8 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.critics import Critics
 from rlcore.networks.mlp import MLP
 from rlcore.observations import build_body
-from rlcore.schedules import Schedule
+from rlcore.optimizers import Adam
+from rlcore.schedules import Schedule, anneal
 from rlcore.trees import Tree
 from rlcore.uncertainty import Answers, Numbers
 
@@ -40,15 +43,26 @@ class CriticAgent(OffPolicyAgent):
 
         learning_rate: PositiveFloat = 3e-4
         """Step size of every Adam, before the schedule."""
+        critic_learning_rate: PositiveFloat | None = None
+        """That of the critics; null: the same."""
         learning_rate_schedule: Schedule = "constant"
         """How the learning rate falls over the run."""
         critics: PositiveInt = Field(default=2, le=1000)
         """N; the least of their answers counts (Fujimoto et al. 2018)."""
+        target_critics: PositiveInt | None = None
+        """Of the N target critics, this many, drawn anew for each batch, answer (REDQ, Chen et al. 2021); null: all."""
         tau: float = Field(default=0.005, gt=0, le=1)
         """How far each update moves target networks towards the networks."""
 
+        @model_validator(mode="after")
+        def _check_target_critics(self) -> "CriticAgent.Settings":
+            if self.target_critics is not None and self.target_critics > self.critics:
+                raise InputError(f"target_critics: {self.target_critics} of critics={self.critics} cannot answer")
+            return self
+
     settings: Settings
     scale: BoxScale
+    critic_optimizer: Adam
 
     def _make_networks(self, num_policy_outputs: int, num_numbers: int, num_critic_outputs: int = 1) -> None:
         """The policy, from observations to so many outputs, the critics, and their targets."""
@@ -58,6 +72,36 @@ class CriticAgent(OffPolicyAgent):
         self.critic = QFunction(s.network, self.scaled_space, s.critics, num_numbers, num_critic_outputs)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         refuse_noise(self)
+
+    def _make_optimizers(self, policy: Iterable[nn.Parameter]) -> None:
+        """Those of the critics and of what the policy learns."""
+        s = self.settings
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.critic_learning_rate or s.learning_rate)
+        self.optimizer = Adam(policy, lr=s.learning_rate)
+
+    def _anneal(self) -> None:
+        """Sets the step sizes as of now."""
+        s = self.settings
+        rates = s.critic_learning_rate or s.learning_rate, s.learning_rate
+        for optimizer, rate in zip((self.critic_optimizer, self.optimizer), rates, strict=True):
+            anneal(optimizer, rate, s.learning_rate_schedule, self.progress)
+
+    def _targets(self, obs: Tree, numbers: Tensor | None = None) -> Tensor:
+        """What the target critics say, or those of them that are drawn, [K, B, M]."""
+        s, which = self.settings, None
+        if s.target_critics is not None:
+            which = torch.randperm(s.critics, device=self.critic.critics.weights[0].device)[: s.target_critics]
+        return self.target_critic(obs, numbers, which=which)
+
+    def _improve_critics(self, each: Tensor, weight: Tensor | None) -> Metrics:
+        """Takes a step of the critics down the loss of each row, [B], of that weight."""
+        loss = (each if weight is None else weight * each).mean()
+        return {f"critic_{name}": value for name, value in self.minimize(loss, self.critic_optimizer).items()}
+
+    def _improve_policy(self, loss: Tensor, loss_of_alpha: Tensor | None = None) -> Metrics:
+        """Takes a step of the policy down its loss, 0-d, and of alpha down its own."""
+        metrics = self.minimize(loss if loss_of_alpha is None else loss + loss_of_alpha)
+        return {f"actor_{name}": value for name, value in metrics.items()} | {"actor_loss": loss.detach()}
 
     def answers(self, obs: Tree) -> Answers:
         """What each critic says of the action that `predict` chooses, [N, B], for `rlcore.uncertainty`."""
@@ -142,15 +186,21 @@ class QFunction(nn.Module):
         settings = own if isinstance(own, MLP.Settings) else BEHIND_A_BODY
         self.critics = Critics(num, self.body.num_features + num_numbers, num_outputs, settings)
 
-    def forward(self, obs: Tree, numbers: Tensor | None = None, frozen: bool = False, first: bool = False) -> Tensor:
+    def forward(
+        self,
+        obs: Tree,
+        numbers: Tensor | None = None,
+        frozen: bool = False,
+        which: slice | Tensor | None = None,
+    ) -> Tensor:
         """[B, *O] and [B, D] to [N, B, M].
 
         Args:
             obs: normalised.
             numbers: of actions; None: the critics do not read them.
             frozen: whether gradients go to the action alone.
-            first: evaluate the first critic alone, [1, B, M].
+            which: critics to evaluate, by their numbers, [K, B, M]; None: all.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             x = self.body(obs)
-        return self.critics(x if numbers is None else torch.cat([x, numbers], 1), frozen, first)
+        return self.critics(x if numbers is None else torch.cat([x, numbers], 1), frozen, which)

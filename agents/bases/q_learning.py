@@ -4,6 +4,7 @@ import torch
 from gymnasium.spaces import Discrete
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import smooth_l1_loss
 
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.normalized import NormalizedAgent
@@ -119,18 +120,18 @@ def of_action(Q: Tensor, action: Tensor) -> Tensor:
 
 
 def quantile_huber(quantiles: Tensor, targets: Tensor, midpoints: Tensor) -> Tensor:
-    """The quantile regression loss of each row (Dabney et al. 2018, equations 9 and 10, kappa = 1), [B].
+    """The quantile regression loss of each row (Dabney et al. 2018, equations 9 and 10, kappa = 1), [...].
 
     sum over i of mean over j of |tau_i - [u_ij < 0]| huber(u_ij),  u_ij = target_j - quantile_i
 
     Args:
-        quantiles: [B, M].
-        targets: [B, K], draws of the same return.
+        quantiles: [..., M].
+        targets: [..., K], draws of the same return.
         midpoints: tau, [M].
     """
-    u = targets[:, None, :] - quantiles[:, :, None]  # [B, M, K]
-    huber = torch.where(u.abs() <= 1, 0.5 * u.square(), u.abs() - 0.5)
-    return ((midpoints[:, None] - (u.detach() < 0).float()).abs() * huber).mean(2).sum(1)
+    i, j = torch.broadcast_tensors(quantiles[..., :, None], targets[..., None, :])  # [..., M, K]
+    weight = torch.where(j < i, 1 - midpoints[:, None], midpoints[:, None])
+    return (weight * smooth_l1_loss(i, j, reduction="none")).mean(-1).sum(-1)
 
 
 def quantile_midpoints(num: int) -> Tensor:

@@ -38,32 +38,33 @@ class Critics(nn.Module):
         for column in zip(*layers, strict=True):
             self.weights.append(torch.stack([layer.weight.detach().T for layer in column]).contiguous())
             self.biases.append(torch.stack([layer.bias.detach()[None] for layer in column]))
-        self.num, self.has_norms = num, settings.layer_norm
+        self.has_norms = settings.layer_norm
         self.activation = torch.relu_ if settings.activation == "relu" else ACTIVATIONS[settings.activation]
         self.norms = nn.ParameterList()
         """Scale and shift after each hidden layer, [N, 1, H] each, if they have layer norm."""
         for width in settings.hidden if settings.layer_norm else ():
             self.norms.extend([torch.ones(num, 1, width), torch.zeros(num, 1, width)])
 
-    def forward(self, x: Tensor, frozen: bool = False, first: bool = False) -> Tensor:
+    def forward(self, x: Tensor, frozen: bool = False, which: slice | Tensor | None = None) -> Tensor:
         """[B, in_features] to [N, B, out_features].
 
         Args:
             x: the same for each of them.
             frozen: whether gradients go to the inputs alone.
-            first: evaluate the first one alone, [1, B, out_features].
+            which: of them to evaluate, by their numbers, [K, B, out_features]; None: all.
         """
 
         def used(parameter: Tensor) -> Tensor:
             parameter = parameter.detach() if frozen else parameter
-            return parameter[:1] if first else parameter
+            return parameter if which is None else parameter[which]
 
-        x = x.expand(1 if first else self.num, *x.shape)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if layer:
+        for layer, (weight, bias) in enumerate(zip(map(used, self.weights), map(used, self.biases), strict=True)):
+            if not layer:
+                x = x.expand(len(weight), *x.shape)
+            else:
                 if self.has_norms:
                     x = nn.functional.layer_norm(x, x.shape[-1:])
                     x = torch.addcmul(used(self.norms[2 * layer - 1]), x, used(self.norms[2 * layer - 2]))
                 x = self.activation(x)
-            x = batched_linear(x, used(weight), used(bias))
+            x = batched_linear(x, weight, bias)
         return x
