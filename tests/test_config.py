@@ -66,7 +66,7 @@ def test_shipped_configs_load_and_build(name, workdir):
     if getattr(loaded.config.env.settings, "dataset", None) == "mnist" and not MNIST.is_dir():
         pytest.skip("needs RLCORE_DATA")
     if extra := re.search(r"extra `(\w+)`", config.find(name).read_text()):
-        pytest.importorskip({"mujoco": "mujoco", "box2d": "Box2D"}[extra[1]])
+        pytest.importorskip({"box2d": "Box2D", "atari": "ale_py"}.get(extra[1], extra[1]))
     trainer, notes = config.build(loaded.config)
     assert trainer.steps == 0
     assert any(note.startswith("torch threads: ") for note in notes)

@@ -66,6 +66,7 @@ def test_a_row_alone_is_that_row_in_its_batch(name, settings):
         ("policy_value_resnet", (2, 6, 7)),
         ("nature_cnn", (4, 36, 36)),
         ("impala_cnn", (3, 20, 20)),
+        ("cnn", (4, 10, 10)),
     ],
 )
 def test_channels_last_in_memory_survive_saving_and_change_no_answer(name, shape):
@@ -83,9 +84,28 @@ def test_networks_refuse_inputs_that_they_cannot_read():
     with pytest.raises(InputError, match=r"lenet reads images \(channels, height, width\), got inputs of shape \(4,\)"):
         networks.build("lenet", (4,), 10)
     networks.build("impala_cnn", (32, 32, 3), 10)  # what the dimensions mean is known where observations come from
+    with pytest.raises(InputError, match=r"cnn: a kernel of 5 does not fit 4 x 6 pixels; lower network.kernel"):
+        networks.build("cnn", (1, 8, 10), 10, kernel=5, channels=[4, 4])
     with pytest.raises(InputError, match=r"shape \(1, 8, 8\) are too small; network\.padding=\[2, 2\]"):
         networks.build("lenet", (1, 8, 8), 10)
     assert networks.build("lenet", (3, 8, 8), 10, padding=[2, 2])(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_convolutions_and_a_linear_layer(layer_norm):
+    torch.manual_seed(1)
+    network = networks.build("cnn", (2, 9, 7), 3, channels=[4, 5], stride=2, features=6, layer_norm=layer_norm)
+    x = torch.randn(8, 2, 9, 7)
+    h = x
+    layers = [layer for layer in network.layers if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(4, 2, 3, 3), (5, 4, 3, 3), (6, 5 * 1 * 1)]
+    for layer in layers:
+        h = layer(h.flatten(1) if isinstance(layer, torch.nn.Linear) else h)
+        if layer_norm:
+            h = torch.nn.functional.layer_norm(h, h.shape[1:])
+        h = h.relu()
+    torch.testing.assert_close(network(x), network.output(h), rtol=1e-4, atol=1e-5)
+    assert network(x).shape == (8, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Networks for pixels that are common in reinforcement learning."""
 
+from itertools import pairwise
+
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -78,6 +80,45 @@ class ImpalaCNN(Network):
         """[B, C, H, W] to [B, num_features]."""
         features = self.sections(x)
         return self.output(self.hidden(features).relu())
+
+
+class CNN(Network):
+    """Convolutions, each followed by ReLU, and a linear layer; for images of any size, such as MinAtar's 10 x 10."""
+
+    class Settings(Network.Settings):
+        """Settings of the network."""
+
+        channels: list[PositiveInt] = Field(default=[16], min_length=1)
+        """Channels of each convolution."""
+        kernel: PositiveInt = 3
+        """Pixels that a convolution spans, in both directions."""
+        stride: PositiveInt = 1
+        """Pixels between two places of it."""
+        features: PositiveInt = 128
+        """Units of the linear layer."""
+        layer_norm: bool = False
+        """Layer norm before each ReLU (Ba et al. 2016); of images over channels and pixels."""
+
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Settings):
+        super().__init__()
+        s, (channels, height, width) = settings, image_shape("cnn", in_shape)
+        layers: list[nn.Module] = []
+        for m, n in pairwise([channels, *s.channels]):
+            if min(height, width) < s.kernel:
+                raise InputError(
+                    f"cnn: a kernel of {s.kernel} does not fit {height} x {width} pixels; lower network.kernel"
+                )
+            layers += [nn.Conv2d(m, n, s.kernel, s.stride), *([nn.GroupNorm(1, n)] if s.layer_norm else []), nn.ReLU()]
+            height, width = ((size - s.kernel) // s.stride + 1 for size in (height, width))
+        layers += [nn.Flatten(), Linear(s.channels[-1] * height * width, s.features)]
+        self.layers = nn.Sequential(*layers, *([nn.LayerNorm(s.features)] if s.layer_norm else []), nn.ReLU())
+        self.output = self._end(s.features, out_features)
+        _orthogonal(self.layers, SQRT_2)
+        self._channels_last()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, num_features]."""
+        return self.output(self.layers(x))
 
 
 class _Residual(nn.Module):
