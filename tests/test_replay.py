@@ -199,14 +199,20 @@ def test_every_observation_is_kept_once_in_its_own_dtype():
     assert used < 1.05 * 400 * (84 * 84 + 8 + 4 + 1)
 
 
-def image_rollouts(num, F=4, N=2, seed=3):
+def image_rollouts(num, F=4, N=2, seed=3, black=False):
     """Rollouts of 1 to 3 rows whose observations are stacks of F images, of episodes that end now and then."""
     rng = np.random.default_rng(seed)
+
+    def first():
+        stack = image().expand(N, F, 3, 3).clone()
+        if black:
+            stack[:, :-1] = 0
+        return stack
 
     def image():
         return torch.tensor(rng.integers(0, 255, (N, 1, 3, 3)), dtype=torch.uint8)
 
-    stack = image().expand(N, F, 3, 3)
+    stack = first()
     for _ in range(num):
         rollout = Rollout()
         for _ in range(int(rng.integers(1, 4))):
@@ -215,15 +221,16 @@ def image_rollouts(num, F=4, N=2, seed=3):
             flags = terminated, truncated
             rollout.append(stack, Step(torch.zeros(N, dtype=torch.int64)), torch.zeros(N), *flags, {"final_obs": after})
             begins = (terminated | truncated)[:, None, None, None]
-            stack = torch.where(begins, image().expand(N, F, 3, 3), after)
+            stack = torch.where(begins, first(), after)
         rollout.last_obs = stack
         yield rollout
 
 
-def test_stacks_of_images_are_kept_once_and_come_back():
+@pytest.mark.parametrize("black", [False, True])
+def test_stacks_of_images_are_kept_once_and_come_back(black):
     F, N = 4, 2
     replay, plain = TransitionReplay(40, N, 2, GAMMA, frames=F), TransitionReplay(40, N, 2, GAMMA)
-    for rollout in image_rollouts(50, F, N):
+    for rollout in image_rollouts(50, F, N, black=black):
         drawn = []
         for one in (plain, replay):
             one.add(rollout)
@@ -252,9 +259,9 @@ def test_stacks_of_images_are_kept_once_and_come_back():
     assert torch.equal(twin.sample(30).obs, expected.obs)
 
 
-@pytest.mark.parametrize("alpha", [None, 0.7])
-def test_stacks_of_an_episode_whose_beginning_was_not_saved_are_not_drawn(alpha):
-    rollouts = list(image_rollouts(60))
+@pytest.mark.parametrize(("alpha", "black"), [(None, False), (0.7, False), (0.7, True)])
+def test_stacks_of_an_episode_whose_beginning_was_not_saved_are_not_drawn(alpha, black):
+    rollouts = list(image_rollouts(60, black=black))
     before, after = (TransitionReplay(40, 2, 2, GAMMA, alpha, frames=4) for _ in range(2))
     before.saves_steps = False
     for rollout in rollouts[:5]:

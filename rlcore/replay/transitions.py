@@ -57,7 +57,8 @@ class TransitionReplay:
         gamma: discount.
         alpha: how much priorities matter, in [0, 1]; None: draw uniformly.
         frames: of observations that are stacks of images [F, ...], each of which the next one repeats but for its
-            newest: F, and only the newest is kept. The first stack of an episode must be F times the same image.
+            newest: F, and only the newest is kept. The first stack of an episode must be F times the same image, or one
+            behind black ones.
         device: of what is kept; None: where it comes from. What is drawn goes back there.
 
     Raises:
@@ -93,6 +94,7 @@ class TransitionReplay:
         self._final: Tree = None  # [F, *O], the successors of steps that were cut
         self._num_final = 0  # of these in use
         self._tree: SumTree | None = None
+        self._begins_black: bool | None = None  # whether black images fill up the first stacks of an episode
         self._largest: Tensor | None = None  # 0-d float64, priority so far, to the power alpha
         self._home: torch.device | None = None  # where rollouts come from
 
@@ -115,7 +117,7 @@ class TransitionReplay:
             _check_shape(obs, self.frames)
             ages = self._ages(rollout)
             if self.num_added < CHECKED:
-                _check_stacks(torch.cat([obs, last_obs]), ages)
+                self._check_stacks(torch.cat([obs, last_obs]), ages)
             obs, last_obs = obs[:, :, -1], last_obs[:, :, -1]
             final_obs = final_obs[:, -1]
         rows = self._rows_for(obs, rollout.action)
@@ -208,7 +210,8 @@ class TransitionReplay:
         """What `load_state_dict` needs; without the steps if they are not to be saved."""
         rows = self._rows if self.saves_steps else None
         if rows is None:
-            return {"rows": None, "num_added": self.num_added, "size": self.size}
+            begins_black = self._begins_black
+            return {"rows": None, "num_added": self.num_added, "size": self.size, "begins_black": begins_black}
         used = slice(None) if self.size == self.num_rows - 1 else slice(self.size + 1)
         priorities = None
         if self._tree is not None:
@@ -223,6 +226,7 @@ class TransitionReplay:
             "head": self.head,
             "size": self.size,
             "num_added": self.num_added,
+            "begins_black": self._begins_black,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -236,6 +240,8 @@ class TransitionReplay:
         self.num_added = restored_number(saved["num_added"], "replay.num_added")
         self.head, self.size, self._rows, self._final, self._num_final = 0, 0, None, None, 0
         self._tree, self._largest, self.to_refill = None, None, 0
+        begins_black = saved.get("begins_black")
+        self._begins_black = begins_black if isinstance(begins_black, bool) else None
         if saved["rows"] is None:
             size = restored_number(saved.get("size", 0), "replay.size")
             rows_before = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs))
@@ -408,11 +414,26 @@ class TransitionReplay:
         """Stacks [B, F, ...] of a newest image [B, ...] and those up to ``before`` steps before places [B]."""
         assert self.frames is not None
         assert rows.age is not None
-        N = self.num_envs
+        N, age = self.num_envs, _flat(rows.age)[place][:, None]
         back = torch.arange(self.frames - 1, 0, -1, device=place.device) - 1 + before
-        back = torch.minimum(back, _flat(rows.age)[place][:, None])
-        older = _flat(rows.obs)[(place[:, None] - back * N) % (self.num_rows * N)]
+        older = _flat(rows.obs)[(place[:, None] - torch.minimum(back, age) * N) % (self.num_rows * N)]
+        if self._begins_black:
+            older.masked_fill_((back > age).view(*older.shape[:2], *[1] * (older.ndim - 2)), 0)
         return torch.cat([older, newest[:, None]], 1)
+
+    def _check_stacks(self, obs: Tensor, ages: Tensor) -> None:
+        """Raises an InputError unless each stack [T, N, F, ...] can be made of the newest images of those before."""
+        first = ages == 0
+        older, newest = obs[:, :, :-1][first], obs[:, :, -1:][first]
+        black, same = bool((older == 0).all()), bool((older == newest).all())
+        if black != same and self._begins_black is None:
+            self._begins_black = black
+        follows = (obs[1:, :, :-1] == obs[:-1, :, 1:]).flatten(2).all(2)
+        if not (black if self._begins_black else same) or not follows[~first[1:]].all():
+            raise InputError(
+                "agent.frames: an observation must be a stack whose images but the newest are those of the one before, "
+                "and at the beginning of an episode all the same, or black but the newest; leave it null"
+            )
 
     @property
     def _num_unreadable(self) -> int:
@@ -455,16 +476,4 @@ def _check_shape(obs: Tree, frames: int) -> None:
         seen = describe(obs) if not isinstance(obs, Tensor) else f"shape {list(obs.shape[2:])}"
         raise InputError(
             f"agent.frames: {frames} images of a stack are the first dimension of an observation, got {seen}"
-        )
-
-
-def _check_stacks(obs: Tensor, ages: Tensor) -> None:
-    """Raises an InputError unless each stack [T, N, F, ...] can be made of the newest images of those before."""
-    first = ages == 0
-    same = (obs[:, :, 1:] == obs[:, :, :1]).flatten(2).all(2)
-    follows = (obs[1:, :, :-1] == obs[:-1, :, 1:]).flatten(2).all(2)
-    if not same[first].all() or not follows[~first[1:]].all():
-        raise InputError(
-            "agent.frames: an observation must be a stack whose images but the newest are those of the one before, "
-            "and at the beginning of an episode all the same; leave it null"
         )
