@@ -134,7 +134,8 @@ def _plain(space: Space[Any], env_id: str) -> Space[Any]:
         raise InputError(f"env.id: {env_id} shows {space}; supported: Box, and Dict of Box")
     if space.dtype.kind != "f":
         return space
-    return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+    with np.errstate(over="ignore"):  # the largest float64 is how some say that there is no bound
+        return Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
 
 
 def _numbers(info: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def large(*, num: int | None = None):
     front = () if num is None else (num,)
     B, K, M = 100, 290, 310
     assert B * K * M >= WORTHWHILE
-    weight = (M, K) if num is None else (num, K, M)
+    weight = (M, K) if num is None else (num, M, K)
     bias = (M,) if num is None else (num, 1, M)
     return [torch.randn(*shape, dtype=torch.float64) for shape in ((*front, B, K), weight, bias)]
 
@@ -28,7 +28,7 @@ def close(here, expected):
 
 @pytest.mark.parametrize(("ours", "theirs", "num"), [
     (linear, nn.functional.linear, None),
-    (batched_linear, lambda x, w, b: torch.baddbmm(b, x, w), 2),
+    (batched_linear, lambda x, w, b: torch.baddbmm(b, x, w.mT), 2),
 ])  # fmt: skip
 def test_values_and_gradients_are_those_in_float64(ours, theirs, num):
     exact = [x.requires_grad_() for x in large(num=num)]
@@ -57,8 +57,8 @@ def test_large_products_are_onednns_and_others_torchs():
 def test_one_output_of_each_layer():
     x, weight, bias = (x.float() for x in large(num=3))
     torch.testing.assert_close(
-        batched_linear(x, weight[:, :, :1], bias[:, :, :1]),
-        torch.baddbmm(bias, x, weight)[:, :, :1],
+        batched_linear(x, weight[:, :1], bias[:, :, :1]),
+        torch.baddbmm(bias, x, weight.mT)[:, :, :1],
         rtol=1e-4,
         atol=1e-4,
     )
@@ -90,7 +90,7 @@ def test_a_gradient_has_a_gradient():
 
 def test_transforms_and_export_see_torchs_own_layer():
     x, weight, bias = (x.float() for x in large(num=2))
-    stacked = torch.func.vmap(linear)(x, weight.mT, bias.squeeze(1))
+    stacked = torch.func.vmap(linear)(x, weight, bias.squeeze(1))
     torch.testing.assert_close(stacked, batched_linear(x, weight, bias), rtol=1e-4, atol=1e-4)
     layer = Linear(290, 310).requires_grad_(False)
     program = torch.export.export(layer, (x[0],))

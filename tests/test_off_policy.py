@@ -325,7 +325,7 @@ def test_critics_side_by_side_are_critics_one_by_one():
     for k in range(3):
         h = x
         for layer, (W, b) in enumerate(zip(critics.weights, critics.biases, strict=True)):
-            h = h @ W[k] + b[k]
+            h = h @ W[k].T + b[k]
             h = h if layer == 2 else h.relu()
         torch.testing.assert_close(y[k], h)
     critics(x, frozen=True).sum().backward()
@@ -526,9 +526,9 @@ def test_settings_of_the_network_reach_the_critics():
             norm.uniform_(0.5, 1.5)
     x = torch.randn(4, 3)
     for k in range(2):
-        h = nn.functional.layer_norm(x @ critics.weights[0][k] + critics.biases[0][k], (5,))
+        h = nn.functional.layer_norm(x @ critics.weights[0][k].T + critics.biases[0][k], (5,))
         h = (h * critics.norms[0][k] + critics.norms[1][k]).relu()
-        torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k] + critics.biases[1][k])
+        torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k].T + critics.biases[1][k])
     torch.testing.assert_close(critics(x, which=slice(1))[0], critics(x)[0])
     with pytest.raises(InputError, match="critics have no batch_norm"):
         made(SAC, env, network={**MLP, "bias": False})

@@ -36,7 +36,7 @@ class Critics(nn.Module):
         layers = [[*one.hidden, one.output] for one in each]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for column in zip(*layers, strict=True):
-            self.weights.append(torch.stack([layer.weight.detach().T for layer in column]).contiguous())
+            self.weights.append(torch.stack([layer.weight.detach() for layer in column]))
             self.biases.append(torch.stack([layer.bias.detach()[None] for layer in column]))
         self.has_norms = settings.layer_norm
         self.activation = torch.relu_ if settings.activation == "relu" else ACTIVATIONS[settings.activation]

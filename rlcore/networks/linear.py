@@ -29,13 +29,13 @@ class Linear(nn.Linear):
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """N linear layers side by side: x [N, B, K], weight [N, K, M] and bias [N, 1, M] to [N, B, M]."""
-    if weight.shape[2] == 1:  # for which batched products are slow
-        return (x * weight.mT).sum(2, keepdim=True) + bias
-    if x[0].numel() * weight.shape[2] >= WORTHWHILE and _by_onednn(x, weight):
-        each = zip(x.unbind(), weight.mT.unbind(), bias.squeeze(1).unbind(), strict=True)
+    """N linear layers side by side: x [N, B, K], weight [N, M, K] and bias [N, 1, M] to [N, B, M]."""
+    if weight.shape[1] == 1:  # for which batched products are slow
+        return (x * weight).sum(2, keepdim=True) + bias
+    if x[0].numel() * weight.shape[1] >= WORTHWHILE and _by_onednn(x, weight):
+        each = zip(x.unbind(), weight.unbind(), bias.squeeze(1).unbind(), strict=True)
         return torch.stack([linear(*one) for one in each])
-    return torch.baddbmm(bias, x, weight)
+    return torch.baddbmm(bias, x, weight.mT)
 
 
 class _Linear(torch.autograd.Function):
