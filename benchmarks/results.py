@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 RUNS, RESULTS, DOCS = HERE.parent / "runs" / "results", HERE / "results", HERE.parent / "docs"
 SEEDS = [1, 2, 3, 4, 5]
 EPISODES = 100
+FEW = 3
+"""Seeds below which nothing can be said of their spread."""
 COLUMNS = (
     "config",
     "steps",
@@ -160,11 +162,11 @@ def write_page(results: dict[str, Any]) -> None:
     short = ["| config | steps | here, IQM [95 %] of five seeds | published, or to compare |", "|" + "---|" * 4]
     for name, result in results.items():
         loaded = config.load(name).config
-        kind = {"gym": 0, "cartpole": 0, "selfplay": 1, "versus": 1}.get(loaded.env.name, 2)
+        kind = {"gym": 0, "cartpole": 0, "envpool": 0, "selfplay": 1, "versus": 1}.get(loaded.env.name, 2)
         for figure, claim in loaded.expect.items():
             found = cells(figure, result, claim)
             groups[list(groups)[kind]].append(f"| [`{name}`](../configs/{name}.yaml) | {' | '.join(found)} |")
-            if kind == 0:
+            if kind == 0 and len(runs(result)) >= FEW:
                 short.append(f"| `{name}` | {found[0]} | {found[2]} | {claim.source} |")
     text = [(RESULTS / "introduction.md").read_text()]
     for title, lines in groups.items():
@@ -187,10 +189,10 @@ def cells(figure: str, result: dict[str, Any], claim: config.Expectation) -> lis
     """The cells after the name, for one figure."""
     steps, seconds = median(result, "steps"), median(result, "seconds")
     values = np.array([seed["figures"][figure] for seed in runs(result)])
-    low, high = interval(values)
+    spread = "" if len(values) < FEW else " [{}, {}]".format(*map(digits, interval(values)))
     met = "" if all(map(claim.met, values)) else ", not met"
     return [
-        f"{steps:,.0f}", figure, f"**{digits(float(iqm(values)))}** [{digits(low)}, {digits(high)}]",
+        f"{steps:,.0f}", figure, f"**{digits(float(iqm(values)))}**{spread}",
         ", ".join(result["seeds"]), ", ".join(map(digits, values)), f"{claim}{met}", claim.source, f"{seconds:,.0f}",
         f"{steps / seconds:,.0f}",
     ]  # fmt: skip
