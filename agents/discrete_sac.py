@@ -89,7 +89,7 @@ class DiscreteSAC(CriticAgent):
         Q = every.gather(2, b.action.expand(s.critics, -1)[:, :, None]).squeeze(2)
         metrics = self._improve_critics((Q - y).square().sum(0), b.weight)
         pi = self.pi(b.obs)
-        actor_loss = -(pi.log_probs.exp() * (every.detach().amin(0) - alpha * pi.log_probs)).sum(1).mean()
+        actor_loss = -(pi.log_probs.exp() * (self._climbed(every.detach()) - alpha * pi.log_probs)).sum(1).mean()
         entropy = pi.entropy().mean()
         metrics |= self._improve_policy(actor_loss, self.temperature.loss(entropy, self._target_entropy(b.obs)))
         track(self.target_critic, self.critic, s.tau)

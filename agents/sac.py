@@ -32,8 +32,8 @@ class SAC(CriticAgent):
     alpha    such that the policy's entropy is the target
 
     ``quantiles`` and ``drop`` make it TQC (Kuznetsov et al. 2020): critics say quantiles of the return, and the
-    targets' largest ones are left out, instead of taking the least of means. ``critics: 10``, ``target_critics: 2`` and
-    ``updates_per_step: 20`` make it REDQ (Chen et al. 2021): then the policy climbs the mean of all critics.
+    targets' largest ones are left out, instead of taking the least of means. ``critics: 10``, ``target_critics: 2``,
+    ``updates_per_step: 20`` and ``policy_delay: 20`` make it REDQ (Chen et al. 2021).
     """
 
     class Settings(CriticAgent.Settings):
@@ -128,14 +128,24 @@ class SAC(CriticAgent):
         self._anneal()
         with torch.no_grad():
             next_numbers, next_log_prob = squashed(self.gaussian(b.next_obs))
-            V = self._least(self._targets(b.next_obs, next_numbers)) - alpha * next_log_prob[:, None]  # [B, K]
-            y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * V
-        Q = self.critic(b.obs, self._numbers(b.action))  # [N, B, M]
+        Q, next_Q = self._judged(b, next_numbers)
+        V = self._least(next_Q) - alpha * next_log_prob[:, None]  # [B, K]
+        y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * V
         metrics = self._improve_critics(self._critic_loss(Q, y), b.weight) | {"q": Q.detach().mean()}
         if self.num_updates % s.policy_delay == 0:
             metrics |= self._improve(b.obs, alpha)
-        track(self.target_critic, self.critic, s.tau)
+        self._follow()
         return metrics, (Q.detach().mean((0, 2)) - y.mean(1))
+
+    def _judged(self, b: Transition, next_numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """What the critics say of what was done, [N, B, M], and the targets of what is done next, without gradient."""
+        with torch.no_grad():
+            next_Q = self._targets(b.next_obs, next_numbers)
+        return self.critic(b.obs, self._numbers(b.action)), next_Q
+
+    def _follow(self) -> None:
+        """Moves the targets towards the critics."""
+        track(self.target_critic, self.critic, self.settings.tau)
 
     def _make_noise(self, num_envs: int, num_numbers: int) -> StateDependentNoise:
         features: int = self.policy[0].num_features  # type: ignore[assignment]
@@ -143,10 +153,9 @@ class SAC(CriticAgent):
 
     def _improve(self, obs: Tree, alpha: Tensor) -> Metrics:
         """Takes a step of the policy and of alpha."""
-        s = self.settings
         numbers, log_prob = squashed(self.gaussian(obs))
         Q = self.critic(obs, numbers, frozen=True)
-        Q = Q.squeeze(2).amin(0) if s.quantiles is None and s.target_critics is None else Q.mean((0, 2))
+        Q = self._climbed(Q).squeeze(1) if self.settings.quantiles is None else Q.mean((0, 2))
         actor_loss = (alpha * log_prob - Q).mean()
         entropy = -log_prob.detach().mean()
         metrics = self._improve_policy(actor_loss, self.temperature.loss(entropy, self.target_entropy))

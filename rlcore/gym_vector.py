@@ -1,14 +1,17 @@
 """gymnasium's environments that step all N themselves, such as Atari's: how they are made, and their answers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Dict
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from rlcore.errors import InputError
-from rlcore.gym_maker import check_readable, own_maker
+from rlcore.gym_maker import check_readable, num_choices, own_maker
 from rlcore.spaces import ACTION_MASK
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ MODES: tuple[dict[str, Any], ...] = (
 """How environments are asked to reset, until they agree."""
 
 
-class SelfVectorized(gymnasium.vector.VectorWrapper[Any, Any, Any]):
+class SelfVectorized(gymnasium.vector.VectorWrapper):  # no [...]: generic from gymnasium 1.4 on alone
     """Turns the answers of an environment that steps all N itself into those of one whose autoreset is disabled.
 
     If it resets ended episodes in the same step, `step` returns the last observations all the same, and the `reset` by
@@ -41,13 +44,9 @@ class SelfVectorized(gymnasium.vector.VectorWrapper[Any, Any, Any]):
             if getattr(settings, name):
                 raise InputError(f"env.{name}: is of single environments; {self.name} steps all of them itself")
         super().__init__(_made(settings))
-        mode = self.env.metadata.get("autoreset_mode")
-        if mode not in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP):
-            raise InputError(
-                f"env.vectorization: {self.name} resets an ended episode in its next step, whose row is no data, and "
-                "cannot be told otherwise (autoreset_mode); use sync or async"
-            )
-        self.resets_itself = mode is AutoresetMode.SAME_STEP
+        if self.env.num_envs != settings.num_envs:
+            raise InputError(f"env.num_envs: {settings.num_envs} were asked for, {self.name} makes {self.env.num_envs}")
+        self.resets_itself = self.env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
         self._after_reset: Any = None
         check_readable(self.env.single_observation_space)
 
@@ -55,61 +54,98 @@ class SelfVectorized(gymnasium.vector.VectorWrapper[Any, Any, Any]):
         """Begins episodes where ``options["reset_mask"]`` says so, or everywhere."""
         if self.resets_itself and options is not None and "reset_mask" in options:
             return self._after_reset
-        obs, info = self._called("reset", seed=seed, options=options)
-        return obs, self._numbers(info)
+        with self._told("reset"):
+            obs, info = self.env.reset(seed=seed, options=options)
+            return self._observation(obs), self._numbers(info)
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Plays one step in every environment."""
-        obs, reward, terminated, truncated, info = self._called("step", actions)
-        terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
-        numbers, done = self._numbers(info), terminated | truncated
-        if self.resets_itself and done.any():
-            self._after_reset = obs, numbers
-            obs = _with(obs, info["final_obs"], done)
-            numbers = _chosen(done, self._numbers(info.get("final_info", {})), numbers)
-        return obs, np.asarray(reward), terminated, truncated, numbers
+        with self._told("step"):
+            obs, reward, terminated, truncated, info = self.env.step(actions)
+            obs, numbers = self._observation(obs), self._numbers(info)
+            reward = self._each(reward, "reward").astype(np.float64)
+            terminated, truncated = (self._each(x, "flag").astype(bool) for x in (terminated, truncated))
+            done = terminated | truncated
+            if self.resets_itself and done.any():
+                self._after_reset = obs, numbers
+                if "final_obs" not in info:
+                    raise InputError("an episode has ended, and info has no final_obs")
+                obs = _with(obs, info["final_obs"], done)
+                numbers = _chosen(done, self._numbers(info.get("final_info", {})), numbers)
+            return obs, reward, terminated, truncated, numbers
 
-    def _called(self, what: str, *arguments: Any, **named: Any) -> Any:
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Whatever fails in here is told in one line."""
         try:
-            return getattr(self.env, what)(*arguments, **named)
+            yield
         except (Exception, SystemExit) as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InputError(f"{self.name} failed in {what}: {message}") from error
+            found = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            raise InputError(f"{self.name} failed in {what}: {' '.join(found.split())}") from error
+
+    def _each(self, values: Any, what: str) -> NDArray[Any]:
+        """What there is one of for each environment, [N]."""
+        array = np.asarray(values)
+        if array.shape != (self.num_envs,) or array.dtype.kind not in "biuf":
+            raise InputError(f"each environment has one {what}, got {array.dtype} of shape {list(array.shape)}")
+        return array
+
+    def _observation(self, obs: Any, space: Any = None) -> Any:
+        """Observations as arrays of the space's shape and dtype, [N, ...]."""
+        space = self.env.single_observation_space if space is None else space
+        if isinstance(space, Dict):
+            return {key: self._observation(obs[key], part) for key, part in space.spaces.items()}
+        array, wanted = np.asarray(obs), (self.num_envs, *space.shape)
+        if array.shape != wanted:
+            raise InputError(f"observations must have the shape {list(wanted)}, have {list(array.shape)}")
+        return array.astype(space.dtype, copy=False)
 
     def _numbers(self, info: dict[str, Any]) -> dict[str, Any]:
         """What ``info`` has of each environment: numbers, float64 [N], and the mask of the actions; and who has it."""
         kept: dict[str, Any] = {}
         for name, value in info.items():
-            x = np.asarray(value)
-            if x.dtype.kind not in "biuf" or x.shape[:1] != (self.num_envs,) or name.startswith("_"):
+            x = value if isinstance(value, np.ndarray) else np.empty(0, object)
+            if not isinstance(name, str) or name.startswith("_") or x.dtype.kind not in "biuf":
                 continue
+            present = np.array(info.get(f"_{name}", np.ones(self.num_envs)), bool)
             if name == ACTION_MASK:
-                kept[name] = x.reshape(self.num_envs, -1).astype(bool)
-            elif x.ndim == 1:
-                kept[name] = x.astype(np.float64)
+                kept[name] = x.reshape(self.num_envs, num_choices(self.env.single_action_space)).astype(bool)
+            elif x.shape == (self.num_envs,):
+                kept[name], present = x.astype(np.float64), present & np.isfinite(x)
             else:
                 continue
-            kept[f"_{name}"] = np.array(info.get(f"_{name}", np.ones(self.num_envs)), bool)
+            kept[f"_{name}"] = present
         return kept
 
 
 def _made(settings: "GymEnvironment.Settings") -> VectorEnv[Any, Any, Any]:
+    """The environment, asked in turn to reset in the ways of `MODES`."""
     name, own = settings.shown_id, own_maker(settings.id)
+    failure: BaseException | None = None
+    env: Any = None
     for mode in MODES:
         options = {**mode, **settings.options}
         try:
             if own is not None:
-                env: Any = own(num_envs=settings.num_envs, **options)
+                env = own(num_envs=settings.num_envs, **options)
             else:
                 env = gymnasium.make_vec(name, settings.num_envs, vectorization_mode="vector_entry_point", **options)
-            break
         except (Exception, SystemExit) as error:
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            if not mode or "autoreset_mode" not in message:
-                raise InputError(f"env.vectorization: {name!r} cannot be made: {message}") from error
-    if not isinstance(env, VectorEnv):
-        raise InputError(f"env.id: {name} makes no gymnasium.vector.VectorEnv but {env!r}")
-    return env
+            failure = error
+            continue
+        if not isinstance(env, VectorEnv):
+            raise InputError(f"env.id: {name} makes no gymnasium.vector.VectorEnv but {env!r}")
+        if env.metadata.get("autoreset_mode") in (AutoresetMode.DISABLED, AutoresetMode.SAME_STEP):
+            return env
+        env.close()
+    if env is None:
+        found = " ".join(f"{type(failure).__name__}: {failure}".split())
+        raise InputError(f"env.vectorization: {name!r} cannot be made: {found}") from failure
+    told = env.metadata.get("autoreset_mode")
+    raise InputError(
+        f"env.vectorization: {name} must reset an ended episode in the same step or by a mask, for the row of a reset "
+        f"in the next step is no data; its autoreset_mode is {told}; use sync or async"
+    )
 
 
 def _chosen(which: NDArray[np.bool_], some: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

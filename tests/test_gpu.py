@@ -73,6 +73,7 @@ RUNS = {
     "ensemble of policies": (CART, {"name": "ensemble", "members": 2, "agent": PPO}),
     "dqn": (CART, {**REPLAY, "name": "dqn", "double": True, "n_step": 3}),
     "dqn, quantiles": (CART, {**REPLAY, "name": "dqn", "quantiles": 5, "dueling": True}),
+    "crossq": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "crossq"}),
     "discrete_sac": (CART, {**REPLAY, "name": "discrete_sac"}),
     "sac": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "sac"}),
     "tqc": ({"name": "probe_target", "num_envs": 8}, {**REPLAY, "name": "sac", "quantiles": 5}),

@@ -109,11 +109,12 @@ def test_an_agent_learns_from_them():
 
 
 @pytest.mark.parametrize(("given", "match"), [
-    ({"env": "CartPole-v1"}, "CartPole-v1 resets an ended episode in its next step, whose row is no data.*use sync"),
-    ({"env": next_step}, "resets an ended episode in its next step"),
+    ({"env": "CartPole-v1"}, "CartPole-v1 must reset an ended episode in the same step .*NEXT_STEP; use sync"),
+    ({"env": next_step}, "its autoreset_mode is AutoresetMode.NEXT_STEP"),
     ({"env": "Acrobot-v1"}, "env.vectorization: 'Acrobot-v1' cannot be made: .*vector entry point"),
     ({"env": "CartPole-v1", "wrappers": [{"name": "TimeLimit", "max_episode_steps": 9}]}, "env.wrappers: is of single"),
     ({"env": "CartPole-v1", "options": {"length": 3}}, "unexpected keyword argument 'length'"),
+    ({"env": lambda num_envs, autoreset_mode: vector(num_envs + 1), "num_envs": 2}, "2 were asked for, .* makes 3"),
     ({"env": lambda num_envs, autoreset_mode: 3}, "makes no gymnasium.vector.VectorEnv but 3"),
 ])  # fmt: skip
 def test_what_is_none_is_refused_in_one_line(given, match):
@@ -130,6 +131,46 @@ def test_a_failure_and_a_film_are_one_line():
     env.envs.env.envs[0].step = lambda action: 1 / 0
     with pytest.raises(InputError, match="vector failed in step: ZeroDivisionError: division by zero"):
         env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def changed(place, value):
+    """A maker of environments of whose answers one is another."""
+
+    class Changed(gymnasium.vector.VectorWrapper):
+        def step(self, actions):
+            answers = list(self.env.step(actions))
+            answers[place] = value(answers[place]) if callable(value) else value
+            return tuple(answers)
+
+    return lambda num_envs, autoreset_mode: Changed(vector(num_envs, FlatWalk, autoreset_mode))
+
+
+@pytest.mark.parametrize(("place", "value", "match"), [
+    (0, lambda obs: obs[:1], r"observations must have the shape \[2, 2\], have \[1, 2\]"),
+    (0, lambda obs: None, r"observations must have the shape \[2, 2\], have \[\]"),
+    (1, None, "each environment has one reward, got object"),
+    (1, lambda reward: reward[:, None], r"each environment has one reward, got float64 of shape \[2, 1\]"),
+    (2, [True], r"each environment has one flag, got bool of shape \[1\]"),
+    (4, None, "AttributeError"),
+    (4, {"action_mask": np.ones((2, 5), bool)}, "cannot reshape"),
+    (4, {}, "an episode has ended, and info has no final_obs"),
+])  # fmt: skip
+def test_answers_that_are_none_end_in_one_line(place, value, match):
+    env = GymEnvironment(changed(place, value), num_envs=2, vectorization="vector_entry_point")
+    env.reset(seed=1)
+    with pytest.raises(InputError, match=f"failed in step: .*{match}"):  # noqa: PT012 (an episode must end first)
+        for _ in range(60):
+            env.step(torch.zeros(2, dtype=torch.int64))
+
+
+def test_odd_answers_are_read_all_the_same():
+    odd = {3: 1, "list": [1, [2]], "text": np.array(["a", "b"]), "speed": np.array([np.nan, 2.0])}
+    maker = changed(4, lambda info: {**info, **odd})
+    env, other = (GymEnvironment(maker, num_envs=2, vectorization="vector_entry_point") for _ in range(2))
+    assert not torch.equal(env.reset()[0], other.reset()[0])  # nobody has seeded them
+    *_, info = env.step(torch.zeros(2, dtype=torch.int64))
+    assert "text" not in info
+    assert info["_speed"].tolist() == [False, True]
 
 
 def test_atari_steps_itself():

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
+from rlcore import networks
 from rlcore.networks import linear as module
 from rlcore.networks.linear import WORTHWHILE, Linear, batched_linear, linear
 
@@ -16,7 +18,7 @@ def large(*, num: int | None = None):
     front = () if num is None else (num,)
     B, K, M = 100, 290, 310
     assert B * K * M >= WORTHWHILE
-    weight = (M, K) if num is None else (num, M, K)
+    weight = (M, K) if num is None else (num, K, M)
     bias = (M,) if num is None else (num, 1, M)
     return [torch.randn(*shape, dtype=torch.float64) for shape in ((*front, B, K), weight, bias)]
 
@@ -28,7 +30,7 @@ def close(here, expected):
 
 @pytest.mark.parametrize(("ours", "theirs", "num"), [
     (linear, nn.functional.linear, None),
-    (batched_linear, lambda x, w, b: torch.baddbmm(b, x, w.mT), 2),
+    (batched_linear, lambda x, w, b: torch.baddbmm(b, x, w), 2),
 ])  # fmt: skip
 def test_values_and_gradients_are_those_in_float64(ours, theirs, num):
     exact = [x.requires_grad_() for x in large(num=num)]
@@ -57,8 +59,8 @@ def test_large_products_are_onednns_and_others_torchs():
 def test_one_output_of_each_layer():
     x, weight, bias = (x.float() for x in large(num=3))
     torch.testing.assert_close(
-        batched_linear(x, weight[:, :1], bias[:, :, :1]),
-        torch.baddbmm(bias, x, weight.mT)[:, :, :1],
+        batched_linear(x, weight[:, :, :1], bias[:, :, :1]),
+        torch.baddbmm(bias, x, weight)[:, :, :1],
         rtol=1e-4,
         atol=1e-4,
     )
@@ -90,9 +92,31 @@ def test_a_gradient_has_a_gradient():
 
 def test_transforms_and_export_see_torchs_own_layer():
     x, weight, bias = (x.float() for x in large(num=2))
-    stacked = torch.func.vmap(linear)(x, weight, bias.squeeze(1))
+    stacked = torch.func.vmap(linear)(x, weight.mT, bias.squeeze(1))
     torch.testing.assert_close(stacked, batched_linear(x, weight, bias), rtol=1e-4, atol=1e-4)
     layer = Linear(290, 310).requires_grad_(False)
-    program = torch.export.export(layer, (x[0],))
+    network = torch.nn.Sequential(layer, networks.build("mlp", (310,), 300, hidden=[300]).requires_grad_(False))
+    program = torch.export.export(network, (x[0],), dynamic_shapes=({0: torch.export.Dim("rows")},))
     assert not any("mkldnn" in str(node.target) for node in program.graph.nodes)
-    torch.testing.assert_close(program.module()(x[0]), layer(x[0]), rtol=1e-4, atol=1e-4)
+    for rows in (x[0], x.flatten(0, 1)):
+        torch.testing.assert_close(program.module()(rows), network(rows), rtol=1e-4, atol=1e-4)
+    traced = torch.jit.trace(network, (x[0],))
+    torch.testing.assert_close(traced(x[0]), network(x[0]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_derivatives_in_forward_mode_are_not_lost(grad):
+    x, weight, bias = (x.float() for x in large())
+    direction = torch.randn_like(x)
+    with torch.set_grad_enabled(grad), forward_ad.dual_level():
+        y = linear(forward_ad.make_dual(x, direction), weight, bias)
+        tangent = forward_ad.unpack_dual(y).tangent
+    torch.testing.assert_close(tangent, direction @ weight.T, rtol=1e-3, atol=1e-3)
+
+
+def test_any_layout_of_a_bias_is_read_right():
+    x, weight, _ = (x.float() for x in large())
+    for bias in (torch.randn(310, 3)[:, 1], torch.randn(1).expand(310), torch.randn(1), torch.randn(620)[::2]):
+        torch.testing.assert_close(linear(x, weight, bias), nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-4)
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        linear(torch.randn(100, 320), weight)

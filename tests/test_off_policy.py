@@ -1,5 +1,6 @@
 """Agents that learn from a replay, and PQN: their losses by hand, what they learn where the answer is known, input."""
 
+import copy
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from rlcore import InputError, Trainer, check_agent, checkpoint
 from rlcore.agents.bases.exploration import StateDependentNoise
 from rlcore.agents.bases.q_learning import quantile_huber
+from rlcore.agents.crossq import CrossQ
 from rlcore.agents.discrete_sac import DiscreteSAC
 from rlcore.agents.dqn import DQN
 from rlcore.agents.pqn import PQN
@@ -22,6 +24,7 @@ from rlcore.agents.td3 import TD3
 from rlcore.distributions import DiagonalGaussian
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.probes import ConstantReward, Identity, Target, TwoStep
+from rlcore.networks.batch_renorm import BatchRenorm
 from rlcore.networks.critics import Critics
 from rlcore.networks.mlp import MLP as MLPNetwork
 from rlcore.networks.noisy import NoisyLinear
@@ -36,7 +39,7 @@ QUICK_PQN = {"network": {**MLP, "layer_norm": True}, "horizon": 8, "minibatch_si
 VALUE = {**QUICK, "target_every": 32, "epsilon": 0.05, "exploration_fraction": 0.3}
 ALL = {"double": True, "dueling": True, "n_step": 2, "priority_alpha": 0.5}
 TINY = {"replay_size": 40, "batch_size": 8, "learning_starts": 8}
-OFF_POLICY = [DQN, SAC, TD3]
+OFF_POLICY = [DQN, SAC, CrossQ, TD3]
 
 
 def made(kind, env, **settings):
@@ -242,6 +245,81 @@ def test_the_error_of_sac_is_that_of_its_soft_target():
     torch.testing.assert_close(metrics["critic_loss"], (Q - y).square().sum(0).mean())
 
 
+def crossq_on_target(**settings):
+    env = Target(Target.Settings(num_envs=2))
+    agent = made(CrossQ, env, **{**QUICK, "policy_delay": 1, "alpha": 0.2, **settings})
+    torch.manual_seed(5)
+    obs, next_obs = torch.rand(6, 1), torch.rand(6, 1)
+    return agent, batch(obs, torch.rand(6, 1) * 4 - 2, [1.0, 2, 3, 4, 5, 6], next_obs, [False, True] * 3, 0.9)
+
+
+def test_crossq_judges_now_and_next_as_one_batch():
+    agent, b = crossq_on_target()
+    assert not hasattr(agent, "target_critic")
+    twin = copy.deepcopy(agent.critic)
+    state = torch.get_rng_state()
+    numbers, log_prob = squashed(agent.gaussian(b.next_obs))
+    both = twin.train()(torch.cat([b.obs, b.next_obs]), torch.cat([b.action / 2, numbers])).squeeze(2)
+    y = b.reward + 0.9 * ~b.terminated * (both[:, 6:].amin(0) - 0.2 * log_prob)
+    torch.set_rng_state(state)
+    _, error = agent.update(b)
+    torch.testing.assert_close(error, (both[:, :6].mean(0) - y).detach())
+    for here, there in zip(agent.critic.critics.renorms, twin.critics.renorms, strict=True):
+        assert torch.equal(here.mean, there.mean)  # moved once, by the step of the critics
+        assert here.num_updates == 1
+    agent.train()
+    before = copy.deepcopy(agent.critic.state_dict())
+    agent._improve(b.obs, agent.temperature())
+    agent.answers(b.obs)
+    after = agent.critic.state_dict()
+    assert all(torch.equal(x, after[name]) for name, x in before.items())
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"tau": 0.01}, "tau: there are no target networks"),
+    ({"target_critics": 1}, "target_critics: there are no target networks"),
+    ({"network": {**MLP, "layer_norm": True}}, "layer_norm: there is batch renormalisation already"),
+])  # fmt: skip
+def test_what_crossq_has_not_is_refused(settings, match):
+    with pytest.raises(ValueError, match=match):
+        crossq_on_target(**settings)
+
+
+def test_critics_have_a_network_of_their_own():
+    agent, _ = sac_on_target(critic_network={**MLP, "hidden": [7, 9]})
+    assert [tuple(weight.shape) for weight in agent.critic.critics.weights] == [(2, 2, 7), (2, 7, 9), (2, 9, 1)]
+    assert agent.policy[0].num_features == 32
+
+
+@pytest.mark.parametrize("updates", [0, 200_000])
+def test_batch_renormalisation_is_that_of_its_paper(updates):
+    torch.manual_seed(3)
+    norm = BatchRenorm(2, 3)
+    norm.mean.uniform_(-9, 9)
+    norm.variance.uniform_(0.01, 2)
+    norm.num_updates.fill_(updates)
+    with torch.no_grad():
+        norm.gamma.uniform_(0.5, 2)
+        norm.beta.uniform_(-1, 1)
+    mean, variance = norm.mean.clone(), norm.variance.clone()
+    x = torch.randn(2, 50, 3, requires_grad=True)
+    y = norm(x)
+    mu, var = x.mean(1, keepdim=True), x.var(1, correction=0, keepdim=True)
+    sigma_B, sigma = (var + 1e-3).sqrt(), (variance + 1e-3).sqrt()
+    r = (sigma_B / sigma).clamp(1 / 3, 3).detach() if updates else 1.0
+    d = ((mu - mean) / sigma).clamp(-5, 5).detach() if updates else 0.0
+    expected = norm.gamma * ((x - mu) / sigma_B * r + d) + norm.beta
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norm.mean, 0.99 * mean + 0.01 * mu)
+    torch.testing.assert_close(norm.variance, 0.99 * variance + 0.01 * var)
+    weights = torch.randn_like(y)
+    here, there = (torch.autograd.grad((out * weights).sum(), x)[0] for out in (y, expected))
+    torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-4)
+    norm.eval()
+    expected = norm.gamma * (x - norm.mean) / (norm.variance + 1e-3).sqrt() + norm.beta
+    torch.testing.assert_close(norm(x), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_largest_quantiles_are_dropped():
     agent, _ = sac_on_target(quantiles=3, drop=1, critics=2)
     Q = torch.tensor([[[1.0, 5, 3]], [[9.0, 2, 4]]])
@@ -325,7 +403,7 @@ def test_critics_side_by_side_are_critics_one_by_one():
     for k in range(3):
         h = x
         for layer, (W, b) in enumerate(zip(critics.weights, critics.biases, strict=True)):
-            h = h @ W[k].T + b[k]
+            h = h @ W[k] + b[k]
             h = h if layer == 2 else h.relu()
         torch.testing.assert_close(y[k], h)
     critics(x, frozen=True).sum().backward()
@@ -360,7 +438,7 @@ def test_dqn_reads_what_others_read(name):
     assert fit(made(DQN, env, **settings), env, 4_000)["return"] > 0.9
 
 
-@pytest.mark.parametrize("kind", [SAC, TD3])
+@pytest.mark.parametrize("kind", [SAC, CrossQ, TD3])
 @pytest.mark.parametrize("name", ["pixels", "one part of three", "target"])
 def test_continuous_agents_read_what_others_read(kind, name):
     space, _, draw, _ = PROBES[name]
@@ -526,9 +604,9 @@ def test_settings_of_the_network_reach_the_critics():
             norm.uniform_(0.5, 1.5)
     x = torch.randn(4, 3)
     for k in range(2):
-        h = nn.functional.layer_norm(x @ critics.weights[0][k].T + critics.biases[0][k], (5,))
+        h = nn.functional.layer_norm(x @ critics.weights[0][k] + critics.biases[0][k], (5,))
         h = (h * critics.norms[0][k] + critics.norms[1][k]).relu()
-        torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k].T + critics.biases[1][k])
+        torch.testing.assert_close(critics(x)[k], h @ critics.weights[1][k] + critics.biases[1][k])
     torch.testing.assert_close(critics(x, which=slice(1))[0], critics(x)[0])
     with pytest.raises(InputError, match="critics have no batch_norm"):
         made(SAC, env, network={**MLP, "bias": False})

@@ -22,6 +22,7 @@ from trainers import (
 from rlcore import checkpoint, legacy, registry
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.autoencoder import AutoencoderAgent
+from rlcore.agents.crossq import CrossQ
 from rlcore.agents.dqn import DQN
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.ppo import PPO
@@ -84,6 +85,8 @@ VARIANTS = {
     "dqn all": (CartPole, CARTPOLE, DQN, {**REPLAY, **RAINBOW, "normalize_observations": True}),
     "dqn half": (CartPole, CARTPOLE, DQN, {**REPLAY, "replay_size": 400, "n_step": 5, "normalize_rewards": True}),
     "sac smooth": (Target, {"num_envs": 4}, SAC, {**REPLAY, "state_dependent_noise": True, "horizon": 4}),
+    "crossq": (Target, {"num_envs": 4}, CrossQ, {**REPLAY, "state_dependent_noise": True, "horizon": 4}),
+    "redq": (Target, {"num_envs": 4}, SAC, {**REPLAY, "critics": 4, "target_critics": 2}),
     "tqc": (Target, {"num_envs": 4}, SAC, {**REPLAY, "quantiles": 5, "policy_delay": 2, "priority_alpha": 0.6}),
     "ddpg": (
         LongTarget, {"num_envs": 4}, TD3,
@@ -91,7 +94,7 @@ VARIANTS = {
     ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
-NEW = "example_dqn", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo"
+NEW = "example_dqn", "crossq", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo"
 """Not in 0.1, or saved otherwise there."""
 HOOKS = {
     "early_stopping": {"figure": "eval/return", "patience": 2},

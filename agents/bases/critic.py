@@ -50,7 +50,10 @@ class CriticAgent(OffPolicyAgent):
         critics: PositiveInt = Field(default=2, le=1000)
         """N; the least of their answers counts (Fujimoto et al. 2018)."""
         target_critics: PositiveInt | None = None
-        """Of the N target critics, this many, drawn anew for each batch, answer (REDQ, Chen et al. 2021); null: all."""
+        """Of the N target critics, this many, drawn anew for each batch, answer (REDQ, Chen et al. 2021), and the
+        policy climbs the mean of the N; null: all, and it climbs the least."""
+        critic_network: NetworkChoice | None = None
+        """That of the critics; null: the same."""
         tau: float = Field(default=0.005, gt=0, le=1)
         """How far each update moves target networks towards the networks."""
 
@@ -63,21 +66,31 @@ class CriticAgent(OffPolicyAgent):
     settings: Settings
     scale: BoxScale
     critic_optimizer: Adam
+    critics_kind: type[Critics] = Critics
+    """What the critics are."""
+    betas = 0.9, 0.999
+    """Of every Adam."""
 
     def _make_networks(self, num_policy_outputs: int, num_numbers: int, num_critic_outputs: int = 1) -> None:
         """The policy, from observations to so many outputs, the critics, and their targets."""
         s = self.settings
         body = build_body(s.network, self.scaled_space)
         self.policy = nn.Sequential(body, nn.Linear(body.num_features, num_policy_outputs))
-        self.critic = QFunction(s.network, self.scaled_space, s.critics, num_numbers, num_critic_outputs)
-        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+        choice, sizes = s.critic_network or s.network, (num_numbers, num_critic_outputs)
+        self.critic = QFunction(choice, self.scaled_space, s.critics, *sizes, self.critics_kind)
+        self._make_targets()
         refuse_noise(self)
+
+    def _make_targets(self) -> None:
+        """The target critics."""
+        self.target_critic = deepcopy(self.critic).requires_grad_(False)
 
     def _make_optimizers(self, policy: Iterable[nn.Parameter]) -> None:
         """Those of the critics and of what the policy learns."""
         s = self.settings
-        self.critic_optimizer = Adam(self.critic.parameters(), lr=s.critic_learning_rate or s.learning_rate)
-        self.optimizer = Adam(policy, lr=s.learning_rate)
+        rate = s.critic_learning_rate or s.learning_rate
+        self.critic_optimizer = Adam(self.critic.parameters(), lr=rate, betas=self.betas)
+        self.optimizer = Adam(policy, lr=s.learning_rate, betas=self.betas)
 
     def _anneal(self) -> None:
         """Sets the step sizes as of now."""
@@ -92,6 +105,10 @@ class CriticAgent(OffPolicyAgent):
         if s.target_critics is not None:
             which = torch.randperm(s.critics, device=self.critic.critics.weights[0].device)[: s.target_critics]
         return self.target_critic(obs, numbers, which=which)
+
+    def _climbed(self, Q: Tensor) -> Tensor:
+        """What the policy climbs of the critics' [N, B, M]: the least, or the mean if few of many targets answer."""
+        return Q.amin(0) if self.settings.target_critics is None else Q.mean(0)
 
     def _improve_critics(self, each: Tensor, weight: Tensor | None) -> Metrics:
         """Takes a step of the critics down the loss of each row, [B], of that weight."""
@@ -176,15 +193,24 @@ class QFunction(nn.Module):
         num: N.
         num_numbers: D, of an action; 0: they say the worth of each action instead.
         num_outputs: M.
+        kind: of critics.
     """
 
-    def __init__(self, choice: NetworkChoice, space: Space[Any], num: int, num_numbers: int, num_outputs: int):
+    def __init__(
+        self,
+        choice: NetworkChoice,
+        space: Space[Any],
+        num: int,
+        num_numbers: int,
+        num_outputs: int,
+        kind: type[Critics] = Critics,
+    ):
         super().__init__()
         own = choice.settings
         is_mlp = isinstance(own, MLP.Settings)
         self.body = build_body(FLAT if is_mlp else choice, space)
         settings = own if isinstance(own, MLP.Settings) else BEHIND_A_BODY
-        self.critics = Critics(num, self.body.num_features + num_numbers, num_outputs, settings)
+        self.critics = kind(num, self.body.num_features + num_numbers, num_outputs, settings)
 
     def forward(
         self,

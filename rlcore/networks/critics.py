@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rlcore.errors import InputError
+from rlcore.networks.batch_renorm import BatchRenorm
 from rlcore.networks.linear import batched_linear
 from rlcore.networks.mlp import ACTIVATIONS, MLP
 
@@ -36,7 +37,7 @@ class Critics(nn.Module):
         layers = [[*one.hidden, one.output] for one in each]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for column in zip(*layers, strict=True):
-            self.weights.append(torch.stack([layer.weight.detach() for layer in column]))
+            self.weights.append(torch.stack([layer.weight.detach().T for layer in column]).contiguous())
             self.biases.append(torch.stack([layer.bias.detach()[None] for layer in column]))
         self.has_norms = settings.layer_norm
         self.activation = torch.relu_ if settings.activation == "relu" else ACTIVATIONS[settings.activation]
@@ -67,4 +68,30 @@ class Critics(nn.Module):
                     x = torch.addcmul(used(self.norms[2 * layer - 1]), x, used(self.norms[2 * layer - 2]))
                 x = self.activation(x)
             x = batched_linear(x, weight, bias)
+        return x
+
+
+class RenormalizedCritics(Critics):
+    """Critics that normalise what each of their layers reads, by `BatchRenorm` (Bhatt et al. 2024, "CrossQ").
+
+    Args:
+        num: N.
+        in_features: inputs.
+        out_features: outputs.
+        settings: of each, without layer norm.
+    """
+
+    def __init__(self, num: int, in_features: int, out_features: int, settings: MLP.Settings):
+        super().__init__(num, in_features, out_features, settings)
+        if self.has_norms:
+            raise InputError("agent.network.layer_norm: there is batch renormalisation already; choose one")
+        self.renorms = nn.ModuleList(BatchRenorm(num, width) for width in [in_features, *settings.hidden])
+
+    def forward(self, x: Tensor, frozen: bool = False, which: slice | Tensor | None = None) -> Tensor:
+        """[B, in_features] to [N, B, out_features]; the same arguments, but that all are evaluated."""
+        assert which is None
+        x = x.expand(len(self.weights[0]), *x.shape)
+        for layer, (weight, bias, norm) in enumerate(zip(self.weights, self.biases, self.renorms, strict=True)):
+            x = norm(self.activation(x) if layer else x, frozen)
+            x = batched_linear(x, *(p.detach() if frozen else p for p in (weight, bias)))
         return x

@@ -15,8 +15,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     The library that torch multiplies by on a CPU has its fastest kernels for one maker's processors alone, and is half
     as fast on others that have AVX-512. oneDNN, which torch has for convolutions, is as fast on all of them.
     """
-    if x.ndim == 2 and x.numel() * weight.shape[0] >= WORTHWHILE and _by_onednn(x, weight):
-        return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
+    if not torch.compiler.is_compiling() and x.ndim == 2 and x.numel() * weight.shape[0] >= WORTHWHILE:
+        fits = x.shape[1] == weight.shape[1] and (bias is None or bias.shape == weight.shape[:1])
+        if fits and _by_onednn(x, weight):
+            return _Linear.apply(x, weight, bias) if torch.is_grad_enabled() else _product(x, weight, bias)
     return nn.functional.linear(x, weight, bias)
 
 
@@ -29,13 +31,13 @@ class Linear(nn.Linear):
 
 
 def batched_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """N linear layers side by side: x [N, B, K], weight [N, M, K] and bias [N, 1, M] to [N, B, M]."""
-    if weight.shape[1] == 1:  # for which batched products are slow
-        return (x * weight).sum(2, keepdim=True) + bias
-    if x[0].numel() * weight.shape[1] >= WORTHWHILE and _by_onednn(x, weight):
-        each = zip(x.unbind(), weight.unbind(), bias.squeeze(1).unbind(), strict=True)
+    """N linear layers side by side: x [N, B, K], weight [N, K, M] and bias [N, 1, M] to [N, B, M]."""
+    if weight.shape[2] == 1:  # for which batched products are slow
+        return (x * weight.mT).sum(2, keepdim=True) + bias
+    if not torch.compiler.is_compiling() and x[0].numel() * weight.shape[2] >= WORTHWHILE and _by_onednn(x, weight):
+        each = zip(x.unbind(), weight.mT.unbind(), bias.squeeze(1).unbind(), strict=True)
         return torch.stack([linear(*one) for one in each])
-    return torch.baddbmm(bias, x, weight.mT)
+    return torch.baddbmm(bias, x, weight)
 
 
 class _Linear(torch.autograd.Function):
@@ -57,6 +59,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.contiguous()  # of which oneDNN reads no strides
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -67,7 +70,8 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and torch.autograd.forward_ad._current_level < 0
         and not torch._C._are_functorch_transforms_active()
     )
 

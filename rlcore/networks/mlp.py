@@ -130,7 +130,8 @@ class MLP(Network):
             for layer, after in zip(self.hidden, self.after, strict=True):
                 x = after(layer(x))
         else:
-            product = linear if x.shape[0] * self._largest >= WORTHWHILE else nn.functional.linear
+            large = not torch.compiler.is_compiling() and x.shape[0] * self._largest >= WORTHWHILE
+            product = linear if large else nn.functional.linear
             for layer in modules_of(self.hidden).values():
                 parameters = parameters_of(layer)
                 x = self.activation(product(x, parameters["weight"], parameters["bias"]))

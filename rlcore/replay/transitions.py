@@ -242,12 +242,10 @@ class TransitionReplay:
         self._tree, self._largest, self.to_refill = None, None, 0
         begins_black = saved.get("begins_black")
         self._begins_black = begins_black if isinstance(begins_black, bool) else None
-        if saved["rows"] is None:
+        if saved["rows"] is None or num_rows(saved["rows"]["reward"][0]) != self.num_envs:  # of others: not followed
             size = restored_number(saved.get("size", 0), "replay.size")
             rows_before = min(size, self.num_rows - 1, -(-REFILLED // self.num_envs))
             self.to_refill = max(rows_before, self.frames or 0) * self.num_envs  # the first ones may be unreadable
-            return
-        if num_rows(saved["rows"]["reward"][0]) != self.num_envs:  # it cannot go on from these: they are of others
             return
         old_rows = restored_number(saved["num_rows"], "replay.num_rows", low=1)
         size = restored_number(saved["size"], "replay.size", high=old_rows - 1)
@@ -444,15 +442,14 @@ class TransitionReplay:
         """Gives the newest rows the largest priority so far, and those that cannot be drawn none."""
         if self._tree is None or self._largest is None:
             return
-        oldest = self.head - self.size
+        device, oldest = self._largest.device, self.head - self.size
         readable = min(oldest + self._num_unreadable, self.head)
-        fresh = torch.arange(max(self.head - num, readable), self.head)
-        rows = torch.cat([fresh, torch.arange(oldest, readable), torch.tensor([self.head])]) % self.num_rows
-        numbers = torch.zeros(len(rows), self.num_envs, dtype=torch.float64)
-        numbers[: len(fresh)] = 1
-        places = rows[:, None] * self.num_envs + torch.arange(self.num_envs)
-        device = self._largest.device
-        self._tree.update(places.flatten().to(device), numbers.flatten().to(device) * self._largest)
+        parts = (max(self.head - num, readable), self.head), (oldest, readable), (self.head, self.head + 1)
+        rows = torch.cat([torch.arange(*part, device=device) for part in parts]) % self.num_rows
+        numbers = torch.zeros(len(rows), self.num_envs, dtype=torch.float64, device=device)
+        numbers[: parts[0][1] - parts[0][0]] = self._largest
+        places = rows[:, None] * self.num_envs + torch.arange(self.num_envs, device=device)
+        self._tree.update(places.flatten(), numbers.flatten())
 
 
 def _part(x: Tensor, rows: slice) -> Tensor:
