@@ -168,6 +168,7 @@ def test_odd_answers_are_read_all_the_same():
     maker = changed(4, lambda info: {**info, **odd})
     env, other = (GymEnvironment(maker, num_envs=2, vectorization="vector_entry_point") for _ in range(2))
     assert not torch.equal(env.reset()[0], other.reset()[0])  # nobody has seeded them
+    env.reset(seed=1)
     *_, info = env.step(torch.zeros(2, dtype=torch.int64))
     assert "text" not in info
     assert info["_speed"].tolist() == [False, True]
