@@ -169,9 +169,10 @@ def test_odd_answers_are_read_all_the_same():
     env, other = (GymEnvironment(maker, num_envs=2, vectorization="vector_entry_point") for _ in range(2))
     assert not torch.equal(env.reset()[0], other.reset()[0])  # nobody has seeded them
     env.reset(seed=1)
-    *_, info = env.step(torch.zeros(2, dtype=torch.int64))
-    assert "text" not in info
-    assert info["_speed"].tolist() == [False, True]
+    for _ in range(20):
+        *_, terminated, truncated, info = env.step(torch.zeros(2, dtype=torch.int64))
+        assert "text" not in info
+        assert info["_speed"].tolist() == [False, not (terminated | truncated)[1]]  # what was there of its last step?
 
 
 def test_atari_steps_itself():
