@@ -121,12 +121,31 @@ MUTANTS = {
     "weights favour what is drawn often": Mutant(
         "rlcore/replay/transitions.py", "/ total) ** -beta", "/ total) ** beta", "tests/test_replay.py"
     ),
+    "the other half of a joint batch": Mutant(
+        "agents/crossq.py", "Q, next_Q = both.chunk(2, 1)", "next_Q, Q = both.chunk(2, 1)", OFF_POLICY
+    ),
+    "the running statistics where critics learn": Mutant(
+        "agents/crossq.py", "self.critic.train()", "self.critic.eval()", OFF_POLICY
+    ),
+    "all target critics answer": Mutant(
+        "agents/bases/critic.py", "numbers, which=which)", "numbers, which=None)", OFF_POLICY
+    ),
+    "a gradient is twice as large": Mutant(
+        "rlcore/networks/linear.py", "linear(grad.t(), x.t())", "linear(2 * grad.t(), x.t())", "tests/test_linear.py"
+    ),
+    "the last observation is the next first": Mutant(
+        "rlcore/gym_vector.py", 'obs = _with(obs, info["final_obs"], done)', "pass", "tests/test_gym_vector.py"
+    ),
+    "rows that are not all there are drawn": Mutant(
+        "rlcore/replay/transitions.py", "numbers[: parts[0][1] - parts[0][0]] = self._largest",
+        "numbers[:-1] = self._largest", "tests/test_replay.py"
+    ),
     "the largest critic counts": Mutant("agents/sac.py", "return Q.amin(0)", "return Q.amax(0)", OFF_POLICY),
     "a death has a future": Mutant(
         "agents/sac.py", "(b.discount * ~b.terminated)[:, None] * V", "b.discount[:, None] * V", OFF_POLICY
     ),
     "targets follow at once": Mutant(
-        "agents/bases/off_policy.py", "list(source.parameters()), tau)", "list(source.parameters()), 1.0)", OFF_POLICY
+        "agents/bases/targets.py", "list(source.parameters()), tau)", "list(source.parameters()), 1.0)", OFF_POLICY
     ),
     "the temperature falls where entropy is short": Mutant(
         "agents/bases/critic.py", "self.log_alpha * (entropy", "self.log_alpha * -(entropy", OFF_POLICY
