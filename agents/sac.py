@@ -74,7 +74,7 @@ class SAC(CriticAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        self.scale = bounded(self.action_space, "sac")
+        self.scale = bounded(self.action_space, type(self).__name__.lower())
         D = self.scale.middle.numel()
         self._make_networks(D if s.state_dependent_noise else 2 * D, D, s.quantiles or 1)
         self.noise = self._make_noise(env.num_envs, D) if s.state_dependent_noise else None
