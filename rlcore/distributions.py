@@ -5,6 +5,7 @@ arithmetic at the sizes of a policy.
 """
 
 import math
+from abc import ABC, abstractmethod
 from functools import cache
 from typing import Any, Protocol
 
@@ -261,7 +262,7 @@ def log_slope_of_tanh(u: Tensor) -> Tensor:
     return 2 * (math.log(2) - u - softplus(-2 * u))
 
 
-class Head(nn.Linear):
+class Head(nn.Linear, ABC):
     """Features [B, F] to what a policy says of actions, [B, K], and that to a distribution of them."""
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -269,9 +270,9 @@ class Head(nn.Linear):
         outputs = nn.functional.linear(features, self.weight, self.bias)
         return outputs if mask is None else outputs.masked_fill(~mask.flatten(1), FORBIDDEN)
 
+    @abstractmethod
     def distribution(self, outputs: Tensor) -> Distribution:
         """Outputs [B, K] as a `Distribution`."""
-        raise NotImplementedError
 
     def draw(self, outputs: Tensor) -> Tensor:
         """Actions [B, *A] to learn from, by the outputs of the latest forward pass."""

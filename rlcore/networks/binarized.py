@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.networks.base import Network
+from rlcore.networks.linear import linear
 
 NEVER = np.iinfo(np.int64).max
 """A threshold that no sum reaches."""
@@ -47,7 +48,7 @@ class BinarizedLinear(nn.Linear):
         if self.training:
             with torch.no_grad():  # beyond 1 no gradient passes: a weight there would never return
                 self.weight.clamp_(-1, 1)
-        return nn.functional.linear(x, Sign.apply(self.weight))
+        return linear(x, Sign.apply(self.weight))
 
 
 class BinarizedMLP(Network):

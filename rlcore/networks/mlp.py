@@ -130,6 +130,7 @@ class MLP(Network):
             for layer, after in zip(self.hidden, self.after, strict=True):
                 x = after(layer(x))
         else:
+            # asked once, not in each layer: to act is a few small products
             large = not torch.compiler.is_compiling() and x.shape[0] * self._largest >= WORTHWHILE
             product = linear if large else nn.functional.linear
             for layer in modules_of(self.hidden).values():

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rlcore.networks.linear import linear
+
 
 class NoisyLinear(nn.Module):
     """y = (W + S_w e_w) x + b + S_b e_b, with factorised noise e, drawn anew in each pass while training.
@@ -29,10 +31,10 @@ class NoisyLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_features] to [B, out_features]."""
         if not self.training:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return linear(x, self.weight, self.bias)
         out_features, in_features = self.weight.shape
         draws = torch.randn(in_features + out_features, device=x.device)
         noise = draws.sign() * draws.abs().sqrt()
         e_in, e_out = noise[:in_features], noise[in_features:]
         weight = self.weight + self.weight_std * (e_out[:, None] * e_in)
-        return nn.functional.linear(x, weight, self.bias + self.bias_std * e_out)
+        return linear(x, weight, self.bias + self.bias_std * e_out)
