@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, Temperature
+from rlcore.agents.bases.off_policy import OffPolicyAgent
 from rlcore.agents.bases.q_learning import allowed
 from rlcore.agents.bases.targets import track
 from rlcore.distributions import Categorical
@@ -25,7 +26,7 @@ NEARLY = 0.98
 """Share of the largest entropy that is the target (Christodoulou 2019)."""
 
 
-class DiscreteSAC(CriticAgent):
+class DiscreteSAC(CriticAgent, OffPolicyAgent):
     """Soft actor-critic whose expectations over actions are sums (Christodoulou 2019, equations 10 to 12).
 
     critics  minimise  E[(Q(s, a) - y)^2],  y = r + gamma sum_a' pi(a'|s') (min_i Q'_i(s', a') - alpha log pi(a'|s'))
@@ -33,7 +34,7 @@ class DiscreteSAC(CriticAgent):
     alpha    such that the policy's entropy is the target
     """
 
-    class Settings(CriticAgent.Settings):
+    class Settings(CriticAgent.Settings, OffPolicyAgent.Settings):
         """Settings of soft actor-critic."""
 
         alpha: Literal["auto"] | PositiveFloat = "auto"

@@ -1,14 +1,16 @@
 """Soft actor-critic."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.critic import CriticAgent, Temperature, bounded
 from rlcore.agents.bases.exploration import StateDependentNoise
+from rlcore.agents.bases.off_policy import OffPolicyAgent
 from rlcore.agents.bases.q_learning import quantile_huber, quantile_midpoints
 from rlcore.agents.bases.targets import track
 from rlcore.distributions import DiagonalGaussian, Distribution, SquashedGaussian, log_slope_of_tanh
@@ -24,7 +26,7 @@ MOST = 2.0
 """Bound of the policy's mean under state-dependent noise, which would not move what tanh has flattened."""
 
 
-class SAC(CriticAgent):
+class SoftActorCritic(CriticAgent):
     """Maximises return and entropy (Haarnoja et al. 2018, "Soft Actor-Critic Algorithms and Applications").
 
     critics  minimise  E[(Q(s, a) - y)^2],  y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s')),  a' ~ pi(s')
@@ -32,12 +34,11 @@ class SAC(CriticAgent):
     alpha    such that the policy's entropy is the target
 
     ``quantiles`` and ``drop`` make it TQC (Kuznetsov et al. 2020): critics say quantiles of the return, and the
-    targets' largest ones are left out, instead of taking the least of means. ``critics: 10``, ``target_critics: 2``,
-    ``updates_per_step: 20`` and ``policy_delay: 20`` make it REDQ (Chen et al. 2021).
+    targets' largest ones are left out, instead of taking the least of means.
     """
 
     class Settings(CriticAgent.Settings):
-        """Settings of soft actor-critic."""
+        """Settings of a policy that is rewarded for its entropy."""
 
         alpha: Literal["auto"] | PositiveFloat = "auto"
         """Weight of the entropy; auto: it is learned."""
@@ -45,28 +46,19 @@ class SAC(CriticAgent):
         """Nats, of numbers in [-1, 1]; auto: minus their number."""
         policy_delay: PositiveInt = 1
         """Updates of the critics for each of the policy."""
-        state_dependent_noise: bool = False
-        """Explore by noise that is a function of the state, drawn anew for each rollout (gSDE, Raffin et al. 2021)."""
-        log_std_init: float = Field(default=-3.0, ge=-20, le=2)
-        """Log of its standard deviation per feature, at first."""
         quantiles: PositiveInt | None = Field(default=None, le=10_000)
         """M, quantiles that each critic says; null: a mean."""
         drop: int = Field(default=2, ge=0)
         """Of the quantiles of all target critics together, this many per critic are left out, the largest."""
 
         @model_validator(mode="after")
-        def _check_quantiles(self) -> "SAC.Settings":
-            default = {name: field.default for name, field in type(self).model_fields.items()}
+        def _check_quantiles(self) -> "SoftActorCritic.Settings":
             if self.quantiles is not None and self.drop >= self.quantiles:
                 raise InputError(f"drop: leaves none of quantiles={self.quantiles}, got {self.drop}")
-            if self.quantiles is None and self.drop != default["drop"]:
+            if self.quantiles is None and self.drop != type(self).model_fields["drop"].default:
                 raise InputError("drop: is of quantiles; set quantiles, e.g. 25")
             if self.alpha != "auto" and self.target_entropy != "auto":
                 raise InputError("target_entropy: is of a learned alpha; set alpha=auto")
-            if not self.state_dependent_noise and self.log_std_init != default["log_std_init"]:
-                raise InputError("log_std_init: is of state_dependent_noise; set that to true")
-            if self.state_dependent_noise and self.horizon == 1:
-                raise InputError("state_dependent_noise: is drawn anew for each rollout; set horizon, e.g. 64")
             return self
 
     settings: Settings
@@ -76,24 +68,18 @@ class SAC(CriticAgent):
         s = self.settings
         self.scale = bounded(self.action_space, type(self).__name__.lower())
         D = self.scale.middle.numel()
-        self._make_networks(D if s.state_dependent_noise else 2 * D, D, s.quantiles or 1)
-        self.noise = self._make_noise(env.num_envs, D) if s.state_dependent_noise else None
+        self._make_networks(self._policy_outputs(D), D, s.quantiles or 1)
         self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy
         self.temperature = Temperature(s.alpha)
-        own = [] if self.noise is None else self.noise.parameters()
-        self._make_optimizers([*self.policy.parameters(), *own, *self.temperature.parameters()])
+        self._make_optimizers([*self._policy_parameters(D), *self.temperature.parameters()])
         self.num_updates = 0
         self.register_buffer("midpoints", quantile_midpoints(s.quantiles or 1), persistent=False)
         self.midpoints: Tensor  # [M]
 
     def gaussian(self, obs: Tree) -> DiagonalGaussian:
         """The policy of normalised observations [B, *O], over numbers [B, D] of which an action's are the tanh."""
-        if self.noise is None:
-            mean, log_std = self.policy(obs).chunk(2, 1)
-            return DiagonalGaussian(mean, log_std.clamp(*LOG_STD))
-        body, head = self.policy
-        features = body(obs)
-        return DiagonalGaussian(head(features).clamp(-MOST, MOST), self.noise.log_std(features))
+        mean, log_std = self.policy(obs).chunk(2, 1)
+        return DiagonalGaussian(mean, log_std.clamp(*LOG_STD))
 
     def distribution(self, obs: Tree) -> Distribution:
         """[B, *O] to pi(.|s) of B rows, over actions."""
@@ -104,22 +90,12 @@ class SAC(CriticAgent):
 
     def explore(self, obs: Tree) -> Tensor:
         """Draws from the policy; obs [N, *O], normalised."""
-        gaussian = self.gaussian(obs)
-        if self.noise is None or not self.training:
-            return self._action(gaussian.sample().tanh())
-        return self._action((gaussian.mean + self.noise(self.policy[0](obs))).tanh())
+        return self._action(self.gaussian(obs).sample().tanh())
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The middle of the policy; obs [N, *O]."""
         return Step(self._action(self.gaussian(self.normalized(obs)).mean.tanh()))
-
-    def learn(self, rollout: Rollout) -> Metrics:
-        """Learns from the replay; noise that is a function of the state is another one in the next rollout."""
-        metrics = super().learn(rollout)
-        if self.noise is not None:
-            self.noise.draw()
-        return metrics
 
     def update(self, b: Transition) -> tuple[Metrics, Tensor]:
         """Takes a step of the critics, and of the policy and alpha if it is due."""
@@ -147,10 +123,6 @@ class SAC(CriticAgent):
         """Moves the targets towards the critics."""
         track(self.target_critic, self.critic, self.settings.tau)
 
-    def _make_noise(self, num_envs: int, num_numbers: int) -> StateDependentNoise:
-        features: int = self.policy[0].num_features  # type: ignore[assignment]
-        return StateDependentNoise(features, num_numbers, num_envs, self.settings.log_std_init)
-
     def _improve(self, obs: Tree, alpha: Tensor) -> Metrics:
         """Takes a step of the policy and of alpha."""
         numbers, log_prob = squashed(self.gaussian(obs))
@@ -174,6 +146,75 @@ class SAC(CriticAgent):
         if self.settings.quantiles is None:
             return (Q.squeeze(2) - y.squeeze(1)).square().sum(0)
         return quantile_huber(Q, y, self.midpoints).sum(0)
+
+    def _policy_outputs(self, num_numbers: int) -> int:
+        """Numbers that the policy's network says of D of an action."""
+        return 2 * num_numbers
+
+    def _policy_parameters(self, num_numbers: int) -> Iterable[nn.Parameter]:
+        """What the policy learns."""
+        return self.policy.parameters()
+
+
+class SAC(SoftActorCritic, OffPolicyAgent):
+    """Soft actor-critic with a replay; it explores by its policy.
+
+    ``critics: 10``, ``target_critics: 2``, ``updates_per_step: 20`` and ``policy_delay: 20`` make it REDQ (Chen et al.
+    2021).
+    """
+
+    class Settings(SoftActorCritic.Settings, OffPolicyAgent.Settings):
+        """Settings of soft actor-critic."""
+
+        state_dependent_noise: bool = False
+        """Explore by noise that is a function of the state, drawn anew for each rollout (gSDE, Raffin et al. 2021)."""
+        log_std_init: float = Field(default=-3.0, ge=-20, le=2)
+        """Log of its standard deviation per feature, at first."""
+
+        @model_validator(mode="after")
+        def _check_noise(self) -> "SAC.Settings":
+            default = type(self).model_fields["log_std_init"].default
+            if not self.state_dependent_noise and self.log_std_init != default:
+                raise InputError("log_std_init: is of state_dependent_noise; set that to true")
+            if self.state_dependent_noise and self.horizon == 1:
+                raise InputError("state_dependent_noise: is drawn anew for each rollout; set horizon, e.g. 64")
+            return self
+
+    settings: Settings
+    noise: StateDependentNoise | None
+
+    def gaussian(self, obs: Tree) -> DiagonalGaussian:
+        """The policy of normalised observations [B, *O], over numbers [B, D] of which an action's are the tanh."""
+        if self.noise is None:
+            return super().gaussian(obs)
+        body, head = self.policy
+        features = body(obs)
+        return DiagonalGaussian(head(features).clamp(-MOST, MOST), self.noise.log_std(features))
+
+    def explore(self, obs: Tree) -> Tensor:
+        """Draws from the policy, or adds noise that is a function of the state; obs [N, *O], normalised."""
+        if self.noise is None or not self.training:
+            return super().explore(obs)
+        return self._action((self.gaussian(obs).mean + self.noise(self.policy[0](obs))).tanh())
+
+    def learn(self, rollout: Rollout) -> Metrics:
+        """Learns from the replay; noise that is a function of the state is another one in the next rollout."""
+        metrics = super().learn(rollout)
+        if self.noise is not None:
+            self.noise.draw()
+        return metrics
+
+    def _policy_outputs(self, num_numbers: int) -> int:
+        return num_numbers if self.settings.state_dependent_noise else super()._policy_outputs(num_numbers)
+
+    def _policy_parameters(self, num_numbers: int) -> Iterable[nn.Parameter]:
+        s, parameters = self.settings, super()._policy_parameters(num_numbers)
+        self.noise = None
+        if not s.state_dependent_noise:
+            return parameters
+        features: int = self.policy[0].num_features  # type: ignore[assignment]
+        self.noise = StateDependentNoise(features, num_numbers, self.spec.num_envs, s.log_std_init)
+        return [*parameters, *self.noise.parameters()]
 
 
 def squashed(gaussian: DiagonalGaussian) -> tuple[Tensor, Tensor]:

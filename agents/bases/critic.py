@@ -12,8 +12,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.off_policy import OffPolicyAgent
 from rlcore.agents.bases.targets import refuse_noise
+from rlcore.agents.bases.transitions import TransitionAgent
 from rlcore.distributions import WIDEST, BoxScale
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
@@ -31,14 +31,14 @@ BEHIND_A_BODY = MLP.Settings(hidden=[256, 256], activation="relu", init="torch")
 """Critics behind a body that is no ``mlp``."""
 
 
-class CriticAgent(OffPolicyAgent):
+class CriticAgent(TransitionAgent):
     """An agent with a policy, critics of observation and action, and target critics; a subclass updates them.
 
     Within it, numbers of an action lie in [-1, 1], and 0 is the middle of the Box: so noise and entropy mean the same
     in any Box.
     """
 
-    class Settings(OffPolicyAgent.Settings):
+    class Settings(TransitionAgent.Settings):
         """Settings of critics."""
 
         learning_rate: PositiveFloat = 3e-4

@@ -9,25 +9,24 @@ from torch import Tensor
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.exploration import random_actions
-from rlcore.agents.bases.normalized import NormalizedAgent
+from rlcore.agents.bases.transitions import TransitionAgent
 from rlcore.device import choose_device
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.networks import NetworkChoice
 from rlcore.replay import TransitionReplay
-from rlcore.rollout import Rollout, Step, Transition
+from rlcore.rollout import Rollout, Step
 from rlcore.trees import Tree
 
 
-class OffPolicyAgent(NormalizedAgent):
+class OffPolicyAgent(TransitionAgent):
     """Keeps what it did in a replay, and learns from batches of it; a subclass explores, and updates its networks.
 
     What is kept is as the environment gave it. Observations and rewards are normalised when they are drawn, by the
     statistics of that time.
     """
 
-    class Settings(NormalizedAgent.Settings):
+    class Settings(TransitionAgent.Settings):
         """Settings of an agent with a replay."""
 
         horizon: PositiveInt = 1
@@ -52,12 +51,6 @@ class OffPolicyAgent(NormalizedAgent):
         """Save the replay in checkpoints; if not, a resumed run fills a new one before it goes on learning."""
         replay_device: str | None = None
         """Where the replay is, e.g. ``cpu`` if the GPU has no room for it; null: where the agent is."""
-        network: NetworkChoice = NetworkChoice.model_validate(
-            {"name": "mlp", "hidden": [256, 256], "activation": "relu", "init": "torch"}
-        )
-        """The body of each network."""
-        max_grad_norm: PositiveFloat | None = None
-        """Bound on the gradient's 2-norm; null disables clipping."""
 
         @model_validator(mode="after")
         def _check_sizes(self) -> "OffPolicyAgent.Settings":
@@ -78,7 +71,7 @@ class OffPolicyAgent(NormalizedAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.horizon = s.horizon
         device = env.device if s.replay_device is None else choose_device(s.replay_device)[0]
         self.replay = TransitionReplay(
             s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, device
@@ -90,24 +83,11 @@ class OffPolicyAgent(NormalizedAgent):
                 f"agent.replay_size: {s.replay_size:,} holds {room:,} steps of {env.num_envs:,} environments, too few "
                 f"for learning_starts={s.learning_starts:,} and horizon={s.horizon:,}"
             )
-        self.progress = 0.0
-        """Share of the run done, [0, 1], as of the last rollout."""
         self._owed = 0.0  # batches, a fraction of one
 
     @abstractmethod
     def explore(self, obs: Tree) -> Tensor:
         """Actions [N, *A] to learn from; obs [N, *O], normalised."""
-
-    @abstractmethod
-    def update(self, b: Transition) -> tuple[Metrics, Tensor]:
-        """Takes a gradient step on a batch.
-
-        Args:
-            b: B transitions, normalised.
-
-        Returns:
-            Metrics, and how wrong each row's value was, [B], detached.
-        """
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Explores; in training at first by actions drawn uniformly. obs [N, *O]."""
@@ -130,8 +110,7 @@ class OffPolicyAgent(NormalizedAgent):
         while self._owed >= 1:
             self._owed -= 1
             b = self.replay.sample(s.batch_size, beta, scale)
-            b = b._replace(obs=self.normalized(b.obs), next_obs=self.normalized(b.next_obs))
-            metrics, error = self.update(b)
+            metrics, error = self.update(self._normalized_batch(b))
             each.append(metrics)
             if b.place is not None:
                 self.replay.update(b.place, error)
