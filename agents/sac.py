@@ -62,6 +62,8 @@ class SoftActorCritic(CriticAgent):
             return self
 
     settings: Settings
+    backs_up_entropy = True
+    """Whether the critics' target counts the entropy of what is done next."""
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -105,9 +107,11 @@ class SoftActorCritic(CriticAgent):
         with torch.no_grad():
             next_numbers, next_log_prob = squashed(self.gaussian(b.next_obs))
         Q, next_Q = self._judged(b, next_numbers)
-        V = self._least(next_Q) - alpha * next_log_prob[:, None]  # [B, K]
+        V = self._least(next_Q)  # [B, K]
+        if self.backs_up_entropy:
+            V = V - alpha * next_log_prob[:, None]
         y = b.reward[:, None] + (b.discount * ~b.terminated)[:, None] * V
-        metrics = self._improve_critics(self._critic_loss(Q, y), b.weight) | {"q": Q.detach().mean()}
+        metrics = self._improve_critics(self._critic_loss(Q, y, b), b.weight) | {"q": Q.detach().mean()}
         if self.num_updates % s.policy_delay == 0:
             metrics |= self._improve(b.obs, alpha)
         self._follow()
@@ -141,8 +145,8 @@ class SoftActorCritic(CriticAgent):
         pooled = Q.permute(1, 0, 2).flatten(1).sort(1).values
         return pooled[:, : pooled.shape[1] - s.drop * len(Q)]
 
-    def _critic_loss(self, Q: Tensor, y: Tensor) -> Tensor:
-        """Of each row [B], summed over the critics; Q [N, B, M], y [B, K]."""
+    def _critic_loss(self, Q: Tensor, y: Tensor, b: Transition) -> Tensor:
+        """Of each row [B], summed over the critics; Q [N, B, M], y [B, K], of a batch."""
         if self.settings.quantiles is None:
             return (Q.squeeze(2) - y.squeeze(1)).square().sum(0)
         return quantile_huber(Q, y, self.midpoints).sum(0)

@@ -1,15 +1,14 @@
 """Learning from a reward that carries a gradient: supervised learning."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from gymnasium.spaces import Box
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field
 from torch import Tensor
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
+from rlcore.agents.bases.pathwise import PathwiseAgent
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -17,55 +16,24 @@ from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import input_scaling, observation_shape
-from rlcore.optimizers import SGD, Adam
-from rlcore.rollout import Rollout, Step
-from rlcore.schedules import Schedule, anneal
+from rlcore.rollout import Row, Step
 from rlcore.spaces import Logits, LogOdds, Means, scaled_space
 from rlcore.trees import Tree
 
 
-class Supervised(Agent):
-    """Answers with the outputs of a network, and follows the gradient of their reward.
+class Supervised(PathwiseAgent):
+    """Answers with the outputs of a network, and follows the gradient of their reward; see `PathwiseAgent`."""
 
-    maximise  E[r(x, f(x))],  by the gradient of r through f: the pathwise gradient of an episode of one step
-
-    If the reward is a log-likelihood this is maximum likelihood. The gradient goes through the forward pass that acted.
-    """
-
-    class Settings(settings.Settings):
+    class Settings(PathwiseAgent.Settings):
         """Settings of supervised learning."""
 
         network: NetworkChoice = NetworkChoice.model_validate({"name": "mlp", "activation": "relu", "init": "he"})
         """Network from an example to the answer."""
-        optimizer: Literal["sgd", "adam", "adamw"] = "adam"
-        """Gradient descent, Adam, or Adam with decoupled weight decay."""
-        learning_rate: PositiveFloat = 1e-3
-        """Step size of the optimizer, before the schedule."""
-        learning_rate_schedule: Schedule = "constant"
-        """How the learning rate falls over the run."""
-        momentum: float = Field(default=0.0, ge=0, lt=1)
-        """Momentum of sgd."""
-        bias_correction: bool = True
-        """Bias correction of adam and adamw; see `rlcore.optimizers.Adam`."""
-        weight_decay: NonNegativeFloat = 0.0
-        """L2 penalty, added to the gradient; adamw subtracts it from the parameters instead."""
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)
         """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reported
         reward remains that of the true class."""
-        max_grad_norm: PositiveFloat | None = None
-        """Bound on the gradient's 2-norm; null disables clipping."""
-
-        @model_validator(mode="after")
-        def _check(self) -> "Supervised.Settings":
-            if self.momentum and self.optimizer != "sgd":
-                raise InputError(f"momentum: is a setting of sgd, the optimizer is {self.optimizer}")
-            if not self.bias_correction and self.optimizer == "sgd":
-                raise InputError("bias_correction: is a setting of adam and adamw, the optimizer is sgd")
-            return self
 
     settings: Settings
-    differentiable = True
-    horizon = 1
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -83,16 +51,7 @@ class Supervised(Agent):
         self.scaling = input_scaling(env.single_observation_space)
         shape = observation_shape(scaled_space(env.single_observation_space), s.network)
         self.network = s.network.build(shape, math.prod(space.shape))
-        if s.optimizer == "sgd":
-            self.optimizer = SGD(self.parameters(), s.learning_rate, s.momentum, s.weight_decay)
-        else:
-            self.optimizer = Adam(
-                self.parameters(),
-                s.learning_rate,
-                weight_decay=s.weight_decay,
-                decoupled_weight_decay=s.optimizer == "adamw",
-                bias_correction=s.bias_correction,
-            )
+        self.optimizer = self._make_optimizer()
 
     def forward(self, obs: Any, state: Tree = None) -> Any:
         """As of every agent; but tensors [B, *O] are answered with a graph, [B, *A]."""
@@ -133,13 +92,9 @@ class Supervised(Agent):
         """The answers, with their graph; obs [N, *O]."""
         return Step(self.outputs(obs))
 
-    def learn(self, rollout: Rollout) -> Metrics:
-        """Takes one step of the optimizer."""
-        s = self.settings
-        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        row = rollout[0]  # not stacked: that would be one more node in the graph
-        loss = -row.reward.mean()
-        if s.label_smoothing:
-            uniform_loss = -row.action.log_softmax(-1).mean()
-            loss = (1 - s.label_smoothing) * loss + s.label_smoothing * uniform_loss
-        return {**self.minimize(loss), "learning_rate": learning_rate}
+    def _loss(self, row: Row) -> Tensor:
+        loss, smoothing = super()._loss(row), self.settings.label_smoothing
+        if not smoothing:
+            return loss
+        uniform_loss = -row.action.log_softmax(-1).mean()
+        return (1 - smoothing) * loss + smoothing * uniform_loss

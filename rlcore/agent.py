@@ -162,6 +162,15 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         """What a user should know of an update's metrics, a line each; the trainer shows each line once."""
         return []
 
+    def fit_normalizer(self, obs: Tree) -> None:
+        """Called by an environment that has its observations beforehand, before learning, with some of them at a time.
+
+        The default has nothing to fit.
+
+        Args:
+            obs: [B, *O].
+        """
+
     def on_reset(self) -> None:
         """Called by the trainer when the episodes in progress were abandoned: forget what was remembered of them."""
 

@@ -93,6 +93,37 @@ def verify(
     raise typer.Exit(rlcore.commands.verify(names or [], everything, seeds, jobs))
 
 
+@app.command()
+def record(
+    run: RunPath,
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="The data set's folder; ends in a version: data/expert-v0.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="Environment steps to record.")],
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="act, as the agent explores; predict, its best actions; random; or replay, what its replay holds."
+        ),
+    ] = "act",
+    checkpoint: Annotated[
+        str | None, typer.Option(help="best, last, a kept one, or a path. Default: best if there is one, else last.")
+    ] = None,
+    mix: Annotated[
+        list[str] | None, typer.Option(metavar="RUN:SHARE", help="Another run that plays a share; may be repeated.")
+    ] = None,
+    num_envs: Annotated[int | None, typer.Option(min=1, max=2**16, help="Environments at once. Default: 8.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the environments and the actions.")] = 1,
+    changed: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the run, just for now.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Record what the agent of a run does, as a data set in Minari's format."""
+    made = rlcore.commands.record(run, out, steps, policy, checkpoint, mix or [], num_envs, seed, changed or [], trust)
+    raise typer.Exit(made)
+
+
 @app.command("list")
 def list_names(
     what: Annotated[

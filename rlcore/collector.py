@@ -33,6 +33,9 @@ class Collector:
         seed: of the run; that of the environment is derived from it when the first rollout is collected.
     """
 
+    plays = True
+    """Whether its rollouts are episodes, whose returns are figures of the run."""
+
     def __init__(self, env: "Environment", seed: int = 1):
         self.env, self.seed = env, seed
         self.obs: Tree = None

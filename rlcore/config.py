@@ -17,13 +17,13 @@ from rlcore.agent import Agent, AgentChoice
 from rlcore.checkpoint import fitting
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.env_spec import EnvSpec
-from rlcore.environment import Environment
+from rlcore.environment import Environment, EnvironmentChoice
 from rlcore.errors import InputError
 from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
-from rlcore.settings import Choice, Settings, flatten, mistakes
+from rlcore.settings import Settings, flatten, mistakes
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -36,12 +36,6 @@ HOME_FILE = ".home"
 """In a run's folder: the absolute path at which it was trained."""
 MOST_CHARACTERS, MOST_NODES, DEEPEST, MOST_DIGITS = 2**18, 10_000, 50, 400
 """Bounds of a YAML file: on its characters, its values, their nesting, and the digits of a number."""
-
-
-class EnvironmentChoice(Choice):
-    """An environment by name, with its settings."""
-
-    registry = registry.envs
 
 
 class Expectation(Settings):
@@ -318,7 +312,7 @@ def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | N
     kind = registry.envs[choice.name]
     with BoundedTensors():
         for_agent = None if spec is None else getattr(kind, "for_agent", None)
-        env: Environment = for_agent(choice.settings, device, spec) if for_agent else kind(choice.settings, device)
+        env: Environment = for_agent(choice.settings, device, spec) if for_agent else choice.build(device)
         return env
 
 

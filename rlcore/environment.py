@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from rlcore import settings
+from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.collector import Collector
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
 from rlcore.moved import keep_former_names
+from rlcore.settings import Choice
 from rlcore.trees import Tree
 
 StepResult = tuple[Tree, Tensor, Tensor, Tensor, dict[str, Any]]
@@ -199,3 +200,14 @@ class Environment(VectorEnv, ABC):
 
 
 keep_former_names(Environment, RENAMED)
+
+
+class EnvironmentChoice(Choice):
+    """An environment by name, with its settings."""
+
+    registry = registry.envs
+
+    def build(self, device: torch.device | str) -> Environment:
+        """A new environment on a device."""
+        made: Environment = registry.envs[self.name](self.settings, device)
+        return made

@@ -141,7 +141,8 @@ class GymEnvironment(Environment):
         by_itself = s.vectorization == "vector_entry_point"
         first: Any = SelfVectorized(s) if by_itself else Maker(s, 0)()
         _, info = first.reset(seed=None if by_itself else 0)
-        limit = None if first.spec is None else first.spec.max_episode_steps
+        self.spec = getattr(first if by_itself else first.env, "spec", None)
+        limit = None if self.spec is None else self.spec.max_episode_steps
         self.max_episode_steps = max(limit or 0, Environment.max_episode_steps)
         if not by_itself:
             first.close()

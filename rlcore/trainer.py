@@ -304,7 +304,8 @@ class Trainer:
         self._learning = False
         self.env.on_update()
         self.steps += rollout.num_steps
-        self.episodes.add(rollout)
+        if self.collector.plays:
+            self.episodes.add(rollout)
         self.collect_seconds += collected - start
         self.env_seconds += rollout.env_seconds
         self.learn_seconds += time.perf_counter() - collected

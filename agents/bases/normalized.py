@@ -43,6 +43,11 @@ class NormalizedAgent(Agent):
         obs = self._scaled(obs)
         return obs if self.normalizer is None else self.normalizer(obs)
 
+    def fit_normalizer(self, obs: Tree) -> None:
+        """Includes observations [B, *O] in the statistics, if there are any."""
+        if self.normalizer is not None:
+            self.normalizer.update(self._scaled(obs))
+
     def on_reset(self) -> None:
         """Restarts the running returns, by which rewards are normalised, from 0."""
         if self.reward_normalizer is not None:
@@ -53,7 +58,6 @@ class NormalizedAgent(Agent):
 
     def _update_normalizers(self, rollout: Rollout) -> None:
         """Includes a rollout in the running statistics."""
-        if self.normalizer is not None:
-            self.normalizer.update(self._scaled(rollout.rows(rollout.obs)))
+        self.fit_normalizer(rollout.rows(rollout.obs))
         if self.reward_normalizer is not None:
             self.reward_normalizer.update(rollout)

@@ -2,9 +2,10 @@
 
 from rlcore.commands.evaluate import evaluate
 from rlcore.commands.list_names import list_names
+from rlcore.commands.record import record
 from rlcore.commands.resume import resume
 from rlcore.commands.show import show
 from rlcore.commands.train import train
 from rlcore.commands.verify import verify
 
-__all__ = ["evaluate", "list_names", "resume", "show", "train", "verify"]
+__all__ = ["evaluate", "list_names", "record", "resume", "show", "train", "verify"]

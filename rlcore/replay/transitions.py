@@ -1,5 +1,6 @@
 """TransitionReplay: the latest steps of N environments, each observation kept once."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,20 +173,37 @@ class TransitionReplay:
             age = (place - oldest * N) % (R * N)
             weight = (self._tree[place] * len(self) / total) ** -beta
             weight = (weight / weight.amax()).float()
-        reward, last, discount = self._window(rows, place, age, reward_scale)
-        followed = (last + N) % (R * N)
+        drawn = self._transitions(rows, place, age, self.n, reward_scale)
+        if weight is not None:
+            drawn = drawn._replace(weight=weight, place=place)
+        if self._home in (None, rows.reward.device):
+            return drawn
+        return tree_map(lambda x: x.to(self._home, non_blocking=True), drawn)
+
+    def steps(self) -> Iterator[tuple[Transition, Tensor]]:
+        """Every step that can be drawn, the oldest first: of N environments, one step each, and whether it was cut [N].
+
+        Successors are those one step later, rewards undiscounted; the newest step is followed by what is seen now.
+        """
+        rows, N = self._rows, self.num_envs
+        for age in range(self._num_unreadable, self.size if rows is not None else 0):
+            assert rows is not None
+            row = (self.head - self.size + age) % self.num_rows
+            place = torch.arange(row * N, (row + 1) * N, device=rows.reward.device)
+            yield self._transitions(rows, place, age * N + place - row * N), rows.final[row] >= 0
+
+    def _transitions(
+        self, rows: Rows, place: Tensor, age: Tensor, n: int = 1, reward_scale: Tensor | None = None
+    ) -> Transition:
+        """Those of n steps that begin at places [B], ``age`` steps after the oldest."""
+        reward, last, discount = self._window(rows, place, age, n, reward_scale)
+        followed = (last + self.num_envs) % (self.num_rows * self.num_envs)
         obs, next_obs = tree_map(lambda x: _flat(x)[place], rows.obs), tree_map(lambda x: _flat(x)[followed], rows.obs)
         if self._num_final:
             next_obs = self._replaced(next_obs, _flat(rows.final)[last])
         if rows.age is not None:
             obs, next_obs = self._stacks(rows, place, obs, 1), self._stacks(rows, last, next_obs, 0)
-        action, terminated = _flat(rows.action)[place], _flat(rows.terminated)[last]
-        drawn = Transition(
-            obs, action, reward, next_obs, terminated, discount, weight, weight if weight is None else place
-        )
-        if self._home in (None, rows.reward.device):
-            return drawn
-        return tree_map(lambda x: x.to(self._home, non_blocking=True), drawn)
+        return Transition(obs, _flat(rows.action)[place], reward, next_obs, _flat(rows.terminated)[last], discount)
 
     def update(self, place: Tensor, error: Tensor) -> None:
         """Sets the priorities of transitions that were drawn.
@@ -370,17 +388,19 @@ class TransitionReplay:
         self._final, self._num_final = tree_map(moved, used), count
         self._rows.final[pointed] = torch.arange(count, dtype=torch.int32, device=self._rows.final.device)
 
-    def _window(self, rows: Rows, place: Tensor, age: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _window(
+        self, rows: Rows, place: Tensor, age: Tensor, n: int, scale: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Of the windows that begin at places [B], ``age`` steps after the oldest: reward, last step, discount, [B]."""
-        if self.n == 1:
+        if n == 1:
             reward = _scaled(_flat(rows.reward)[place], scale)
             return reward, place, torch.full_like(place, self.gamma, dtype=torch.float32)
         N, RN = self.num_envs, self.num_rows * self.num_envs
-        k = torch.arange(self.n, device=place.device)[:, None]
+        k = torch.arange(n, device=place.device)[:, None]
         window = (place + k * N) % RN  # [n, B]
         newest = age // N + k >= self.size - 1
         done = _flat(rows.terminated)[window] | (_flat(rows.final)[window] >= 0) | newest
-        total, steps = n_step_returns(_scaled(_flat(rows.reward)[window], scale), done, self.n, self.gamma)
+        total, steps = n_step_returns(_scaled(_flat(rows.reward)[window], scale), done, n, self.gamma)
         last = window.gather(0, steps[:1] - 1).squeeze(0)
         return total[0], last, self.gamma ** steps[0].float()
 

@@ -1,0 +1,213 @@
+"""Reads data sets in Minari's format: local files alone, of which nothing is run."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from numpy.typing import NDArray
+
+from rlcore.errors import InputError
+from rlcore.experience.recorded import Recorded
+from rlcore.memory import require_memory
+from rlcore.registry import did_you_mean
+from rlcore.spaces import ACTION_MASK, dtype_of_tensor
+from rlcore.trees import Tree
+
+DATA_FOLDER = "data"
+"""Within a data set's folder, by Minari's rules."""
+METADATA_FILE = "metadata.json"
+SPACES = "observation_space", "action_space"
+
+
+def datasets_folder() -> Path:
+    """Where data sets are that are named by an id: ``$MINARI_DATASETS_PATH``, or ``~/.minari/datasets``."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def local_ids() -> list[str]:
+    """The ids of the data sets in `datasets_folder`."""
+    folder = datasets_folder()
+    found = (path.parent.parent for path in folder.glob(f"**/{DATA_FOLDER}/{METADATA_FILE}"))
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def locate(dataset: str) -> Path:
+    """The folder with the files of a data set.
+
+    Args:
+        dataset: its folder, or the id of a local one.
+
+    Raises:
+        InputError: there is no such data set.
+    """
+    for folder in (Path(dataset), datasets_folder() / dataset):
+        for data in (folder / DATA_FOLDER, folder):
+            if (data / METADATA_FILE).is_file():
+                return data
+    known = local_ids()
+    near = did_you_mean(dataset, known)
+    raise InputError(
+        f"there is no data set {dataset!r}{near}: neither a folder with {DATA_FOLDER}/{METADATA_FILE}, nor a local one "
+        f"of Minari ({', '.join(known) or 'none'} in {datasets_folder()})"
+    )
+
+
+def minari_module() -> Any:
+    """Minari.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return import_module("minari")
+    except ImportError as error:
+        raise InputError(f"recorded episodes need Minari ({error}): pip install 'minari[hdf5]'") from error
+
+
+def read_metadata(dataset: str) -> dict[str, Any]:
+    """What a data set says of itself, with its two spaces.
+
+    Raises:
+        InputError: there is no such data set, it cannot be read, or does not name its spaces, which Minari would then
+            take from an environment that it makes.
+    """
+    minari, data = minari_module(), locate(dataset)
+    with _readable(dataset):
+        storage = minari.dataset.minari_storage
+        raw = storage.MinariStorage.read_raw_metadata(data)
+        if missing := [name for name in SPACES if not isinstance(raw.get(name), str)]:
+            raise InputError(f"data set {dataset}: {METADATA_FILE} has no {' and no '.join(missing)}")
+        spaces = {name: minari.serialization.deserialize_space(raw[name]) for name in SPACES}
+    return {**raw, **spaces}
+
+
+def read(dataset: str) -> Recorded:
+    """The episodes of a data set.
+
+    Args:
+        dataset: its folder, or the id of a local one.
+
+    Raises:
+        InputError: there is no such data set, it cannot be read, is of a version that Minari does not know, has no
+            steps, no rewards, a NaN, or numbers that do not fit its spaces.
+    """
+    metadata = read_metadata(dataset)
+    spaces: list[Any] = [metadata[name] for name in SPACES]
+    for name, space in zip(SPACES, spaces, strict=True):
+        _check_space(dataset, name.replace("_", " "), space)
+    minari = minari_module()
+    with _readable(dataset):
+        found = minari.MinariDataset(locate(dataset))
+        size = found.total_steps * sum(_row_bytes(space) for space in spaces)
+        require_memory(2 * size, f"data set {dataset}")
+        episodes = [_Episode(dataset, number, episode, spaces) for number, episode in enumerate(found)]
+    if not episodes:
+        raise InputError(f"data set {dataset}: has no steps")
+    return Recorded(
+        name=dataset,
+        observation_space=spaces[0],
+        action_space=spaces[1],
+        obs=_joined([one.obs for one in episodes]),
+        action=_joined([one.action for one in episodes]),
+        reward=_joined([one.reward for one in episodes]),
+        terminated=_joined([one.terminated for one in episodes]),
+        truncated=_joined([one.truncated for one in episodes]),
+        lengths=torch.tensor([len(one.reward) for one in episodes]),
+        metadata=metadata,
+    )
+
+
+class _Episode:
+    """An episode as arrays, once they have been checked."""
+
+    def __init__(self, dataset: str, number: int, found: Any, spaces: list[Any]):
+        where = f"data set {dataset}: episode {number}"
+        self.reward = _numbers(found.rewards, f"{where}: rewards", ()).astype(np.float32)
+        T = len(self.reward)
+        if not T:
+            raise InputError(f"{where} has no steps")
+        self.terminated, self.truncated = (
+            _of_length(T, _numbers(flags, f"{where}: {name}", ()), f"{where}: {name}").astype(np.bool_)
+            for name, flags in (("terminations", found.terminations), ("truncations", found.truncations))
+        )
+        self.obs = _tree(found.observations, spaces[0], f"{where}: observations", T + 1)
+        self.action = _from_0(_tree(found.actions, spaces[1], f"{where}: actions", T), spaces[1])
+
+
+@contextmanager
+def _readable(dataset: str) -> Iterator[None]:
+    """What fails in here is one line about the data set."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: the files may be anyone's
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InputError(f"data set {dataset}: Minari cannot read it: {message}") from error
+
+
+def _check_space(dataset: str, name: str, space: Space[Any]) -> None:
+    is_dict = isinstance(space, Dict) and name != "action space"
+    for part in space.values() if is_dict else [space]:  # type: ignore[attr-defined]
+        if not isinstance(part, (Box, Discrete, MultiDiscrete, MultiBinary)):
+            raise InputError(f"data set {dataset}: no tensors hold the {name} {space}")
+
+
+def _row_bytes(space: Any) -> int:
+    if isinstance(space, Dict):
+        return sum(map(_row_bytes, space.values()))
+    return int(np.prod(space.shape)) * int(space.dtype.itemsize)
+
+
+def _tree(found: Any, space: Any, name: str, num_rows: int) -> Any:
+    """Arrays [num_rows, *shape] of a space, as the tensors of rlcore have them."""
+    if isinstance(space, Dict):
+        if not isinstance(found, dict) or found.keys() != space.spaces.keys():
+            raise InputError(f"{name} must have the parts {', '.join(space)}, got {', '.join(map(str, found))}")
+        return {key: _tree(found[key], part, f"{name} {key!r}", num_rows) for key, part in space.items()}
+    array = _of_length(num_rows, _numbers(found, name, space.shape), name)
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        size: Any = space.n if isinstance(space, Discrete) else space.nvec
+        outside = (array < space.start) | (array >= space.start + size)
+        if outside.any():
+            raise InputError(f"{name} must be in {space}, got {array[outside][0]}")
+    dtype = np.bool_ if name.endswith(repr(ACTION_MASK)) else dtype_of_tensor(space.dtype, float64=True)
+    return array.astype(dtype, copy=False)
+
+
+def _of_length(num_rows: int, array: NDArray[Any], name: str) -> NDArray[Any]:
+    if len(array) != num_rows:
+        raise InputError(f"{name} must have {num_rows:,} rows, as the rewards say, got {len(array):,}")
+    return array
+
+
+def _numbers(found: Any, name: str, shape: Any) -> NDArray[Any]:
+    """An array [rows, *shape] of finite numbers; objects, as pickles would be, are none."""
+    array = np.asarray(found)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be numbers, got {array.dtype}")
+    if array.shape[1:] != tuple(shape) or not array.ndim:
+        raise InputError(f"{name} must be [rows, {', '.join(map(str, shape))}], got {list(array.shape)}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} has a NaN or an infinity")
+    return array
+
+
+def _from_0(array: Any, space: Any) -> Any:
+    """Actions counted from 0, numbers as float32."""
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        return (array - space.start).astype(np.int64)
+    return array.astype(np.float32, copy=False) if array.dtype == np.float64 else array
+
+
+def _joined(parts: list[Any]) -> Tree:
+    if isinstance(parts[0], dict):
+        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
+    return torch.from_numpy(np.concatenate(parts))

@@ -1,0 +1,116 @@
+"""Recorded: the steps of episodes as tensors, and windows of them as rollouts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from rlcore.rollout import Rollout, Step
+from rlcore.trees import Tree, take, tree_map
+
+Judge = Callable[[Tree, Tensor], Tensor]
+"""Observations [N, *O] and actions [N, *A] to rewards [N]."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The S steps of E episodes, one episode after the other; each observation is kept once.
+
+    An episode of T steps has T + 1 observations, so that the true successor of every step is there, of one that ended
+    it as well.
+    """
+
+    name: str
+    """Where it is from, for messages."""
+    observation_space: Space[Any]
+    action_space: Space[Any]
+    obs: Tree
+    """[S + E, *O]."""
+    action: Tensor
+    """[S, *A], counted from 0."""
+    reward: Tensor
+    """[S] float32."""
+    terminated: Tensor
+    """[S] bool: the episode reached its end in this step."""
+    truncated: Tensor
+    """[S] bool: the episode was cut short in this step."""
+    lengths: Tensor
+    """[E] int64, steps of each episode, at least 1."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What its file says of itself."""
+
+    def __len__(self) -> int:
+        """S."""
+        return len(self.reward)
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """The number of each step's episode, [S] int64."""
+        return torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(self.lengths)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Where each step's observation is in `obs`, [S] int64; its successor is in the next place."""
+        return torch.arange(len(self), device=self.lengths.device) + self.episode
+
+    @cached_property
+    def last(self) -> Tensor:
+        """The last step of each step's episode, [S] int64; also one in whose middle a flag says that it ended."""
+        ends = self.terminated | self.truncated
+        ends = ends.index_fill(0, self.lengths.cumsum(0) - 1, True)
+        numbers = ends.nonzero().squeeze(1)
+        return numbers[torch.searchsorted(numbers, torch.arange(len(self), device=ends.device))]
+
+    @cached_property
+    def returns(self) -> Tensor:
+        """The sum of each episode's rewards, [E] float64."""
+        return torch.zeros(len(self.lengths), dtype=torch.float64, device=self.reward.device).index_add(
+            0, self.episode, self.reward.double()
+        )
+
+    def to(self, device: torch.device) -> "Recorded":
+        """The same on a device."""
+        names = "obs", "action", "reward", "terminated", "truncated", "lengths"
+        return replace(self, **{name: tree_map(lambda x: x.to(device), getattr(self, name)) for name in names})
+
+    def episodes(self, which: Tensor) -> "Recorded":
+        """Some of the episodes, in the given order; ``which`` [K] int64, their numbers."""
+        first = self.lengths.cumsum(0) - self.lengths
+
+        def ranges(starts: Tensor, sizes: Tensor) -> Tensor:
+            offsets = sizes.cumsum(0) - sizes
+            return (starts - offsets).repeat_interleave(sizes) + torch.arange(int(sizes.sum()), device=sizes.device)
+
+        lengths = self.lengths[which]
+        steps, rows = ranges(first[which], lengths), ranges(first[which] + which, lengths + 1)
+        parts = {name: getattr(self, name)[steps] for name in ("action", "reward", "terminated", "truncated")}
+        return replace(self, obs=take(self.obs, rows), lengths=lengths, **parts)
+
+    def rollout(self, first: Tensor, num_steps: int = 1, progress: float = 0.0, judge: Judge | None = None) -> Rollout:
+        """N windows of consecutive steps, as a rollout in which nobody acted.
+
+        A window ends early with its episode; rows after that are not valid. Its last row is truncated unless the
+        episode terminated there, so that nothing is learned across windows.
+
+        Args:
+            first: [N] int64, the first step of each.
+            num_steps: T.
+            progress: see `Rollout`.
+            judge: what gives the rewards; None: those that were recorded.
+        """
+        rollout, end = Rollout(progress), self.last[first]
+        for t in range(num_steps):
+            step = first if num_steps == 1 else torch.minimum(first + t, end)
+            place = self.place[step]
+            obs, next_obs, action = take(self.obs, place), take(self.obs, place + 1), self.action[step]
+            reward = self.reward[step] if judge is None else judge(obs, action)
+            terminated = self.terminated[step]
+            cut = ~terminated if t == num_steps - 1 else ~terminated & (step == end)
+            valid = None if num_steps == 1 else first + t <= end
+            rollout.append(obs, Step(action), reward, terminated, cut, {"final_obs": next_obs}, valid)
+        rollout.last_obs = next_obs
+        return rollout
