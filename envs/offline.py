@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from gymnasium import Space
 from gymnasium.spaces import Box
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -16,12 +15,12 @@ from rlcore.collector import Collector
 from rlcore.environment import Environment, EnvironmentChoice, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.experience.reading import SPACES, read
+from rlcore.experience.reading import DatasetName, read
 from rlcore.experience.recorded import Judge, Recorded
 from rlcore.interruption import Interruption
 from rlcore.rollout import Rollout
 from rlcore.seeding import restore_generator
-from rlcore.trees import Tree, take, tree_map
+from rlcore.trees import Tree, take
 
 ROWS = 10_000
 """Steps that are looked at at once."""
@@ -48,7 +47,7 @@ class OfflineEnv(Environment):
 
         num_envs: PositiveInt = 256
         """N, the batch size."""
-        dataset: str
+        dataset: DatasetName
         """A data set in Minari's format: its folder, or the id of a local one (``rlcore list datasets``)."""
         env: EnvironmentChoice | None = None
         """Where it is evaluated; null: nowhere."""
@@ -73,7 +72,8 @@ class OfflineEnv(Environment):
         self.inner = None if settings.env is None else settings.env.build(device)
         """Where it is evaluated."""
         if self.inner is not None:
-            spaces = _same_spaces(self.inner, recorded)
+            spaces = self.inner.single_observation_space, self.inner.single_action_space
+            recorded.require_spaces(*spaces, "env.dataset")
             self.max_episode_steps = self.inner.max_episode_steps
         super().__init__(settings.num_envs, *spaces, device)
         self.recorded = _rewarded(_best(recorded, settings.best_share), settings).to(self.device)
@@ -111,9 +111,7 @@ class OfflineEnv(Environment):
         self.float64 = agent.reads_float64
         if self.inner is not None:
             self.inner.on_attach(agent)
-        self.recorded = self._exact
-        if not self.float64:
-            self.recorded = replace(self._exact, obs=tree_map(_as_float32, self._exact.obs))
+        self.recorded = self._exact if self.float64 else self._exact.as_float32()
         for rows in torch.arange(self.num_examples, device=self.device).split(ROWS):
             agent.fit_normalizer(take(self.recorded.obs, self.recorded.place[rows]))
 
@@ -212,21 +210,6 @@ class OfflineCollector(Collector):
         return rollout
 
 
-def _same_spaces(env: Environment, recorded: Recorded) -> tuple[Space[Any], Space[Any]]:
-    """The spaces of the environment, which are those of the episodes.
-
-    Raises:
-        InputError: they are not.
-    """
-    spaces = env.single_observation_space, env.single_action_space
-    for name, here, there in zip(SPACES, spaces, (recorded.observation_space, recorded.action_space), strict=True):
-        if here != there:
-            raise InputError(
-                f"env.dataset: {recorded.name} has the {name.replace('_', ' ')} {there}; env.env has {here}"
-            )
-    return spaces
-
-
 def _best(recorded: Recorded, share: float) -> Recorded:
     """The share of the episodes whose returns are the largest, in their order."""
     if share == 1:
@@ -248,7 +231,3 @@ def _rewarded(recorded: Recorded, settings: OfflineEnv.Settings) -> Recorded:
             raise InputError(f"env.reward_scale: returns differ in nothing, all are {low:g}; set a number")
         scale = FULL_SCALE / (high - low).item()
     return replace(recorded, reward=scale * recorded.reward + shift)
-
-
-def _as_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.float64 else x

@@ -142,9 +142,16 @@ def list_names(
 
 
 @app.command()
-def show(config: ConfigName, overrides: Overrides = None, trust: Trust = False) -> None:
-    """Show a config's settings, where each comes from, and the network."""
-    raise typer.Exit(rlcore.commands.show(config, overrides or [], trust))
+def show(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|DATASET", help="As for train; or a data set of recorded episodes.")
+    ],
+    overrides: Overrides = None,
+    figure: Annotated[str | None, typer.Option(help="Of a data set: draw its figure into this file.")] = None,
+    trust: Trust = False,
+) -> None:
+    """Show a config's settings, where each comes from, and the network; or what is in a data set."""
+    raise typer.Exit(rlcore.commands.show(config, overrides or [], figure, trust))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
-from rlcore.settings import Settings, flatten, mistakes
+from rlcore.settings import ResolvedPath, Settings, flatten, mistakes
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
 
 SHIPPED = Path(__file__).parent / "configs"
@@ -70,6 +70,9 @@ class Config(Settings):
     so that a reward which is clipped in training is reported as it is. null: ``env``."""
     agent: AgentChoice
     trainer: Trainer.Settings
+    init_from: ResolvedPath | None = None
+    """A run from whose agent this one begins, or one of its checkpoints, a ``.pt`` file: parameters and statistics of the
+    same names and shapes are copied, whatever agent that is."""
     seed: NonNegativeInt = 1
     """Seed of every random generator."""
     device: str = "auto"

@@ -659,7 +659,8 @@ class Trainer:
         timing = self.timing()
         self.figures |= figures
         self.tracker.scalars(figures | timing, self.steps)
-        shown = {"return": figures.get("rollout/return", math.nan), "steps/s": timing["time/steps_per_second"]}
+        shown = {"return": figures["rollout/return"]} if "rollout/return" in figures else {}
+        shown["steps/s"] = timing["time/steps_per_second"]
         self.tracker.progress(self.steps, self.total_steps, shown)
 
     def _keep_if_best(self, report: Report) -> None:

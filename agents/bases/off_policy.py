@@ -14,9 +14,13 @@ from rlcore.device import choose_device
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
+from rlcore.experience.reading import DatasetName, read
 from rlcore.replay import TransitionReplay
 from rlcore.rollout import Rollout, Step
 from rlcore.trees import Tree
+
+CHUNK = 10_000
+"""Rows that are added to a replay at once."""
 
 
 class OffPolicyAgent(TransitionAgent):
@@ -49,6 +53,8 @@ class OffPolicyAgent(TransitionAgent):
         """Of observations that are stacks of that many images, as gymnasium's FrameStackObservation: keep each once."""
         save_replay: bool = True
         """Save the replay in checkpoints; if not, a resumed run fills a new one before it goes on learning."""
+        replay_from: DatasetName | None = None
+        """Recorded episodes with which the replay begins: a data set's folder, or the id of a local one of Minari."""
         replay_device: str | None = None
         """Where the replay is, e.g. ``cpu`` if the GPU has no room for it; null: where the agent is."""
 
@@ -62,6 +68,8 @@ class OffPolicyAgent(TransitionAgent):
                 )
             if self.replay_size < self.n_step:
                 raise InputError(f"replay_size: {self.replay_size:,} holds no window of n_step={self.n_step:,} steps")
+            if self.replay_from is not None and self.frames is not None:
+                raise InputError("replay_from: stacks of recorded images cannot be kept by frames; leave that null")
             if self.priority_alpha is None and self.priority_beta != type(self).model_fields["priority_beta"].default:
                 raise InputError("priority_beta: is of transitions drawn by priority; set priority_alpha")
             return self
@@ -98,6 +106,8 @@ class OffPolicyAgent(TransitionAgent):
     def learn(self, rollout: Rollout) -> Metrics:
         """Adds the rollout to the replay, and learns from as many batches as are due."""
         s = self.settings
+        if s.replay_from is not None and not self.replay.num_added:
+            self._fill(s.replay_from)
         self.replay.add(rollout)
         self.progress = rollout.progress
         self._update_normalizers(rollout)
@@ -115,6 +125,15 @@ class OffPolicyAgent(TransitionAgent):
             if b.place is not None:
                 self.replay.update(b.place, error)
         return _means(each)
+
+    def _fill(self, dataset: str) -> None:
+        """Adds recorded episodes to the replay, the latest of them last."""
+        recorded = read(dataset)
+        recorded.require_spaces(self.observation_space, self.action_space, "agent.replay_from")
+        recorded = (recorded if self.reads_float64 else recorded.as_float32()).to(self.spec.device)
+        for rollout in recorded.columns(self.spec.num_envs, min(CHUNK, self.replay.num_rows - 1)):
+            self.replay.add(rollout)
+            self._update_normalizers(rollout)
 
     def on_reset(self) -> None:
         """The steps before are not followed by what is seen next."""

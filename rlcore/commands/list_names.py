@@ -12,6 +12,7 @@ from rlcore import config as configs
 from rlcore import registry
 from rlcore.console import make_console
 from rlcore.errors import InputError
+from rlcore.experience.reading import local_ids
 from rlcore.imports import import_module
 from rlcore.settings import Choice, Settings
 from rlcore.trainer import Trainer
@@ -52,6 +53,8 @@ def list_names(what: str, imports: Sequence[str] = ()) -> int:
         table = Table(which, "", box=None, pad_edge=False)
         for name, text in _documented(which):
             table.add_row(name, text)
+        for name in local_ids() if which == "datasets" else ():
+            table.add_row(name, "Recorded episodes; rlcore show NAME.")
         console.print(table)
         console.print()
     return 0

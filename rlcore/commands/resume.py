@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-from rlcore import config as configs
-from rlcore.commands.run_ends import conclude, introduce
+from rlcore.commands.run_ends import begun, conclude, introduce
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -29,7 +28,7 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         trainer, saved, notes = run.build(loaded, saved_at)
         notes += trainer.restore(saved)
     else:
-        trainer, notes = configs.build(loaded.config)
+        trainer, notes = begun(loaded.config)
     for note in notes:
         console.print(note, highlight=False)
     if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due

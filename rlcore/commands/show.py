@@ -5,15 +5,31 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from rlcore import config as configs
-from rlcore.console import make_console
+from rlcore.console import make_console, table_of
+from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
+from rlcore.experience.description import describe
+from rlcore.experience.reading import is_dataset, read
 from rlcore.seeding import TRAINING, derive_seed
 from rlcore.settings import flatten
 from rlcore.trainer import Trainer
 
 
-def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
-    """Prints the resolved settings, where each comes from, and the network."""
+def show(source: str, overrides: Sequence[str], figure: str | None = None, trust: bool = False) -> int:
+    """Prints the resolved settings, where each comes from, and the network; or what is in a data set of episodes.
+
+    Args:
+        source: a config; or a data set, its folder or the id of a local one.
+        overrides: ``KEY=VALUE``, of a config.
+        figure: of a data set, the file to draw its figure into; None: nowhere.
+        trust: see `rlcore.config.load`.
+    """
+    if is_dataset(source):
+        if overrides:
+            raise InputError(f"{overrides[0]!r} is a setting of a config; {source} is a data set")
+        return _show_dataset(source, figure)
+    if figure is not None:
+        raise InputError(f"--figure: is of a data set; {source} is none")
     loaded = configs.load(source, overrides, trust)
     table = Table("setting", "value", "from", title=loaded.name)
     for key, value in flatten(loaded.config.model_dump(mode="json")).items():
@@ -32,6 +48,24 @@ def show(source: str, overrides: Sequence[str], trust: bool = False) -> int:
         highlight=False,
     )
     trainer.close()
+    return 0
+
+
+def _show_dataset(dataset: str, figure: str | None) -> int:
+    recorded = read(dataset)
+    report, made = describe(recorded), recorded.metadata
+    console = make_console()
+    console.print(table_of(f"{dataset} ({made.get('algorithm_name', 'unknown')})", report.scalars))
+    spaces = f"observations: {recorded.observation_space}; actions: {recorded.action_space}"
+    for line in (spaces, report.text, f"described as: {made['description']}" if "description" in made else ""):
+        if line:
+            console.print(" ".join(line.split()), highlight=False)
+    if figure is not None:
+        try:
+            report.figures["recorded"].savefig(figure)
+        except ValueError as error:  # of a format that there is not
+            raise InputError(f"--figure {figure}: {error}") from error
+        console.print(f"file: {figure}", highlight=False)
     return 0
 
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from rlcore.errors import InputError
 from rlcore.experience.recorded import Recorded
@@ -19,6 +20,9 @@ from rlcore.memory import require_memory
 from rlcore.registry import did_you_mean
 from rlcore.spaces import ACTION_MASK, dtype_of_tensor
 from rlcore.trees import Tree
+
+DatasetName = Annotated[str, AfterValidator(lambda name: str(Path(name).resolve()) if Path(name).is_dir() else name)]
+"""A data set's folder, made absolute so that a run that is resumed from elsewhere finds it, or the id of a local one."""
 
 DATA_FOLDER = "data"
 """Within a data set's folder, by Minari's rules."""
@@ -38,6 +42,11 @@ def local_ids() -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
+def is_dataset(name: str) -> bool:
+    """Whether `locate` finds a data set of that name."""
+    return _located(name) is not None
+
+
 def locate(dataset: str) -> Path:
     """The folder with the files of a data set.
 
@@ -47,16 +56,20 @@ def locate(dataset: str) -> Path:
     Raises:
         InputError: there is no such data set.
     """
-    for folder in (Path(dataset), datasets_folder() / dataset):
-        for data in (folder / DATA_FOLDER, folder):
-            if (data / METADATA_FILE).is_file():
-                return data
+    if (found := _located(dataset)) is not None:
+        return found
     known = local_ids()
     near = did_you_mean(dataset, known)
     raise InputError(
         f"there is no data set {dataset!r}{near}: neither a folder with {DATA_FOLDER}/{METADATA_FILE}, nor a local one "
         f"of Minari ({', '.join(known) or 'none'} in {datasets_folder()})"
     )
+
+
+def _located(dataset: str) -> Path | None:
+    folders = Path(dataset), datasets_folder() / dataset
+    places = (data for folder in folders for data in (folder / DATA_FOLDER, folder))
+    return next((data for data in places if (data / METADATA_FILE).is_file()), None)
 
 
 def minari_module() -> Any:

@@ -1,6 +1,6 @@
 """Recorded: the steps of episodes as tensors, and windows of them as rollouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from rlcore.errors import InputError
 from rlcore.rollout import Rollout, Step
 from rlcore.trees import Tree, take, tree_map
 
@@ -72,10 +73,24 @@ class Recorded:
             0, self.episode, self.reward.double()
         )
 
+    def require_spaces(self, observation: Space[Any], action: Space[Any], setting: str) -> None:
+        """Raises an InputError about a setting unless the spaces are those of an environment."""
+        pairs = {
+            "observation space": (self.observation_space, observation),
+            "action space": (self.action_space, action),
+        }
+        for name, (there, here) in pairs.items():
+            if here != there:
+                raise InputError(f"{setting}: {self.name} has the {name} {there}; the environment has {here}")
+
     def to(self, device: torch.device) -> "Recorded":
         """The same on a device."""
         names = "obs", "action", "reward", "terminated", "truncated", "lengths"
         return replace(self, **{name: tree_map(lambda x: x.to(device), getattr(self, name)) for name in names})
+
+    def as_float32(self) -> "Recorded":
+        """The same, with observations of float64 rounded to float32."""
+        return replace(self, obs=tree_map(lambda x: x.float() if x.dtype == torch.float64 else x, self.obs))
 
     def episodes(self, which: Tensor) -> "Recorded":
         """Some of the episodes, in the given order; ``which`` [K] int64, their numbers."""
@@ -114,3 +129,27 @@ class Recorded:
             rollout.append(obs, Step(action), reward, terminated, cut, {"final_obs": next_obs}, valid)
         rollout.last_obs = next_obs
         return rollout
+
+    def columns(self, num_envs: int, num_rows: int) -> Iterator[Rollout]:
+        """The steps in their order as rollouts of N environments, for a replay.
+
+        Each environment has an equal part of the steps, one after the other; fewer than N are left over at the end.
+
+        Args:
+            num_envs: N.
+            num_rows: of each rollout, at most.
+        """
+        T = len(self) // num_envs
+        begins = torch.arange(num_envs, device=self.reward.device) * T
+        for start in range(0, T, num_rows):
+            rollout = Rollout()
+            for t in range(start, min(start + num_rows, T)):
+                step = begins + t
+                place = self.place[step]
+                obs, next_obs, terminated = take(self.obs, place), take(self.obs, place + 1), self.terminated[step]
+                cut = ~terminated & ((step == self.last[step]) | (t == T - 1))
+                rollout.append(
+                    obs, Step(self.action[step]), self.reward[step], terminated, cut, {"final_obs": next_obs}
+                )
+            rollout.last_obs = next_obs
+            yield rollout
