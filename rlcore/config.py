@@ -71,8 +71,8 @@ class Config(Settings):
     agent: AgentChoice
     trainer: Trainer.Settings
     init_from: ResolvedPath | None = None
-    """A run from whose agent this one begins, or one of its checkpoints, a ``.pt`` file: parameters and statistics of the
-    same names and shapes are copied, whatever agent that is."""
+    """A run from whose agent this one begins, or one of its checkpoints, a ``.pt`` file: parameters and statistics of
+    the same names and shapes are copied, whatever agent that is."""
     seed: NonNegativeInt = 1
     """Seed of every random generator."""
     device: str = "auto"

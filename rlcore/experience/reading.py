@@ -22,7 +22,7 @@ from rlcore.spaces import ACTION_MASK, dtype_of_tensor
 from rlcore.trees import Tree
 
 DatasetName = Annotated[str, AfterValidator(lambda name: str(Path(name).resolve()) if Path(name).is_dir() else name)]
-"""A data set's folder, made absolute so that a run that is resumed from elsewhere finds it, or the id of a local one."""
+"""A data set's folder, made absolute so that a run that is resumed from elsewhere finds it; or a local one's id."""
 
 DATA_FOLDER = "data"
 """Within a data set's folder, by Minari's rules."""
