@@ -40,6 +40,11 @@ class OfflineEnv(Environment):
     Args:
         settings: see `Settings`.
         device: of the episodes.
+        recorded: instead of ``settings.dataset``: episodes as tensors.
+
+    Raises:
+        InputError: there is no such data set, its spaces are not those of ``env``, or neither or both of ``dataset``
+            and ``recorded`` are given.
     """
 
     class Settings(Environment.Settings):
@@ -47,7 +52,7 @@ class OfflineEnv(Environment):
 
         num_envs: PositiveInt = 256
         """N, the batch size."""
-        dataset: DatasetName
+        dataset: DatasetName | None = None
         """A data set in Minari's format: its folder, or the id of a local one (``rlcore list datasets``)."""
         env: EnvironmentChoice | None = None
         """Where it is evaluated; null: nowhere."""
@@ -65,9 +70,11 @@ class OfflineEnv(Environment):
     select_best = False
     num_examples: int
 
-    def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
+    def __init__(self, settings: Settings, device: torch.device | str = "cpu", recorded: Recorded | None = None):
         self.settings = settings
-        recorded = read(settings.dataset)
+        if (settings.dataset is None) == (recorded is None):
+            raise InputError("env.dataset: name a data set, or give OfflineEnv what was recorded")
+        recorded = recorded or read(str(settings.dataset))
         spaces = recorded.observation_space, recorded.action_space
         self.inner = None if settings.env is None else settings.env.build(device)
         """Where it is evaluated."""
@@ -96,7 +103,7 @@ class OfflineEnv(Environment):
         Raises:
             InputError: always; rollouts come from `collector`.
         """
-        raise InputError(f"env.dataset: nobody can act in recorded episodes ({self.settings.dataset})")
+        raise InputError(f"env.dataset: nobody can act in recorded episodes ({self.recorded.name})")
 
     def draw(self, num_steps: int, progress: float = 0.0, judge: Judge | None = None) -> Rollout:
         """Windows of T steps that begin at N random ones; see `Recorded.rollout`."""
@@ -177,7 +184,7 @@ class OfflineEnv(Environment):
         if answers.is_floating_point():
             figure = (answers - recorded).square().mean().sqrt()
         else:
-            figure = (answers == recorded).flatten(1).all(1).double().mean()
+            figure = (answers == recorded).view(len(steps), -1).all(1).double().mean()
         return Report({self.criterion: float(figure)})
 
 

@@ -94,7 +94,10 @@ VARIANTS = {
     ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
-NEW = "example_dqn", "crossq", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo"
+NEW = (
+    "example_dqn", "crossq", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo",
+    "bc", "td3_bc", "iql", "cql", "discrete_cql",
+)  # fmt: skip
 """Not in 0.1, or saved otherwise there."""
 HOOKS = {
     "early_stopping": {"figure": "eval/return", "patience": 2},

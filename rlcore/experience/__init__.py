@@ -4,6 +4,6 @@
 ``description``: what is in them.
 """
 
-from rlcore.experience.recorded import Recorded
+from rlcore.experience.recorded import Episode, Recorded
 
-__all__ = ["Recorded"]
+__all__ = ["Episode", "Recorded"]

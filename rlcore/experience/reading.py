@@ -3,23 +3,22 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from gymnasium import Space
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from rlcore.errors import InputError
-from rlcore.experience.recorded import Recorded
+from rlcore.experience.recorded import Episode, Recorded
 from rlcore.memory import require_memory
 from rlcore.registry import did_you_mean
 from rlcore.spaces import ACTION_MASK, dtype_of_tensor
-from rlcore.trees import Tree
 
 DatasetName = Annotated[str, AfterValidator(lambda name: str(Path(name).resolve()) if Path(name).is_dir() else name)]
 """A data set's folder, made absolute so that a run that is resumed from elsewhere finds it; or a local one's id."""
@@ -118,40 +117,27 @@ def read(dataset: str) -> Recorded:
     minari = minari_module()
     with _readable(dataset):
         found = minari.MinariDataset(locate(dataset))
+        if not found.total_episodes:  # of which there is no file to open
+            raise InputError(f"data set {dataset}: has no steps")
         size = found.total_steps * sum(_row_bytes(space) for space in spaces)
         require_memory(2 * size, f"data set {dataset}")
-        episodes = [_Episode(dataset, number, episode, spaces) for number, episode in enumerate(found)]
-    if not episodes:
-        raise InputError(f"data set {dataset}: has no steps")
-    return Recorded(
-        name=dataset,
-        observation_space=spaces[0],
-        action_space=spaces[1],
-        obs=_joined([one.obs for one in episodes]),
-        action=_joined([one.action for one in episodes]),
-        reward=_joined([one.reward for one in episodes]),
-        terminated=_joined([one.terminated for one in episodes]),
-        truncated=_joined([one.truncated for one in episodes]),
-        lengths=torch.tensor([len(one.reward) for one in episodes]),
-        metadata=metadata,
+        episodes = [_episode(f"data set {dataset}: episode {number}", one, *spaces) for number, one in enumerate(found)]
+    return replace(Recorded.of(episodes, *spaces), name=dataset, metadata=metadata)
+
+
+def _episode(where: str, found: Any, observation_space: Any, action_space: Any) -> Episode:
+    """An episode of Minari, once it has been checked."""
+    reward = _numbers(found.rewards, f"{where}: rewards", ())
+    T = len(reward)
+    if not T:
+        raise InputError(f"{where} has no steps")
+    obs = _tree(found.observations, observation_space, f"{where}: observations", T + 1)
+    action = _from_0(_tree(found.actions, action_space, f"{where}: actions", T), action_space)
+    terminated, truncated = (
+        _of_length(T, _numbers(flags, f"{where}: {name}", ()), f"{where}: {name}").astype(np.bool_)
+        for name, flags in (("terminations", found.terminations), ("truncations", found.truncations))
     )
-
-
-class _Episode:
-    """An episode as arrays, once they have been checked."""
-
-    def __init__(self, dataset: str, number: int, found: Any, spaces: list[Any]):
-        where = f"data set {dataset}: episode {number}"
-        self.reward = _numbers(found.rewards, f"{where}: rewards", ()).astype(np.float32)
-        T = len(self.reward)
-        if not T:
-            raise InputError(f"{where} has no steps")
-        self.terminated, self.truncated = (
-            _of_length(T, _numbers(flags, f"{where}: {name}", ()), f"{where}: {name}").astype(np.bool_)
-            for name, flags in (("terminations", found.terminations), ("truncations", found.truncations))
-        )
-        self.obs = _tree(found.observations, spaces[0], f"{where}: observations", T + 1)
-        self.action = _from_0(_tree(found.actions, spaces[1], f"{where}: actions", T), spaces[1])
+    return Episode(obs, action, reward.astype(np.float32), terminated, truncated)
 
 
 @contextmanager
@@ -218,9 +204,3 @@ def _from_0(array: Any, space: Any) -> Any:
     if isinstance(space, (Discrete, MultiDiscrete)):
         return (array - space.start).astype(np.int64)
     return array.astype(np.float32, copy=False) if array.dtype == np.float64 else array
-
-
-def _joined(parts: list[Any]) -> Tree:
-    if isinstance(parts[0], dict):
-        return {key: _joined([part[key] for part in parts]) for key in parts[0]}
-    return torch.from_numpy(np.concatenate(parts))

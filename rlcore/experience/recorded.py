@@ -1,9 +1,9 @@
 """Recorded: the steps of episodes as tensors, and windows of them as rollouts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import Space
@@ -11,10 +11,20 @@ from torch import Tensor
 
 from rlcore.errors import InputError
 from rlcore.rollout import Rollout, Step
-from rlcore.trees import Tree, take, tree_map
+from rlcore.trees import Tree, concat, take, tree_map
 
 Judge = Callable[[Tree, Tensor], Tensor]
 """Observations [N, *O] and actions [N, *A] to rewards [N]."""
+
+
+class Episode(NamedTuple):
+    """T steps of one episode, as tensors or arrays."""
+
+    obs: Tree  # [T + 1, *O], the last one is what followed the last step
+    action: Any  # [T, *A], counted from 0
+    reward: Any  # [T]
+    terminated: Any  # [T] bool
+    truncated: Any  # [T] bool
 
 
 @dataclass(frozen=True)
@@ -25,8 +35,6 @@ class Recorded:
     it as well.
     """
 
-    name: str
-    """Where it is from, for messages."""
     observation_space: Space[Any]
     action_space: Space[Any]
     obs: Tree
@@ -41,8 +49,18 @@ class Recorded:
     """[S] bool: the episode was cut short in this step."""
     lengths: Tensor
     """[E] int64, steps of each episode, at least 1."""
+    name: str = "what was recorded"
+    """Where it is from, for messages."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """What its file says of itself."""
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], observation_space: Space[Any], action_space: Space[Any]) -> "Recorded":
+        """Those of one or more episodes, each of one step or more."""
+        parts = [_as_tensors(episode) for episode in episodes]
+        obs, action, reward, terminated, truncated = concat(parts)
+        lengths = torch.tensor([len(episode.reward) for episode in parts])
+        return cls(observation_space, action_space, obs, action, reward.float(), terminated, truncated, lengths)
 
     def __len__(self) -> int:
         """S."""
@@ -153,3 +171,10 @@ class Recorded:
                 )
             rollout.last_obs = next_obs
             yield rollout
+
+
+def _as_tensors(tree: Any) -> Any:
+    """An episode of arrays as one of tensors."""
+    if isinstance(tree, Episode):
+        return Episode(*map(_as_tensors, tree))
+    return {key: _as_tensors(part) for key, part in tree.items()} if isinstance(tree, dict) else torch.as_tensor(tree)

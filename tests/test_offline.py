@@ -1,0 +1,537 @@
+"""Learning from recorded episodes: what is drawn, losses by hand, what is learned, from offline to online."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlcore import InputError, Trainer, collect
+from rlcore.agents.bc import BC
+from rlcore.agents.cql import CQL
+from rlcore.agents.discrete_cql import DiscreteCQL
+from rlcore.agents.dqn import DQN
+from rlcore.agents.iql import IQL, expectile_loss
+from rlcore.agents.ppo import PPO
+from rlcore.agents.sac import SAC
+from rlcore.agents.supervised import Supervised
+from rlcore.agents.td3 import TD3
+from rlcore.agents.td3_bc import TD3BC
+from rlcore.envs.cartpole import CartPole
+from rlcore.envs.offline import OfflineEnv
+from rlcore.envs.probes import Target, TwoStep
+from rlcore.experience import Episode, Recorded
+from rlcore.rollout import Transition
+from rlcore.run import init_from
+from rlcore.supervised.environment import SupervisedEnv
+
+MLP = {"name": "mlp", "hidden": [32], "activation": "relu", "init": "torch"}
+CONTINUOUS = [TD3BC, IQL, CQL]
+OBS, CHOICE, NUMBER = Box(-np.inf, np.inf, (1,), np.float32), Discrete(3), Box(-2.0, 2.0, (1,), np.float32)
+
+
+def made(kind, env, **settings):
+    torch.manual_seed(1)
+    return kind(env, kind.Settings.model_validate({"network": MLP, **settings}))
+
+
+def offline(recorded, **settings):
+    return OfflineEnv(OfflineEnv.Settings.model_validate(settings), recorded=recorded)
+
+
+def counted(lengths, endings, action_space=CHOICE):
+    """Episodes whose observations count on, 100 e, 100 e + 1, ... of episode e; so do rewards and actions."""
+    episodes = []
+    for e, (T, (terminated, truncated)) in enumerate(zip(lengths, endings, strict=True)):
+        obs = np.arange(T + 1, dtype=np.float32)[:, None] + 100 * e
+        last = np.arange(T) == T - 1
+        action = np.arange(T) % 3 if isinstance(action_space, Discrete) else np.zeros((T, 1), np.float32)
+        episodes.append(Episode(obs, action, obs[:-1, 0] + 0.5, last & terminated, last & truncated))
+    return Recorded.of(episodes, OBS, action_space)
+
+
+def one_step(num, reward, action, obs=None, action_space=NUMBER, observation_space=OBS):
+    """Episodes of one step."""
+    obs = torch.rand(num, 1) * 2 - 1 if obs is None else obs
+    done = torch.ones(num, dtype=torch.bool)
+    rows = zip(obs, action, reward, strict=True)
+    episodes = [Episode(torch.stack([s, s]), a[None], r[None], done[:1], ~done[:1]) for s, a, r in rows]
+    return Recorded.of(episodes, observation_space, action_space)
+
+
+def targets(num=2_000, spread=1.0):
+    """Target's episodes: an action near what is shown, reward minus the squared error."""
+    obs = torch.rand(num, 1) * 2 - 1
+    action = (obs + spread * torch.randn(num, 1)).clamp(-2, 2)
+    return one_step(num, -(action - obs).square().squeeze(1), action, obs, observation_space=Box(-1.0, 1.0, (1,)))
+
+
+endings = st.sampled_from([(True, False), (False, True), (True, True), (False, False)])
+
+
+# --- what is drawn ---
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), endings), min_size=1, max_size=5),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(0, 2**20),
+)
+def test_windows_are_what_was_recorded(episodes, num_steps, n, seed):
+    """Every valid row, and every n-step transition, compared with a walk along its episode."""
+    lengths, flags = zip(*episodes, strict=True)
+    recorded = counted(lengths, flags)
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randint(len(recorded), (7,), generator=generator)
+    rollout = recorded.rollout(first, num_steps)
+    b = rollout.transitions(n, 0.5)
+    rows = iter(
+        zip(*(x.tolist() for x in (b.obs[:, 0], b.action, b.reward, b.next_obs[:, 0], b.terminated)), strict=True)
+    )
+    discounts = iter(b.discount.tolist())
+    where_is = [(e, t) for e, T in enumerate(lengths) for t in range(T)]
+    places = [where_is[i] for i in first.tolist()]
+    for t in range(num_steps):
+        for e, start in places:
+            now, end = start + t, min(start + num_steps, lengths[e])  # of the window
+            if now >= end:
+                continue
+            last = min(now + n, end)
+            reward = sum(0.5**k * (100 * e + now + k + 0.5) for k in range(last - now))
+            terminated = flags[e][0] and last == lengths[e]
+            obs, action, got, next_obs, ended = next(rows)
+            assert (obs, action, ended) == (100 * e + now, now % 3, terminated)
+            assert got == pytest.approx(reward)
+            assert next(discounts) == 0.5 ** (last - now)
+            if not terminated:
+                assert next_obs == 100 * e + last
+    assert next(rows, None) is None
+    assert rollout.num_steps == len(b.reward)
+
+
+def test_nothing_is_learned_across_windows():
+    """A replay that is given random windows has the true successor of each step, though others come next."""
+    recorded = counted([4, 3, 5], [(True, False), (False, True), (False, False)])
+    env = offline(recorded, num_envs=8)
+    env.reset(seed=1)
+    agent = made(DQN, env, replay_size=800, learning_starts=8, batch_size=8)
+    for _ in range(20):
+        agent.replay.add(env.draw(1))
+    b = agent.replay.sample(500)
+    kept = ~b.terminated
+    assert torch.equal(b.next_obs[kept], b.obs[kept] + 1)
+    assert set(b.obs[b.terminated].flatten().tolist()) == {3.0}
+
+
+def test_all_steps_are_drawn_alike():
+    env = offline(counted([1, 9, 2], [(True, False)] * 3), num_envs=4096)
+    env.reset(seed=3)
+    counts = torch.zeros(300)
+    for _ in range(20):
+        counts.index_add_(0, env.draw(1).obs.flatten().long(), torch.ones(4096))
+    shares = counts[counts > 0] / counts.sum()
+    assert len(shares) == 12
+    assert ((shares - 1 / 12).abs() < 5 * math.sqrt(1 / 12 / counts.sum())).all()
+
+
+def test_columns_are_all_steps_in_order():
+    recorded = counted([4, 3, 5, 2], [(True, False), (False, True), (False, False), (True, False)])
+    env = offline(recorded, num_envs=3)
+    agent = made(DQN, env, replay_size=100, learning_starts=8, batch_size=8, n_step=2, gamma=0.5)
+    for rollout in recorded.columns(3, 2):
+        agent.replay.add(rollout)
+    assert len(agent.replay) == 12  # of 14: two are left over
+    steps = [(b.obs.flatten().tolist(), b.next_obs.flatten(), b.terminated) for b, _ in agent.replay.steps()]
+    assert [obs for obs, _, _ in steps] == [[0, 100, 201], [1, 101, 202], [2, 102, 203], [3, 200, 204]]
+    for obs, next_obs, terminated in steps:
+        assert torch.equal(next_obs[~terminated], (torch.tensor(obs) + 1)[~terminated])
+
+
+def test_a_flag_in_the_middle_of_an_episode_ends_what_is_learned_there():
+    done = torch.tensor([False, True, False, False])
+    obs = torch.arange(5.0)[:, None]
+    recorded = Recorded.of(
+        [Episode(obs, torch.zeros(4, dtype=torch.int64), torch.ones(4), done, ~done & False)], OBS, CHOICE
+    )
+    b = recorded.rollout(torch.tensor([0, 1, 2]), 3).transitions(3, 1.0)
+    assert dict(zip(b.obs.flatten().tolist(), b.reward.tolist(), strict=True)) == {0: 2, 1: 1, 2: 2, 3: 1}
+
+
+def test_the_best_episodes_and_scaled_rewards():
+    recorded = counted([2, 3, 1, 4], [(True, False)] * 4)
+    env = offline(recorded, num_envs=4, best_share=0.5, reward_scale="returns", reward_shift=-1.0)
+    assert env.recorded.lengths.tolist() == [3, 4]
+    assert env.recorded.obs.flatten().tolist() == [100, 101, 102, 103, 300, 301, 302, 303, 304]
+    low, high = 301.5 + 3, 1202 + 6
+    assert torch.allclose(env.recorded.reward[0], torch.tensor(100.5 * 1000 / (high - low) - 1))
+    with pytest.raises(InputError, match=r"env\.reward_scale: returns differ in nothing"):
+        offline(counted([2], [(True, False)]), reward_scale="returns")
+
+
+def test_the_normaliser_knows_all_observations_exactly():
+    """Beside a large offset: the statistics are of float64, and float64 is what is drawn."""
+    obs = 1e6 + torch.randn(1001, 1, dtype=torch.float64)
+    done = torch.arange(1000) == 999
+    space = Box(-np.inf, np.inf, (1,), np.float64)
+    episode = Episode(obs, torch.zeros(1000, 1), torch.zeros(1000), done, done & False)
+    env = offline(Recorded.of([episode], space, NUMBER), num_envs=64)
+    agent = made(TD3BC, env, normalize_observations=True)
+    trainer = Trainer(agent, env, total_steps=640)
+    moments = agent.normalizer.single
+    assert moments.mean.item() == pytest.approx(obs[:1000].mean().item(), rel=1e-14)
+    assert moments.var.item() == pytest.approx(obs[:1000].var(correction=0).item(), rel=1e-6)
+    before = moments.mean.clone()
+    trainer.fit()
+    assert torch.equal(moments.mean, before)
+    seen = agent.normalized(env.draw(1).obs[0])
+    assert seen.dtype == torch.float32
+    assert 0.5 < seen.std() < 1.5
+    plain = offline(Recorded.of([episode], space, NUMBER), num_envs=64)
+    Trainer(made(TD3BC, plain), plain, total_steps=64)
+    assert plain.draw(1).obs.dtype == torch.float32
+
+
+# --- behaviour cloning is supervised learning ---
+
+
+def test_bc_is_the_supervised_agent():
+    """On the same rows and from the same weights, the same gradient steps bit by bit."""
+    flowers = SupervisedEnv(SupervisedEnv.Settings(dataset="iris", num_envs=30))
+    inputs, labels = flowers.dataset.train.inputs.float(), flowers.targets
+    num = len(labels)
+    done = torch.ones(1, dtype=torch.bool)
+    rows = zip(inputs, labels, strict=True)
+    episodes = [Episode(torch.stack([s, s]), a[None], torch.zeros(1), done, ~done) for s, a in rows]
+    space = Box(-np.inf, np.inf, (4,), np.float32)
+    env = offline(Recorded.of(episodes, space, Discrete(3)), num_envs=30)
+    settings = {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.5, "learning_rate_schedule": "linear"}
+    clone = made(BC, env, **settings, network={"name": "mlp", "hidden": [8]})
+    learner = made(Supervised, flowers, **settings, network={"name": "mlp", "hidden": [8]})
+    with torch.no_grad():
+        for mine, theirs in zip(clone.parameters(), learner.parameters(), strict=True):
+            mine.copy_(theirs)
+    collector = env.collector(1)
+    flowers.reset(seed=1)
+    for step in range(10):
+        progress = step / 10
+        which = torch.randint(num, (30,))
+        env._drawn = lambda which=which: which
+        mine = clone.learn(collector.collect(clone, progress))
+        flowers._next_rows = lambda which=which: which
+        theirs = learner.learn(flowers_rollout(learner, flowers, progress))
+        assert mine["loss"] == theirs["loss"]
+    for a, b in zip(clone.parameters(), learner.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def flowers_rollout(agent, env, progress):
+    obs, _ = env.reset()
+    return collect(agent, env, obs, 1, progress=progress)
+
+
+@pytest.mark.parametrize("space", [CHOICE, NUMBER])
+def test_bc_finds_the_distribution(space):
+    """Of a constant observation: frequencies; or mean and standard deviation, by maximum likelihood."""
+    num, obs = 3_000, torch.zeros(3_000, 1)
+    if space is CHOICE:
+        action = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), num, replacement=True)
+    else:
+        action = (0.7 + 0.3 * torch.randn(num, 1)).clamp(-2, 2)
+    env = offline(one_step(num, torch.zeros(num), action, obs, space), num_envs=256)
+    agent = made(BC, env, learning_rate=0.01, learning_rate_schedule="linear")
+    Trainer(agent, env, total_steps=256 * 600, seed=1).fit()
+    pi = agent.distribution(torch.zeros(1, 1))
+    if space is CHOICE:
+        frequency = torch.bincount(action).float() / num
+        assert torch.allclose(pi.log_probs.exp()[0], frequency, atol=0.02)
+    else:
+        assert pi.mean.item() == pytest.approx(action.mean().item(), abs=0.02)
+        assert pi.log_std.exp().item() == pytest.approx(action.std().item(), abs=0.02)
+
+
+def test_dropout_and_batch_norm_in_bc():
+    env = offline(counted([50], [(True, False)]), num_envs=32)
+    agent = made(BC, env, network={**MLP, "dropout": 0.2, "batch_norm": True})
+    Trainer(agent, env, total_steps=320, seed=1).fit()
+    assert all(x.isfinite().all() for x in agent.state_dict().values() if x.is_floating_point())
+    agent.eval()
+    obs = torch.rand(5, 1)
+    assert torch.equal(agent.predict(obs).action, agent.predict(obs).action)
+
+
+# --- losses by hand ---
+
+
+def test_the_expectile():
+    """tau = 1/2 is half the square; the minimiser over a constant is the expectile of a sample."""
+    error = torch.tensor([-2.0, 0.0, 3.0])
+    assert torch.equal(expectile_loss(error, 0.5), error.square() / 2)
+    sample = torch.tensor([0.0, 1.0, 5.0], dtype=torch.float64)
+    grid = torch.linspace(0, 5, 5001, dtype=torch.float64)
+    losses = torch.stack([expectile_loss(sample - value, 0.9).sum() for value in grid])
+    value = grid[losses.argmin()]  # 0.9 (5 - v) = 0.1 (v + v - 1): v = 4.6 / 1.1
+    assert value.item() == pytest.approx(4.6 / 1.1, abs=1e-3)
+
+
+def batch(num=64, terminated=False):
+    rows = torch.rand(num, 1), torch.rand(num, 1) * 4 - 2, torch.randn(num), torch.rand(num, 1)
+    return Transition(*rows, torch.full((num,), terminated), torch.full((num,), 0.9))
+
+
+def steps_taken(agent):
+    """The losses that the agent would minimise."""
+    losses = []
+    agent.minimize = lambda loss, optimizer=None: losses.append(loss.detach()) or {"loss": loss.detach()}
+    return losses
+
+
+def test_iql_by_hand():
+    agent = made(IQL, Target(Target.Settings(num_envs=4)), expectile=0.8, beta=2.0, largest_weight=3.0, tau=1.0)
+    b, losses = batch(), steps_taken(agent)
+    numbers = b.action / 2
+    with torch.no_grad():
+        target_Q = agent.target_critic(b.obs, numbers).squeeze(2).amin(0)
+        V, next_V = agent.value(b.obs).view(-1), agent.value(b.next_obs).view(-1)
+        u = target_Q - V
+        value_loss = (torch.where(u < 0, 0.2, 0.8) * u**2).mean()
+        critic_loss = ((agent.critic(b.obs, numbers).squeeze(2) - b.reward - 0.9 * next_V) ** 2).sum(0).mean()
+        mean = agent.policy(b.obs).tanh()
+        log_prob = (-0.5 * (numbers - mean) ** 2 - 0.5 * math.log(2 * math.pi)).squeeze(1)
+        policy_loss = -((2 * u).exp().clamp_max(3.0) * log_prob).mean()
+    agent.update(b)
+    for found, wanted in zip(losses, (value_loss, critic_loss, policy_loss), strict=True):
+        assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_td3_bc_by_hand():
+    agent = made(TD3BC, Target(Target.Settings(num_envs=4)), alpha=2.0, policy_delay=1)
+    b, losses = batch(), steps_taken(agent)
+    with torch.no_grad():
+        numbers = agent.policy(b.obs).tanh()
+        Q = agent.critic(b.obs, numbers)[0].squeeze(1)
+        wanted = ((numbers - b.action / 2) ** 2).mean() - 2.0 * Q.mean() / Q.abs().mean()
+    agent.update(b)
+    assert losses[-1].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_the_sum_over_all_actions_of_cql():
+    """With very many draws, the penalty is log of the integral of exp Q over [-1, 1], minus Q of what was recorded."""
+    env = Target(Target.Settings(num_envs=4))
+    agent, plain = (made(CQL, env, conservative_weight=w, num_draws=2_000) for w in (1.0, 0.0))
+    b = batch(4, terminated=True)
+    grid = torch.linspace(-1, 1, 4001)[:, None]
+    with torch.no_grad():
+        wanted = torch.zeros(4)
+        for row in range(4):
+            Q = agent.critic(b.obs[row].expand(4001, 1), grid).squeeze(2)  # [2, G]
+            integral = torch.trapezoid(Q.exp(), grid.squeeze(1), dim=1).log()
+            wanted[row] = (integral - agent.critic(b.obs[row : row + 1], b.action[row : row + 1] / 2).view(2)).sum()
+        Q = agent.critic(b.obs, b.action / 2)
+        y = b.reward[:, None]
+        found = agent._critic_loss(Q, y, b) - plain._critic_loss(Q, y, b)
+    assert torch.allclose(found, wanted, atol=0.05)
+
+
+def test_cql_without_a_penalty_is_soft_actor_critic():
+    env = Target(Target.Settings(num_envs=4))
+    agent, sac = made(CQL, env, conservative_weight=0.0, num_draws=1), made(SAC, env)
+    agent.backs_up_entropy = True
+    sac.load_state_dict(agent.state_dict())
+    agent._critic_loss = super(CQL, agent)._critic_loss  # which draws nothing
+    b = batch()
+    for one in (agent, sac):
+        torch.manual_seed(5)
+        one.update(b)
+    for a, other in zip(agent.parameters(), sac.parameters(), strict=True):
+        assert torch.equal(a, other)
+
+
+def test_discrete_cql_by_hand():
+    agent = made(DiscreteCQL, TwoStep(TwoStep.Settings(num_envs=2)), conservative_weight=0.5, gamma=0.9)
+    losses = steps_taken(agent)
+    obs = torch.rand(6, *agent.observation_space.shape)
+    action, reward = torch.randint(int(agent.action_space.n), (6,)), torch.randn(6)
+    b = Transition(obs, action, reward, obs.flip(0), torch.arange(6) > 3, torch.full((6,), 0.9))
+    with torch.no_grad():
+        Q, next_Q, target = (
+            f(x).squeeze(2) for f, x in ((agent.q, obs), (agent.q, b.next_obs), (agent.target, b.next_obs))
+        )
+        rows = torch.arange(6)
+        y = reward + 0.9 * ~b.terminated * target[rows, next_Q.argmax(1)]
+        wanted = ((Q[rows, action] - y) ** 2).mean() + 0.5 * (Q.logsumexp(1) - Q[rows, action]).mean()
+    agent.update(b)
+    assert losses[0].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+# --- what they learn ---
+
+
+@pytest.mark.parametrize("kind", CONTINUOUS)
+def test_continuous_agents_find_what_was_best(kind):
+    """Actions were drawn widely about the target: to imitate is to be 0 on average, too, but not for each draw."""
+    env = OfflineEnv(OfflineEnv.Settings.model_validate({"num_envs": 128, "env": "probe_target"}), recorded=targets())
+    settings = {"learning_rate": 3e-3, "learning_rate_schedule": "linear"}
+    if kind is CQL:
+        settings |= {"conservative_weight": 0.1, "num_draws": 4}
+    report = Trainer(made(kind, env, **settings), env, total_steps=128 * 600, seed=1).fit().scalars
+    assert report["return"] > -0.06  # at random: -1.7; by one fixed number: -1/3
+
+
+@pytest.mark.parametrize("kind", [BC, DiscreteCQL])
+def test_discrete_agents_find_what_was_best(kind):
+    """Three actions, one of which is right; to imitate finds the one that was taken most often, which is wrong."""
+    num = 3_000
+    obs = torch.rand(num, 1) * 2 - 1
+    right = (obs > 0).long().squeeze(1)
+    action = torch.where(torch.rand(num) < 0.5, torch.full((num,), 2), torch.randint(2, (num,)))
+    reward = (action == right).float()
+    env = offline(one_step(num, reward, action, obs, CHOICE), num_envs=128)
+    agent = made(kind, env, learning_rate=3e-3, **({} if kind is BC else {"conservative_weight": 0.05}))
+    Trainer(agent, env, total_steps=128 * 400, seed=1).fit()
+    agent.eval()
+    test = torch.tensor([[-0.8], [-0.3], [0.3], [0.8]])
+    wanted = [2, 2, 2, 2] if kind is BC else [0, 0, 1, 1]
+    assert agent.predict(test).action.tolist() == wanted
+
+
+@pytest.mark.parametrize("kind", [IQL, TD3BC])
+def test_values_are_right_across_time_limits(kind):
+    """A reward of 1 for ever: 1 / (1 - gamma) where the episodes were cut, 1 where each of their ends is a death."""
+    done = torch.arange(20) == 19
+
+    def value(terminated, truncated):
+        episode = Episode(torch.zeros(21, 1), torch.zeros(20, 1), torch.ones(20), terminated, truncated)
+        env = offline(Recorded.of([episode] * 4, OBS, NUMBER), num_envs=64)
+        agent = made(kind, env, gamma=0.8, learning_rate=3e-3, tau=0.05)
+        Trainer(agent, env, total_steps=64 * 800, seed=1).fit()
+        return agent.critic(torch.zeros(1, 1), torch.zeros(1, 1)).mean().item()
+
+    assert value(done & False, done) == pytest.approx(5.0, abs=0.4)
+    every = torch.ones(20, dtype=torch.bool)
+    assert value(every, every & False) == pytest.approx(1.0, abs=0.1)
+
+
+def test_without_an_environment_actions_are_compared():
+    num = 100
+    action = torch.rand(num, 1)
+    env = offline(one_step(num, torch.zeros(num), action), num_envs=32)
+    agent = made(TD3BC, env)
+    found = env.evaluation(5).score(agent, 5, 1).scalars["action_error"]
+    agent.eval()
+    difference = agent.predict(env.recorded.obs[::2]).action - action
+    assert found == pytest.approx(difference.square().mean().sqrt().item(), rel=1e-6)
+    env = offline(one_step(num, torch.zeros(num), torch.arange(num) % 3, action_space=CHOICE), num_envs=32)
+    agent = made(DiscreteCQL, env)
+    found = env.evaluation(5).score(agent, 5, 1).scalars["agreement"]
+    agent.eval()
+    assert found == (agent.predict(env.recorded.obs[::2]).action == torch.arange(num) % 3).float().mean()
+
+
+def test_the_normalised_score():
+    settings = {"env": {"name": "cartpole", "max_episode_steps": 10}, "reference_returns": [5.0, 25.0]}
+    cartpole = CartPole(CartPole.Settings(num_envs=2))
+    spaces = cartpole.single_observation_space, cartpole.single_action_space
+    done = torch.ones(1, dtype=torch.bool)
+    episode = Episode(torch.zeros(2, 4), torch.zeros(1, dtype=torch.int64), torch.ones(1), done, ~done)
+    recorded = Recorded.of([episode], *spaces)
+    env = OfflineEnv(OfflineEnv.Settings.model_validate(settings), recorded=recorded)
+    scalars = env.evaluation(4).score(made(DiscreteCQL, env), 4, 1).scalars
+    assert scalars["normalized_score"] == pytest.approx(100 * (scalars["return"] - 5) / 20)
+    assert env.filming().num_envs == 1
+
+
+# --- from offline to online ---
+
+
+def run_of(agent, env, folder, name):
+    trainer = Trainer(agent, env, total_steps=64, run_dir=folder, name=name)
+    trainer.save("last")
+    return folder / "checkpoints" / "last.pt"
+
+
+def test_td3_goes_on_from_td3_bc(tmp_path):
+    env = offline(targets(200), num_envs=32)
+    agent = made(TD3BC, env, normalize_observations=True)
+    Trainer(agent, env, total_steps=640).fit()
+    file = run_of(agent, env, tmp_path, "td3_bc")
+    online = Target(Target.Settings(num_envs=4))
+    with pytest.raises(InputError, match=r"agent\.normalize_observations=true"):
+        init_from(made(TD3, online), file)
+    further = made(TD3, online, normalize_observations=True)
+    (line,) = init_from(further, file)
+    assert "parameters and statistics" in line
+    assert "new:" not in line
+    obs = torch.rand(7, 1)
+    assert torch.equal(agent.eval().predict(obs).action, further.eval().predict(obs).action)
+    assert torch.equal(agent.target_critic(obs, obs), further.target_critic(obs, obs))
+    Trainer(further.train(), online, total_steps=400).fit()
+
+
+def test_ppo_goes_on_from_bc(tmp_path):
+    env = offline(targets(200), num_envs=32)
+    agent = made(BC, env)
+    Trainer(agent, env, total_steps=640).fit()
+    file = run_of(agent, env, tmp_path, "bc")
+    online = Target(Target.Settings(num_envs=4))
+    further = made(PPO, online, horizon=8, minibatch_size=32)
+    (line,) = init_from(further, file)
+    assert "value_head.weight" in line
+    obs = torch.rand(7, 1)
+    assert torch.equal(agent.eval().predict(obs).action, further.eval().predict(obs).action)
+    with pytest.raises(InputError, match="nothing that the agent"):
+        init_from(made(DQN, TwoStep(TwoStep.Settings(num_envs=2)), network={**MLP, "hidden": [7]}), file)
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        init_from(further, tmp_path / "none.pt")
+
+
+# --- input ---
+
+
+@pytest.mark.parametrize("kind", [*CONTINUOUS, BC])
+def test_nobody_explores(kind):
+    env = Target(Target.Settings(num_envs=4))
+    with pytest.raises(InputError, match=f"{kind.__name__} learns from recorded episodes and does not explore"):
+        Trainer(made(kind, env), env, total_steps=64).fit()
+
+
+def test_nobody_acts_in_what_was_recorded():
+    env = offline(targets(20), num_envs=4)
+    with pytest.raises(InputError, match="nobody can act in recorded episodes"):
+        env.step(torch.zeros(4, 1))
+    trainer = Trainer(made(PPO, env, horizon=None, minibatch_size=None), env, total_steps=64)
+    with pytest.raises(InputError, match="windows are drawn; set a number of steps"):
+        trainer.fit()
+
+
+def test_spaces_must_be_those_of_the_environment():
+    with pytest.raises(InputError, match=r"env\.dataset: what was recorded has the observation space Box"):
+        OfflineEnv(OfflineEnv.Settings.model_validate({"env": "cartpole"}), recorded=targets(20))
+    with pytest.raises(InputError, match=r"env\.dataset: name a data set"):
+        OfflineEnv(OfflineEnv.Settings())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (BC, {"gamma": 0.5}, "gamma: behaviour cloning does not look at rewards"),
+        (BC, {"normalize_rewards": True}, "normalize_rewards: behaviour cloning"),
+        (TD3BC, {"normalize_rewards": True}, r"agent\.normalize_rewards: recorded steps come in no order"),
+        (BC, {"momentum": 0.5}, "momentum: is a setting of sgd"),
+    ],
+)
+def test_settings_without_an_effect_are_refused(kind, settings, message):
+    with pytest.raises(Exception, match=message):
+        made(kind, offline(targets(20), num_envs=4), **settings)
+
+
+def test_a_space_that_does_not_fit_the_agent():
+    env = offline(counted([5], [(True, False)]), num_envs=4)
+    for kind in CONTINUOUS:
+        with pytest.raises(InputError, match="chooses numbers in a Box"):
+            made(kind, env)
+    with pytest.raises(InputError, match="discrete_cql chooses one of several actions"):
+        made(DiscreteCQL, offline(targets(20), num_envs=4))

@@ -1,0 +1,527 @@
+"""Data sets in Minari's format: what `rlcore record` writes, who can read it, what is refused."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import Env, spaces
+from pydantic import ValidationError
+
+from rlcore import InputError, Trainer, commands, config
+from rlcore.agents.bc import BC
+from rlcore.agents.dqn import DQN
+from rlcore.cli import main
+from rlcore.commands.record import _acted, _played
+from rlcore.envs.cartpole import CartPole
+from rlcore.experience import reading
+from rlcore.experience.description import describe
+from rlcore.experience.reading import local_ids, read
+from rlcore.experience.writing import EpisodeWriter, Played
+from rlcore.gym_environment import GymEnvironment
+
+minari = pytest.importorskip("minari")
+h5py = pytest.importorskip("h5py")
+
+QUICK = ("trainer.eval_every=null", "trainer.loggers=[]", "threads=1")
+
+
+def rlcore(*words):
+    """Runs a command in this process; its exit status."""
+    before, sys.argv = sys.argv, ["rlcore", *map(str, words)]
+    try:
+        main()
+    except SystemExit as end:
+        return end.code or 0
+    finally:
+        sys.argv = before
+    return 0
+
+
+def trained(folder, agent="ppo", env="CartPole-v1", *settings, steps=1024):
+    assert (
+        rlcore("train", agent, f"env.id={env}", f"trainer.total_steps={steps}", *QUICK, *settings, "--run-dir", folder)
+        == 0
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "cartpole", "ppo", "CartPole-v1", "env.num_envs=4")
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A folder of data sets, which Minari knows."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def cartpole_step(obs, action):
+    """gymnasium's equations, in float64."""
+    x, v, angle, turn = obs.double().unbind(1)
+    force = torch.where(action == 1, 10.0, -10.0)
+    temp = (force + 0.05 * turn.square() * angle.sin()) / 1.1
+    turning = (9.8 * angle.sin() - angle.cos() * temp) / (0.5 * (4 / 3 - 0.1 * angle.cos().square() / 1.1))
+    acceleration = temp - 0.05 * turning * angle.cos() / 1.1
+    return torch.stack([x + 0.02 * v, v + 0.02 * acceleration, angle + 0.02 * turn, turn + 0.02 * turning], 1)
+
+
+# --- what is written ---
+
+
+@pytest.mark.parametrize("policy", ["act", "predict", "random"])
+def test_every_transition_obeys_the_physics(run, data, policy):
+    assert rlcore("record", run, data / "cartpole-v0", "--steps", 600, "--policy", policy, "--seed", 7) == 0
+    recorded = read("cartpole-v0")
+    assert len(recorded) == 600
+    obs, next_obs = recorded.obs[recorded.place], recorded.obs[recorded.place + 1]
+    assert torch.allclose(next_obs.double(), cartpole_step(obs, recorded.action), atol=1e-5)
+    out = (next_obs[:, 0].abs() > 2.4) | (next_obs[:, 2].abs() > 12 * np.pi / 180)
+    assert torch.equal(out, recorded.terminated)
+    ends = recorded.lengths.cumsum(0) - 1
+    assert (recorded.terminated | recorded.truncated)[ends].all()
+    assert (recorded.terminated | recorded.truncated).sum() == len(ends)
+    begins = recorded.obs[recorded.place[ends - recorded.lengths + 1]]
+    assert (begins.abs() <= 0.05).all()
+    assert torch.equal(recorded.returns, recorded.lengths.double())
+    again = data / "again-v0"
+    assert rlcore("record", run, again, "--steps", 600, "--policy", policy, "--seed", 7) == 0
+    assert torch.equal(read(str(again)).obs, recorded.obs)
+
+
+def test_minari_reads_it(run, data):
+    assert rlcore("record", run, data / "cartpole" / "expert-v3", "--steps", 304) == 0
+    assert local_ids() == ["cartpole/expert-v3"]
+    assert [*minari.list_local_datasets()] == ["cartpole/expert-v3"]
+    found = minari.load_dataset("cartpole/expert-v3")
+    assert found.total_steps == 304
+    env = found.recover_environment()
+    assert env.spec.id == "CartPole-v1"
+    assert env.observation_space == found.observation_space
+    for episode in found:
+        assert all(map(env.observation_space.contains, episode.observations))
+        assert all(map(env.action_space.contains, episode.actions))
+        assert len(episode.observations) == len(episode.actions) + 1 == len(episode.rewards) + 1
+    made = found.storage.metadata
+    assert made["algorithm_name"] == "ppo"
+    (part,) = made["rlcore"]["parts"]
+    assert (part["policy"], part["steps"], part["steps_trained"]) == ("act", 304, 1024)
+
+
+@pytest.mark.skipif(find_spec("d3rlpy") is None, reason="needs d3rlpy")
+def test_d3rlpy_reads_it(run, data):
+    import d3rlpy
+
+    assert rlcore("record", run, data / "cartpole-v0", "--steps", 300) == 0
+    dataset, _ = d3rlpy.datasets.get_minari("cartpole-v0")
+    assert dataset.transition_count
+
+
+def test_actions_are_those_that_the_environment_takes(tmp_path):
+    """Clipped to the box, and counted from its start; float64 where the space is."""
+
+    class Counted(Env):
+        observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float64), "b": spaces.Discrete(4, start=2)})
+        action_space = spaces.Discrete(3, start=5)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return self.seen(), {}
+
+        def seen(self):
+            return {"a": np.full(2, 0.1 * self.t), "b": 2 + self.t % 4}
+
+        def step(self, action):
+            assert self.action_space.contains(action)
+            self.t += 1
+            return self.seen(), float(action), self.t == 7, False, {}
+
+    env = GymEnvironment(Counted, num_envs=2)
+    agent = BC(env, BC.Settings.model_validate({"network": {"name": "multi_input"}}))
+    writer = EpisodeWriter(tmp_path / "counted-v0", env, {})
+    agent.eval()
+    for step in _acted(agent, env, "act", 3):
+        writer.add(_played(*step, env))
+        if writer.num_steps == 28:
+            break
+    writer.close()
+    episodes = list(minari.MinariDataset(tmp_path / "counted-v0" / "data"))
+    assert [len(one.rewards) for one in episodes] == [7, 7, 7, 7]
+    for one in episodes:
+        assert one.rewards.tolist() == one.actions.tolist()
+        assert one.observations["a"].dtype == np.float64
+        assert one.observations["b"].tolist() == [2, 3, 4, 5, 2, 3, 4, 5]
+    recorded = read(str(tmp_path / "counted-v0"))
+    assert recorded.action.min() >= 0
+    assert recorded.action.max() <= 2
+    assert torch.equal(recorded.reward, recorded.action + 5.0)
+
+
+def test_numbers_are_clipped(tmp_path):
+    run = trained(tmp_path / "run", "ppo", "Pendulum-v1", "agent.log_std_init=2")
+    assert rlcore("record", run, tmp_path / "pendulum-v0", "--steps", 64) == 0
+    action = read(str(tmp_path / "pendulum-v0")).action
+    assert action.abs().max() == 2
+    assert describe(read(str(tmp_path / "pendulum-v0"))).scalars["action_at_bounds"] > 0.5
+
+
+def test_masks_are_recorded_and_hold(tmp_path):
+    class Masked(Env):
+        observation_space, action_space = spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.seen()
+
+        def seen(self):
+            mask = np.arange(3) == self.np_random.integers(3)
+            return np.zeros(2, np.float32), {"action_mask": mask}
+
+        def step(self, action):
+            obs, info = self.seen()
+            return obs, 1.0, bool(self.np_random.random() < 0.2), False, info
+
+    env = GymEnvironment(Masked, num_envs=2)
+    agent = BC(env)
+    agent.eval()
+    writer = EpisodeWriter(tmp_path / "masked-v0", env, {})
+    for step in _acted(agent, env, "random", 3):
+        writer.add(_played(*step, env))
+        if writer.num_steps >= 40:
+            break
+    writer.close()
+    recorded = read(str(tmp_path / "masked-v0"))
+    mask = recorded.obs["action_mask"][recorded.place]
+    assert mask.dtype == torch.bool
+    assert mask.gather(1, recorded.action[:, None]).all()
+    recorded.require_spaces(env.single_observation_space, env.single_action_space, "x")
+
+
+def test_mixed_runs(run, data, tmp_path):
+    other = trained(tmp_path / "other", "dqn", "CartPole-v1", "agent.learning_starts=64")
+    assert rlcore("record", run, data / "mixed-v0", "--steps", 400, "--mix", f"{other}:0.25", "--num-envs", 4) == 0
+    parts = read("mixed-v0").metadata["rlcore"]["parts"]
+    assert [(part["agent"], part["steps"]) for part in parts] == [("ppo", 300), ("dqn", 100)]
+    assert len(read("mixed-v0")) == 400
+    for mix, message in (
+        ("x", "must be RUN:SHARE"),
+        (f"{other}:2", "must be RUN:SHARE"),
+        ("none:0.5", "none is not a run"),
+    ):
+        with pytest.raises(InputError, match=message):
+            commands.record(str(run), str(data / "no-v0"), 100, mix=[mix])
+    with pytest.raises(InputError, match=r"at most 1 together, got 1\.2"):
+        commands.record(str(run), str(data / "no-v0"), 100, mix=[f"{other}:0.6", f"{other}:0.6"])
+    pendulum = trained(tmp_path / "pendulum", "ppo", "Pendulum-v1")
+    with pytest.raises(InputError, match=r"--mix: .*pendulum has the space"):
+        commands.record(str(run), str(data / "no-v0"), 100, mix=[f"{pendulum}:0.5"])
+    assert not (data / "no-v0").exists()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_replay_is_recorded_as_it_was_seen(data, tmp_path, n):
+    settings = ("env.num_envs=2", "agent.learning_starts=64", f"agent.n_step={n}", "agent.replay_size=300")
+    run = trained(tmp_path / "dqn", "dqn", "CartPole-v1", *settings, "trainer.checkpoint_every=1024")
+    assert rlcore("record", run, data / "replay-v0", "--steps", 300, "--policy", "replay") == 0
+    recorded = read("replay-v0")
+    assert len(recorded) == 300
+    obs, next_obs = recorded.obs[recorded.place], recorded.obs[recorded.place + 1]
+    kept = ~recorded.terminated  # whose true last observation a replay does not keep
+    assert torch.allclose(next_obs.double()[kept], cartpole_step(obs, recorded.action)[kept], atol=1e-5)
+    assert (recorded.reward == 1).all()
+    with pytest.raises(InputError, match="holds 300 steps, fewer than the 1,000 asked for"):
+        commands.record(str(run), str(data / "more-v0"), 1_000, policy="replay")
+    assert not (data / "more-v0").exists()
+
+
+def test_a_run_without_a_replay(run, data):
+    with pytest.raises(InputError, match=r"--policy replay: the checkpoint last of .* holds no replay"):
+        commands.record(str(run), str(data / "x-v0"), 10, policy="replay")
+    with pytest.raises(InputError, match="--policy: must be one of act, predict, random, replay, got 'greedy'"):
+        commands.record(str(run), str(data / "x-v0"), 10, policy="greedy")
+
+
+# --- nothing half ---
+
+
+def test_a_full_disk_leaves_nothing(run, data, monkeypatch, capsys):
+    from minari.dataset._storages.hdf5_storage import HDF5Storage
+
+    def full(self, episodes):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(HDF5Storage, "update_episodes", full)
+    assert rlcore("record", run, data / "full-v0", "--steps", 100) == 2
+    assert "cannot be written, and nothing is left of it" in capsys.readouterr().err
+    assert list(data.iterdir()) == []
+
+
+def test_ctrl_c_leaves_a_smaller_data_set(run, tmp_path):
+    out = tmp_path / "some-v0"
+    command = [sys.executable, "-m", "rlcore", "record", str(run), str(out), "--steps", "100_000_000".replace("_", "")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    beside = tmp_path / ".some-v0.writing" / "data" / "metadata.json"
+    while not beside.is_file() or not json.loads(beside.read_text() or "{}").get("total_steps"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    recorded = read(str(out))
+    assert len(recorded) > 1000
+    assert f"SIGINT: {out}: {len(recorded):,} steps" in process.stdout.read()
+    assert not beside.parent.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("expert", "ends in a version, by Minari's rules: expert-v0"), ("a b-v0", "a-b-v0-v0")]
+)
+def test_names_are_minaris(run, data, name, message):
+    with pytest.raises(InputError, match=message):
+        commands.record(str(run), str(data / name), 10)
+    (data / "there-v0").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists already"):
+        commands.record(str(run), str(data / "there-v0"), 10)
+
+
+# --- what is read ---
+
+
+def written(folder, change=None, lengths=(3, 2), **kinds):
+    """A small data set, some of whose arrays are changed."""
+    observation = kinds.get("observation_space", spaces.Box(-1, 1, (2,)))
+    action = kinds.get("action_space", spaces.Box(-1, 1, (1,)))
+    storage = minari.dataset.minari_storage.MinariStorage
+    (folder / "data").mkdir(parents=True)
+    made = storage.new(folder / "data", observation_space=observation, action_space=action)
+    made.update_metadata({"dataset_id": folder.name, "minari_version": minari.__version__})
+    for T in lengths:
+        columns = {
+            "observations": np.zeros((T + 1, 2), np.float32), "actions": np.zeros((T, 1), np.float32),
+            "rewards": np.ones(T), "terminations": np.arange(T) == T - 1, "truncations": np.zeros(T, bool),
+        }  # fmt: skip
+        if change is not None:
+            change(columns)
+        made.update_episodes([minari.data_collector.EpisodeBuffer(**columns)])
+    return folder
+
+
+def changed_metadata(folder, **changes):
+    path = folder / "data" / "metadata.json"
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("observations", np.full((4, 2), np.nan, np.float32), "observations has a NaN or an infinity"),
+        ("actions", np.full((3, 1), np.inf), "actions has a NaN or an infinity"),
+        ("rewards", np.full(3, np.nan), "rewards has a NaN or an infinity"),
+        ("rewards", np.ones(2), "observations must have 3 rows, as the rewards say, got 4"),
+        ("observations", np.zeros((3, 2), np.float32), "observations must have 4 rows, as the rewards say, got 3"),
+        ("observations", np.zeros((4, 5), np.float32), r"observations must be \[rows, 2\], got \[4, 5\]"),
+        ("actions", np.zeros(3, np.float32), r"actions must be \[rows, 1\], got \[3\]"),
+        ("terminations", np.zeros(2, bool), "terminations must have 3 rows"),
+        ("rewards", np.array([b"x", b"y", b"z"]), "rewards must be numbers, got"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, name, value, message):
+    folder = written(tmp_path / "bad-v0", lambda columns: columns.update({name: value}), lengths=(3,))
+    with pytest.raises(InputError, match=f"data set .*bad-v0: episode 0: {message}|Minari cannot read it"):
+        read(str(folder))
+
+
+def test_actions_outside_their_space(tmp_path):
+    def change(columns):
+        columns["actions"] = np.array([0, 7, 1])
+
+    folder = written(tmp_path / "bad-v0", change, (3,), action_space=spaces.Discrete(2))
+    with pytest.raises(InputError, match=r"actions must be in Discrete\(2\), got 7"):
+        read(str(folder))
+
+
+def test_nothing_in_it(tmp_path):
+    with pytest.raises(InputError, match="has no steps"):
+        read(str(written(tmp_path / "empty-v0", lengths=())))
+    folder = written(tmp_path / "zero-v0")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for name in ("actions", "rewards", "terminations", "truncations"):
+            file[f"episode_0/{name}"].resize(0, axis=0)
+        file["episode_0/observations"].resize(1, axis=0)
+    with pytest.raises(InputError, match="episode 0 has no steps"):
+        read(str(folder))
+
+
+def test_without_rewards(tmp_path):
+    folder = written(tmp_path / "no-v0")
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1/rewards"]
+    with pytest.raises(InputError, match=r"Minari cannot read it: KeyError: .*'rewards' doesn't exist"):
+        read(str(folder))
+
+
+def test_one_episode_is_enough(tmp_path):
+    assert len(read(str(written(tmp_path / "one-v0", lengths=(1,))))) == 1
+
+
+def test_a_newer_minari(tmp_path):
+    folder = changed_metadata(written(tmp_path / "new-v0"), minari_version="9.0.0")
+    with pytest.raises(InputError, match=r"does not support the dataset generated by Minari 9\.0\.0"):
+        read(str(folder))
+
+
+def test_nothing_is_run(tmp_path):
+    """Without spaces Minari would make the environment of the spec: any function that the file names."""
+    trap = tmp_path / "trap.py"
+    trap.write_text("from pathlib import Path\n\ndef make(**k):\n    Path(__file__).with_name('ran').touch()\n")
+    spec = json.dumps({"id": "Trap-v0", "entry_point": "trap:make", "additional_wrappers": [], "kwargs": {}})
+    sys.path.insert(0, str(tmp_path))
+    try:
+        folder = changed_metadata(written(tmp_path / "trap-v0"), env_spec=spec, observation_space=None)
+        with pytest.raises(InputError, match=r"metadata\.json has no observation_space"):
+            read(str(folder))
+        read(str(changed_metadata(written(tmp_path / "spec-v0"), env_spec=spec)))
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_objects_are_not_read(tmp_path):
+    folder = written(tmp_path / "pickle-v0", lengths=(1,))
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    import pickle
+
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_0/rewards"]
+        file["episode_0/rewards"] = np.array([np.void(pickle.dumps(Trap()))])
+    with pytest.raises(InputError, match="rewards must be numbers"):
+        read(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"data_format": "hdf5"}', '{"observation_space": 3}'])
+def test_damaged_metadata(tmp_path, content):
+    folder = written(tmp_path / "bad-v0")
+    (folder / "data" / "metadata.json").write_text(content)
+    with pytest.raises(InputError, match=r"data set .*bad-v0"):
+        read(str(folder))
+
+
+def test_damaged_files(tmp_path):
+    folder = written(tmp_path / "bad-v0")
+    path = folder / "data" / "main_data.hdf5"
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match="Minari cannot read it"):
+        read(str(folder))
+
+
+def test_a_missing_id(data):
+    written(data / "hopper" / "medium-v0")
+    with pytest.raises(
+        InputError, match=r"there is no data set 'hopper/medium-v1' \(did you mean 'hopper/medium-v0'\?\)"
+    ):
+        read("hopper/medium-v1")
+
+
+def test_spaces_that_no_tensors_hold(tmp_path):
+    folder = written(tmp_path / "text-v0", lengths=())
+    text = minari.serialization.serialize_space(spaces.Text(5))
+    with pytest.raises(InputError, match=r"no tensors hold the observation space Text"):
+        read(str(changed_metadata(folder, observation_space=text)))
+
+
+def test_without_minari(tmp_path, monkeypatch):
+    folder = written(tmp_path / "here-v0")
+    monkeypatch.setattr(reading, "import_module", lambda name: (_ for _ in ()).throw(ImportError(f"No module {name}")))
+    with pytest.raises(InputError, match=r"need Minari \(No module minari\): pip install 'minari\[hdf5\]'"):
+        read(str(folder))
+
+
+# --- the whole way ---
+
+
+def test_from_a_run_to_a_policy(run, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert rlcore("record", run, "data/cartpole-v0", "--steps", 2000, "--policy", "predict") == 0
+    assert rlcore("show", "data/cartpole-v0", "--figure", "figure.png") == 0
+    shown = capsys.readouterr().out
+    assert "episodes" in shown
+    assert "actions: 0:" in shown
+    assert Path("figure.png").stat().st_size > 5_000
+    Path("bc.yaml").write_text(
+        "env: {name: offline, dataset: data/cartpole-v0, env: {name: cartpole}}\nagent: {name: bc}\n"
+        "trainer: {epochs: 4, reports: [recorded], eval_episodes: 4}\n"
+    )
+    assert rlcore("train", "bc.yaml", "--run-dir", "clone") == 0
+    assert rlcore("eval", "clone") == 0
+    assert rlcore("list", "datasets") == 0
+    listed = capsys.readouterr().out
+    assert "cartpole-v0" in listed
+    assert "Recorded episodes" in listed
+    assert config.load(Path("clone/config.yaml")).config.env.settings.dataset == str(tmp_path / "data" / "cartpole-v0")
+    assert rlcore("show", "data/cartpole-v0", "agent.gamma=1") == 2
+    assert rlcore("show", "ppo", "env.id=CartPole-v1", "--figure", "x.png") == 2
+    assert rlcore("record", "clone", "data/clone-v0", "--steps", 10) == 2
+    assert "clone: is of a data set, in which nobody plays" in capsys.readouterr().err
+
+
+def test_a_replay_begins_with_what_was_recorded(run, data, tmp_path):
+    assert rlcore("record", run, data / "cartpole-v0", "--steps", 512) == 0
+    env = CartPole(CartPole.Settings(num_envs=4))
+    settings = {"replay_from": "cartpole-v0", "learning_starts": 500, "batch_size": 16, "replay_size": 2_000}
+    agent = DQN(env, DQN.Settings.model_validate(settings))
+    trainer = Trainer(agent, env, total_steps=64, seed=1)
+    trainer.update()
+    assert len(agent.replay) == 512 + 4 * agent.horizon
+    b = agent.replay.sample(600)
+    kept = ~b.terminated
+    assert torch.allclose(b.next_obs.double()[kept], cartpole_step(b.obs, b.action)[kept], atol=1e-5)
+    trainer.fit()
+    with pytest.raises(ValidationError, match="replay_from: stacks of recorded images"):
+        DQN.Settings.model_validate({**settings, "frames": 4})
+    wrong = GymEnvironment("MountainCar-v0", num_envs=4)
+    with pytest.raises(InputError, match=r"agent\.replay_from: .*cartpole-v0 has the observation space"):
+        Trainer(DQN(wrong, DQN.Settings.model_validate(settings)), wrong, total_steps=64).fit()
+
+
+def test_init_from_on_the_command_line(run, tmp_path, capsys):
+    words = "train", "ppo", "env=cartpole", "trainer.total_steps=1024", *QUICK
+    assert rlcore(*words, f"init_from={run}", "--run-dir", tmp_path / "a") == 0
+    assert re.search(r"begins from .*: (\d+) of \1 parameters and statistics", capsys.readouterr().out)
+    assert rlcore(*words, f"init_from={tmp_path}/none", "--run-dir", tmp_path / "b") == 2
+    assert "none is not a run" in capsys.readouterr().err
+
+
+def test_the_writer_by_hand(tmp_path):
+    env = CartPole(CartPole.Settings(num_envs=2))
+    writer = EpisodeWriter(tmp_path / "hand-v0", env, {"description": "by hand"})
+    for t in range(3):
+        obs = np.full((2, 4), t, np.float32)
+        flags = np.array([t == 1, False]), np.array([False, False])
+        writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), *flags, obs + 1))
+    writer.close()
+    recorded = read(str(tmp_path / "hand-v0"))
+    assert recorded.lengths.tolist() == [2, 1, 3]
+    assert recorded.obs[:, 0].tolist() == [0, 1, 2, 2, 3, 0, 1, 2, 3]
+    assert recorded.terminated.tolist() == [False, True, False, False, False, False]
+    assert recorded.truncated.tolist() == [False, False, True, False, False, True]
+    with pytest.raises(InputError, match="nothing was played"):
+        EpisodeWriter(tmp_path / "none-v0", env, {}).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hand-v0"]
