@@ -8,8 +8,9 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from hypothesis import given
 from hypothesis import strategies as st
+from test_docs import blocks
 
-from rlcore import InputError, Trainer, collect
+from rlcore import InputError, Trainer, collect, registry
 from rlcore.agents.bc import BC
 from rlcore.agents.cql import CQL
 from rlcore.agents.discrete_cql import DiscreteCQL
@@ -486,6 +487,22 @@ def test_ppo_goes_on_from_bc(tmp_path):
         init_from(made(DQN, TwoStep(TwoStep.Settings(num_envs=2)), network={**MLP, "hidden": [7]}), file)
     with pytest.raises(InputError, match="there is no checkpoint"):
         init_from(further, tmp_path / "none.pt")
+
+
+# --- from outside ---
+
+
+def test_what_the_docs_show():
+    by_hand, own = blocks("docs/offline.md", "python")
+    exec(by_hand, {"torch": torch, "Box": Box})
+    exec(own, {})
+    num = 2_000
+    obs, action = torch.rand(num, 1) * 2 - 1, torch.randint(3, (num,))
+    reward = (action == (obs > 0).long().squeeze(1)).float()
+    env = offline(one_step(num, reward, action, obs, CHOICE), num_envs=128)
+    agent = registry.agents["my_offline"](env)
+    Trainer(agent, env, total_steps=128 * 300, seed=1).fit()
+    assert agent.eval().predict(torch.tensor([[-0.5], [0.5]])).action.tolist() == [0, 1]
 
 
 # --- input ---
