@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlcore.agents.bases.offline import OfflineAgent
 from rlcore.agents.sac import SoftActorCritic, squashed
+from rlcore.distributions import DiagonalGaussian
 from rlcore.rollout import Transition
 from rlcore.trees import repeated
 
@@ -18,7 +19,8 @@ class CQL(OfflineAgent, SoftActorCritic):
     critics  minimise  E[(Q_i(s, a) - y)^2] + w E[log sum_a exp Q_i(s, a) - Q_i(s, a_recorded)]
 
     The sum over all actions is estimated by importance sampling, from uniform ones, the policy's and those of the
-    policy in the next state. As in the authors' code, the target does not count entropy.
+    policy in the next state. As in the authors' code, the target does not count entropy, and the squared error has no
+    factor 1/2: w is twice the paper's alpha.
     """
 
     class Settings(SoftActorCritic.Settings):
@@ -36,7 +38,8 @@ class CQL(OfflineAgent, SoftActorCritic):
         s, n, D = self.settings, self.settings.num_draws, self.scale.middle.numel()
         loss, rows = super()._critic_loss(Q, y, b), len(b.reward)
         with torch.no_grad():
-            drawn = [squashed(self.gaussian(repeated(obs, n))) for obs in (b.obs, b.next_obs)]
+            policies = (self.gaussian(obs) for obs in (b.obs, b.next_obs))
+            drawn = [squashed(DiagonalGaussian(*repeated((pi.mean, pi.log_std), n))) for pi in policies]
             uniform = 2 * torch.rand(n * rows, D, device=y.device) - 1
             numbers = torch.cat([uniform, *(numbers for numbers, _ in drawn)])
             density = [uniform.new_full((n * rows,), -D * math.log(2)), *(log_prob for _, log_prob in drawn)]

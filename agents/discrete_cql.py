@@ -27,7 +27,7 @@ class DiscreteCQL(OfflineAgent):
     """Double Q-learning that thinks little of what was not recorded (Kumar et al. 2020, equation 4, CQL(H)).
 
     minimise  E[(Q(s, a) - y)^2] + w E[log sum_a exp Q(s, a) - Q(s, a_recorded)],
-    y = r + gamma Q'(s', argmax_a' Q(s', a'))
+    y = r + gamma Q'(s', argmax_a' Q(s', a')); w is twice the paper's alpha
     """
 
     class Settings(TransitionAgent.Settings):

@@ -16,7 +16,7 @@ from rlcore.environment import Environment
 from rlcore.optimizers import Adam
 from rlcore.rollout import Step, Transition
 from rlcore.schedules import Schedule, anneal
-from rlcore.trees import Tree
+from rlcore.trees import Tree, concat
 
 LOG_STD = -5.0, 2.0
 """Bounds of the logarithm of the policy's standard deviation."""
@@ -76,18 +76,22 @@ class IQL(OfflineAgent, CriticAgent):
         s, numbers = self.settings, self._numbers(b.action)
         anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, self.progress)
         with torch.no_grad():
-            y = b.reward + b.discount * ~b.terminated * self._V(b.next_obs)
             target_Q = self._targets(b.obs, numbers).amin(0).squeeze(1)
-        V = self._V(b.obs)
-        advantage = target_Q - V
-        metrics = self.minimize(expectile_loss(advantage, s.expectile).mean(), self.value_optimizer)
-        metrics = {f"value_{name}": value for name, value in metrics.items()} | {"value": V.detach().mean()}
+        u = target_Q - self._V(b.obs)
+        metrics = {f"value_{name}": x for name, x in self.minimize(self._value_loss(u), self.value_optimizer).items()}
+        with torch.no_grad():
+            V, next_V = self._V(concat([b.obs, b.next_obs])).chunk(2)
+            y = b.reward + b.discount * ~b.terminated * next_V
+            weight = (s.beta * (target_Q - V)).clamp_max(math.log(s.largest_weight)).exp()
+        metrics |= self._improve_policy(-(weight * self.gaussian(b.obs).log_prob(numbers)).mean())
         Q = self.critic(b.obs, numbers).squeeze(2)  # [N, B]
         metrics |= self._improve_critics((Q - y).square().sum(0), b.weight)
         track(self.target_critic, self.critic, s.tau)
-        weight = (s.beta * advantage.detach()).clamp_max(math.log(s.largest_weight)).exp()
-        metrics |= self._improve_policy(-(weight * self.gaussian(b.obs).log_prob(numbers)).mean())
-        return metrics, Q.detach().mean(0) - y
+        return metrics | {"value": V.mean(), "q": Q.detach().mean()}, Q.detach().mean(0) - y
+
+    def _value_loss(self, error: Tensor) -> Tensor:
+        """What the value minimises, 0-d, of errors u [B]."""
+        return expectile_loss(error, self.settings.expectile).mean()
 
     def _V(self, obs: Tree) -> Tensor:
         """V [B] of normalised observations."""

@@ -2,8 +2,8 @@
 
 The data set is in Minari's format, of observations that are vectors, and of actions of one kind: bc and discrete_cql
 where they are discrete, else bc, td3_bc, iql and cql. d3rlpy 2.8.1 (``pip install d3rlpy``) is given the same
-transitions, which is asserted; of an episode that was cut short it leaves out the last one, whose successor it has no
-place for. Networks of 256 and 256 units, batches of 256, and the settings of both in `OURS` and `THEIRS`.
+transitions, which is asserted of 2,000 of them; of an episode that was cut short it leaves out the last one, whose
+successor it has no place for. Networks of 256 and 256 units, batches of 256, the settings of both in `OURS`, `THEIRS`.
 
 Speed: updates per second of CPU time, torch on one thread, one process, the rivals alternating block by block. An
 update is all of `Trainer.update`; of d3rlpy's ``sample_transition_batch`` and ``update``, without its logs. ``of it
@@ -13,10 +13,11 @@ Score, with --env: mean return of greedy episodes of gymnasium's environment aft
 for all, as mean and standard error over the seeds; with --reference, of a random and an expert policy, also D4RL's
 normalised score (Fu et al. 2020).
 
-What d3rlpy has no setting for: bc of continuous actions minimises the squared error of a tanh, ours maximises a
-normal's likelihood; iql's standard deviation begins at exp(-1.5), ours at 1; cql's target is of the policy's middle,
-ours of a draw; discrete_cql copies its target network now and then, ours follows; normalised observations are not
-clipped, ours are to [-10, 10].
+What there are no settings for: d3rlpy's bc of continuous actions minimises the squared error of a tanh, ours maximises
+a normal's likelihood; its iql begins at a standard deviation of exp(-1.5), ours at 1, and weighs actions by V after its
+step, ours by V before; its cql's target is of the policy's middle, ours of a draw; its discrete_cql copies the target
+network now and then and bounds the gradient of an error, in ours the target follows; it does not clip normalised
+observations, ours are in [-10, 10].
 """
 
 import argparse
@@ -32,6 +33,7 @@ import torch
 from gpu_parts import machine
 from gymnasium.spaces import Box, Discrete
 from measure import Block, interleave
+from torch import Tensor
 
 from rlcore import registry
 from rlcore.agent import Agent, Metrics
@@ -80,9 +82,7 @@ THEIRS: dict[str, dict[str, Any]] = {
         **THEIR_CRITICS, "actor_learning_rate": 3e-4, "alpha": 2.5, "update_actor_interval": 2,
         "target_smoothing_sigma": 0.2, "target_smoothing_clip": 0.5,
     },
-    "IQL": {
-        **THEIR_CRITICS, "actor_learning_rate": 3e-4, "expectile": 0.7, "weight_temp": 3.0, "max_weight": 100.0,
-    },
+    "IQL": {**THEIR_CRITICS, "actor_learning_rate": 3e-4, "expectile": 0.7, "weight_temp": 3.0, "max_weight": 100.0},
     "CQL": {
         **THEIR_CRITICS, "actor_learning_rate": 1e-4, "temp_learning_rate": 1e-4, "initial_temperature": 1.0,
         "conservative_weight": 5.0, "n_action_samples": 10, "initial_alpha": 1.0, "alpha_learning_rate": 0.0,
@@ -143,6 +143,11 @@ def theirs(kind: str, recorded: Recorded, dataset: Any, seed: int, updates: int,
     return algo
 
 
+def cuts(recorded: Recorded) -> Tensor:
+    """Which steps are the last of an episode that had not reached its end, [S] bool."""
+    return (recorded.last == torch.arange(len(recorded))) & ~recorded.terminated
+
+
 def as_theirs(recorded: Recorded) -> Any:
     """What was recorded as a data set of d3rlpy, which has one observation for each step."""
     import structlog
@@ -150,14 +155,14 @@ def as_theirs(recorded: Recorded) -> Any:
     from d3rlpy.dataset import MDPDataset
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    ends, space = recorded.last == torch.arange(len(recorded)), recorded.action_space
+    space = recorded.action_space
     is_discrete = isinstance(space, Discrete)
     return MDPDataset(
         observations=recorded.obs[recorded.place].float().numpy(),
         actions=recorded.action.numpy(),
         rewards=recorded.reward.numpy(),
         terminals=recorded.terminated.float().numpy(),
-        timeouts=(ends & ~recorded.terminated).float().numpy(),
+        timeouts=cuts(recorded).float().numpy(),
         action_space=ActionSpace.DISCRETE if is_discrete else ActionSpace.CONTINUOUS,
         action_size=int(space.n) if is_discrete else space.shape[0],
     )
@@ -165,17 +170,16 @@ def as_theirs(recorded: Recorded) -> Any:
 
 def assert_same(recorded: Recorded, dataset: Any) -> int:
     """Compares transitions, of an evenly spaced choice; returns how many d3rlpy leaves out."""
-    is_cut = (recorded.last == torch.arange(len(recorded))) & ~recorded.terminated
+    is_cut = cuts(recorded)
     steps = (~is_cut).nonzero().squeeze(1)
     assert dataset.transition_count == len(steps)
     for number in range(0, len(steps), max(1, len(steps) // LOOKED_AT)):
         step, found = steps[number], dataset.transition_picker(*dataset.buffer[number])
         place, terminated = recorded.place[step], bool(recorded.terminated[step])
-        pairs = [(recorded.obs[place], found.observation), (recorded.action[step], found.action)]
-        pairs += [(recorded.reward[step], found.reward)]
-        if not terminated:  # else its successor is zeros, and counts for nothing
-            pairs.append((recorded.obs[place + 1], found.next_observation))
         assert bool(found.terminal) == terminated
+        next_obs = recorded.obs[place + 1] * (not terminated)  # after an end theirs is 0, and counts for nothing
+        mine = recorded.obs[place], recorded.action[step], recorded.reward[step], next_obs
+        pairs = zip(mine, (found.observation, found.action, found.reward, found.next_observation), strict=True)
         assert all(torch.equal(a.float().flatten(), torch.from_numpy(b).float().flatten()) for a, b in pairs)
     return int(is_cut.sum())
 
@@ -219,13 +223,10 @@ def mean_return(agent: Agent, env: GymEnvironment) -> float:
 
 def compared(name: str, a: list[float], b: list[float]) -> str:
     """Means and standard errors over the seeds, and of the difference."""
-
-    def text(mean: float, error: float) -> str:
-        return f"{mean:.1f}" + ("" if math.isnan(error) else f" +- {error:.1f}")
-
     means = [statistics.mean(scores) for scores in (a, b)]
     errors = [statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else math.nan for scores in (a, b)]
-    cells = [*map(text, means, errors), text(means[0] - means[1], math.hypot(*errors))]
+    pairs = zip([*means, means[0] - means[1]], [*errors, math.hypot(*errors)], strict=True)
+    cells = [f"{mean:.1f}" + ("" if math.isnan(error) else f" +- {error:.1f}") for mean, error in pairs]
     each = " | ".join(", ".join(f"{score:.1f}" for score in scores) for scores in (a, b))
     return f"{name:14s}" + "".join(f"{cell:>20s}" for cell in cells) + f"   {each}"
 
@@ -249,7 +250,9 @@ def main() -> None:
 
     env = OfflineEnv(OfflineEnv.Settings(dataset=given.dataset, num_envs=BATCH))
     recorded = env.recorded
-    kinds = DISCRETE if isinstance(recorded.action_space, Discrete) else CONTINUOUS
+    kinds, space = DISCRETE if isinstance(recorded.action_space, Discrete) else CONTINUOUS, recorded.observation_space
+    if not isinstance(space, Box) or len(space.shape) != 1:
+        parser.error(f"observations must be vectors, got {space}")
     names = given.agents or list(kinds)
     if unfit := [name for name in names if name not in kinds]:
         parser.error(f"{', '.join(unfit)}: not for the actions {recorded.action_space}")
@@ -257,7 +260,7 @@ def main() -> None:
     dataset = as_theirs(recorded)
     num_missing = assert_same(recorded, dataset)
     print(f"{machine('cpu')['processor']}, torch {torch.__version__}, one thread")
-    print(f"{given.dataset}: {len(recorded):,} transitions, without those of {num_missing:,} cuts for d3rlpy")
+    print(f"{given.dataset}: {len(recorded):,} transitions; d3rlpy leaves out the {num_missing:,} of cuts")
 
     if given.blocks:
         print(f"\n{'':14s}{'updates/s':>24s}{'CPU ms an update':>24s}{'of it drawing':>16s}{'rlcore/d3rlpy':>23s}")

@@ -296,7 +296,7 @@ def test_iql_by_hand():
     numbers = b.action / 2
     with torch.no_grad():
         target_Q = agent.target_critic(b.obs, numbers).squeeze(2).amin(0)
-        V, next_V = agent.value(b.obs).view(-1), agent.value(b.next_obs).view(-1)
+        V, next_V = agent.value(b.obs).view(-1), agent.value(b.next_obs).view(-1)  # as no step is taken here
         u = target_Q - V
         value_loss = (torch.where(u < 0, 0.2, 0.8) * u**2).mean()
         critic_loss = ((agent.critic(b.obs, numbers).squeeze(2) - b.reward - 0.9 * next_V) ** 2).sum(0).mean()
@@ -304,7 +304,7 @@ def test_iql_by_hand():
         log_prob = (-0.5 * (numbers - mean) ** 2 - 0.5 * math.log(2 * math.pi)).squeeze(1)
         policy_loss = -((2 * u).exp().clamp_max(3.0) * log_prob).mean()
     agent.update(b)
-    for found, wanted in zip(losses, (value_loss, critic_loss, policy_loss), strict=True):
+    for found, wanted in zip(losses, (value_loss, policy_loss, critic_loss), strict=True):
         assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

@@ -304,6 +304,8 @@ class TransitionReplay:
             raise CheckpointError(
                 "the checkpoint does not fit: its replay keeps stacks or priorities, or this one does"
             )
+        if not isinstance(kept.action, Tensor) or next(leaves(kept.obs), None) is None:
+            raise CheckpointError("the checkpoint does not fit: its replay has no actions, or no observations")
         like = tree_map(lambda x: x.new_zeros(used, N, *x.shape[2:]), vars(kept))
         for name, dtype in (("reward", torch.float32), ("terminated", torch.bool), ("final", torch.int32)):
             like[name] = torch.zeros(used, N, dtype=dtype, device=next(leaves(kept.obs)).device)
