@@ -14,10 +14,9 @@ for all, as mean and standard error over the seeds; with --reference, of a rando
 normalised score (Fu et al. 2020).
 
 What there are no settings for: d3rlpy's bc of continuous actions minimises the squared error of a tanh, ours maximises
-a normal's likelihood; its iql begins at a standard deviation of exp(-1.5), ours at 1, and weighs actions by V after its
-step, ours by V before; its cql's target is of the policy's middle, ours of a draw; its discrete_cql copies the target
-network now and then and bounds the gradient of an error, in ours the target follows; it does not clip normalised
-observations, ours are in [-10, 10].
+a normal's likelihood; its iql begins at a standard deviation of exp(-1.5), ours at 1; its cql's target is of the
+policy's middle, ours of a draw; its discrete_cql copies the target network now and then and bounds the gradient of an
+error, in ours the target follows; it does not clip normalised observations, ours are in [-10, 10].
 """
 
 import argparse
