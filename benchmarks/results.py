@@ -26,6 +26,7 @@ from scipy.stats import trim_mean
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlcore import config
+from rlcore.experience.reading import is_dataset
 from rlcore.run import Run
 
 HERE = Path(__file__).resolve().parent
@@ -90,8 +91,11 @@ def train(name: str, seed: int) -> None:
 
 
 def can_run(name: str) -> bool:
-    """Whether the run of another config that this one starts from exists, if it needs one."""
-    begins_with = getattr(config.load(name).config.agent.settings, "policy", None)
+    """Whether what a config starts from exists, if it needs that: the run of another one, or recorded episodes."""
+    loaded = config.load(name).config
+    begins_with = getattr(loaded.agent.settings, "policy", None)
+    if loaded.env.name == "offline" and not is_dataset(loaded.env.settings.dataset):
+        return False
     return begins_with is None or Path(begins_with).is_dir()
 
 

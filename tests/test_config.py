@@ -1,5 +1,6 @@
 import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -9,9 +10,12 @@ from pydantic import PositiveInt, ValidationError
 
 import rlcore
 from rlcore import commands, config, registry
+from rlcore.agents.bc import BC
 from rlcore.agents.ppo import PPO
 from rlcore.agents.supervised import Supervised
+from rlcore.commands.record import _acted, _played
 from rlcore.errors import InputError
+from rlcore.experience.writing import EpisodeWriter
 from rlcore.networks import NetworkChoice, build
 from rlcore.settings import mistakes
 
@@ -58,7 +62,7 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
 
 
 @pytest.mark.parametrize("name", config.shipped_names())
-def test_shipped_configs_load_and_build(name, workdir):
+def test_shipped_configs_load_and_build(name, workdir, monkeypatch):
     loaded = config.load(name)
     if name == "connect4_alphago":  # it is made upon the run of another
         small = ["trainer.total_steps=200", "env.num_envs=8", "env.positions=null"]
@@ -66,13 +70,25 @@ def test_shipped_configs_load_and_build(name, workdir):
     if getattr(loaded.config.env.settings, "dataset", None) == "mnist" and not MNIST.is_dir():
         pytest.skip("needs RLCORE_DATA")
     if extra := re.search(r"extra `(\w+)`", config.find(name).read_text()):
-        pytest.importorskip({"box2d": "Box2D", "atari": "ale_py"}.get(extra[1], extra[1]))
+        pytest.importorskip({"box2d": "Box2D", "atari": "ale_py", "offline": "minari"}.get(extra[1], extra[1]))
+    if loaded.config.env.name == "offline":
+        recorded_at_random(loaded.config.env.settings, workdir, monkeypatch)
     trainer, notes = config.build(loaded.config)
     assert trainer.steps == 0
     assert any(note.startswith("torch threads: ") for note in notes)
     for bound in loaded.config.expect.values():
         assert bound.source
     trainer.env.close()
+
+
+def recorded_at_random(settings, folder, monkeypatch):
+    """Makes the data set that a config names, of random actions."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    env = settings.env.build("cpu")
+    writer = EpisodeWriter(folder / settings.dataset, env, {})
+    for step in islice(_acted(BC(env), env, "random", 1), 50):
+        writer.add(_played(*step, env))
+    writer.close()
 
 
 @pytest.mark.parametrize("name", config.shipped_names())
