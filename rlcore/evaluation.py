@@ -315,7 +315,7 @@ class EpisodesReport(ReportMaker):
 
     def check(self, agent: Agent, env: "Environment") -> None:
         """See `ReportMaker`."""
-        if env.num_examples is not None:
+        if env.num_examples is not None and env.criterion != "return":
             raise InputError("report episodes: a data set's evaluation has no episodes")
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:

@@ -40,7 +40,7 @@ class Mutant(NamedTuple):
 
 
 FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
-OFF_POLICY = "tests/test_off_policy.py"
+OFF_POLICY, OFFLINE = "tests/test_off_policy.py", "tests/test_offline.py"
 MUTANTS = {
     "former selves play greedily": Mutant(
         "envs/games/versus.py",
@@ -141,6 +141,35 @@ MUTANTS = {
         "numbers[:-1] = self._largest", "tests/test_replay.py"
     ),
     "the largest critic counts": Mutant("agents/sac.py", "return Q.amin(0)", "return Q.amax(0)", OFF_POLICY),
+    "a recorded step is followed by itself": Mutant(
+        "rlcore/experience/recorded.py", "obs, next_obs, action = take(self.obs, place), take(self.obs, place + 1)",
+        "obs, next_obs, action = take(self.obs, place), take(self.obs, place)", OFFLINE,
+    ),
+    "random windows follow one another": Mutant(
+        "rlcore/experience/recorded.py", "cut = ~terminated if t == num_steps - 1 else", "cut =", OFFLINE
+    ),
+    "a time limit in a data set is a death": Mutant(
+        "rlcore/experience/recorded.py", "terminated = self.terminated[step]\n            cut",
+        "terminated = self.terminated[step] | self.truncated[step]\n            cut", OFFLINE,
+    ),
+    "the expectile of what was worst": Mutant(
+        "agents/iql.py", "torch.where(error < 0, 1 - tau, tau)", "torch.where(error < 0, tau, 1 - tau)", OFFLINE
+    ),
+    "conservative of what was recorded": Mutant(
+        "agents/cql.py", "(of_all - Q.mean(2))", "(Q.mean(2) - of_all)", OFFLINE
+    ),
+    "the density of draws left out": Mutant("agents/cql.py", ".mean(2) - torch.cat(density)", ".mean(2)", OFFLINE),
+    "imitate the less, the larger the critic": Mutant(
+        "agents/td3_bc.py", "- weight * Q.mean()", "+ weight * Q.mean()", OFFLINE
+    ),
+    "a replay's columns go on into the next": Mutant(
+        "rlcore/experience/recorded.py", "((step == self.last[step]) | (t == T - 1))", "(step == self.last[step])",
+        OFFLINE,
+    ),
+    "what follows an end is recorded as its end": Mutant(
+        "rlcore/commands/record.py", "where(done, info.get(\"final_obs\", obs), next_obs)", "next_obs",
+        "tests/test_recording.py",
+    ),
     "a death has a future": Mutant(
         "agents/sac.py", "(b.discount * ~b.terminated)[:, None] * V", "b.discount[:, None] * V", OFF_POLICY
     ),

@@ -394,6 +394,20 @@ def test_drifting_noise_begins_anew_with_an_episode():
     assert agent.drift.noise is None
 
 
+def test_large_batches_of_critics_are_the_same_in_parts():
+    critics = Critics(2, 3, 1, MLPNetwork.Settings(hidden=[5, 4], activation="relu")).double()
+    x = torch.randn(2_500, 3, dtype=torch.float64, requires_grad=True)
+    whole = [critics(part) for part in x.split(100)]
+    found = critics(x)
+    assert torch.allclose(found, torch.cat(whole, 1))
+    weight = torch.randn_like(found)
+    wanted = torch.autograd.grad((torch.cat(whole, 1) * weight).sum(), [x, *critics.parameters()])
+    for a, b in zip(torch.autograd.grad((found * weight).sum(), [x, *critics.parameters()]), wanted, strict=True):
+        assert torch.allclose(a, b)
+    which = torch.tensor([1])
+    assert torch.equal(critics(x, which=which), critics(x)[1:])
+
+
 def test_critics_side_by_side_are_critics_one_by_one():
     torch.manual_seed(0)
     critics = Critics(3, 5, 2, MLPNetwork.Settings(hidden=[7, 6], activation="relu"))

@@ -8,7 +8,6 @@ from rlcore.networks.batch_renorm import BatchRenorm
 from rlcore.networks.linear import batched_linear
 from rlcore.networks.mlp import ACTIVATIONS, MLP
 
-
 ROWS_IN_CACHE = 1024
 """Of larger batches a core's cache does not hold what a layer says: they are evaluated in parts, faster by a third."""
 
@@ -58,7 +57,6 @@ class Critics(nn.Module):
             frozen: whether gradients go to the inputs alone.
             which: of them to evaluate, by their numbers, [K, B, out_features]; None: all.
         """
-
         if len(x) > ROWS_IN_CACHE and x.device.type == "cpu":
             return torch.cat([self(part, frozen, which) for part in x.split(ROWS_IN_CACHE)], 1)
 
