@@ -4,7 +4,6 @@ import torch
 from pydantic import model_validator
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.offline import refuse_to_explore
 from rlcore.agents.bases.pathwise import PathwiseAgent
 from rlcore.agents.bases.policy import PolicyAgent
 from rlcore.env_spec import EnvSpec
@@ -36,6 +35,7 @@ class BC(PathwiseAgent, PolicyAgent):
             return self
 
     settings: Settings
+    offline = True
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -48,12 +48,7 @@ class BC(PathwiseAgent, PolicyAgent):
 
     @torch.no_grad()
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """A draw from the policy, in evaluation alone; obs [N, *O].
-
-        Raises:
-            InputError: in training.
-        """
-        refuse_to_explore(self)
+        """A draw from the policy; obs [N, *O]."""
         return Step(self.distribution(obs).sample())
 
     def learn(self, rollout: Rollout) -> Metrics:

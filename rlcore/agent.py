@@ -59,6 +59,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     """T, steps in each environment between two calls of `learn`; None: one whole episode from each."""
     differentiable: bool = False
     """Whether `collect` records the graph of `act`, for a reward that carries a gradient."""
+    offline: bool = False
+    """Whether it learns from recorded episodes, in which it does not act, instead of its own."""
     max_grad_norm: float | None = None
     """Bound on the gradient's 2-norm in `minimize`; None disables clipping."""
     reads_float64: bool = False

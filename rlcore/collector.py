@@ -9,7 +9,7 @@ import torch
 
 from rlcore.checkpoint import restored
 from rlcore.checks import check_acting, check_rollout
-from rlcore.errors import ContractError
+from rlcore.errors import ContractError, InputError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import TRAINING, derive_seed, rewinder
@@ -44,6 +44,16 @@ class Collector:
         """Recurrent agents only: the current state."""
         self.failed = False
         """Whether a rollout is not complete, so that the environment is no longer where `obs` is from."""
+
+    def check(self, agent: "Agent") -> None:
+        """Called before the first rollout: refuses an agent that cannot learn from what is collected here.
+
+        Raises:
+            InputError: it learns from recorded episodes, and would not explore.
+        """
+        if agent.offline:
+            name = type(agent).__name__
+            raise InputError(f"{name} learns from recorded episodes and does not explore; use env.name=offline")
 
     def collect(self, agent: "Agent", progress: float = 0.0, interruption: Interruption | None = None) -> Rollout:
         """Plays the next rollout, of ``agent.horizon`` steps or of whole episodes.

@@ -25,6 +25,7 @@ from rlcore.registry import did_you_mean
 from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import ResolvedPath, Settings, flatten, mistakes
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+from rlcore.warm_start import init_from
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
@@ -306,6 +307,8 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
     eval_env = (
         None if config.eval_env is None else _make_env(evaluation_env(config.env, config.eval_env), device, agent.spec)
     )
+    if config.init_from is not None and spec is None:
+        notes += init_from(agent, config.init_from)
     trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
     return trainer, notes
 

@@ -137,6 +137,11 @@ class Environment(VectorEnv, ABC):
         """
         return cls(settings, device)  # type: ignore[call-arg, arg-type]
 
+    @property
+    def evaluated(self) -> "Environment":
+        """Where agents that learn here are evaluated: here. A subclass in which nobody can act may have another one."""
+        return self
+
     def evaluation(self, num_envs: int) -> "Environment":
         """A twin for evaluation. The default has the same settings, with that many environments.
 

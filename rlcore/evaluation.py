@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from rlcore import registry, settings
@@ -315,7 +315,7 @@ class EpisodesReport(ReportMaker):
 
     def check(self, agent: Agent, env: "Environment") -> None:
         """See `ReportMaker`."""
-        if env.num_examples is not None and env.criterion != "return":
+        if env.num_examples is not None:
             raise InputError("report episodes: a data set's evaluation has no episodes")
 
     def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
@@ -332,3 +332,36 @@ class EpisodesReport(ReportMaker):
         rows = zip(evaluation.columns["return"], evaluation.columns["length"], strict=True)
         lines += [f"{n:7d}  {score:10.2f}  {int(length):6d}" for n, (score, length) in enumerate(rows, 1)]
         return Report(scalars={}, text="\n".join(lines), figures={"episodes": figure})
+
+
+class NormalizedScoreReport(ReportMaker):
+    """The return on a scale where a random policy has 0 and an expert 100 (D4RL, Fu et al. 2020)."""
+
+    class Settings(settings.Settings):
+        """Settings of the report."""
+
+        random: float
+        """Return of a random policy."""
+        expert: float
+        """Return of an expert."""
+
+        @model_validator(mode="after")
+        def _check_range(self) -> "NormalizedScoreReport.Settings":
+            if self.random == self.expert:
+                raise InputError(f"expert: must differ from random={self.random:g}")
+            return self
+
+    settings: Settings
+
+    def check(self, agent: Agent, env: "Environment") -> None:
+        """See `ReportMaker`."""
+        if env.criterion != "return":
+            raise InputError("report normalized_score: this environment's evaluation has no returns")
+
+    def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
+        """Makes the report: ``mean``, and the 95 % interval ``low`` and ``high``; see `ReportMaker`."""
+        s, tags = self.settings, {"mean": "return", "low": "return_low", "high": "return_high"}
+        scores = {
+            name: 100 * (evaluation.scalars[tag] - s.random) / (s.expert - s.random) for name, tag in tags.items()
+        }
+        return Report(scores, f"normalized score: {scores['mean']:.1f} [{scores['low']:.1f}, {scores['high']:.1f}]")

@@ -26,10 +26,6 @@ from rlcore.trees import describe
 
 RESULT_FILE = "result.json"
 RUNS_FOLDER = "runs"
-NORMALIZER = "normalizer."
-"""Beginning of the names of an agent's statistics of observations."""
-MOST_NAMED = 5
-"""Of what an agent has not copied, so many are named."""
 
 
 class Run:
@@ -232,46 +228,6 @@ def load(
     if name == "auto" and sum(param.numel() for param in agent.parameters()) <= SMALL_NETWORK:
         place = torch.device("cpu")
     return agent.to(place).eval()
-
-
-def init_from(agent: Agent, run: str | Path, checkpoint: str | None = None) -> list[str]:
-    """Copies into an agent what another one has learned: parameters and buffers of the same names, shapes and dtypes.
-
-    Args:
-        agent: to begin from there.
-        run: the other one's run, or a checkpoint's file.
-        checkpoint: of the run; see `load`.
-
-    Returns:
-        One line that says how many were copied, and which of the agent's were not.
-
-    Raises:
-        InputError: there is no such run or checkpoint; nothing in it fits; or it normalises observations and the agent
-            does not, so that its networks would see other numbers.
-    """
-    if Path(run).suffix == ".pt":
-        path = Path(run)
-        if not path.is_file():
-            raise InputError(f"init_from: there is no checkpoint {path}")
-    else:
-        folder = Run(run)
-        path = folder.checkpoint_path(checkpoint or folder.default_checkpoint)
-    with fitting("this agent"):
-        saved = legacy.upgraded(checkpoints.load(path))
-        there = dict(saved["agent"]["parameters"])
-    here = agent.state_dict()
-    if any(name.startswith(NORMALIZER) for name in there) and not any(name.startswith(NORMALIZER) for name in here):
-        raise InputError(
-            f"init_from: the agent of {run} normalises observations; set agent.normalize_observations=true"
-        )
-    fits = {name: x for name, x in here.items() if name in there and describe(there[name]) == describe(x)}
-    if not fits:
-        raise InputError(f"init_from: nothing that the agent of {run} has learned fits {type(agent).__name__}")
-    for name, x in fits.items():
-        x.copy_(there[name])
-    left = [name for name in here if name not in fits]
-    rest = f"; new: {', '.join(left[:MOST_NAMED])}{', ...' if len(left) > MOST_NAMED else ''}" if left else ""
-    return [f"begins from {run}: {len(fits)} of {len(here)} parameters and statistics{rest}"]
 
 
 def load_trainer(

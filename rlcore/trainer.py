@@ -154,15 +154,15 @@ class Trainer:
         _check_rollout_fits(agent, env)
         self.settings = s = settings if settings is not None else self.Settings(total_steps=total_steps)
         self.agent, self.seed = agent.to(env.device), seed
-        for one in (env,) if eval_env is None else (env, eval_env):
+        source = env.evaluated if eval_env is None else eval_env
+        for one in (env,) if source is env else (env, source):
             _require_same_spaces("eval_env", one, env)
             one.on_attach(self.agent)
             one.max_episode_steps = s.max_episode_steps or one.max_episode_steps
         self.collector = env.collector(seed)
         """Who plays."""
-        self.evaluator = Evaluator(
-            eval_env or env, s.eval_episodes, seed, s.reports, s.eval_num_envs, s.eval_deterministic
-        )
+        self.collector.check(agent)
+        self.evaluator = Evaluator(source, s.eval_episodes, seed, s.reports, s.eval_num_envs, s.eval_deterministic)
         self.evaluator.check(self.agent)
         self.write_to(run_dir, tracker)
         self.name = name or type(agent).__name__

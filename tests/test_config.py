@@ -85,10 +85,10 @@ def recorded_at_random(settings, folder, monkeypatch):
     """Makes the data set that a config names, of random actions."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
     env = settings.env.build("cpu")
-    writer = EpisodeWriter(folder / settings.dataset, env, {})
+    writer = EpisodeWriter(folder / settings.dataset, env)
     for step in islice(_acted(BC(env), env, "random", 1), 50):
         writer.add(_played(*step, env))
-    writer.close()
+    writer.close({})
 
 
 @pytest.mark.parametrize("name", config.shipped_names())

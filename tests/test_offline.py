@@ -23,14 +23,16 @@ from rlcore.agents.td3 import TD3
 from rlcore.agents.td3_bc import TD3BC
 from rlcore.envs.cartpole import CartPole
 from rlcore.envs.offline import OfflineEnv
-from rlcore.envs.probes import Target, TwoStep
+from rlcore.envs.probes import Identity, Target, TwoStep
 from rlcore.experience import Episode, Recorded
+from rlcore.experience.description import describe
 from rlcore.rollout import Transition
-from rlcore.run import init_from
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.warm_start import init_from
 
 MLP = {"name": "mlp", "hidden": [32], "activation": "relu", "init": "torch"}
 CONTINUOUS = [TD3BC, IQL, CQL]
+SHORT = {PPO: {"horizon": 8, "minibatch_size": 32}}
 OBS, CHOICE, NUMBER = Box(-np.inf, np.inf, (1,), np.float32), Discrete(3), Box(-2.0, 2.0, (1,), np.float32)
 
 
@@ -143,12 +145,14 @@ def test_columns_are_all_steps_in_order():
     recorded = counted([4, 3, 5, 2], [(True, False), (False, True), (False, False), (True, False)])
     env = offline(recorded, num_envs=3)
     agent = made(DQN, env, replay_size=100, learning_starts=8, batch_size=8, n_step=2, gamma=0.5)
-    for rollout in recorded.columns(3, 2):
+    for rollout in recorded.columns(3, 2, 99):
         agent.replay.add(rollout)
-    assert len(agent.replay) == 12  # of 14: two are left over
+    assert len(agent.replay) == 12  # of 14: two are left out
     steps = [(b.obs.flatten().tolist(), b.next_obs.flatten(), b.terminated) for b, _ in agent.replay.steps()]
-    assert [obs for obs, _, _ in steps] == [[0, 100, 201], [1, 101, 202], [2, 102, 203], [3, 200, 204]]
-    for obs, next_obs, terminated in steps:
+    assert [obs for obs, _, _ in steps] == [[2, 102, 203], [3, 200, 204], [100, 201, 300], [101, 202, 301]]
+    agent.replay.add(env.draw(1))  # which does not follow from the columns
+    steps = [(b.obs.flatten().tolist(), b.next_obs.flatten(), b.terminated) for b, _ in agent.replay.steps()]
+    for obs, next_obs, terminated in steps[:4]:
         assert torch.equal(next_obs[~terminated], (torch.tensor(obs) + 1)[~terminated])
 
 
@@ -170,7 +174,7 @@ def test_the_best_episodes_and_scaled_rewards():
     low, high = 301.5 + 3, 1202 + 6
     assert torch.allclose(env.recorded.reward[0], torch.tensor(100.5 * 1000 / (high - low) - 1))
     with pytest.raises(InputError, match=r"env\.reward_scale: returns differ in nothing"):
-        offline(counted([2], [(True, False)]), reward_scale="returns")
+        _ = offline(counted([2], [(True, False)]), reward_scale="returns").recorded
 
 
 def test_the_normaliser_knows_all_observations_exactly():
@@ -399,6 +403,52 @@ def test_discrete_agents_find_what_was_best(kind):
     assert agent.predict(test).action.tolist() == wanted
 
 
+def test_what_follows_a_step():
+    """Targets follow, step sizes fall, bounds hold, and no gradient goes where none should."""
+    agent = made(DiscreteCQL, TwoStep(TwoStep.Settings(num_envs=2)), tau=0.25)
+    obs = torch.rand(6, *agent.observation_space.shape)
+    b = Transition(obs, torch.zeros(6, dtype=torch.int64), torch.ones(6), obs, torch.ones(6) > 0, torch.ones(6))
+    before = [x.clone() for x in agent.target.parameters()]
+    agent.update(b)
+    for x, old, q in zip(agent.target.parameters(), before, agent.q.parameters(), strict=True):
+        assert torch.allclose(x, old + 0.25 * (q - old), atol=1e-6)
+    env = Target(Target.Settings(num_envs=4))
+    iql = made(IQL, env, learning_rate_schedule="linear")
+    iql.progress = 0.75
+    iql.update(batch())
+    assert iql.optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * 3e-4)
+    assert iql.critic_optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+    with torch.no_grad():
+        iql.log_std.fill_(-30.0)
+    assert iql.gaussian(torch.zeros(1, 1)).log_std.item() == -5.0
+    assert not CQL.backs_up_entropy
+
+
+def test_the_weight_of_the_critic_has_no_gradient():
+    agent = made(TD3BC, Target(Target.Settings(num_envs=4)))
+    b = batch()
+    numbers = agent.policy(b.obs).tanh()
+    Q = agent.critic(b.obs, numbers)[0]
+    wanted = (numbers - b.action / 2).square().mean() - 2.5 / Q.abs().mean().item() * Q.mean()
+    found = torch.autograd.grad(agent._policy_loss(b), list(agent.policy.parameters()))
+    for a, b_ in zip(found, torch.autograd.grad(wanted, list(agent.policy.parameters())), strict=True):
+        assert torch.allclose(a, b_, atol=1e-6)
+
+
+def test_what_is_in_it():
+    found = describe(counted([3, 1, 4], [(True, False), (False, True), (True, False)])).scalars
+    assert (found["episodes"], found["steps"], found["length"]) == (3, 8, pytest.approx(8 / 3))
+    assert (found["return_min"], found["return_max"]) == (4.5, 808)
+    assert (found["terminated"], found["truncated"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    shares = torch.tensor([4, 2, 2]) / 8
+    assert found["action_entropy"] == pytest.approx((-(shares * shares.log()).sum() / math.log(3)).item())
+    action = 0.2 * torch.arange(-10, 0)[:, None] + 0.1  # one in each of ten of the twenty parts
+    action[0] = -2
+    found = describe(one_step(10, torch.zeros(10), action)).scalars
+    assert found["action_coverage"] == 0.5
+    assert found["action_at_bounds"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("kind", [IQL, TD3BC])
 def test_values_are_right_across_time_limits(kind):
     """A reward of 1 for ever: 1 / (1 - gamma) where the episodes were cut, 1 where each of their ends is a death."""
@@ -432,17 +482,24 @@ def test_without_an_environment_actions_are_compared():
     assert found == (agent.predict(env.recorded.obs[::2]).action == torch.arange(num) % 3).float().mean()
 
 
-def test_the_normalised_score():
-    settings = {"env": {"name": "cartpole", "max_episode_steps": 10}, "reference_returns": [5.0, 25.0]}
+def test_where_agents_are_evaluated():
+    """Reports, films and figures are those of the environment that is named."""
     cartpole = CartPole(CartPole.Settings(num_envs=2))
-    spaces = cartpole.single_observation_space, cartpole.single_action_space
     done = torch.ones(1, dtype=torch.bool)
     episode = Episode(torch.zeros(2, 4), torch.zeros(1, dtype=torch.int64), torch.ones(1), done, ~done)
-    recorded = Recorded.of([episode], *spaces)
+    recorded = Recorded.of([episode], cartpole.single_observation_space, cartpole.single_action_space)
+    settings = {"env": {"name": "cartpole", "max_episode_steps": 10}, "num_envs": 4}
     env = OfflineEnv(OfflineEnv.Settings.model_validate(settings), recorded=recorded)
-    scalars = env.evaluation(4).score(made(DiscreteCQL, env), 4, 1).scalars
-    assert scalars["normalized_score"] == pytest.approx(100 * (scalars["return"] - 5) / 20)
-    assert env.filming().num_envs == 1
+    reports = ["episodes", {"name": "normalized_score", "random": 5.0, "expert": 25.0}]
+    given = Trainer.Settings.model_validate({"total_steps": 8, "reports": reports, "eval_episodes": 4})
+    trainer = Trainer(made(DiscreteCQL, env), env, given)
+    report = trainer.fit()
+    assert report.scalars["length"] <= 10
+    assert trainer.figures["normalized_score/mean"] == pytest.approx(5 * (report.scalars["return"] - 5))
+    assert env.evaluated.filming().num_envs == 1
+    alone = offline(recorded, num_envs=4)
+    with pytest.raises(InputError, match="report normalized_score: this environment's evaluation has no returns"):
+        Trainer(made(DiscreteCQL, alone), alone, given.model_copy(update={"reports": given.reports[1:]}))
 
 
 # --- from offline to online ---
@@ -454,39 +511,78 @@ def run_of(agent, env, folder, name):
     return folder / "checkpoints" / "last.pt"
 
 
-def test_td3_goes_on_from_td3_bc(tmp_path):
-    env = offline(targets(200), num_envs=32)
-    agent = made(TD3BC, env, normalize_observations=True)
-    Trainer(agent, env, total_steps=640).fit()
-    file = run_of(agent, env, tmp_path, "td3_bc")
-    online = Target(Target.Settings(num_envs=4))
-    with pytest.raises(InputError, match=r"agent\.normalize_observations=true"):
-        init_from(made(TD3, online), file)
-    further = made(TD3, online, normalize_observations=True)
-    (line,) = init_from(further, file)
-    assert "parameters and statistics" in line
-    assert "new:" not in line
-    obs = torch.rand(7, 1)
-    assert torch.equal(agent.eval().predict(obs).action, further.eval().predict(obs).action)
-    assert torch.equal(agent.target_critic(obs, obs), further.target_critic(obs, obs))
-    Trainer(further.train(), online, total_steps=400).fit()
+def learned(kind, env, folder, steps=640, **settings):
+    agent = made(kind, env, **settings)
+    Trainer(agent, env, total_steps=steps).fit()
+    return agent.eval(), run_of(agent, env, folder, kind.__name__)
 
 
-def test_ppo_goes_on_from_bc(tmp_path):
-    env = offline(targets(200), num_envs=32)
-    agent = made(BC, env)
-    Trainer(agent, env, total_steps=640).fit()
-    file = run_of(agent, env, tmp_path, "bc")
-    online = Target(Target.Settings(num_envs=4))
-    further = made(PPO, online, horizon=8, minibatch_size=32)
+@pytest.mark.parametrize(("kind", "online"), [(TD3BC, TD3), (CQL, SAC), (BC, PPO), (DiscreteCQL, DQN)])
+def test_the_online_agent_answers_as_the_offline_one(kind, online, tmp_path):
+    discrete = kind is DiscreteCQL
+    recorded = counted([40], [(True, False)]) if discrete else targets(200)
+    agent, file = learned(kind, offline(recorded, num_envs=32), tmp_path, normalize_observations=True)
+    stage = Identity(Identity.Settings(num_envs=4)) if discrete else Target(Target.Settings(num_envs=4))
+    if discrete:  # of the same sizes as what was recorded
+        stage.single_observation_space, stage.single_action_space = OBS, CHOICE
+    further = made(online, stage, normalize_observations=True, **SHORT.get(online, {}))
     (line,) = init_from(further, file)
-    assert "value_head.weight" in line
+    assert ("new:" in line) == (online is PPO)  # whose value is new
     obs = torch.rand(7, 1)
-    assert torch.equal(agent.eval().predict(obs).action, further.eval().predict(obs).action)
+    assert torch.equal(agent.predict(obs).action, further.eval().predict(obs).action)
+    for name, x in further.state_dict().items():
+        if name.startswith("target") and name in agent.state_dict():
+            assert torch.equal(x, agent.state_dict()[name])
+    if not discrete:
+        Trainer(further.train(), stage, total_steps=400).fit()
+
+
+def test_a_target_follows_what_was_copied(tmp_path):
+    agent, file = learned(IQL, offline(targets(200), num_envs=32), tmp_path)
+    further = made(TD3, Target(Target.Settings(num_envs=4)))
+    init_from(further, file)
+    obs = torch.rand(7, 1)
+    assert torch.equal(further.policy(obs), agent.policy(obs))
+    assert torch.equal(further.target_policy(obs), agent.policy(obs))
+    assert torch.equal(further.target_critic(obs, obs), agent.target_critic(obs, obs))
+
+
+def test_what_is_set_stays(tmp_path):
+    """Bounds of another Box, and a temperature that is given."""
+
+    class Wide(Target):
+        def __init__(self, settings):
+            super().__init__(settings)
+            self.single_action_space = Box(-6.0, 10.0, (1,))
+
+    agent, file = learned(CQL, offline(targets(200), num_envs=32), tmp_path, num_draws=1)
+    further = made(SAC, Wide(Target.Settings(num_envs=4)), alpha=0.2)
+    init_from(further, file)
+    assert further.temperature().item() == pytest.approx(0.2)
+    obs = torch.rand(7, 1)
+    numbers = agent.predict(obs).action / 2
+    assert torch.allclose(further.eval().predict(obs).action, 2 + 8 * numbers, atol=1e-5)
+
+
+def test_what_would_answer_otherwise_is_refused(tmp_path):
+    env = Target(Target.Settings(num_envs=4))
+    _, plain = learned(TD3BC, offline(targets(200), num_envs=32), tmp_path / "a")
+    _, normal = learned(TD3BC, offline(targets(200), num_envs=32), tmp_path / "b", normalize_observations=True)
+    for file, settings, key in (
+        (plain, {"normalize_observations": True}, "normalize_observations=false"),
+        (normal, {}, "normalize_observations=true"),
+        (plain, {"network": {**MLP, "activation": "tanh"}}, "network="),
+    ):
+        with pytest.raises(InputError, match=rf"learned with agent\.{key}.*would answer otherwise"):
+            init_from(made(TD3, env, **settings), file)
+    init_from(made(TD3, env, network={**MLP, "init": "he"}), plain)
+    _, clone = learned(BC, offline(targets(200), num_envs=32), tmp_path / "c", squash=True)
+    with pytest.raises(InputError, match=r"agent\.squash=true"):
+        init_from(made(PPO, env, **SHORT[PPO]), clone)
     with pytest.raises(InputError, match="nothing that the agent"):
-        init_from(made(DQN, TwoStep(TwoStep.Settings(num_envs=2)), network={**MLP, "hidden": [7]}), file)
+        init_from(made(DQN, TwoStep(TwoStep.Settings(num_envs=2)), network={**MLP, "hidden": [7]}), clone)
     with pytest.raises(InputError, match="there is no checkpoint"):
-        init_from(further, tmp_path / "none.pt")
+        init_from(made(TD3, env), tmp_path / "none.pt")
 
 
 # --- from outside ---
@@ -511,17 +607,27 @@ def test_what_the_docs_show():
 @pytest.mark.parametrize("kind", [*CONTINUOUS, BC])
 def test_nobody_explores(kind):
     env = Target(Target.Settings(num_envs=4))
+    agent = made(kind, env)
     with pytest.raises(InputError, match=f"{kind.__name__} learns from recorded episodes and does not explore"):
-        Trainer(made(kind, env), env, total_steps=64).fit()
+        Trainer(agent, env, total_steps=64)
 
 
-def test_nobody_acts_in_what_was_recorded():
+@pytest.mark.parametrize("kind", [PPO, SAC, TD3])
+def test_nobody_acts_in_what_was_recorded(kind):
     env = offline(targets(20), num_envs=4)
     with pytest.raises(InputError, match="nobody can act in recorded episodes"):
         env.step(torch.zeros(4, 1))
-    trainer = Trainer(made(PPO, env, horizon=None, minibatch_size=None), env, total_steps=64)
+    agent = made(kind, env, **SHORT.get(kind, {}))
+    with pytest.raises(InputError, match=f"{kind.__name__} learns from what it does itself"):
+        Trainer(agent, env, total_steps=64)
+
+
+def test_whole_episodes_are_not_drawn():
+    env = offline(targets(20), num_envs=4)
+    agent = made(BC, env)
+    agent.horizon = None
     with pytest.raises(InputError, match="windows are drawn; set a number of steps"):
-        trainer.fit()
+        Trainer(agent, env, total_steps=64).fit()
 
 
 def test_spaces_must_be_those_of_the_environment():

@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from pydantic import ValidationError
 from rlcore import InputError, Trainer, commands, config
 from rlcore.agents.bc import BC
 from rlcore.agents.dqn import DQN
+from rlcore.agents.ppo import PPO
+from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.cli import main
 from rlcore.commands.record import _acted, _played
 from rlcore.envs.cartpole import CartPole
@@ -28,10 +32,24 @@ from rlcore.experience.description import describe
 from rlcore.experience.reading import local_ids, read
 from rlcore.experience.writing import EpisodeWriter, Played
 from rlcore.gym_environment import GymEnvironment
+from rlcore.trees import where
 
 minari = pytest.importorskip("minari")
 h5py = pytest.importorskip("h5py")
 
+FAILING = """
+import os
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Failing(CartPoleEnv):
+    count = 0
+
+    def step(self, action):
+        self.count += 1
+        if self.count == int(os.environ.get("FAILS_AT", 0)):
+            raise ValueError("broken")
+        return super().step(action)
+"""
 QUICK = ("trainer.eval_every=null", "trainer.loggers=[]", "threads=1")
 
 
@@ -128,35 +146,37 @@ def test_d3rlpy_reads_it(run, data):
     assert dataset.transition_count
 
 
+class Counted(Env):
+    """Counts its steps, and tells them; the reward is the action."""
+
+    observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float64), "b": spaces.Discrete(4, start=2)})
+    action_space = spaces.Discrete(3, start=5)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.seen(), {}
+
+    def seen(self):
+        return {"a": np.full(2, 0.1 * self.t), "b": 2 + self.t % 4}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.t += 1
+        return self.seen(), float(action), self.t == 7, False, {}
+
+
 def test_actions_are_those_that_the_environment_takes(tmp_path):
     """Clipped to the box, and counted from its start; float64 where the space is."""
-
-    class Counted(Env):
-        observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float64), "b": spaces.Discrete(4, start=2)})
-        action_space = spaces.Discrete(3, start=5)
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.t = 0
-            return self.seen(), {}
-
-        def seen(self):
-            return {"a": np.full(2, 0.1 * self.t), "b": 2 + self.t % 4}
-
-        def step(self, action):
-            assert self.action_space.contains(action)
-            self.t += 1
-            return self.seen(), float(action), self.t == 7, False, {}
-
     env = GymEnvironment(Counted, num_envs=2)
     agent = BC(env, BC.Settings.model_validate({"network": {"name": "multi_input"}}))
-    writer = EpisodeWriter(tmp_path / "counted-v0", env, {})
+    writer = EpisodeWriter(tmp_path / "counted-v0", env)
     agent.eval()
     for step in _acted(agent, env, "act", 3):
         writer.add(_played(*step, env))
         if writer.num_steps == 28:
             break
-    writer.close()
+    writer.close({})
     episodes = list(minari.MinariDataset(tmp_path / "counted-v0" / "data"))
     assert [len(one.rewards) for one in episodes] == [7, 7, 7, 7]
     for one in episodes:
@@ -196,12 +216,12 @@ def test_masks_are_recorded_and_hold(tmp_path):
     env = GymEnvironment(Masked, num_envs=2)
     agent = BC(env)
     agent.eval()
-    writer = EpisodeWriter(tmp_path / "masked-v0", env, {})
+    writer = EpisodeWriter(tmp_path / "masked-v0", env)
     for step in _acted(agent, env, "random", 3):
         writer.add(_played(*step, env))
         if writer.num_steps >= 40:
             break
-    writer.close()
+    writer.close({})
     recorded = read(str(tmp_path / "masked-v0"))
     mask = recorded.obs["action_mask"][recorded.place]
     assert mask.dtype == torch.bool
@@ -214,7 +234,12 @@ def test_mixed_runs(run, data, tmp_path):
     assert rlcore("record", run, data / "mixed-v0", "--steps", 400, "--mix", f"{other}:0.25", "--num-envs", 4) == 0
     parts = read("mixed-v0").metadata["rlcore"]["parts"]
     assert [(part["agent"], part["steps"]) for part in parts] == [("ppo", 300), ("dqn", 100)]
-    assert len(read("mixed-v0")) == 400
+    recorded = read("mixed-v0")
+    assert len(recorded) == 400
+    obs, next_obs = recorded.obs[recorded.place], recorded.obs[recorded.place + 1]
+    assert torch.allclose(next_obs.double(), cartpole_step(obs, recorded.action), atol=1e-5)
+    thirds = [f"--mix={other}:{share}" for share in (0.33, 0.56, 0.11)]  # which add up to more than 1 in float64
+    assert rlcore("record", run, data / "thirds-v0", "--steps", 400, *thirds) == 0
     for mix, message in (
         ("x", "must be RUN:SHARE"),
         (f"{other}:2", "must be RUN:SHARE"),
@@ -238,8 +263,9 @@ def test_a_replay_is_recorded_as_it_was_seen(data, tmp_path, n):
     recorded = read("replay-v0")
     assert len(recorded) == 300
     obs, next_obs = recorded.obs[recorded.place], recorded.obs[recorded.place + 1]
-    kept = ~recorded.terminated  # whose true last observation a replay does not keep
+    kept = ~recorded.terminated
     assert torch.allclose(next_obs.double()[kept], cartpole_step(obs, recorded.action)[kept], atol=1e-5)
+    assert torch.equal(next_obs[~kept], obs[~kept])  # the true one is not known, and another episode's is none
     assert (recorded.reward == 1).all()
     with pytest.raises(InputError, match="holds 300 steps, fewer than the 1,000 asked for"):
         commands.record(str(run), str(data / "more-v0"), 1_000, policy="replay")
@@ -253,19 +279,159 @@ def test_a_run_without_a_replay(run, data):
         commands.record(str(run), str(data / "x-v0"), 10, policy="greedy")
 
 
+def test_what_is_written_is_not_rounded(tmp_path):
+    """float64 beside a large offset, by an agent that reads float32."""
+
+    class Far(Env):
+        observation_space, action_space = spaces.Box(-np.inf, np.inf, (1,), np.float64), spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.t = 0
+            return self.seen(), {}
+
+        def seen(self):
+            return np.array([1e6 + 1e-3 * self.t])
+
+        def step(self, action):
+            self.t += 1
+            return self.seen(), 0.0, False, self.t == 9, {}
+
+    env = GymEnvironment(Far, num_envs=1)
+    env.float64 = True
+    writer = EpisodeWriter(tmp_path / "far-v0", env)
+    for step in islice(_acted(PPO(env, PPO.Settings(horizon=4, minibatch_size=4)), env, "act", 1), 9):
+        writer.add(_played(*step, env))
+    writer.close({})
+    assert read(str(tmp_path / "far-v0")).obs[:, 0].tolist() == [1e6 + 1e-3 * t for t in range(10)]
+
+
+def test_random_actions_know_nothing_of_the_environments_noise(tmp_path):
+    class Noisy(Env):
+        observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Box(-1, 1, (1,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.seen(), {}
+
+        def seen(self):
+            return self.np_random.uniform(-1, 1, 1).astype(np.float32)
+
+        def step(self, action):
+            return self.seen(), 0.0, False, False, {}
+
+    env = GymEnvironment(Noisy, num_envs=1)
+    steps = list(islice(_acted(BC(env), env, "random", 1), 400))
+    action = torch.cat([step[1] for step in steps]).flatten()
+    for obs in (torch.cat([step[0] for step in steps]).flatten(), torch.cat([step[5] for step in steps]).flatten()):
+        assert abs(torch.corrcoef(torch.stack([action, obs]))[0, 1]) < 0.2
+    first = {seed: next(_acted(BC(env), env, "random", seed))[0].item() for seed in (1, 2)}
+    env = GymEnvironment(Noisy, num_envs=8)
+    assert first[2] not in next(_acted(BC(env), env, "random", 1))[0].flatten().tolist()
+
+
+def test_a_recurrent_agent_remembers_and_forgets():
+    """Its state goes on through an episode, and begins anew with the next one."""
+    env = CartPole(CartPole.Settings(num_envs=2, max_episode_steps=5))
+    network = {"name": "gru", "size": 4, "body": {"name": "mlp", "hidden": [4]}}
+    agent = RecurrentPPO(
+        env, RecurrentPPO.Settings.model_validate({"horizon": 4, "minibatch_size": 4, "network": network})
+    )
+    agent.eval()
+    state = agent.initial_state(2)
+    for obs, action, _, terminated, truncated, _ in islice(_acted(agent, env, "predict", 3), 12):
+        step = agent.predict(obs, state)
+        assert torch.equal(step.action, action)
+        state = where(terminated | truncated, agent.initial_state(2), step.state)
+
+
+def test_an_episode_that_does_not_end_is_cut():
+    class Endless(Counted):
+        def step(self, action):
+            return (*super().step(action)[:2], False, False, {})
+
+    env = GymEnvironment(Endless, num_envs=2)
+    env.max_episode_steps = 4
+    steps = list(islice(_acted(BC(env, BC.Settings.model_validate({"network": "multi_input"})), env, "random", 1), 10))
+    assert [bool(step[4].all()) for step in steps] == [False, False, False, True] * 2 + [False] * 2
+    assert [step[0]["b"].tolist()[0] for step in steps] == [2, 3, 4, 5, 2, 3, 4, 5, 2, 3]
+    assert [step[5]["b"].tolist()[0] for step in steps] == [3, 4, 5, 2, 3, 4, 5, 2, 3, 4]
+
+
+@pytest.mark.parametrize("settings", ["env.vectorization=async", "env.single_instance=true"])
+def test_as_many_steps_as_were_asked_for(tmp_path, settings):
+    run = trained(tmp_path / "run", "ppo", "CartPole-v1", "env.num_envs=2", settings, steps=256)
+    assert rlcore("record", run, tmp_path / "x-v0", "--steps", 64) == 0
+    recorded = read(str(tmp_path / "x-v0"))
+    assert len(recorded) == recorded.metadata["rlcore"]["parts"][0]["steps"] == 64
+
+
+def test_many_short_and_few_long_episodes(tmp_path):
+    """What is written early, and what is dropped then, leaves every episode as it was played."""
+    env = CartPole(CartPole.Settings(num_envs=3))
+    writer = EpisodeWriter(tmp_path / "mixed-v0", env)
+    for t in range(9_000):
+        obs = np.array([[n, t, 0, 0] for n in range(3)], np.float32)
+        flags = np.array([t % 7 == 6, t % 50 == 49, t == 5_999]), np.zeros(3, bool)
+        writer.add(
+            Played(obs, np.array([0, 1, 0]), np.ones(3, np.float32), *flags, obs + np.eye(4, dtype=np.float32)[1])
+        )
+    writer.close({})
+    recorded = read(str(tmp_path / "mixed-v0"))
+    assert len(recorded) == 27_000
+    obs, next_obs = recorded.obs[recorded.place], recorded.obs[recorded.place + 1]
+    assert torch.equal(next_obs[:, 1], obs[:, 1] + 1)
+    assert torch.equal(next_obs[:, 0], obs[:, 0])
+    lengths = [torch.unique(recorded.lengths[recorded.obs[recorded.place[recorded.lengths.cumsum(0) - 1]][:, 0] == n])
+               for n in range(3)]  # fmt: skip
+    assert [set(x.tolist()) for x in lengths] == [{7, 5}, {50}, {6_000, 3_000}]
+
+
 # --- nothing half ---
 
 
-def test_a_full_disk_leaves_nothing(run, data, monkeypatch, capsys):
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), RuntimeError("No space left")])
+def test_a_full_disk_leaves_nothing(run, data, monkeypatch, capsys, error):
     from minari.dataset._storages.hdf5_storage import HDF5Storage
 
     def full(self, episodes):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(HDF5Storage, "update_episodes", full)
     assert rlcore("record", run, data / "full-v0", "--steps", 100) == 2
-    assert "cannot be written, and nothing is left of it" in capsys.readouterr().err
+    assert re.search("cannot be written, and nothing is left of it: .*No space left", capsys.readouterr().err)
     assert list(data.iterdir()) == []
+
+
+def test_a_disk_that_is_nearly_full(run, data, monkeypatch, capsys):
+    usage = shutil.disk_usage(data.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
+    assert rlcore("record", run, data / "full-v0", "--steps", 100) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert list(data.iterdir()) == []
+
+
+def test_two_at_once(run, data):
+    env = CartPole(CartPole.Settings(num_envs=2))
+    writer = EpisodeWriter(data / "same-v0", env)
+    with pytest.raises(InputError, match="is in use"):
+        commands.record(str(run), str(data / "same-v0"), 10)
+    obs, flags = np.zeros((2, 4), np.float32), np.zeros(2, bool)
+    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs))
+    writer.close({})
+    assert len(read("same-v0")) == 2
+
+
+def test_an_environment_that_fails_leaves_what_was_played(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = trained(tmp_path / "run", "ppo", "failing:Failing", "env.num_envs=2", steps=256)
+    monkeypatch.setenv("FAILS_AT", "50")
+    assert rlcore("record", run, data / "some-v0", "--steps", 10_000, "--num-envs", 2) == 2
+    shown = capsys.readouterr()
+    assert "ValueError: broken" in shown.err
+    assert "some-v0: 98 steps" in shown.out
+    assert len(read("some-v0")) == read("some-v0").metadata["rlcore"]["parts"][0]["steps"] == 98
 
 
 def test_ctrl_c_leaves_a_smaller_data_set(run, tmp_path):
@@ -330,6 +496,8 @@ def changed_metadata(folder, **changes):
         ("observations", np.full((4, 2), np.nan, np.float32), "observations has a NaN or an infinity"),
         ("actions", np.full((3, 1), np.inf), "actions has a NaN or an infinity"),
         ("rewards", np.full(3, np.nan), "rewards has a NaN or an infinity"),
+        ("rewards", np.full(3, 1e300), "rewards has a NaN or an infinity, or what is one in float32"),
+        ("actions", np.full((3, 1), 7.0, np.float32), "actions must be in Box.*, got 7 to 7"),
         ("rewards", np.ones(2), "observations must have 3 rows, as the rewards say, got 4"),
         ("observations", np.zeros((3, 2), np.float32), "observations must have 4 rows, as the rewards say, got 3"),
         ("observations", np.zeros((4, 5), np.float32), r"observations must be \[rows, 2\], got \[4, 5\]"),
@@ -467,7 +635,7 @@ def test_from_a_run_to_a_policy(run, data, tmp_path, capsys, monkeypatch):
     assert Path("figure.png").stat().st_size > 5_000
     Path("bc.yaml").write_text(
         "env: {name: offline, dataset: data/cartpole-v0, env: {name: cartpole}}\nagent: {name: bc}\n"
-        "trainer: {epochs: 4, reports: [recorded], eval_episodes: 4}\n"
+        "trainer: {epochs: 4, eval_episodes: 4}\n"
     )
     assert rlcore("train", "bc.yaml", "--run-dir", "clone") == 0
     assert rlcore("eval", "clone") == 0
@@ -478,18 +646,36 @@ def test_from_a_run_to_a_policy(run, data, tmp_path, capsys, monkeypatch):
     assert config.load(Path("clone/config.yaml")).config.env.settings.dataset == str(tmp_path / "data" / "cartpole-v0")
     assert rlcore("show", "data/cartpole-v0", "agent.gamma=1") == 2
     assert rlcore("show", "ppo", "env.id=CartPole-v1", "--figure", "x.png") == 2
-    assert rlcore("record", "clone", "data/clone-v0", "--steps", 10) == 2
-    assert "clone: is of a data set, in which nobody plays" in capsys.readouterr().err
+    assert rlcore("record", "clone", "data/clone-v0", "--steps", 16) == 0  # in the environment that evaluates it
+    Path("alone.yaml").write_text(
+        "env: {name: offline, dataset: data/cartpole-v0}\nagent: {name: bc}\ntrainer: {total_steps: 512}\n"
+    )
+    assert rlcore("train", "alone.yaml", "--run-dir", "alone") == 0
+    assert "eval/agreement" in capsys.readouterr().out
+    assert rlcore("record", "alone", "data/alone-v0", "--steps", 10) == 2
+    assert "alone: is of a data set, in which nobody plays" in capsys.readouterr().err
+    shutil.rmtree("data/cartpole-v0")
+    Path("clone/config.yaml").write_text(
+        Path("clone/config.yaml")
+        .read_text()
+        .replace("epochs: 4", "epochs: null")
+        .replace("total_steps: null", "total_steps: 8192")
+    )
+    assert rlcore("eval", "clone") == 0
+    assert rlcore("resume", "clone", "trainer.total_steps=16384") == 2
+    assert "there is no data set" in capsys.readouterr().err
 
 
 def test_a_replay_begins_with_what_was_recorded(run, data, tmp_path):
     assert rlcore("record", run, data / "cartpole-v0", "--steps", 512) == 0
     env = CartPole(CartPole.Settings(num_envs=4))
     settings = {"replay_from": "cartpole-v0", "learning_starts": 500, "batch_size": 16, "replay_size": 2_000}
+    settings |= {"normalize_observations": True, "network": {"hidden": [8]}}
     agent = DQN(env, DQN.Settings.model_validate(settings))
     trainer = Trainer(agent, env, total_steps=64, seed=1)
     trainer.update()
     assert len(agent.replay) == 512 + 4 * agent.horizon
+    assert agent.normalizer.single.count == 512 + 4 * agent.horizon
     b = agent.replay.sample(600)
     kept = ~b.terminated
     assert torch.allclose(b.next_obs.double()[kept], cartpole_step(b.obs, b.action)[kept], atol=1e-5)
@@ -499,6 +685,37 @@ def test_a_replay_begins_with_what_was_recorded(run, data, tmp_path):
     wrong = GymEnvironment("MountainCar-v0", num_envs=4)
     with pytest.raises(InputError, match=r"agent\.replay_from: .*cartpole-v0 has the observation space"):
         Trainer(DQN(wrong, DQN.Settings.model_validate(settings)), wrong, total_steps=64).fit()
+    many = CartPole(CartPole.Settings(num_envs=600))
+    with pytest.raises(InputError, match=r"agent\.replay_from: .*512 steps for 600 environments"):
+        Trainer(DQN(many, DQN.Settings.model_validate(settings | {"replay_size": 9_000})), many, total_steps=600).fit()
+
+
+def test_a_small_replay_begins_with_the_latest_steps(run, data):
+    assert rlcore("record", run, data / "cartpole-v0", "--steps", 400) == 0
+    env = CartPole(CartPole.Settings(num_envs=2))
+    settings = {"replay_from": "cartpole-v0", "learning_starts": 50, "batch_size": 16, "replay_size": 100}
+    agent = DQN(env, DQN.Settings.model_validate(settings))
+    agent._fill("cartpole-v0")
+    recorded = read("cartpole-v0")
+    latest = recorded.obs[recorded.place][-100:].view(2, 50, 4)
+    seen = torch.stack([b.obs for b, _ in agent.replay.steps()], 1)
+    assert torch.equal(seen, latest)
+
+
+def test_a_replay_that_was_not_saved_begins_with_what_was_recorded_again(run, data, tmp_path):
+    assert rlcore("record", run, data / "cartpole-v0", "--steps", 400) == 0
+    settings = {"replay_from": "cartpole-v0", "learning_starts": 50, "batch_size": 16, "save_replay": False}
+
+    def trainer():
+        env = CartPole(CartPole.Settings(num_envs=4))
+        return Trainer(DQN(env, DQN.Settings.model_validate(settings)), env, total_steps=640, seed=1)
+
+    first, second = trainer(), trainer()
+    first.update()
+    second.restore(first.checkpoint())
+    second.update()
+    assert len(second.agent.replay) == 400 + 16
+    assert second.figures is not None
 
 
 def test_init_from_on_the_command_line(run, tmp_path, capsys):
@@ -506,22 +723,22 @@ def test_init_from_on_the_command_line(run, tmp_path, capsys):
     assert rlcore(*words, f"init_from={run}", "--run-dir", tmp_path / "a") == 0
     assert re.search(r"begins from .*: (\d+) of \1 parameters and statistics", capsys.readouterr().out)
     assert rlcore(*words, f"init_from={tmp_path}/none", "--run-dir", tmp_path / "b") == 2
-    assert "none is not a run" in capsys.readouterr().err
+    assert "there is no checkpoint in" in capsys.readouterr().err
 
 
 def test_the_writer_by_hand(tmp_path):
     env = CartPole(CartPole.Settings(num_envs=2))
-    writer = EpisodeWriter(tmp_path / "hand-v0", env, {"description": "by hand"})
+    writer = EpisodeWriter(tmp_path / "hand-v0", env)
     for t in range(3):
         obs = np.full((2, 4), t, np.float32)
         flags = np.array([t == 1, False]), np.array([False, False])
         writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), *flags, obs + 1))
-    writer.close()
+    writer.close({})
     recorded = read(str(tmp_path / "hand-v0"))
     assert recorded.lengths.tolist() == [2, 1, 3]
     assert recorded.obs[:, 0].tolist() == [0, 1, 2, 2, 3, 0, 1, 2, 3]
     assert recorded.terminated.tolist() == [False, True, False, False, False, False]
     assert recorded.truncated.tolist() == [False, False, True, False, False, True]
     with pytest.raises(InputError, match="nothing was played"):
-        EpisodeWriter(tmp_path / "none-v0", env, {}).close()
+        EpisodeWriter(tmp_path / "none-v0", env).close({})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hand-v0"]

@@ -167,17 +167,22 @@ class Temperature(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def bounded(space: Space[Any], agent: str) -> BoxScale:
+def bounded(space: Space[Any], agent: str, instead: str) -> BoxScale:
     """The scale of a bounded Box.
+
+    Args:
+        space: of an action.
+        agent: whose name is in the message.
+        instead: agents for other spaces.
 
     Raises:
         InputError: it is another space, or has no bounds.
     """
     if not isinstance(space, Box):
-        raise InputError(f"{agent} chooses numbers in a Box, got the space {space}; use dqn, discrete_sac or ppo")
+        raise InputError(f"{agent} chooses numbers in a Box, got the space {space}; use {instead}")
     width = space.high.astype(np.float64) - space.low.astype(np.float64)
     if not space.shape or not ((width > 0) & (width < WIDEST)).all():
-        raise InputError(f"{agent} needs a space of one or more numbers, each with a range, got {space}; use ppo")
+        raise InputError(f"{agent} needs a space of one or more numbers, each with a range, got {space}")
     return BoxScale(space)
 
 

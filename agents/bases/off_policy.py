@@ -106,7 +106,7 @@ class OffPolicyAgent(TransitionAgent):
     def learn(self, rollout: Rollout) -> Metrics:
         """Adds the rollout to the replay, and learns from as many batches as are due."""
         s = self.settings
-        if s.replay_from is not None and not self.replay.num_added:
+        if s.replay_from is not None and not len(self.replay):
             self._fill(s.replay_from)
         self.replay.add(rollout)
         self.progress = rollout.progress
@@ -127,13 +127,17 @@ class OffPolicyAgent(TransitionAgent):
         return _means(each)
 
     def _fill(self, dataset: str) -> None:
-        """Adds recorded episodes to the replay, the latest of them last."""
-        recorded = read(dataset)
+        """Adds the latest recorded steps to the replay, as many as there is room for."""
+        recorded, N, room = read(dataset), self.spec.num_envs, self.replay.num_rows - 1
         recorded.require_spaces(self.observation_space, self.action_space, "agent.replay_from")
+        if len(recorded) < N:
+            raise InputError(f"agent.replay_from: {dataset} has {len(recorded):,} steps for {N:,} environments")
+        is_first = not self.replay.num_added  # else a resumed run fills what was not saved
         recorded = (recorded if self.reads_float64 else recorded.as_float32()).to(self.spec.device)
-        for rollout in recorded.columns(self.spec.num_envs, min(CHUNK, self.replay.num_rows - 1)):
+        for rollout in recorded.columns(N, min(CHUNK, room), room):
             self.replay.add(rollout)
-            self._update_normalizers(rollout)
+            if is_first:
+                self._update_normalizers(rollout)
 
     def on_reset(self) -> None:
         """The steps before are not followed by what is seen next."""

@@ -1,6 +1,6 @@
 """What the agents have in common that learn transitions by transitions from recorded experience."""
 
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Metrics
 from rlcore.agents.bases.transitions import TransitionAgent
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -10,12 +10,14 @@ from rlcore.trees import Tree
 
 
 class OfflineAgent(TransitionAgent):
-    """Learns from each rollout as a batch, and never acts in training; a subclass updates its networks.
+    """Learns from each rollout as a batch of transitions; a subclass updates its networks.
 
     Observations are normalised by the statistics of the whole data set.
     """
 
+    offline = True
     horizon = 1
+    others = "discrete_cql or bc"
 
     def __init__(self, env: Environment | EnvSpec, settings: TransitionAgent.Settings | None = None):
         super().__init__(env, settings)
@@ -23,12 +25,7 @@ class OfflineAgent(TransitionAgent):
             raise InputError("agent.normalize_rewards: recorded steps come in no order; set env.reward_scale=returns")
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
-        """The best action, in evaluation alone; obs [N, *O].
-
-        Raises:
-            InputError: in training.
-        """
-        refuse_to_explore(self)
+        """The best action: it does not explore; obs [N, *O]."""
         return self.predict(obs, state)
 
     def learn(self, rollout: Rollout) -> Metrics:
@@ -36,10 +33,3 @@ class OfflineAgent(TransitionAgent):
         self.progress = rollout.progress
         metrics, _ = self.update(self._normalized_batch(rollout.transitions(1, self.settings.gamma)))
         return metrics
-
-
-def refuse_to_explore(agent: Agent) -> None:
-    """Raises an InputError if the agent is learning: it would have to explore."""
-    if agent.training:
-        name = type(agent).__name__
-        raise InputError(f"{name} learns from recorded episodes and does not explore; use env.name=offline")

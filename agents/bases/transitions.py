@@ -27,6 +27,8 @@ class TransitionAgent(NormalizedAgent):
         """Bound on the gradient's 2-norm; null disables clipping."""
 
     settings: Settings
+    others = "dqn, discrete_sac or ppo"
+    """Agents for actions that are no numbers in a Box."""
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from rlcore import __version__
@@ -14,19 +14,20 @@ from rlcore.agent import Agent
 from rlcore.console import Display, make_console
 from rlcore.deployment import as_array, inside
 from rlcore.environment import Environment
-from rlcore.errors import InputError
+from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.evaluation import evaluating
 from rlcore.experience.writing import EpisodeWriter, Played, arrays
 from rlcore.interruption import Interruption
 from rlcore.replay import TransitionReplay
 from rlcore.run import Run
-from rlcore.seeding import ACTING, derive_seed, seed_everything
+from rlcore.seeding import ACTING, TRAINING, WORKER, derive_seed, seed_everything
 from rlcore.stateful import attributes_of_type
 from rlcore.trainer import Trainer
-from rlcore.trees import Tree, where
+from rlcore.trees import Tree, tree_map, where
 
 Policy = Literal["act", "predict", "random", "replay"]
 """As the agent explores; its best actions; random ones; or what its replay holds."""
+ROUNDING = 1e-9
 MOST_AT_ONCE = 8
 """Environments in which is played, at most, unless another number is asked for."""
 
@@ -73,45 +74,51 @@ def record(
         raise InputError(f"--policy: must be one of {', '.join(get_args(Policy))}, got {policy!r}")
     others = [_share(text) for text in mix]
     rest = 1 - sum(share for _, share in others)
-    if rest < 0:
+    if rest < -ROUNDING:
         raise InputError(f"--mix: the shares must be at most 1 together, got {1 - rest:g}")
-    parts = [_part(run, round(rest * num_steps), policy, checkpoint, changed, trust)]
+    parts = [_part(run, round(max(0.0, rest) * num_steps), policy, checkpoint, changed, trust)]
     parts += [_part(name, round(share * num_steps), policy, None, (), trust) for name, share in others]
     _require_same_spaces(parts)
     replays = [_replay(part) for part in parts] if policy == "replay" else []
-    if len({replay.num_envs for replay in replays}) > 1:
-        raise InputError("--policy replay: the runs have different numbers of environments")
-    num_envs = replays[0].num_envs if replays else num_envs or min(MOST_AT_ONCE, num_steps)
-    env = parts[0].trainer.env.evaluation(num_envs)
-    agents = " and ".join(dict.fromkeys(part.trainer.name for part in parts))
-    metadata = {
-        "algorithm_name": agents,
-        "description": f"{policy} of {agents}",
-        "rlcore": {"version": __version__, "seed": seed, "parts": [part.origin for part in parts]},
-    }
+    held = {replay.num_envs for replay in replays}
+    if len(held) > 1 or (held and num_envs not in (None, *held)):
+        raise InputError(f"--policy replay: replays have {' and '.join(map(str, held))} environments, and keep them")
+    stage = parts[0].trainer.env.evaluated
+    env = stage.evaluation(num_envs or min(MOST_AT_ONCE, num_steps))
+    env.float64, env.max_episode_steps = True, stage.max_episode_steps  # what is written is not rounded
     interruption, display = Interruption(), Display(make_console())
-    writer = EpisodeWriter(out, env, metadata)
     with ExitStack() as stack:
+        stack.callback(env.close)
         for part in parts:
             stack.callback(part.trainer.close)
-        stack.callback(env.close)
+        writer = EpisodeWriter(out, env)
         stack.callback(writer.abandon)  # of what was closed by then, there is nothing left to remove
         stack.callback(display.close)
         stack.enter_context(interruption.listening())
+        written, failure = [], None
         for number, part in enumerate(parts):
-            where_from = _kept(replays[number]) if replays else _acted(part.trainer.agent, env, policy, seed + number)
-            for _ in range(0, part.num_steps, num_envs):
-                if interruption.signal is not None:
-                    break
-                if (step := next(where_from, None)) is None:
-                    message = f"holds {writer.num_steps:,} steps, fewer than the {part.num_steps:,} asked for"
-                    raise InputError(f"--steps: the replay of {part.origin['run']} {message}")
-                writer.add(_played(*step, env))
-                display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
+            before = writer.num_steps
+            source = _kept(replays[number]) if replays else _acted(part.trainer.agent, env, policy, seed, number)
+            try:
+                with evaluating(part.trainer.agent):
+                    for step in _up_to(part, source):
+                        writer.add(_played(*step, env))
+                        display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
+                        if interruption.signal is not None:
+                            break
+            except EnvironmentFailure as error:
+                failure = error  # what was played until then is kept
             writer.cut()
-        writer.close()
+            written.append({**part.origin, "policy": policy, "steps": writer.num_steps - before})
+            if failure is not None or interruption.signal is not None:
+                break
+        agents = " and ".join(dict.fromkeys(part.trainer.name for part in parts))
+        made = {"version": __version__, "seed": seed, "parts": written}
+        writer.close({"algorithm_name": agents, "description": f"{policy} of {agents}", "rlcore": made})
     stopped = "" if interruption.signal is None else f"{signal.Signals(interruption.signal).name}: "
     print(f"{stopped}{out}: {writer.num_steps:,} steps in {writer.num_episodes:,} episodes; rlcore show {out}")
+    if failure is not None:
+        raise failure
     return 0 if interruption.signal is None else 128 + interruption.signal
 
 
@@ -131,17 +138,18 @@ def _part(name: str, num_steps: int, policy: str, checkpoint: str | None, change
     run = Run(name, trust)
     which = checkpoint or ("last" if policy == "replay" else run.default_checkpoint)
     trainer, saved = run.trainer(which, changed)
-    if trainer.env.num_examples is not None:
+    if trainer.env.evaluated.num_examples is not None:
         raise InputError(f"{name}: is of a data set, in which nobody plays")
     trained = {"checkpoint": which, "steps_trained": saved["steps"]}
-    made = {"run": name, "agent": trainer.name, "seed": trainer.seed, **trained}
-    return Part(trainer, num_steps, {**made, "policy": policy, "steps": num_steps})
+    return Part(trainer, num_steps, {"run": name, "agent": trainer.name, "seed": trainer.seed, **trained})
 
 
 def _require_same_spaces(parts: Sequence[Part]) -> None:
-    first, *others = (part.trainer.agent.spec for part in parts)
-    for part, spec in zip(parts[1:], others, strict=True):
-        for here, there in zip(spec[1:3], first[1:3], strict=True):
+    first = parts[0].trainer.agent.spec
+    for part in parts[1:]:
+        spec = part.trainer.agent.spec
+        for name in ("single_observation_space", "single_action_space"):
+            here, there = getattr(spec, name), getattr(first, name)
             if here != there:
                 raise InputError(f"--mix: {part.origin['run']} has the space {here}, not {there}")
 
@@ -158,31 +166,53 @@ Step = tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]
 """obs [N, *O], action [N, *A], reward [N], terminated [N], truncated [N], and the true observations after it."""
 
 
-def _acted(agent: Agent, env: Environment, policy: str, seed: int) -> Iterator[Step]:
-    """Plays for ever."""
-    with evaluating(agent):
-        seed_everything(derive_seed(seed, ACTING))
-        env.action_space.seed(seed)
-        obs, _ = env.reset(seed=seed)
-        state = initial_state = agent.initial_state(env.num_envs)
-        while True:
-            if policy == "random":
-                action = env.random_actions()
-            else:
-                action, _, state = agent.predict(obs, state) if policy == "predict" else agent.act(obs, state)
-            next_obs, reward, terminated, truncated, info = env.step(action)
-            done = terminated | truncated
-            # what terminated may have no true last observation: it is not needed, and never the next episode's first
-            yield obs, action, reward, terminated, truncated, where(done, info.get("final_obs", obs), next_obs)
-            if initial_state is not None:
-                state = where(done, initial_state, state)
-            obs = next_obs
+def _up_to(part: Part, source: Iterator[Step]) -> Iterator[Step]:
+    """A part's number of steps, or up to N - 1 more."""
+    done = 0
+    while done < part.num_steps:
+        if (step := next(source, None)) is None:
+            message = f"holds {done:,} steps, fewer than the {part.num_steps:,} asked for"
+            raise InputError(f"--steps: the replay of {part.origin['run']} {message}")
+        yield step
+        done += len(step[2])
+
+
+def _acted(agent: Agent, env: Environment, policy: str, seed: int, number: int = 0) -> Iterator[Step]:
+    """Plays for ever; an episode that does not end is cut as in evaluation."""
+    seed_everything(derive_seed(seed, number, ACTING))
+    env.action_space.seed(derive_seed(seed, number, WORKER))
+    obs, _ = env.reset(seed=derive_seed(seed, number, TRAINING))
+    state = initial_state = agent.initial_state(env.num_envs)
+    length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
+    while True:
+        if policy == "random":
+            action = env.random_actions()
+        else:
+            seen = obs if agent.reads_float64 else tree_map(_as_float32, obs)
+            action, _, state = agent.predict(seen, state) if policy == "predict" else agent.act(seen, state)
+        next_obs, reward, terminated, truncated, info = env.step(action)
+        done, length = terminated | truncated, length + 1
+        # what terminated may have no true last observation: it is not needed, and never the next episode's first
+        following = where(done, info.get("final_obs", obs), next_obs)
+        too_long = bool((length >= env.max_episode_steps).any())
+        yield obs, action, reward, terminated, truncated | (~terminated & too_long), following
+        if too_long:
+            next_obs, _ = env.reset()
+            done = torch.ones_like(done)
+        length = length * ~done
+        if initial_state is not None:
+            state = where(done, initial_state, state)
+        obs = next_obs
 
 
 def _kept(replay: TransitionReplay) -> Iterator[Step]:
-    """What a replay holds."""
+    """What a replay holds; it does not know the last observation of an episode that terminated, and repeats another."""
     for b, cut in replay.steps():
-        yield b.obs, b.action, b.reward, b.terminated, cut, b.next_obs
+        yield b.obs, b.action, b.reward, b.terminated, cut, where(b.terminated, b.obs, b.next_obs)
+
+
+def _as_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def _played(
@@ -191,11 +221,5 @@ def _played(
     """A step as arrays, actions as the environment itself takes them."""
     spaces = env.single_observation_space, env.single_action_space
     own = as_array(inside(action, spaces[1]), spaces[1])
-    return Played(
-        arrays(obs, spaces[0]),
-        own,
-        reward.numpy(force=True),
-        terminated.numpy(force=True),
-        np.array(truncated.numpy(force=True)),
-        arrays(next_obs, spaces[0]),
-    )
+    flags = terminated.numpy(force=True), truncated.numpy(force=True)
+    return Played(arrays(obs, spaces[0]), own, reward.numpy(force=True), *flags, arrays(next_obs, spaces[0]))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from contextlib import closing
 
-from rlcore.commands.run_ends import begun, conclude, introduce
+from rlcore import config as configs
+from rlcore.commands.run_ends import conclude, introduce
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -28,7 +29,7 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
         trainer, saved, notes = run.build(loaded, saved_at)
         notes += trainer.restore(saved)
     else:
-        trainer, notes = begun(loaded.config)
+        trainer, notes = configs.build(loaded.config)
     for note in notes:
         console.print(note, highlight=False)
     if trainer.finished and run.result.get("finished"):  # otherwise its closing evaluation is still due

@@ -7,16 +7,10 @@ from importlib.metadata import version
 from rich.console import Console
 
 from rlcore import config as configs
-from rlcore.config import Config, Loaded
-from rlcore.run import Run, init_from
+from rlcore.config import Loaded
+from rlcore.run import Run
 from rlcore.settings import flatten
 from rlcore.trainer import Trainer
-
-
-def begun(config: Config) -> tuple[Trainer, list[str]]:
-    """A trainer at the beginning of its run, and one line for each choice made for it; see `rlcore.config.build`."""
-    trainer, notes = configs.build(config)
-    return trainer, notes if config.init_from is None else [*notes, *init_from(trainer.agent, config.init_from)]
 
 
 def introduce(trainer: Trainer, loaded: Loaded) -> None:

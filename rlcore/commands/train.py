@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlcore import config as configs
 from rlcore.commands.resume import resume
-from rlcore.commands.run_ends import begun, conclude, introduce
+from rlcore.commands.run_ends import conclude, introduce
 from rlcore.commands.seeds import print_seeds, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
@@ -41,7 +41,7 @@ def train(
         runs = list(train_all(trainings(loaded, source, overrides, folder, seeds), jobs))
         print_seeds(runs)
         return max(status for _, status in runs)
-    trainer, notes = begun(loaded.config)
+    trainer, notes = configs.build(loaded.config)
     for logger in trainer.settings.loggers:
         logger.check()
     run = Run.create(loaded, run_dir)

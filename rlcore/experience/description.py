@@ -7,15 +7,11 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from rlcore.agent import Agent
-from rlcore.errors import InputError
-from rlcore.evaluation import Report, ReportMaker
+from rlcore.evaluation import Report
 from rlcore.experience.recorded import Recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from rlcore.environment import Environment
 
 BINS = 20
 """Parts of a number's range, of which so many were tried."""
@@ -54,7 +50,7 @@ def describe(recorded: Recorded) -> Report:
     elif isinstance(space, Box):
         scalars["action_coverage"] = float(np.mean([(count > 0).mean() for count in counts]))
         scalars["action_at_bounds"] = _at_bounds(recorded, space)
-        numbers = recorded.action.flatten(1).double()
+        numbers = recorded.action.reshape(len(recorded), -1).double()
         means = zip(numbers.mean(0).tolist(), numbers.std(0, correction=0).tolist(), strict=True)
         shown = [f"{mean:.3g} +- {std:.3g}" for mean, std in list(means)[:MOST_SHOWN]]
         text = f"numbers of actions: {', '.join(shown)}{', ...' if numbers.shape[1] > MOST_SHOWN else ''}"
@@ -63,26 +59,12 @@ def describe(recorded: Recorded) -> Report:
     return Report(scalars, text, figures={"recorded": _figure(recorded, counts)})
 
 
-class RecordedReport(ReportMaker):
-    """Returns, lengths and actions of the recorded episodes that are shown."""
-
-    def check(self, agent: Agent, env: "Environment") -> None:
-        """See `ReportMaker`."""
-        if not isinstance(getattr(env, "recorded", None), Recorded):
-            raise InputError("report recorded: is of recorded episodes, env.name=offline")
-
-    def __call__(self, agent: Agent, env: "Environment", evaluation: Report) -> Report:
-        """Makes the report; see `ReportMaker`."""
-        recorded: Any = env
-        return describe(recorded.recorded)
-
-
 def _counts(recorded: Recorded) -> list[NDArray[np.float64]]:
     """How often each action was taken; of numbers, how often each part of their ranges, for each number."""
     space, action = recorded.action_space, recorded.action.cpu()
     if isinstance(space, Discrete):
         return [torch.bincount(action, minlength=int(space.n)).double().numpy()]
-    numbers = action.flatten(1).double().numpy()
+    numbers = action.reshape(len(action), -1).double().numpy()
     low, high = numbers.min(0), numbers.max(0)
     if isinstance(space, Box):
         low = np.where(space.bounded_below, space.low, low.reshape(space.shape)).ravel()

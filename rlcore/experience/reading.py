@@ -27,6 +27,9 @@ DATA_FOLDER = "data"
 """Within a data set's folder, by Minari's rules."""
 METADATA_FILE = "metadata.json"
 SPACES = "observation_space", "action_space"
+LARGEST = float(np.finfo(np.float32).max)
+SLACK = 1e-5
+"""Of the bounds of a space, in units of their size: what rounding may exceed them by."""
 
 
 def datasets_folder() -> Path:
@@ -132,7 +135,7 @@ def _episode(where: str, found: Any, observation_space: Any, action_space: Any) 
     if not T:
         raise InputError(f"{where} has no steps")
     obs = _tree(found.observations, observation_space, f"{where}: observations", T + 1)
-    action = _from_0(_tree(found.actions, action_space, f"{where}: actions", T), action_space)
+    action = _from_0(_tree(found.actions, action_space, f"{where}: actions", T), action_space, f"{where}: actions")
     terminated, truncated = (
         _of_length(T, _numbers(flags, f"{where}: {name}", ()), f"{where}: {name}").astype(np.bool_)
         for name, flags in (("terminations", found.terminations), ("truncations", found.truncations))
@@ -170,15 +173,15 @@ def _tree(found: Any, space: Any, name: str, num_rows: int) -> Any:
     if isinstance(space, Dict):
         if not isinstance(found, dict) or found.keys() != space.spaces.keys():
             raise InputError(f"{name} must have the parts {', '.join(space)}, got {', '.join(map(str, found))}")
-        return {key: _tree(found[key], part, f"{name} {key!r}", num_rows) for key, part in space.items()}
+        parts = {key: _tree(found[key], part, f"{name} {key!r}", num_rows) for key, part in space.items()}
+        return parts | {key: part.astype(np.bool_) for key, part in parts.items() if key == ACTION_MASK}
     array = _of_length(num_rows, _numbers(found, name, space.shape), name)
     if isinstance(space, (Discrete, MultiDiscrete)):
         size: Any = space.n if isinstance(space, Discrete) else space.nvec
         outside = (array < space.start) | (array >= space.start + size)
         if outside.any():
             raise InputError(f"{name} must be in {space}, got {array[outside][0]}")
-    dtype = np.bool_ if name.endswith(repr(ACTION_MASK)) else dtype_of_tensor(space.dtype, float64=True)
-    return array.astype(dtype, copy=False)
+    return array.astype(dtype_of_tensor(space.dtype, float64=True), copy=False)
 
 
 def _of_length(num_rows: int, array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -194,13 +197,18 @@ def _numbers(found: Any, name: str, shape: Any) -> NDArray[Any]:
         raise InputError(f"{name} must be numbers, got {array.dtype}")
     if array.shape[1:] != tuple(shape) or not array.ndim:
         raise InputError(f"{name} must be [rows, {', '.join(map(str, shape))}], got {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{name} has a NaN or an infinity")
+    if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
+        raise InputError(f"{name} has a NaN or an infinity, or what is one in float32")
     return array
 
 
-def _from_0(array: Any, space: Any) -> Any:
-    """Actions counted from 0, numbers as float32."""
+def _from_0(array: NDArray[Any], space: Any, name: str) -> NDArray[Any]:
+    """Actions counted from 0; numbers within their bounds, as float32, which is what agents give."""
     if isinstance(space, (Discrete, MultiDiscrete)):
         return (array - space.start).astype(np.int64)
-    return array.astype(np.float32, copy=False) if array.dtype == np.float64 else array
+    if not isinstance(space, Box):
+        return array
+    slack = SLACK * np.maximum(1, np.where(np.isfinite(space.high - space.low), space.high - space.low, 0))
+    if ((array < space.low - slack) | (array > space.high + slack)).any():
+        raise InputError(f"{name} must be in {space}, got {array.min():g} to {array.max():g}")
+    return array.astype(np.float32, copy=False)

@@ -148,17 +148,18 @@ class Recorded:
         rollout.last_obs = next_obs
         return rollout
 
-    def columns(self, num_envs: int, num_rows: int) -> Iterator[Rollout]:
-        """The steps in their order as rollouts of N environments, for a replay.
+    def columns(self, num_envs: int, num_rows: int, most: int) -> Iterator[Rollout]:
+        """The latest steps in their order as rollouts of N environments, for a replay.
 
-        Each environment has an equal part of the steps, one after the other; fewer than N are left over at the end.
+        Each environment has an equal part of the steps, one after the other; fewer than N are left out at first.
 
         Args:
             num_envs: N.
             num_rows: of each rollout, at most.
+            most: steps of each environment, at most.
         """
-        T = len(self) // num_envs
-        begins = torch.arange(num_envs, device=self.reward.device) * T
+        T = min(len(self) // num_envs, most)
+        begins = len(self) + torch.arange(-num_envs, 0, device=self.reward.device) * T
         for start in range(0, T, num_rows):
             rollout = Rollout()
             for t in range(start, min(start + num_rows, T)):
@@ -166,9 +167,8 @@ class Recorded:
                 place = self.place[step]
                 obs, next_obs, terminated = take(self.obs, place), take(self.obs, place + 1), self.terminated[step]
                 cut = ~terminated & ((step == self.last[step]) | (t == T - 1))
-                rollout.append(
-                    obs, Step(self.action[step]), self.reward[step], terminated, cut, {"final_obs": next_obs}
-                )
+                info = {"final_obs": next_obs} if cut.any() else {}
+                rollout.append(obs, Step(self.action[step]), self.reward[step], terminated, cut, info)
             rollout.last_obs = next_obs
             yield rollout
 

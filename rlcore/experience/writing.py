@@ -1,9 +1,12 @@
 """Writes what is played into data sets in Minari's format."""
 
+import errno
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +16,14 @@ from numpy.typing import NDArray
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.experience.reading import DATA_FOLDER, datasets_folder, minari_module
+from rlcore.files import locked
 from rlcore.trees import Tree
 
 NAME = re.compile(r"[-\w]+-v\d+")
 FLUSHED = 10_000
 """Steps of ended episodes after which they are written."""
+SPARE = 2**24
+"""Bytes that the disk must have left over: what Minari writes by does not end well on one that is full."""
 
 
 class Played(NamedTuple):
@@ -27,7 +33,7 @@ class Played(NamedTuple):
     action: NDArray[Any]  # [N, *A], as the environment takes it
     reward: NDArray[Any]  # [N] float32
     terminated: NDArray[Any]  # [N] bool
-    truncated: NDArray[Any]  # [N] bool, which may be changed
+    truncated: NDArray[Any]  # [N] bool
     next_obs: Any  # [N, *O], the true one after it
 
 
@@ -39,13 +45,13 @@ class EpisodeWriter:
     Args:
         folder: of the data set; its name ends in a version, ``-v0``, by Minari's rules.
         env: whose spaces the data are of.
-        metadata: what the data set is to say of itself, as JSON has it.
 
     Raises:
-        InputError: there is something at that place, the name is not one of Minari's, or it cannot be written.
+        InputError: there is something at that place, or another process writes there; the name is not one of Minari's;
+            or it cannot be written.
     """
 
-    def __init__(self, folder: str | Path, env: Environment, metadata: dict[str, Any]):
+    def __init__(self, folder: str | Path, env: Environment):
         self.folder, self.num_steps, self.num_episodes = Path(folder).absolute(), 0, 0
         if not NAME.fullmatch(self.folder.name):
             example = re.sub(r"[^-\w]+", "-", self.folder.name) or "name"
@@ -53,29 +59,27 @@ class EpisodeWriter:
         if self.folder.exists():
             raise InputError(f"{folder} exists already; choose another name, or remove it")
         minari = minari_module()
-        self._beside = self.folder.with_name(f".{self.folder.name}.writing")
         self._buffer_type = minari.data_collector.EpisodeBuffer
         self._played: list[Played] = []
-        self._begun = [0] * env.num_envs  # where in these each environment's episode begins
+        self._begun: list[int] = []  # where in these each environment's episode begins
         self._ended: list[Any] = []
-        shutil.rmtree(self._beside, ignore_errors=True)  # of a process that was killed
-        try:
-            (self._beside / DATA_FOLDER).mkdir(parents=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about a spec that cannot be written
-                self._storage = minari.dataset.minari_storage.MinariStorage.new(
-                    self._beside / DATA_FOLDER,
-                    observation_space=env.single_observation_space,
-                    action_space=env.single_action_space,
-                    env_spec=env.spec,
-                    jpeg_encoding=False,  # which would lose something
-                )
-            own = {"dataset_id": _id(self.folder), "minari_version": minari.__version__}
-            self._storage.update_metadata({**own, **metadata})
-        except NotImplementedError as error:
-            raise InputError(f"{folder}: Minari cannot write the spaces of this environment: {error}") from error
-        except (OSError, ImportError) as error:
-            self._fail(error)
+        self._beside = self.folder.with_name(f".{self.folder.name}.writing")
+        self._lock = ExitStack()
+        with self._failing():
+            self._beside.mkdir(parents=True, exist_ok=True)
+        self._lock.enter_context(locked(self._beside))
+        shutil.rmtree(self._beside / DATA_FOLDER, ignore_errors=True)  # of a process that was killed
+        with self._failing(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a spec that cannot be written
+            (self._beside / DATA_FOLDER).mkdir()
+            self._storage = minari.dataset.minari_storage.MinariStorage.new(
+                self._beside / DATA_FOLDER,
+                observation_space=env.single_observation_space,
+                action_space=env.single_action_space,
+                env_spec=env.spec,
+                jpeg_encoding=False,  # which would lose something
+            )
+            self._storage.update_metadata({"dataset_id": _id(self.folder), "minari_version": minari.__version__})
 
     def add(self, played: Played) -> None:
         """Adds a step of each environment.
@@ -83,11 +87,16 @@ class EpisodeWriter:
         Raises:
             InputError: the data set cannot be written; nothing is left of it.
         """
+        done = played.terminated | played.truncated
+        self._begun = self._begun or [0] * len(done)
+        if self._played and not (self._played[-1].terminated | self._played[-1].truncated).any():
+            self._played[-1] = self._played[-1]._replace(next_obs=None)  # it is this step's obs
         self._played.append(played)
         self.num_steps += len(played.reward)
-        for n in (played.terminated | played.truncated).nonzero()[0].tolist():
+        for n in done.nonzero()[0].tolist():
             self._end(n)
-        if (oldest := min(self._begun)) > FLUSHED:
+        oldest = min(self._begun)
+        if oldest * len(self._begun) > FLUSHED:
             del self._played[:oldest]
             self._begun = [begun - oldest for begun in self._begun]
         if sum(len(one.rewards) for one in self._ended) >= FLUSHED:
@@ -96,13 +105,17 @@ class EpisodeWriter:
     def cut(self) -> None:
         """Ends the episodes in progress as truncated: others begin."""
         if self._played:
-            self._played[-1].truncated[:] |= ~self._played[-1].terminated
+            last = self._played[-1]
+            self._played[-1] = last._replace(truncated=last.truncated | ~last.terminated)
         for n, begun in enumerate(self._begun):
             if begun < len(self._played):
                 self._end(n)
 
-    def close(self) -> None:
+    def close(self, metadata: dict[str, Any]) -> None:
         """Ends the episodes in progress, and gives the data set its name.
+
+        Args:
+            metadata: what the data set is to say of itself, as JSON has it.
 
         Raises:
             InputError: it has no steps, or cannot be written; nothing is left of it.
@@ -112,13 +125,15 @@ class EpisodeWriter:
         if not self.num_steps:
             self.abandon()
             raise InputError(f"{self.folder}: nothing was played, so there is no data set")
-        try:
-            os.replace(self._beside, self.folder)
-        except OSError as error:
-            self._fail(error)
+        with self._failing():
+            self._storage.update_metadata(metadata)
+            self.folder.mkdir()  # which fails if there is something by now
+            os.replace(self._beside / DATA_FOLDER, self.folder / DATA_FOLDER)
+        self.abandon()
 
     def abandon(self) -> None:
-        """Leaves nothing."""
+        """Leaves nothing but what has its name."""
+        self._lock.close()
         shutil.rmtree(self._beside, ignore_errors=True)
 
     def _end(self, n: int) -> None:
@@ -147,14 +162,21 @@ class EpisodeWriter:
 
     def _flush(self) -> None:
         ended, self._ended = self._ended, []
-        try:
+        with self._failing():
+            needed = 2 * sum(_bytes(vars(one)) for one in ended)
+            if shutil.disk_usage(self._beside).free < needed + SPARE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._storage.update_episodes(ended)
-        except OSError as error:
-            self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        self.abandon()
-        raise InputError(f"{self.folder}: cannot be written, and nothing is left of it: {error}") from error
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Where something fails in here, nothing is left, and one line says why."""
+        try:
+            yield
+        except Exception as error:  # of any kind that Minari, and what it writes by, may raise
+            self.abandon()
+            message = " ".join(f"{error}".split()) or type(error).__name__
+            raise InputError(f"{self.folder}: cannot be written, and nothing is left of it: {message}") from error
 
 
 def arrays(tree: Tree, space: Any) -> Any:
@@ -170,3 +192,10 @@ def _id(folder: Path) -> str:
         return folder.resolve().relative_to(datasets_folder().resolve()).as_posix()
     except ValueError:
         return folder.name
+
+
+def _bytes(tree: Any) -> int:
+    """Of the arrays in dicts."""
+    if isinstance(tree, dict):
+        return sum(map(_bytes, tree.values()))
+    return tree.nbytes if isinstance(tree, np.ndarray) else 0
