@@ -94,7 +94,7 @@ def can_run(name: str) -> bool:
     """Whether what a config starts from exists, if it needs that: the run of another one, or recorded episodes."""
     loaded = config.load(name).config
     begins_with = getattr(loaded.agent.settings, "policy", None)
-    if loaded.env.name == "offline" and not is_dataset(loaded.env.settings.dataset):
+    if loaded.env.name == "offline" and not is_dataset(str(loaded.env.settings.dataset)):
         return False
     return begins_with is None or Path(begins_with).is_dir()
 

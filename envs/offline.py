@@ -3,10 +3,9 @@
 import copy
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from gymnasium import Space
 from gymnasium.spaces import Box
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -56,8 +55,8 @@ class OfflineEnv(Environment):
 
         num_envs: PositiveInt = 256
         """N, the batch size."""
-        dataset: DatasetName | None = None
-        """A data set in Minari's format: its folder, or the id of a local one (``rlcore list datasets``)."""
+        dataset: DatasetName | list[DatasetName] | None = None
+        """A data set in Minari's format, or several: a folder, or the id of a local one (``rlcore list datasets``)."""
         env: EnvironmentChoice | None = None
         """Where agents are evaluated; null: nowhere."""
         best_share: float = Field(default=1.0, gt=0, le=1)
@@ -78,16 +77,18 @@ class OfflineEnv(Environment):
         spec: EnvSpec | None = None,
     ):
         self.settings = settings
-        if (settings.dataset is None) == (recorded is None):
+        if bool(settings.dataset) == (recorded is not None):
             raise InputError("env.dataset: name a data set, or give OfflineEnv what was recorded")
         self._given = recorded
+        if spec is None:
+            spaces = self.original.observation_space, self.original.action_space
+        else:
+            spaces = spec.single_observation_space, spec.single_action_space
         self._inner = None if settings.env is None else settings.env.build(device)
-        found: Any = spec
-        if spec is None:
-            found = self._inner or _Spaces(self.original.observation_space, self.original.action_space)
-        super().__init__(settings.num_envs, found.single_observation_space, found.single_action_space, device)
-        if spec is None:
-            self.original.require_spaces(self.single_observation_space, self.single_action_space, "env.dataset")
+        if self._inner is not None and spec is None:
+            spaces = self._inner.single_observation_space, self._inner.single_action_space
+            self.original.require_spaces(*spaces, "env.dataset")
+        super().__init__(settings.num_envs, *spaces, device)
         is_box = isinstance(self.single_action_space, Box)
         self.criterion = "action_error" if is_box else "agreement"
         if self._inner is not None:
@@ -103,8 +104,9 @@ class OfflineEnv(Environment):
     @cached_property
     def original(self) -> Recorded:
         """The episodes that are shown, with rewards as they were recorded, on the CPU."""
-        recorded = self._given or read(str(self.settings.dataset))
-        share = self.settings.best_share
+        named, share = self.settings.dataset, self.settings.best_share
+        names = [named] if isinstance(named, str) else named or []
+        recorded = self._given or Recorded.joined([read(name) for name in names])
         if share == 1:
             return recorded
         kept = max(1, round(share * len(recorded.lengths)))
@@ -233,13 +235,6 @@ class OfflineCollector(Collector):
         if first:
             check_rollout(rollout, self.env)
         return rollout
-
-
-class _Spaces(NamedTuple):
-    """Those of recorded episodes, as an environment names them."""
-
-    single_observation_space: Space[Any]
-    single_action_space: Space[Any]
 
 
 def _scaled(recorded: Recorded, settings: OfflineEnv.Settings) -> Tensor:

@@ -112,6 +112,9 @@ def record(
     mix: Annotated[
         list[str] | None, typer.Option(metavar="RUN:SHARE", help="Another run that plays a share; may be repeated.")
     ] = None,
+    expert: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Write this agent's best actions instead, for imitation (DAgger).")
+    ] = None,
     num_envs: Annotated[int | None, typer.Option(min=1, max=2**16, help="Environments at once. Default: 8.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the environments and the actions.")] = 1,
     changed: Annotated[
@@ -120,7 +123,9 @@ def record(
     trust: Trust = False,
 ) -> None:
     """Record what the agent of a run does, as a data set in Minari's format."""
-    made = rlcore.commands.record(run, out, steps, policy, checkpoint, mix or [], num_envs, seed, changed or [], trust)
+    made = rlcore.commands.record(
+        run, out, steps, policy, checkpoint, mix or [], expert, num_envs, seed, changed or [], trust
+    )
     raise typer.Exit(made)
 
 

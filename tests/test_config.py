@@ -13,7 +13,7 @@ from rlcore import commands, config, registry
 from rlcore.agents.bc import BC
 from rlcore.agents.ppo import PPO
 from rlcore.agents.supervised import Supervised
-from rlcore.commands.record import _acted, _played
+from rlcore.commands.record import Player, _acted, _played
 from rlcore.errors import InputError
 from rlcore.experience.writing import EpisodeWriter
 from rlcore.networks import NetworkChoice, build
@@ -86,7 +86,7 @@ def recorded_at_random(settings, folder, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
     env = settings.env.build("cpu")
     writer = EpisodeWriter(folder / settings.dataset, env)
-    for step in islice(_acted(BC(env), env, "random", 1), 50):
+    for step in islice(_acted(env, 1, 0, Player(BC(env), env, "random")), 50):
         writer.add(_played(*step, env))
     writer.close({})
 

@@ -19,14 +19,15 @@ import torch
 from gymnasium import Env, spaces
 from pydantic import ValidationError
 
-from rlcore import InputError, Trainer, commands, config
+from rlcore import InputError, Trainer, commands, config, load
 from rlcore.agents.bc import BC
 from rlcore.agents.dqn import DQN
 from rlcore.agents.ppo import PPO
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.cli import main
-from rlcore.commands.record import _acted, _played
+from rlcore.commands.record import Player, _acted, _played
 from rlcore.envs.cartpole import CartPole
+from rlcore.envs.offline import OfflineEnv
 from rlcore.experience import reading
 from rlcore.experience.description import describe
 from rlcore.experience.reading import local_ids, read
@@ -172,7 +173,7 @@ def test_actions_are_those_that_the_environment_takes(tmp_path):
     agent = BC(env, BC.Settings.model_validate({"network": {"name": "multi_input"}}))
     writer = EpisodeWriter(tmp_path / "counted-v0", env)
     agent.eval()
-    for step in _acted(agent, env, "act", 3):
+    for step in _acted(env, 3, 0, Player(agent, env, "act")):
         writer.add(_played(*step, env))
         if writer.num_steps == 28:
             break
@@ -217,7 +218,7 @@ def test_masks_are_recorded_and_hold(tmp_path):
     agent = BC(env)
     agent.eval()
     writer = EpisodeWriter(tmp_path / "masked-v0", env)
-    for step in _acted(agent, env, "random", 3):
+    for step in _acted(env, 3, 0, Player(agent, env, "random")):
         writer.add(_played(*step, env))
         if writer.num_steps >= 40:
             break
@@ -250,9 +251,32 @@ def test_mixed_runs(run, data, tmp_path):
     with pytest.raises(InputError, match=r"at most 1 together, got 1\.2"):
         commands.record(str(run), str(data / "no-v0"), 100, mix=[f"{other}:0.6", f"{other}:0.6"])
     pendulum = trained(tmp_path / "pendulum", "ppo", "Pendulum-v1")
-    with pytest.raises(InputError, match=r"--mix: .*pendulum has the space"):
+    with pytest.raises(InputError, match=r"(?s)pendulum has the space .*, not .* as .*cartpole"):
         commands.record(str(run), str(data / "no-v0"), 100, mix=[f"{pendulum}:0.5"])
     assert not (data / "no-v0").exists()
+
+
+def test_what_an_expert_would_have_done(run, data, tmp_path):
+    """DAgger: the states are the student's, the actions the expert's; several data sets are one."""
+    student = trained(tmp_path / "student", "ppo", "CartPole-v1", "env.num_envs=2", steps=256)
+    assert rlcore("record", student, data / "seen-v0", "--steps", 200) == 0
+    assert rlcore("record", student, data / "asked-v0", "--steps", 200, "--expert", run) == 0
+    seen, asked = read("seen-v0"), read("asked-v0")
+    assert torch.equal(seen.obs, asked.obs)
+    expert = load(run)
+    assert torch.equal(asked.action, expert.predict(asked.obs[asked.place]).action)
+    assert not torch.equal(seen.action, asked.action)
+    assert asked.metadata["rlcore"]["actions_of"][0]["agent"] == "ppo"
+    both = OfflineEnv(OfflineEnv.Settings.model_validate({"dataset": ["seen-v0", "asked-v0"], "env": "cartpole"}))
+    assert both.num_examples == 400
+    assert torch.equal(both.recorded.obs[both.recorded.place][200:], asked.obs[asked.place])
+    assert torch.equal(both.recorded.returns, torch.cat([seen.returns, asked.returns]))
+    with pytest.raises(InputError, match="choose another --policy than replay"):
+        commands.record(str(run), str(data / "x-v0"), 10, policy="replay", expert=str(run))
+    other = trained(tmp_path / "other", "ppo", "MountainCar-v0")
+    assert rlcore("record", other, data / "car-v0", "--steps", 16) == 0
+    with pytest.raises(InputError, match=r"env\.dataset: car-v0 has the observation space .*; seen-v0 has"):
+        OfflineEnv(OfflineEnv.Settings.model_validate({"dataset": ["seen-v0", "car-v0"]}))
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -300,7 +324,7 @@ def test_what_is_written_is_not_rounded(tmp_path):
     env = GymEnvironment(Far, num_envs=1)
     env.float64 = True
     writer = EpisodeWriter(tmp_path / "far-v0", env)
-    for step in islice(_acted(PPO(env, PPO.Settings(horizon=4, minibatch_size=4)), env, "act", 1), 9):
+    for step in islice(_acted(env, 1, 0, Player(PPO(env, PPO.Settings(horizon=4, minibatch_size=4)), env, "act")), 9):
         writer.add(_played(*step, env))
     writer.close({})
     assert read(str(tmp_path / "far-v0")).obs[:, 0].tolist() == [1e6 + 1e-3 * t for t in range(10)]
@@ -321,13 +345,13 @@ def test_random_actions_know_nothing_of_the_environments_noise(tmp_path):
             return self.seen(), 0.0, False, False, {}
 
     env = GymEnvironment(Noisy, num_envs=1)
-    steps = list(islice(_acted(BC(env), env, "random", 1), 400))
+    steps = list(islice(_acted(env, 1, 0, Player(BC(env), env, "random")), 400))
     action = torch.cat([step[1] for step in steps]).flatten()
     for obs in (torch.cat([step[0] for step in steps]).flatten(), torch.cat([step[5] for step in steps]).flatten()):
         assert abs(torch.corrcoef(torch.stack([action, obs]))[0, 1]) < 0.2
-    first = {seed: next(_acted(BC(env), env, "random", seed))[0].item() for seed in (1, 2)}
+    first = {seed: next(_acted(env, seed, 0, Player(BC(env), env, "random")))[0].item() for seed in (1, 2)}
     env = GymEnvironment(Noisy, num_envs=8)
-    assert first[2] not in next(_acted(BC(env), env, "random", 1))[0].flatten().tolist()
+    assert first[2] not in next(_acted(env, 1, 0, Player(BC(env), env, "random")))[0].flatten().tolist()
 
 
 def test_a_recurrent_agent_remembers_and_forgets():
@@ -339,7 +363,7 @@ def test_a_recurrent_agent_remembers_and_forgets():
     )
     agent.eval()
     state = agent.initial_state(2)
-    for obs, action, _, terminated, truncated, _ in islice(_acted(agent, env, "predict", 3), 12):
+    for obs, action, _, terminated, truncated, _ in islice(_acted(env, 3, 0, Player(agent, env, "predict")), 12):
         step = agent.predict(obs, state)
         assert torch.equal(step.action, action)
         state = where(terminated | truncated, agent.initial_state(2), step.state)
@@ -352,7 +376,12 @@ def test_an_episode_that_does_not_end_is_cut():
 
     env = GymEnvironment(Endless, num_envs=2)
     env.max_episode_steps = 4
-    steps = list(islice(_acted(BC(env, BC.Settings.model_validate({"network": "multi_input"})), env, "random", 1), 10))
+    steps = list(
+        islice(
+            _acted(env, 1, 0, Player(BC(env, BC.Settings.model_validate({"network": "multi_input"})), env, "random")),
+            10,
+        )
+    )
     assert [bool(step[4].all()) for step in steps] == [False, False, False, True] * 2 + [False] * 2
     assert [step[0]["b"].tolist()[0] for step in steps] == [2, 3, 4, 5, 2, 3, 4, 5, 2, 3]
     assert [step[5]["b"].tolist()[0] for step in steps] == [3, 4, 5, 2, 3, 4, 5, 2, 3, 4]

@@ -48,6 +48,7 @@ def record(
     policy: str = "act",
     checkpoint: str | None = None,
     mix: Sequence[str] = (),
+    expert: str | None = None,
     num_envs: int | None = None,
     seed: int = 1,
     changed: Sequence[str] = (),
@@ -62,6 +63,7 @@ def record(
         policy: one of `Policy`.
         checkpoint: of the run; see `rlcore.load`.
         mix: further runs, ``RUN:SHARE``, each of which plays that share of the steps.
+        expert: a run whose best actions are written instead of those that were done, for imitation (DAgger).
         num_envs: environments in lockstep; None: 8, or as many as a replay has.
         seed: of the environments and of all that is drawn.
         changed: settings of the run, just for now.
@@ -78,7 +80,10 @@ def record(
         raise InputError(f"--mix: the shares must be at most 1 together, got {1 - rest:g}")
     parts = [_part(run, round(max(0.0, rest) * num_steps), policy, checkpoint, changed, trust)]
     parts += [_part(name, round(share * num_steps), policy, None, (), trust) for name, share in others]
-    _require_same_spaces(parts)
+    asked = [] if expert is None else [_part(expert, 0, policy, None, (), trust)]
+    _require_same_spaces([*parts, *asked])
+    if asked and policy == "replay":
+        raise InputError("--expert: is asked while somebody plays; choose another --policy than replay")
     replays = [_replay(part) for part in parts] if policy == "replay" else []
     held = {replay.num_envs for replay in replays}
     if len(held) > 1 or (held and num_envs not in (None, *held)):
@@ -89,8 +94,9 @@ def record(
     interruption, display = Interruption(), Display(make_console())
     with ExitStack() as stack:
         stack.callback(env.close)
-        for part in parts:
+        for part in (*parts, *asked):
             stack.callback(part.trainer.close)
+            stack.enter_context(evaluating(part.trainer.agent))
         writer = EpisodeWriter(out, env)
         stack.callback(writer.abandon)  # of what was closed by then, there is nothing left to remove
         stack.callback(display.close)
@@ -98,14 +104,17 @@ def record(
         written, failure = [], None
         for number, part in enumerate(parts):
             before = writer.num_steps
-            source = _kept(replays[number]) if replays else _acted(part.trainer.agent, env, policy, seed, number)
+            if replays:
+                source = _kept(replays[number])
+            else:
+                players = Player(part.trainer.agent, env, policy), *(Player(one.trainer.agent, env) for one in asked)
+                source = _acted(env, seed, number, *players)
             try:
-                with evaluating(part.trainer.agent):
-                    for step in _up_to(part, source):
-                        writer.add(_played(*step, env))
-                        display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
-                        if interruption.signal is not None:
-                            break
+                for step in _up_to(part, source):
+                    writer.add(_played(*step, env))
+                    display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
+                    if interruption.signal is not None:
+                        break
             except EnvironmentFailure as error:
                 failure = error  # what was played until then is kept
             writer.cut()
@@ -113,7 +122,7 @@ def record(
             if failure is not None or interruption.signal is not None:
                 break
         agents = " and ".join(dict.fromkeys(part.trainer.name for part in parts))
-        made = {"version": __version__, "seed": seed, "parts": written}
+        made = {"version": __version__, "seed": seed, "parts": written, "actions_of": [one.origin for one in asked]}
         writer.close({"algorithm_name": agents, "description": f"{policy} of {agents}", "rlcore": made})
     stopped = "" if interruption.signal is None else f"{signal.Signals(interruption.signal).name}: "
     print(f"{stopped}{out}: {writer.num_steps:,} steps in {writer.num_episodes:,} episodes; rlcore show {out}")
@@ -151,7 +160,7 @@ def _require_same_spaces(parts: Sequence[Part]) -> None:
         for name in ("single_observation_space", "single_action_space"):
             here, there = getattr(spec, name), getattr(first, name)
             if here != there:
-                raise InputError(f"--mix: {part.origin['run']} has the space {here}, not {there}")
+                raise InputError(f"{part.origin['run']} has the space {here}, not {there} as {parts[0].origin['run']}")
 
 
 def _replay(part: Part) -> TransitionReplay:
@@ -162,11 +171,11 @@ def _replay(part: Part) -> TransitionReplay:
     return replays[0]
 
 
-Step = tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]
+VectorStep = tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]
 """obs [N, *O], action [N, *A], reward [N], terminated [N], truncated [N], and the true observations after it."""
 
 
-def _up_to(part: Part, source: Iterator[Step]) -> Iterator[Step]:
+def _up_to(part: Part, source: Iterator[VectorStep]) -> Iterator[VectorStep]:
     """A part's number of steps, or up to N - 1 more."""
     done = 0
     while done < part.num_steps:
@@ -177,35 +186,57 @@ def _up_to(part: Part, source: Iterator[Step]) -> Iterator[Step]:
         done += len(step[2])
 
 
-def _acted(agent: Agent, env: Environment, policy: str, seed: int, number: int = 0) -> Iterator[Step]:
-    """Plays for ever; an episode that does not end is cut as in evaluation."""
+class Player:
+    """An agent in N episodes, in evaluation mode; or nobody but chance.
+
+    Args:
+        agent: the agent.
+        env: where it plays.
+        policy: one of `Policy`.
+    """
+
+    def __init__(self, agent: Agent, env: Environment, policy: str = "predict"):
+        self.env, self.policy, self.float64 = env, policy, agent.reads_float64
+        self.answer = agent.predict if policy == "predict" else agent.act
+        self.state = self.initial_state = agent.initial_state(env.num_envs)
+
+    def __call__(self, obs: Tree) -> Tensor:
+        """Its actions [N, *A] in observations [N, *O]."""
+        if self.policy == "random":
+            return self.env.random_actions()
+        action, _, self.state = self.answer(obs if self.float64 else tree_map(_as_float32, obs), self.state)
+        return action
+
+    def forget(self, done: Tensor) -> None:
+        """Where episodes have ended, [N] bool, others begin."""
+        if self.initial_state is not None:
+            self.state = where(done, self.initial_state, self.state)
+
+
+def _acted(env: Environment, seed: int, number: int, player: Player, *expert: Player) -> Iterator[VectorStep]:
+    """Plays for ever; an episode that does not end is cut as in evaluation. With an expert, the actions are its own."""
     seed_everything(derive_seed(seed, number, ACTING))
     env.action_space.seed(derive_seed(seed, number, WORKER))
     obs, _ = env.reset(seed=derive_seed(seed, number, TRAINING))
-    state = initial_state = agent.initial_state(env.num_envs)
     length = torch.zeros(env.num_envs, dtype=torch.int64, device=env.device)
     while True:
-        if policy == "random":
-            action = env.random_actions()
-        else:
-            seen = obs if agent.reads_float64 else tree_map(_as_float32, obs)
-            action, _, state = agent.predict(seen, state) if policy == "predict" else agent.act(seen, state)
+        action = player(obs)
+        written = [one(obs) for one in expert] or [action]
         next_obs, reward, terminated, truncated, info = env.step(action)
         done, length = terminated | truncated, length + 1
         # what terminated may have no true last observation: it is not needed, and never the next episode's first
         following = where(done, info.get("final_obs", obs), next_obs)
         too_long = bool((length >= env.max_episode_steps).any())
-        yield obs, action, reward, terminated, truncated | (~terminated & too_long), following
+        yield obs, written[0], reward, terminated, truncated | (~terminated & too_long), following
         if too_long:
             next_obs, _ = env.reset()
             done = torch.ones_like(done)
-        length = length * ~done
-        if initial_state is not None:
-            state = where(done, initial_state, state)
-        obs = next_obs
+        for one in (player, *expert):
+            one.forget(done)
+        obs, length = next_obs, length * ~done
 
 
-def _kept(replay: TransitionReplay) -> Iterator[Step]:
+def _kept(replay: TransitionReplay) -> Iterator[VectorStep]:
     """What a replay holds; it does not know the last observation of an episode that terminated, and repeats another."""
     for b, cut in replay.steps():
         yield b.obs, b.action, b.reward, b.terminated, cut, where(b.terminated, b.obs, b.next_obs)

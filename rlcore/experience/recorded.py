@@ -15,6 +15,8 @@ from rlcore.trees import Tree, concat, take, tree_map
 
 Judge = Callable[[Tree, Tensor], Tensor]
 """Observations [N, *O] and actions [N, *A] to rewards [N]."""
+TENSORS = "obs", "action", "reward", "terminated", "truncated", "lengths"
+"""Fields of `Recorded`."""
 
 
 class Episode(NamedTuple):
@@ -62,6 +64,19 @@ class Recorded:
         lengths = torch.tensor([len(episode.reward) for episode in parts])
         return cls(observation_space, action_space, obs, action, reward.float(), terminated, truncated, lengths)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Recorded]") -> "Recorded":
+        """All of them, one after the other.
+
+        Raises:
+            InputError: their spaces differ.
+        """
+        first, *others = parts
+        for part in others:
+            part.require_spaces(first.observation_space, first.action_space, "env.dataset", first.name)
+        columns = {name: concat([getattr(part, name) for part in parts]) for name in TENSORS}
+        return replace(first, **columns, name=", ".join(part.name for part in parts)) if others else first
+
     def __len__(self) -> int:
         """S."""
         return len(self.reward)
@@ -91,20 +106,21 @@ class Recorded:
             0, self.episode, self.reward.double()
         )
 
-    def require_spaces(self, observation: Space[Any], action: Space[Any], setting: str) -> None:
-        """Raises an InputError about a setting unless the spaces are those of an environment."""
+    def require_spaces(
+        self, observation: Space[Any], action: Space[Any], setting: str, of: str = "the environment"
+    ) -> None:
+        """Raises an InputError about a setting unless the spaces are those of something else."""
         pairs = {
             "observation space": (self.observation_space, observation),
             "action space": (self.action_space, action),
         }
         for name, (there, here) in pairs.items():
             if here != there:
-                raise InputError(f"{setting}: {self.name} has the {name} {there}; the environment has {here}")
+                raise InputError(f"{setting}: {self.name} has the {name} {there}; {of} has {here}")
 
     def to(self, device: torch.device) -> "Recorded":
         """The same on a device."""
-        names = "obs", "action", "reward", "terminated", "truncated", "lengths"
-        return replace(self, **{name: tree_map(lambda x: x.to(device), getattr(self, name)) for name in names})
+        return replace(self, **{name: tree_map(lambda x: x.to(device), getattr(self, name)) for name in TENSORS})
 
     def as_float32(self) -> "Recorded":
         """The same, with observations of float64 rounded to float32."""
