@@ -166,6 +166,10 @@ class Rollout:
     @cached_property
     def next_obs(self) -> Tree:
         """[T, N, *O]: each row's true successor; where an episode terminated, the first observation of the next."""
+        if (
+            len(self) == 1 and "final_obs" in self.infos[0]
+        ):  # where none need be looked for, nothing waits for the device
+            return tree_map(lambda x: x[None], where(self.cut[0], self.infos[0]["final_obs"], self.last_obs))
 
         def successor(obs: Tensor, last: Tensor, final: Tensor) -> Tensor:
             next_obs = torch.cat([obs[1:], last[None]])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from compare import Syncs
+from trainers import make_trainer
 
 from rlcore import config
 
@@ -75,3 +76,14 @@ def test_an_update_waits(monkeypatch, agent, env, waits):
     first, *later = counted(monkeypatch, {**env, "num_envs": 4}, agent)
     assert set(later) == {waits}
     assert first <= waits + 1
+
+
+@pytest.mark.parametrize("name", ["bc", "td3_bc", "iql", "cql", "discrete_cql"])
+def test_an_update_from_recorded_episodes_never_waits(name):
+    trainer = make_trainer(name)
+    trainer.agent._check_finite = lambda metrics, optimizer: None  # which does not look on a GPU
+    trainer._finite.look = lambda rollout, step: None
+    trainer.update()
+    with Syncs() as syncs:
+        trainer.update()
+    assert syncs.count == 0
