@@ -7,12 +7,13 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.bases.critic import CriticAgent, QFunction, bounded
+from rlcore.agents.bases.critic import CriticAgent, bounded
 from rlcore.agents.bases.offline import OfflineAgent
 from rlcore.agents.bases.targets import track
 from rlcore.distributions import DiagonalGaussian
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
+from rlcore.observations import build_body
 from rlcore.optimizers import Adam
 from rlcore.rollout import Step, Transition
 from rlcore.schedules import Schedule, anneal
@@ -51,7 +52,8 @@ class IQL(OfflineAgent, CriticAgent):
         D = self.scale.middle.numel()
         self._make_networks(D, D)
         self.log_std = nn.Parameter(torch.zeros(D))
-        self.value = QFunction(s.critic_network or s.network, self.scaled_space, 1, 0, 1)
+        body = build_body(s.critic_network or s.network, self.scaled_space)
+        self.value = nn.Sequential(body, nn.Linear(body.num_features, 1))
         self._make_optimizers([*self.policy.parameters(), self.log_std])
         self.value_optimizer = Adam(self.value.parameters(), lr=s.critic_learning_rate or s.learning_rate)
 
@@ -95,7 +97,8 @@ class IQL(OfflineAgent, CriticAgent):
 
     def _V(self, obs: Tree) -> Tensor:
         """V [B] of normalised observations."""
-        return self.value(obs).view(-1)
+        V: Tensor = self.value(obs).squeeze(1)
+        return V
 
 
 def expectile_loss(error: Tensor, tau: float) -> Tensor:
