@@ -79,7 +79,7 @@ class OfflineEnv(Environment):
         self.settings = settings
         if bool(settings.dataset) == (recorded is not None):
             raise InputError("env.dataset: name a data set, or give OfflineEnv what was recorded")
-        self._given = recorded
+        self._given, self._agent_exists = recorded, spec is not None
         if spec is None:
             spaces = self.original.observation_space, self.original.action_space
         else:
@@ -93,7 +93,6 @@ class OfflineEnv(Environment):
         self.criterion = "action_error" if is_box else "agreement"
         if self._inner is not None:
             self.criterion = self._inner.criterion
-        self._agent_exists = spec is not None
         self._generator = torch.Generator(self.device)
 
     @classmethod
@@ -107,6 +106,8 @@ class OfflineEnv(Environment):
         named, share = self.settings.dataset, self.settings.best_share
         names = [named] if isinstance(named, str) else named or []
         recorded = self._given or Recorded.joined([read(name) for name in names])
+        if self._agent_exists:  # else it is compared with where agents are evaluated
+            recorded.require_spaces(self.single_observation_space, self.single_action_space, "env.dataset", "the agent")
         if share == 1:
             return recorded
         kept = max(1, round(share * len(recorded.lengths)))
@@ -213,6 +214,8 @@ class OfflineCollector(Collector):
                 "for these: bc, td3_bc, iql, cql, discrete_cql; dqn, sac and td3 can begin with them, "
                 "agent.replay_from=DATASET"
             )
+        if not agent.differentiable and not self.env._agent_exists:
+            self.env.original.require_causes("env.dataset")
 
     def collect(self, agent: Agent, progress: float = 0.0, interruption: Interruption | None = None) -> Rollout:
         """Draws the next rollout, of ``agent.horizon`` steps; see `Collector.collect`.

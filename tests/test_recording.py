@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 
 from rlcore import InputError, Trainer, commands, config, load
 from rlcore.agents.bc import BC
+from rlcore.agents.discrete_cql import DiscreteCQL
 from rlcore.agents.dqn import DQN
 from rlcore.agents.ppo import PPO
 from rlcore.agents.recurrent_ppo import RecurrentPPO
@@ -271,6 +273,12 @@ def test_what_an_expert_would_have_done(run, data, tmp_path):
     assert both.num_examples == 400
     assert torch.equal(both.recorded.obs[both.recorded.place][200:], asked.obs[asked.place])
     assert torch.equal(both.recorded.returns, torch.cat([seen.returns, asked.returns]))
+    agent = DiscreteCQL(both)
+    with pytest.raises(InputError, match=r"env\.dataset: in seen-v0, asked-v0 actions are an expert's"):
+        Trainer(agent, both, total_steps=256)
+    Trainer(BC(both), both, total_steps=256)
+    with pytest.raises(InputError, match=r"agent\.replay_from: in asked-v0 actions are an expert's"):
+        DQN(CartPole(CartPole.Settings(num_envs=4)))._fill("asked-v0")
     with pytest.raises(InputError, match="choose another --policy than replay"):
         commands.record(str(run), str(data / "x-v0"), 10, policy="replay", expert=str(run))
     other = trained(tmp_path / "other", "ppo", "MountainCar-v0")
@@ -438,6 +446,47 @@ def test_a_disk_that_is_nearly_full(run, data, monkeypatch, capsys):
     assert rlcore("record", run, data / "full-v0", "--steps", 100) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert list(data.iterdir()) == []
+
+
+def test_a_place_that_is_taken_meanwhile(run, data):
+    env = CartPole(CartPole.Settings(num_envs=2))
+    writer = EpisodeWriter(data / "late-v0", env)
+    obs, flags = np.zeros((2, 4), np.float32), np.zeros(2, bool)
+    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs))
+    assert local_ids() == []  # it is still being written
+    (data / "late-v0").mkdir()
+    with pytest.raises(InputError, match=r"late-v0: is complete, but stays in .*\.late-v0\.writing"):
+        writer.close({})
+    assert len(read(str(data / ".late-v0.writing"))) == 2
+    (data / "link-v0").symlink_to("nowhere")
+    with pytest.raises(InputError, match="exists already"):
+        EpisodeWriter(data / "link-v0", env)
+
+
+def test_a_spec_that_cannot_be_written(data):
+    gymnasium.register("Counted-v0", entry_point=Counted)
+    try:
+        env = GymEnvironment("Counted-v0", num_envs=1)
+        EpisodeWriter(data / "class-v0", env).abandon()
+    finally:
+        del gymnasium.registry["Counted-v0"]
+
+
+def test_numbers_that_are_none_end_it(data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "failing.py").write_text(
+        FAILING.replace('raise ValueError("broken")', "return self.state, float('nan'), False, False, {}")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("failing", None)
+    run = trained(tmp_path / "run", "ppo", "failing:Failing", "env.num_envs=2", steps=256)
+    monkeypatch.setenv("FAILS_AT", "50")
+    assert rlcore("record", run, data / "some-v0", "--steps", 10_000, "--num-envs", 2) == 2
+    assert "returned a NaN or an infinity in its reward" in capsys.readouterr().err
+    assert len(read("some-v0")) == 98
+    monkeypatch.setenv("FAILS_AT", "1")
+    assert rlcore("record", run, data / "none-v0", "--steps", 10_000, "--num-envs", 2) == 2
+    assert "returned a NaN" in capsys.readouterr().err
+    sys.modules.pop("failing", None)
 
 
 def test_two_at_once(run, data):

@@ -130,6 +130,7 @@ class OffPolicyAgent(TransitionAgent):
         """Adds the latest recorded steps to the replay, as many as there is room for."""
         recorded, N, room = read(dataset), self.spec.num_envs, self.replay.num_rows - 1
         recorded.require_spaces(self.observation_space, self.action_space, "agent.replay_from")
+        recorded.require_causes("agent.replay_from")
         if len(recorded) < N:
             raise InputError(f"agent.replay_from: {dataset} has {len(recorded):,} steps for {N:,} environments")
         is_first = not self.replay.num_added  # else a resumed run fills what was not saved

@@ -23,7 +23,7 @@ from rlcore.run import Run
 from rlcore.seeding import ACTING, TRAINING, WORKER, derive_seed, seed_everything
 from rlcore.stateful import attributes_of_type
 from rlcore.trainer import Trainer
-from rlcore.trees import Tree, tree_map, where
+from rlcore.trees import Tree, leaves, tree_map, where
 
 Policy = Literal["act", "predict", "random", "replay"]
 """As the agent explores; its best actions; random ones; or what its replay holds."""
@@ -111,6 +111,7 @@ def record(
                 source = _acted(env, seed, number, *players)
             try:
                 for step in _up_to(part, source):
+                    _require_finite(step)
                     writer.add(_played(*step, env))
                     display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
                     if interruption.signal is not None:
@@ -121,6 +122,8 @@ def record(
             written.append({**part.origin, "policy": policy, "steps": writer.num_steps - before})
             if failure is not None or interruption.signal is not None:
                 break
+        if failure is not None and not writer.num_steps:
+            raise failure
         agents = " and ".join(dict.fromkeys(part.trainer.name for part in parts))
         made = {"version": __version__, "seed": seed, "parts": written, "actions_of": [one.origin for one in asked]}
         writer.close({"algorithm_name": agents, "description": f"{policy} of {agents}", "rlcore": made})
@@ -184,6 +187,15 @@ def _up_to(part: Part, source: Iterator[VectorStep]) -> Iterator[VectorStep]:
             raise InputError(f"--steps: the replay of {part.origin['run']} {message}")
         yield step
         done += len(step[2])
+
+
+def _require_finite(step: VectorStep) -> None:
+    """Raises an EnvironmentFailure if an observation or a reward is not a finite number."""
+    for what, tree in (("reward", step[2]), ("observation", step[5])):
+        for x in leaves(tree):
+            finite = x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite()
+            if not finite.all():
+                raise EnvironmentFailure(int((~finite).nonzero()[0]), f"returned a NaN or an infinity in its {what}")
 
 
 class Player:

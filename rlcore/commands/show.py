@@ -57,7 +57,9 @@ def _show_dataset(dataset: str, figure: str | None) -> int:
     console = make_console()
     console.print(table_of(f"{dataset} ({made.get('algorithm_name', 'unknown')})", report.scalars))
     spaces = f"observations: {recorded.observation_space}; actions: {recorded.action_space}"
-    for line in (spaces, report.text, f"described as: {made['description']}" if "description" in made else ""):
+    experts = "actions are an expert's, to be imitated, not those that were done" if recorded.is_relabelled else ""
+    described = f"described as: {made['description']}" if "description" in made else ""
+    for line in (spaces, report.text, described, experts):
         if line:
             console.print(" ".join(line.split()), highlight=False)
     if figure is not None:

@@ -40,8 +40,8 @@ def datasets_folder() -> Path:
 def local_ids() -> list[str]:
     """The ids of the data sets in `datasets_folder`."""
     folder = datasets_folder()
-    found = (path.parent.parent for path in folder.glob(f"**/{DATA_FOLDER}/{METADATA_FILE}"))
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    found = (path.parent.parent.relative_to(folder) for path in folder.glob(f"**/{DATA_FOLDER}/{METADATA_FILE}"))
+    return sorted(path.as_posix() for path in found if not path.name.startswith("."))  # as what is still being written
 
 
 def is_dataset(name: str) -> bool:

@@ -75,7 +75,22 @@ class Recorded:
         for part in others:
             part.require_spaces(first.observation_space, first.action_space, "env.dataset", first.name)
         columns = {name: concat([getattr(part, name) for part in parts]) for name in TENSORS}
-        return replace(first, **columns, name=", ".join(part.name for part in parts)) if others else first
+        metadata = next((part.metadata for part in parts if part.is_relabelled), first.metadata)
+        name = ", ".join(part.name for part in parts)
+        return replace(first, **columns, name=name, metadata=metadata) if others else first
+
+    @property
+    def is_relabelled(self) -> bool:
+        """Whether actions are not those that led to rewards and successors, but an expert's, to be imitated."""
+        own = self.metadata.get("rlcore")
+        return isinstance(own, dict) and bool(own.get("actions_of"))
+
+    def require_causes(self, setting: str) -> None:
+        """Raises an InputError about a setting unless the actions are those that led to what followed."""
+        if self.is_relabelled:
+            raise InputError(
+                f"{setting}: in {self.name} actions are an expert's, not those that were done; for bc alone"
+            )
 
     def __len__(self) -> int:
         """S."""

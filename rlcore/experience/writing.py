@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ from rlcore.trees import Tree
 NAME = re.compile(r"[-\w]+-v\d+")
 FLUSHED = 10_000
 """Steps of ended episodes after which they are written."""
+PATIENCE = 30
+"""Seconds that somebody who reads the file has until it must be free."""
 SPARE = 2**24
 """Bytes that the disk must have left over: what Minari writes by does not end well on one that is full."""
 
@@ -56,7 +59,7 @@ class EpisodeWriter:
         if not NAME.fullmatch(self.folder.name):
             example = re.sub(r"[^-\w]+", "-", self.folder.name) or "name"
             raise InputError(f"{folder}: the name of a data set ends in a version, by Minari's rules: {example}-v0")
-        if self.folder.exists():
+        if os.path.lexists(self.folder):
             raise InputError(f"{folder} exists already; choose another name, or remove it")
         minari = minari_module()
         self._buffer_type = minari.data_collector.EpisodeBuffer
@@ -76,7 +79,7 @@ class EpisodeWriter:
                 self._beside / DATA_FOLDER,
                 observation_space=env.single_observation_space,
                 action_space=env.single_action_space,
-                env_spec=env.spec,
+                env_spec=env.spec if _is_writable(env.spec) else None,
                 jpeg_encoding=False,  # which would lose something
             )
             self._storage.update_metadata({"dataset_id": _id(self.folder), "minari_version": minari.__version__})
@@ -127,8 +130,12 @@ class EpisodeWriter:
             raise InputError(f"{self.folder}: nothing was played, so there is no data set")
         with self._failing():
             self._storage.update_metadata(metadata)
+        try:
             self.folder.mkdir()  # which fails if there is something by now
             os.replace(self._beside / DATA_FOLDER, self.folder / DATA_FOLDER)
+        except OSError as error:
+            kept, self._beside = self._beside, self._beside / "nothing"
+            raise InputError(f"{self.folder}: is complete, but stays in {kept}: {error}") from error
         self.abandon()
 
     def abandon(self) -> None:
@@ -166,7 +173,17 @@ class EpisodeWriter:
             needed = 2 * sum(_bytes(vars(one)) for one in ended)
             if shutil.disk_usage(self._beside).free < needed + SPARE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._storage.update_episodes(ended)
+            self._written(ended)
+
+    def _written(self, ended: list[Any]) -> None:
+        """Writes episodes; where somebody reads the file just now, a little later."""
+        for _ in range(PATIENCE):
+            try:
+                self._storage.update_episodes(ended)
+                return
+            except BlockingIOError:
+                time.sleep(1.0)
+        self._storage.update_episodes(ended)
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -177,6 +194,14 @@ class EpisodeWriter:
             self.abandon()
             message = " ".join(f"{error}".split()) or type(error).__name__
             raise InputError(f"{self.folder}: cannot be written, and nothing is left of it: {message}") from error
+
+
+def _is_writable(spec: Any) -> bool:
+    """Whether gymnasium can write the spec of an environment: one that is registered by its class it cannot."""
+    try:
+        return spec is not None and bool(spec.to_json())
+    except Exception:  # of any kind: it names whatever a user registered
+        return False
 
 
 def arrays(tree: Tree, space: Any) -> Any:
