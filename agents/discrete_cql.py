@@ -48,7 +48,9 @@ class DiscreteCQL(OfflineAgent):
         super().__init__(env, settings)
         s = self.settings
         if not isinstance(self.action_space, Discrete):
-            raise InputError(f"discrete_cql chooses one of several actions, got the space {self.action_space}; use cql")
+            raise InputError(
+                f"discrete_cql chooses one of several actions, got the space {self.action_space}; use cql or bc"
+            )
         self.q = QNetwork(build_body(s.network, self.scaled_space), int(self.action_space.n))
         self.target = deepcopy(self.q).requires_grad_(False)
         refuse_noise(self)

@@ -48,7 +48,7 @@ class IQL(OfflineAgent, CriticAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        self.scale = bounded(self.action_space, "iql", self.others)
+        self.scale = bounded(self.action_space, "IQL", self.others)
         D = self.scale.middle.numel()
         self._make_networks(D, D)
         self.log_std = nn.Parameter(torch.zeros(D))

@@ -68,7 +68,7 @@ class SoftActorCritic(CriticAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        self.scale = bounded(self.action_space, type(self).__name__.lower(), self.others)
+        self.scale = bounded(self.action_space, type(self).__name__, self.others)
         D = self.scale.middle.numel()
         self._make_networks(self._policy_outputs(D), D, s.quantiles or 1)
         self.target_entropy = -float(D) if s.target_entropy == "auto" else s.target_entropy

@@ -49,7 +49,7 @@ class TwinDelayed(CriticAgent):
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
-        self.scale = bounded(self.action_space, type(self).__name__.lower(), self.others)
+        self.scale = bounded(self.action_space, type(self).__name__, self.others)
         D = self.scale.middle.numel()
         self._make_networks(D, D)
         self.target_policy = deepcopy(self.policy).requires_grad_(False)

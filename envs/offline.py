@@ -60,7 +60,7 @@ class OfflineEnv(Environment):
         env: EnvironmentChoice | None = None
         """Where agents are evaluated; null: nowhere."""
         best_share: float = Field(default=1.0, gt=0, le=1)
-        """Of the episodes, this share is shown, those of the largest returns (%BC, Chen et al. 2021)."""
+        """Of the episodes that are whole, this share is shown, those of the largest returns (%BC, Chen et al. 2021)."""
         reward_scale: float | Literal["returns"] = 1.0
         """Factor of rewards; returns: 1000 over the range of the episodes' returns, as IQL's authors do."""
         reward_shift: float = 0.0
@@ -110,8 +110,9 @@ class OfflineEnv(Environment):
             recorded.require_spaces(self.single_observation_space, self.single_action_space, "env.dataset", "the agent")
         if share == 1:
             return recorded
-        kept = max(1, round(share * len(recorded.lengths)))
-        return recorded.episodes(recorded.returns.argsort(descending=True)[:kept].sort().values)
+        among = recorded.comparable
+        best = recorded.returns[among].argsort(descending=True)[: max(1, round(share * len(among)))]
+        return recorded.episodes(among[best].sort().values)
 
     @cached_property
     def recorded(self) -> Recorded:
@@ -157,6 +158,8 @@ class OfflineEnv(Environment):
         vars(self).pop("recorded", None)
         if self._agent_exists:
             return
+        if not agent.differentiable:  # it does not imitate
+            self.original.require_causes("env.dataset")
         for rows in torch.arange(self.num_examples, device=self.device).split(ROWS):
             agent.fit_normalizer(take(self.recorded.obs, self.recorded.place[rows]))
 
@@ -210,12 +213,9 @@ class OfflineCollector(Collector):
         """Refuses an agent that learns from its own steps; see `Collector.check`."""
         if not agent.offline:
             raise InputError(
-                f"{type(agent).__name__} learns from what it does itself, and nobody acts in recorded episodes; agents "
-                "for these: bc, td3_bc, iql, cql, discrete_cql; dqn, sac and td3 can begin with them, "
-                "agent.replay_from=DATASET"
+                f"{type(agent).__name__} learns from what it does itself, and nobody acts in recorded episodes; use an "
+                "agent for these, as bc or iql; dqn, sac and td3 can begin with them: agent.replay_from=DATASET"
             )
-        if not agent.differentiable and not self.env._agent_exists:
-            self.env.original.require_causes("env.dataset")
 
     def collect(self, agent: Agent, progress: float = 0.0, interruption: Interruption | None = None) -> Rollout:
         """Draws the next rollout, of ``agent.horizon`` steps; see `Collector.collect`.
@@ -248,7 +248,7 @@ def _scaled(recorded: Recorded, settings: OfflineEnv.Settings) -> Tensor:
     """
     scale = settings.reward_scale
     if scale == "returns":
-        low, high = recorded.returns.aminmax()
+        low, high = recorded.returns[recorded.comparable].aminmax()
         if low == high:
             raise InputError(f"env.reward_scale: returns differ in nothing, all are {low:g}; set a number")
         scale = FULL_SCALE / (high - low).item()

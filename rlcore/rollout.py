@@ -166,9 +166,8 @@ class Rollout:
     @cached_property
     def next_obs(self) -> Tree:
         """[T, N, *O]: each row's true successor; where an episode terminated, the first observation of the next."""
-        if (
-            len(self) == 1 and "final_obs" in self.infos[0]
-        ):  # where none need be looked for, nothing waits for the device
+        if len(self) == 1 and "final_obs" in self.infos[0]:
+            # without finding the rows that were cut, for which the host would wait
             return tree_map(lambda x: x[None], where(self.cut[0], self.infos[0]["final_obs"], self.last_obs))
 
         def successor(obs: Tensor, last: Tensor, final: Tensor) -> Tensor:
@@ -192,7 +191,8 @@ class Rollout:
         def then(x: Tensor) -> Tensor:
             return x.flatten(0, 1)[row]
 
-        after = tree_map(then, (self.next_obs, self.terminated))
+        after = self.next_obs, self.terminated
+        after = after if n == 1 else tree_map(then, after)
         return Transition(*map(self.rows, (self.obs, self.action, reward, *after, gamma ** steps.float())))
 
     @cached_property

@@ -97,6 +97,11 @@ def stack(items: list[Tree]) -> Tree:
     return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
+def as_float32(tree: Tree) -> Tree:
+    """The same, with float64 rounded to float32."""
+    return tree_map(lambda x: x.float() if x.dtype == torch.float64 else x, tree)
+
+
 def repeated(tree: Tree, times: int) -> Tree:
     """Trees of tensors [B, ...] to one of tensors [times B, ...], all rows once before any comes again."""
     return tree_map(lambda x: x.repeat(times, *[1] * (x.ndim - 1)), tree)

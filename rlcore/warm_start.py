@@ -12,6 +12,7 @@ from rlcore.checkpoint import fitting
 from rlcore.errors import InputError
 from rlcore.normalization import RunningMoments
 from rlcore.observations import ScaledInputs
+from rlcore.trainer import CHECKPOINTS_FOLDER
 from rlcore.trees import describe
 
 STATISTICS = RunningMoments, ScaledInputs, _BatchNorm
@@ -20,7 +21,6 @@ MEANING = "normalize_observations", "scale_actions", "squash", "network", "criti
 """Settings by which the same parameters answer otherwise."""
 MOST_NAMED = 5
 """Of what an agent has not copied, so many are named."""
-FOLDER = "checkpoints"
 
 
 def init_from(agent: Agent, source: str | Path) -> list[str]:
@@ -60,7 +60,8 @@ def init_from(agent: Agent, source: str | Path) -> list[str]:
 
 def _file(source: Path) -> Path:
     """The checkpoint's file."""
-    places = [source] if source.suffix == ".pt" else [source / FOLDER / f"{name}.pt" for name in ("best", "last")]
+    of_run = [source / CHECKPOINTS_FOLDER / f"{name}.pt" for name in ("best", "last")]
+    places = [source] if source.suffix == ".pt" else of_run
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise InputError(f"init_from: there is no checkpoint in {source}, nor is it one; name a run or a .pt file")

@@ -525,7 +525,7 @@ def test_a_replay_that_is_not_saved_is_filled_again_and_the_run_says_so(tmp_path
 @pytest.mark.parametrize(("kind", "env", "settings", "match"), [
     (DQN, Target, {}, "dqn chooses one of several actions"),
     (PQN, Target, {}, "pqn chooses one of several actions"),
-    (TD3, CartPole, {}, "td3 chooses numbers in a Box"),
+    (TD3, CartPole, {}, "TD3 chooses numbers in a Box"),
     (DiscreteSAC, Target, {}, "discrete_sac chooses one of several actions"),
     (DQN, CartPole, {"network": {"name": "mlp", "dropout": 0.1}}, "does not support dropout or batch norm"),
     (DQN, CartPole, {"network": "gru"}, "gru has a memory"),

@@ -23,11 +23,12 @@ from rlcore.run import Run
 from rlcore.seeding import ACTING, TRAINING, WORKER, derive_seed, seed_everything
 from rlcore.stateful import attributes_of_type
 from rlcore.trainer import Trainer
-from rlcore.trees import Tree, leaves, tree_map, where
+from rlcore.trees import Tree, as_float32, leaves, where
 
 Policy = Literal["act", "predict", "random", "replay"]
 """As the agent explores; its best actions; random ones; or what its replay holds."""
 ROUNDING = 1e-9
+"""Of a sum of shares."""
 MOST_AT_ONCE = 8
 """Environments in which is played, at most, unless another number is asked for."""
 
@@ -104,6 +105,7 @@ def record(
         written, failure = [], None
         for number, part in enumerate(parts):
             before = writer.num_steps
+            writer.cut(within=bool(replays) and replays[number].num_added > replays[number].size)
             if replays:
                 source = _kept(replays[number])
             else:
@@ -118,7 +120,6 @@ def record(
                         break
             except EnvironmentFailure as error:
                 failure = error  # what was played until then is kept
-            writer.cut()
             written.append({**part.origin, "policy": policy, "steps": writer.num_steps - before})
             if failure is not None or interruption.signal is not None:
                 break
@@ -216,7 +217,7 @@ class Player:
         """Its actions [N, *A] in observations [N, *O]."""
         if self.policy == "random":
             return self.env.random_actions()
-        action, _, self.state = self.answer(obs if self.float64 else tree_map(_as_float32, obs), self.state)
+        action, _, self.state = self.answer(obs if self.float64 else as_float32(obs), self.state)
         return action
 
     def forget(self, done: Tensor) -> None:
@@ -252,10 +253,6 @@ def _kept(replay: TransitionReplay) -> Iterator[VectorStep]:
     """What a replay holds; it does not know the last observation of an episode that terminated, and repeats another."""
     for b, cut in replay.steps():
         yield b.obs, b.action, b.reward, b.terminated, cut, where(b.terminated, b.obs, b.next_obs)
-
-
-def _as_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.float64 else x
 
 
 def _played(

@@ -25,16 +25,18 @@ def describe(recorded: Recorded) -> Report:
     """Figures, text and a figure of recorded episodes.
 
     Returns:
-        Scalars ``episodes``, ``steps``, ``return`` and ``length`` (mean) with ``_std``, ``_min``, ``_max``, and the
-        shares ``terminated`` and ``truncated`` of the episodes. Of actions that are one of several ``action_entropy``,
-        the entropy of their frequencies over that of the uniform distribution; of numbers ``action_coverage``, the
-        share of `BINS` equal parts of each range that was tried, on average, and ``action_at_bounds``, the share of
-        numbers within 1 % of a bound.
+        Scalars ``episodes``, those ``cut`` by the end of the recording, and ``steps``; of the others, ``return`` and
+        ``length`` (mean) with ``_std``, ``_min``, ``_max``, and the shares ``terminated`` and ``truncated``. Of actions
+        that are one of several ``action_entropy``, the entropy of their frequencies over that of the uniform
+        distribution; of numbers ``action_coverage``, the share of `BINS` equal parts of each range that was tried, on
+        average, and ``action_at_bounds``, the share of numbers within 1 % of a bound.
     """
-    ends = recorded.lengths.cumsum(0) - 1
+    whole, all_ends = recorded.comparable, recorded.lengths.cumsum(0) - 1
+    ends, returns, lengths = all_ends[whole], recorded.returns[whole], recorded.lengths[whole].double()
     flags = {"terminated": recorded.terminated, "truncated": recorded.truncated & ~recorded.terminated}
-    scalars = {"episodes": float(len(ends)), "steps": float(len(recorded))}
-    for name, values in (("return", recorded.returns), ("length", recorded.lengths.double())):
+    cut = (~recorded.whole).sum().item()
+    scalars = {"episodes": float(len(all_ends)), "cut": float(cut), "steps": float(len(recorded))}
+    for name, values in (("return", returns), ("length", lengths)):
         spread = values.std(correction=0).item()
         low, high = values.aminmax()
         scalars |= {name: values.mean().item(), f"{name}_std": spread}
@@ -87,9 +89,9 @@ def _figure(recorded: Recorded, counts: list[NDArray[np.float64]]) -> "Figure":
 
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     axes: Any = figure.subplots(1, 3)
-    axes[0].hist(recorded.returns.cpu().numpy(), bins=BINS)
+    axes[0].hist(recorded.returns[recorded.comparable].cpu().numpy(), bins=BINS)
     axes[0].set(xlabel="return of an episode", ylabel="episodes")
-    axes[1].hist(recorded.lengths.cpu().numpy(), bins=BINS)
+    axes[1].hist(recorded.lengths[recorded.comparable].cpu().numpy(), bins=BINS)
     axes[1].set(xlabel="steps of an episode")
     if len(counts) == 1:
         axes[2].bar(np.arange(len(counts[0])), counts[0] / counts[0].sum())

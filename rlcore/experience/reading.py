@@ -26,6 +26,8 @@ DatasetName = Annotated[str, AfterValidator(lambda name: str(Path(name).resolve(
 DATA_FOLDER = "data"
 """Within a data set's folder, by Minari's rules."""
 METADATA_FILE = "metadata.json"
+CUT = "cut_episodes"
+"""In the metadata, the numbers of the episodes whose beginning or end was not recorded."""
 SPACES = "observation_space", "action_space"
 LARGEST = float(np.finfo(np.float32).max)
 SLACK = 1e-5
@@ -125,7 +127,12 @@ def read(dataset: str) -> Recorded:
         size = found.total_steps * sum(_row_bytes(space) for space in spaces)
         require_memory(2 * size, f"data set {dataset}")
         episodes = [_episode(f"data set {dataset}: episode {number}", one, *spaces) for number, one in enumerate(found)]
-    return replace(Recorded.of(episodes, *spaces), name=dataset, metadata=metadata)
+    recorded = Recorded.of(episodes, *spaces)
+    for number in _numbers(metadata.get(CUT, []), f"data set {dataset}: {CUT}", ()).tolist():
+        if number not in range(len(episodes)):
+            raise InputError(f"data set {dataset}: {CUT} names the episode {number!r} of {len(episodes):,}")
+        recorded.whole[int(number)] = False
+    return replace(recorded, name=dataset, metadata=metadata)
 
 
 def _episode(where: str, found: Any, observation_space: Any, action_space: Any) -> Episode:

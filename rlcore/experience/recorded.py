@@ -11,11 +11,11 @@ from torch import Tensor
 
 from rlcore.errors import InputError
 from rlcore.rollout import Rollout, Step
-from rlcore.trees import Tree, concat, take, tree_map
+from rlcore.trees import Tree, as_float32, concat, take, tree_map
 
 Judge = Callable[[Tree, Tensor], Tensor]
 """Observations [N, *O] and actions [N, *A] to rewards [N]."""
-TENSORS = "obs", "action", "reward", "terminated", "truncated", "lengths"
+TENSORS = "obs", "action", "reward", "terminated", "truncated", "lengths", "whole"
 """Fields of `Recorded`."""
 
 
@@ -51,6 +51,8 @@ class Recorded:
     """[S] bool: the episode was cut short in this step."""
     lengths: Tensor
     """[E] int64, steps of each episode, at least 1."""
+    whole: Tensor
+    """[E] bool: recorded from its beginning to its end; the return of another one says nothing."""
     name: str = "what was recorded"
     """Where it is from, for messages."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -62,7 +64,8 @@ class Recorded:
         parts = [_as_tensors(episode) for episode in episodes]
         obs, action, reward, terminated, truncated = concat(parts)
         lengths = torch.tensor([len(episode.reward) for episode in parts])
-        return cls(observation_space, action_space, obs, action, reward.float(), terminated, truncated, lengths)
+        whole = torch.ones(len(lengths), dtype=torch.bool)
+        return cls(observation_space, action_space, obs, action, reward.float(), terminated, truncated, lengths, whole)
 
     @classmethod
     def joined(cls, parts: "Sequence[Recorded]") -> "Recorded":
@@ -121,6 +124,11 @@ class Recorded:
             0, self.episode, self.reward.double()
         )
 
+    @property
+    def comparable(self) -> Tensor:
+        """The numbers of the episodes whose returns can be compared, int64: the whole ones, or all if none is."""
+        return (self.whole | ~self.whole.any()).nonzero().squeeze(1)
+
     def require_spaces(
         self, observation: Space[Any], action: Space[Any], setting: str, of: str = "the environment"
     ) -> None:
@@ -139,7 +147,7 @@ class Recorded:
 
     def as_float32(self) -> "Recorded":
         """The same, with observations of float64 rounded to float32."""
-        return replace(self, obs=tree_map(lambda x: x.float() if x.dtype == torch.float64 else x, self.obs))
+        return replace(self, obs=as_float32(self.obs))
 
     def episodes(self, which: Tensor) -> "Recorded":
         """Some of the episodes, in the given order; ``which`` [K] int64, their numbers."""
@@ -152,7 +160,7 @@ class Recorded:
         lengths = self.lengths[which]
         steps, rows = ranges(first[which], lengths), ranges(first[which] + which, lengths + 1)
         parts = {name: getattr(self, name)[steps] for name in ("action", "reward", "terminated", "truncated")}
-        return replace(self, obs=take(self.obs, rows), lengths=lengths, **parts)
+        return replace(self, obs=take(self.obs, rows), lengths=lengths, whole=self.whole[which], **parts)
 
     def rollout(self, first: Tensor, num_steps: int = 1, progress: float = 0.0, judge: Judge | None = None) -> Rollout:
         """N windows of consecutive steps, as a rollout in which nobody acted.
@@ -166,9 +174,10 @@ class Recorded:
             progress: see `Rollout`.
             judge: what gives the rewards; None: those that were recorded.
         """
-        rollout, end = Rollout(progress), self.last[first]
+        rollout = Rollout(progress)
+        end = first if num_steps == 1 else self.last[first]
         for t in range(num_steps):
-            step = first if num_steps == 1 else torch.minimum(first + t, end)
+            step = torch.minimum(first + t, end) if t else first
             place = self.place[step]
             obs, next_obs, action = take(self.obs, place), take(self.obs, place + 1), self.action[step]
             reward = self.reward[step] if judge is None else judge(obs, action)

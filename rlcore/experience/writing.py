@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.experience.reading import DATA_FOLDER, datasets_folder, minari_module
+from rlcore.experience.reading import CUT, DATA_FOLDER, datasets_folder, minari_module
 from rlcore.files import locked
 from rlcore.trees import Tree
 
@@ -66,6 +66,9 @@ class EpisodeWriter:
         self._played: list[Played] = []
         self._begun: list[int] = []  # where in these each environment's episode begins
         self._ended: list[Any] = []
+        self._cut: list[int] = []  # numbers of episodes that are not whole
+        self._within: set[int] = set()  # environments whose episode began before it was recorded
+        self._is_within = False  # whether that is so of all, from the next step on
         self._beside = self.folder.with_name(f".{self.folder.name}.writing")
         self._lock = ExitStack()
         with self._failing():
@@ -92,6 +95,8 @@ class EpisodeWriter:
         """
         done = played.terminated | played.truncated
         self._begun = self._begun or [0] * len(done)
+        if self._is_within:
+            self._within, self._is_within = set(range(len(done))), False
         if self._played and not (self._played[-1].terminated | self._played[-1].truncated).any():
             self._played[-1] = self._played[-1]._replace(next_obs=None)  # it is this step's obs
         self._played.append(played)
@@ -105,14 +110,20 @@ class EpisodeWriter:
         if sum(len(one.rewards) for one in self._ended) >= FLUSHED:
             self._flush()
 
-    def cut(self) -> None:
-        """Ends the episodes in progress as truncated: others begin."""
+    def cut(self, within: bool = False) -> None:
+        """Ends the episodes in progress as truncated: others begin, or go on whose beginning is not known.
+
+        Args:
+            within: whether they go on.
+        """
         if self._played:
             last = self._played[-1]
             self._played[-1] = last._replace(truncated=last.truncated | ~last.terminated)
         for n, begun in enumerate(self._begun):
             if begun < len(self._played):
+                self._within.add(n)
                 self._end(n)
+        self._is_within = within
 
     def close(self, metadata: dict[str, Any]) -> None:
         """Ends the episodes in progress, and gives the data set its name.
@@ -129,7 +140,7 @@ class EpisodeWriter:
             self.abandon()
             raise InputError(f"{self.folder}: nothing was played, so there is no data set")
         with self._failing():
-            self._storage.update_metadata(metadata)
+            self._storage.update_metadata({**metadata, CUT: self._cut})
         try:
             self.folder.mkdir()  # which fails if there is something by now
             os.replace(self._beside / DATA_FOLDER, self.folder / DATA_FOLDER)
@@ -165,6 +176,9 @@ class EpisodeWriter:
                 infos=None,
             )
         )
+        if n in self._within:
+            self._within.remove(n)
+            self._cut.append(self.num_episodes)
         self.num_episodes += 1
 
     def _flush(self) -> None:
