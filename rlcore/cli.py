@@ -1,7 +1,7 @@
 """The command line: arguments and options. The commands are in `rlcore.commands`, imported only when needed."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ import rlcore
 from rlcore.errors import EnvironmentFailure, InputError
 from rlcore.registry import commands as plugins
 from rlcore.streams import undisturbed
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What typer raises about arguments, of which it exports this one kind alone."""
 
 app = typer.Typer(
     name="rlcore",
@@ -165,7 +168,14 @@ def main() -> None:
         try:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])
-            app()
+            sys.exit(app(standalone_mode=False))  # else typer prints its own mistakes, in a box of several lines
+        except UsageError as error:
+            if len(sys.argv) == 1:  # asks for help
+                error.show()
+            else:
+                command = "rlcore" if error.ctx is None else error.ctx.command_path
+                print(f"rlcore: {' '.join(error.format_message().split())} ({command} --help)", file=sys.stderr)
+            sys.exit(2)
         except (InputError, OSError, MemoryError, RuntimeError) as error:
             if isinstance(error, EnvironmentFailure):  # it may be a bug in the environment: show where
                 sys.stderr.write(error.traceback)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,42 @@ def command(*words, **settings):
     return subprocess.run(
         [sys.executable, "-m", "rlcore", *map(str, words)], capture_output=True, text=True, timeout=120, **settings
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("train",), "Missing argument 'CONFIG'. (rlcore train --help)"),
+        (("frob",), "No such command 'frob'. (rlcore --help)"),
+        (("train", "quick.yaml", "--seed"), "No such option: --seed (Possible options: --seeds) (rlcore train --help)"),
+        (("train", "quick.yaml", "--jobs"), "Option '--jobs' requires an argument. (rlcore --help)"),
+        (("record", "x", "y", "--steps", "0"), "Invalid value for '--steps': *greater than or equal to 1*"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_line(rlcore_, words, line):
+    status, out, err = rlcore_(*words)
+    assert (status, out) == (2, "")
+    assert fnmatch(err, f"rlcore: {line}\n")
+    assert err.count("\n") == 1
+
+
+def test_no_argument_asks_for_help(rlcore_):
+    status, out, err = rlcore_()
+    assert status == 2
+    assert "Usage: rlcore" in out + err
+    assert "train" in out + err
+
+
+def test_eval_makes_a_report_as_the_config_has_it(rlcore_):
+    given = "trainer.reports=[{name: normalized_score, random: 0, expert: 50}]"
+    assert rlcore_("train", "quick.yaml", "--run-dir", "run", given)[0] == 0
+    status, out, _ = rlcore_("eval", "run", "--json", "--report", "normalized_score", "expert=100")
+    assert status == 0
+    found = json.loads(out)
+    assert found["normalized_score/mean"] == pytest.approx(found["return"])
+    status, _, err = rlcore_("eval", "run", "--report", "episodes", "bins=x")
+    assert status == 2
+    assert err.startswith("rlcore: report episodes: bins: ")
 
 
 def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):

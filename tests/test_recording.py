@@ -12,6 +12,7 @@ import time
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -176,7 +177,7 @@ def test_actions_are_those_that_the_environment_takes(tmp_path):
     writer = EpisodeWriter(tmp_path / "counted-v0", env)
     agent.eval()
     for step in _acted(env, 3, 0, Player(agent, env, "act")):
-        writer.add(_played(*step, env))
+        writer.add(_played(step, env))
         if writer.num_steps == 28:
             break
     writer.close({})
@@ -221,7 +222,7 @@ def test_masks_are_recorded_and_hold(tmp_path):
     agent.eval()
     writer = EpisodeWriter(tmp_path / "masked-v0", env)
     for step in _acted(env, 3, 0, Player(agent, env, "random")):
-        writer.add(_played(*step, env))
+        writer.add(_played(step, env))
         if writer.num_steps >= 40:
             break
     writer.close({})
@@ -365,7 +366,7 @@ def test_what_is_written_is_not_rounded(tmp_path):
     env.float64 = True
     writer = EpisodeWriter(tmp_path / "far-v0", env)
     for step in islice(_acted(env, 1, 0, Player(PPO(env, PPO.Settings(horizon=4, minibatch_size=4)), env, "act")), 9):
-        writer.add(_played(*step, env))
+        writer.add(_played(step, env))
     writer.close({})
     assert read(str(tmp_path / "far-v0")).obs[:, 0].tolist() == [1e6 + 1e-3 * t for t in range(10)]
 
@@ -403,7 +404,7 @@ def test_a_recurrent_agent_remembers_and_forgets():
     )
     agent.eval()
     state = agent.initial_state(2)
-    for obs, action, _, terminated, truncated, _ in islice(_acted(env, 3, 0, Player(agent, env, "predict")), 12):
+    for obs, action, _, terminated, truncated, *_ in islice(_acted(env, 3, 0, Player(agent, env, "predict")), 12):
         step = agent.predict(obs, state)
         assert torch.equal(step.action, action)
         state = where(terminated | truncated, agent.initial_state(2), step.state)
@@ -422,9 +423,36 @@ def test_an_episode_that_does_not_end_is_cut():
             10,
         )
     )
+    assert not any(step.cut.any() for step in steps)
     assert [bool(step[4].all()) for step in steps] == [False, False, False, True] * 2 + [False] * 2
     assert [step[0]["b"].tolist()[0] for step in steps] == [2, 3, 4, 5, 2, 3, 4, 5, 2, 3]
     assert [step[5]["b"].tolist()[0] for step in steps] == [3, 4, 5, 2, 3, 4, 5, 2, 3, 4]
+
+
+def test_an_episode_beside_one_that_does_not_end_is_not_whole(tmp_path):
+    """All begin anew: those which had not lasted so long were ended by the recording, and have no return."""
+
+    class Uneven(Counted):
+        is_short = False
+
+        def reset(self, *, seed=None, options=None):
+            if seed is not None:
+                self.is_short = seed % 2 == 1
+            return super().reset(seed=seed, options=options)
+
+        def step(self, action):
+            return (*super().step(action)[:2], self.is_short and self.t == 3, False, {})
+
+    env = GymEnvironment(Uneven, num_envs=2)
+    env.max_episode_steps = 4
+    agent = BC(env, BC.Settings.model_validate({"network": "multi_input"}))
+    writer = EpisodeWriter(tmp_path / "uneven-v0", env)
+    for step in islice(_acted(env, 1, 0, Player(agent, env, "random")), 4):
+        writer.add(_played(step, env))
+    writer.close({})
+    recorded = read(str(tmp_path / "uneven-v0"))
+    assert dict(zip(recorded.lengths.tolist(), recorded.whole.tolist(), strict=True)) == {3: True, 1: False, 4: True}
+    assert recorded.truncated.sum() == 2
 
 
 @pytest.mark.parametrize("settings", ["env.vectorization=async", "env.single_instance=true"])
@@ -443,7 +471,14 @@ def test_many_short_and_few_long_episodes(tmp_path):
         obs = np.array([[n, t, 0, 0] for n in range(3)], np.float32)
         flags = np.array([t % 7 == 6, t % 50 == 49, t == 5_999]), np.zeros(3, bool)
         writer.add(
-            Played(obs, np.array([0, 1, 0]), np.ones(3, np.float32), *flags, obs + np.eye(4, dtype=np.float32)[1])
+            Played(
+                obs,
+                np.array([0, 1, 0]),
+                np.ones(3, np.float32),
+                *flags,
+                obs + np.eye(4, dtype=np.float32)[1],
+                np.zeros(3, bool),
+            )
         )
     writer.close({})
     recorded = read(str(tmp_path / "mixed-v0"))
@@ -454,6 +489,24 @@ def test_many_short_and_few_long_episodes(tmp_path):
     lengths = [torch.unique(recorded.lengths[recorded.obs[recorded.place[recorded.lengths.cumsum(0) - 1]][:, 0] == n])
                for n in range(3)]  # fmt: skip
     assert [set(x.tolist()) for x in lengths] == [{7, 5}, {50}, {6_000, 3_000}]
+
+
+def test_an_action_that_its_mask_forbids(tmp_path):
+    """Whoever learned to do it could not: it is refused, where the mask allows something."""
+    space = spaces.Dict({"x": spaces.Box(-1, 1, (1,)), "action_mask": spaces.Box(0, 1, (2,), np.int8)})
+    env = SimpleNamespace(single_observation_space=space, single_action_space=spaces.Discrete(2), spec=None)
+    no = np.zeros(1, bool)
+    for mask, is_fine in (([0, 1], True), ([0, 0], True), ([1, 0], False)):
+        writer = EpisodeWriter(tmp_path / f"masked{''.join(map(str, mask))}-v0", env)
+        obs = {"x": np.zeros((1, 1), np.float32), "action_mask": np.array([mask], np.int8)}
+        last = {**obs, "action_mask": np.zeros((1, 2), np.int8)}
+        writer.add(Played(obs, np.array([1]), np.ones(1, np.float32), ~no, no, last, no))
+        writer.close({})
+        if is_fine:
+            assert len(read(str(writer.folder))) == 1
+        else:
+            with pytest.raises(InputError, match="episode 0: step 0 has the action 1, which its action_mask forbids"):
+                read(str(writer.folder))
 
 
 # --- nothing half ---
@@ -480,11 +533,20 @@ def test_a_disk_that_is_nearly_full(run, data, monkeypatch, capsys):
     assert list(data.iterdir()) == []
 
 
+def test_what_there_is_not(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(reading, "local_ids", lambda: ["hopper/medium-v0"])
+    assert rlcore("show", "hoper/medium-v0") == 2
+    assert "there is no data set 'hoper/medium-v0' (did you mean 'hopper/medium-v0'?)" in capsys.readouterr().err
+    assert rlcore("record", run, tmp_path / "some-v0", "--steps", 64) == 0
+    assert rlcore("show", tmp_path / "some-v0", "--figure", tmp_path / "none" / "some.png") == 2
+    assert f"rlcore: --figure {tmp_path}/none/some.png: " in capsys.readouterr().err
+
+
 def test_a_place_that_is_taken_meanwhile(run, data):
     env = CartPole(CartPole.Settings(num_envs=2))
     writer = EpisodeWriter(data / "late-v0", env)
     obs, flags = np.zeros((2, 4), np.float32), np.zeros(2, bool)
-    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs))
+    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs, flags))
     assert local_ids() == []  # it is still being written
     (data / "late-v0").mkdir()
     with pytest.raises(InputError, match=r"late-v0: is complete, but stays in .*\.late-v0\.writing"):
@@ -527,7 +589,7 @@ def test_two_at_once(run, data):
     with pytest.raises(InputError, match="is in use"):
         commands.record(str(run), str(data / "same-v0"), 10)
     obs, flags = np.zeros((2, 4), np.float32), np.zeros(2, bool)
-    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs))
+    writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), flags, flags, obs, flags))
     writer.close({})
     assert len(read("same-v0")) == 2
 
@@ -841,7 +903,7 @@ def test_the_writer_by_hand(tmp_path):
     for t in range(3):
         obs = np.full((2, 4), t, np.float32)
         flags = np.array([t == 1, False]), np.array([False, False])
-        writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), *flags, obs + 1))
+        writer.add(Played(obs, np.array([0, 1]), np.ones(2, np.float32), *flags, obs + 1, np.zeros(2, bool)))
     writer.close({})
     recorded = read(str(tmp_path / "hand-v0"))
     assert recorded.lengths.tolist() == [2, 1, 3]

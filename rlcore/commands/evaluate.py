@@ -34,7 +34,7 @@ def evaluate(
     run = Run(path, trust)
     which = which or run.default_checkpoint
     trainer, saved = run.trainer(which, tuple(changed))
-    maker = None if report is None else _report(report, settings)
+    maker = None if report is None else _report(report, settings, trainer.settings.reports)
     num_episodes = episodes or trainer.settings.eval_episodes
     env = trainer.evaluation_env(num_episodes)
     if maker is not None:
@@ -74,8 +74,9 @@ def evaluate(
     return 0
 
 
-def _report(name: str, settings: Sequence[str]) -> ReportMaker:
-    tree: dict[str, Any] = {"name": name}
+def _report(name: str, settings: Sequence[str], configured: Sequence[ReportChoice]) -> ReportMaker:
+    """A report as the config has it, or else by default, but for the settings given here."""
+    tree: dict[str, Any] = next((one.model_dump() for one in configured if one.name == name), {"name": name})
     for item in settings:
         key, equals, text = item.partition("=")
         if not equals:

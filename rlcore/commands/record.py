@@ -114,7 +114,7 @@ def record(
             try:
                 for step in _up_to(part, source):
                     _require_finite(step)
-                    writer.add(_played(*step, env))
+                    writer.add(_played(step, env))
                     display.progress(writer.num_steps, num_steps, {"episodes": writer.num_episodes})
                     if interruption.signal is not None:
                         break
@@ -175,8 +175,16 @@ def _replay(part: Part) -> TransitionReplay:
     return replays[0]
 
 
-VectorStep = tuple[Tree, Tensor, Tensor, Tensor, Tensor, Tree]
-"""obs [N, *O], action [N, *A], reward [N], terminated [N], truncated [N], and the true observations after it."""
+class VectorStep(NamedTuple):
+    """What N environments did at once."""
+
+    obs: Tree  # [N, *O]
+    action: Tensor  # [N, *A]
+    reward: Tensor  # [N]
+    terminated: Tensor  # [N]
+    truncated: Tensor  # [N]
+    next_obs: Tree  # [N, *O], the true ones after it
+    cut: Tensor  # [N] bool, of those truncated: because the episode beside had lasted too long
 
 
 def _up_to(part: Part, source: Iterator[VectorStep]) -> Iterator[VectorStep]:
@@ -187,12 +195,12 @@ def _up_to(part: Part, source: Iterator[VectorStep]) -> Iterator[VectorStep]:
             message = f"holds {done:,} steps, fewer than the {part.num_steps:,} asked for"
             raise InputError(f"--steps: the replay of {part.origin['run']} {message}")
         yield step
-        done += len(step[2])
+        done += len(step.reward)
 
 
 def _require_finite(step: VectorStep) -> None:
     """Raises an EnvironmentFailure if an observation or a reward is not a finite number."""
-    for what, tree in (("reward", step[2]), ("observation", step[5])):
+    for what, tree in (("reward", step.reward), ("observation", step.next_obs)):
         for x in leaves(tree):
             finite = x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite()
             if not finite.all():
@@ -239,9 +247,11 @@ def _acted(env: Environment, seed: int, number: int, player: Player, *expert: Pl
         done, length = terminated | truncated, length + 1
         # what terminated may have no true last observation: it is not needed, and never the next episode's first
         following = where(done, info.get("final_obs", obs), next_obs)
-        too_long = bool((length >= env.max_episode_steps).any())
-        yield obs, written[0], reward, terminated, truncated | (~terminated & too_long), following
-        if too_long:
+        too_long = length >= env.max_episode_steps
+        cut = too_long.any() & ~done & ~too_long
+        ended = truncated | (~terminated & too_long) | cut
+        yield VectorStep(obs, written[0], reward, terminated, ended, following, cut)
+        if too_long.any():
             next_obs, _ = env.reset()
             done = torch.ones_like(done)
         for one in (player, *expert):
@@ -252,14 +262,16 @@ def _acted(env: Environment, seed: int, number: int, player: Player, *expert: Pl
 def _kept(replay: TransitionReplay) -> Iterator[VectorStep]:
     """What a replay holds; it does not know the last observation of an episode that terminated, and repeats another."""
     for b, cut in replay.steps():
-        yield b.obs, b.action, b.reward, b.terminated, cut, where(b.terminated, b.obs, b.next_obs)
+        following = where(b.terminated, b.obs, b.next_obs)
+        yield VectorStep(b.obs, b.action, b.reward, b.terminated, cut, following, torch.zeros_like(cut))
 
 
-def _played(
-    obs: Tree, action: Tensor, reward: Tensor, terminated: Tensor, truncated: Tensor, next_obs: Tree, env: Environment
-) -> Played:
+def _played(step: VectorStep, env: Environment) -> Played:
     """A step as arrays, actions as the environment itself takes them."""
     spaces = env.single_observation_space, env.single_action_space
-    own = as_array(inside(action, spaces[1]), spaces[1])
-    flags = terminated.numpy(force=True), truncated.numpy(force=True)
-    return Played(arrays(obs, spaces[0]), own, reward.numpy(force=True), *flags, arrays(next_obs, spaces[0]))
+    own = as_array(inside(step.action, spaces[1]), spaces[1])
+    obs, next_obs = arrays(step.obs, spaces[0]), arrays(step.next_obs, spaces[0])
+    reward, terminated, truncated, cut = (
+        x.numpy(force=True) for x in (step.reward, step.terminated, step.truncated, step.cut)
+    )
+    return Played(obs, own, reward, terminated, truncated, next_obs, cut)

@@ -1,6 +1,8 @@
 """``rlcore show``."""
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
@@ -14,6 +16,9 @@ from rlcore.seeding import TRAINING, derive_seed
 from rlcore.settings import flatten
 from rlcore.trainer import Trainer
 
+ENDS_IN_VERSION = re.compile(r"-v\d+$")
+"""By which a data set is meant, even one that there is not."""
+
 
 def show(source: str, overrides: Sequence[str], figure: str | None = None, trust: bool = False) -> int:
     """Prints the resolved settings, where each comes from, and the network; or what is in a data set of episodes.
@@ -24,7 +29,7 @@ def show(source: str, overrides: Sequence[str], figure: str | None = None, trust
         figure: of a data set, the file to draw its figure into; None: nowhere.
         trust: see `rlcore.config.load`.
     """
-    if is_dataset(source):
+    if is_dataset(source) or (ENDS_IN_VERSION.search(source) and not Path(source).is_file()):
         if overrides:
             raise InputError(f"{overrides[0]!r} is a setting of a config; {source} is a data set")
         return _show_dataset(source, figure)
@@ -65,7 +70,7 @@ def _show_dataset(dataset: str, figure: str | None) -> int:
     if figure is not None:
         try:
             report.figures["recorded"].savefig(figure)
-        except ValueError as error:  # of a format that there is not
+        except (OSError, ValueError) as error:  # ValueError: of a format that there is not
             raise InputError(f"--figure {figure}: {error}") from error
         console.print(f"file: {figure}", highlight=False)
     return 0

@@ -143,11 +143,21 @@ def _episode(where: str, found: Any, observation_space: Any, action_space: Any) 
         raise InputError(f"{where} has no steps")
     obs = _tree(found.observations, observation_space, f"{where}: observations", T + 1)
     action = _from_0(_tree(found.actions, action_space, f"{where}: actions", T), action_space, f"{where}: actions")
+    if isinstance(action_space, Discrete) and isinstance(obs, dict) and ACTION_MASK in obs:
+        _check_allowed(action, obs[ACTION_MASK][:-1], where)
     terminated, truncated = (
         _of_length(T, _numbers(flags, f"{where}: {name}", ()), f"{where}: {name}").astype(np.bool_)
         for name, flags in (("terminations", found.terminations), ("truncations", found.truncations))
     )
     return Episode(obs, action, reward.astype(np.float32), terminated, truncated)
+
+
+def _check_allowed(action: NDArray[Any], mask: NDArray[Any], where: str) -> None:
+    """Raises an InputError if an action [T] is one that its mask [T, A] forbids: nobody could learn to do it."""
+    is_forbidden = ~mask[np.arange(len(action)), action] & mask.any(1)  # a mask that allows none allows all
+    if is_forbidden.any():
+        step = int(is_forbidden.argmax())
+        raise InputError(f"{where}: step {step} has the action {action[step]}, which its {ACTION_MASK} forbids")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class Played(NamedTuple):
     terminated: NDArray[Any]  # [N] bool
     truncated: NDArray[Any]  # [N] bool
     next_obs: Any  # [N, *O], the true one after it
+    cut: NDArray[Any]  # [N] bool, of those truncated: ended by the recording, not by a time limit
 
 
 class EpisodeWriter:
@@ -67,7 +68,7 @@ class EpisodeWriter:
         self._begun: list[int] = []  # where in these each environment's episode begins
         self._ended: list[Any] = []
         self._cut: list[int] = []  # numbers of episodes that are not whole
-        self._within: set[int] = set()  # environments whose episode began before it was recorded
+        self._within: set[int] = set()  # environments whose episode in progress is not recorded as a whole
         self._is_within = False  # whether that is so of all, from the next step on
         self._beside = self.folder.with_name(f".{self.folder.name}.writing")
         self._lock = ExitStack()
@@ -101,6 +102,7 @@ class EpisodeWriter:
             self._played[-1] = self._played[-1]._replace(next_obs=None)  # it is this step's obs
         self._played.append(played)
         self.num_steps += len(played.reward)
+        self._within |= set(played.cut.nonzero()[0].tolist())
         for n in done.nonzero()[0].tolist():
             self._end(n)
         oldest = min(self._begun)
