@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.self_play import SelfPlayAgent
+from rlcore.distributed import size, total
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -167,6 +168,7 @@ class AlphaZero(SelfPlayAgent):
         generator = torch.Generator(self.spec.device).manual_seed(int(torch.randint(2**31, ())))
         begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
         result = points(different_games(self.game, self._mover(self.network), self._mover(self.player), begin))
+        result = total(result) / size()  # of several processes, each plays a match
         if result >= threshold:
             self.player.load_state_dict(self.network.state_dict())
         return {f"{name}_points": result, f"{name}_passed": float(result >= threshold)}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.distributed import mean
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -108,7 +109,7 @@ class AutoencoderAgent(Agent):
         if row.memory.log_var is None:
             return {**self.minimize(-log_likelihood), "learning_rate": learning_rate}
         kl = kl_from_standard_normal(row.memory).mean(0)
-        cost = kl.clamp_min(s.free_bits) if s.free_bits else kl
+        cost = torch.where(mean(kl.detach()) >= s.free_bits, kl, s.free_bits) if s.free_bits else kl
         step = self.minimize(beta * cost.sum() - log_likelihood)
         return {**step, "kl": kl.detach().sum(), "beta": beta, "learning_rate": learning_rate}
 

@@ -19,6 +19,7 @@ from rlcore.agents.bases.q_learning import (
     quantile_midpoints,
 )
 from rlcore.agents.bases.targets import refuse_noise, track
+from rlcore.distributed import size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -89,10 +90,10 @@ class DQN(EpsilonGreedy, OffPolicyAgent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Learns from the replay, by a target network that is updated first, if it is due."""
-        s, before = self.settings, self.replay.num_added * self.spec.num_envs
+        s, before = self.settings, self.num_seen
         self._explore_less(rollout.progress)
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        if (before + rollout.num_steps) // s.target_every > before // s.target_every:
+        if (before + rollout.num_steps * size()) // s.target_every > before // s.target_every:
             track(self.target, self.q, s.tau)
         metrics = super().learn(rollout)
         return {**metrics, "epsilon": self.epsilon.clone(), "learning_rate": learning_rate} if metrics else {}

@@ -7,8 +7,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from rlcore import distributed
 from rlcore.agent import Metrics
 from rlcore.agents.bases.actor_critic import ActorCriticAgent, Memory, Rows
+from rlcore.distributed import mean, share
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -19,6 +21,9 @@ from rlcore.rollout import Rollout
 from rlcore.schedules import SCHEDULES, Schedule, anneal
 
 __all__ = ["PPO", "Losses", "Memory", "Rows", "approx_kl", "clipped_objective", "normalized", "squared_error"]
+
+
+MINIBATCH = "agent.minibatch_size"
 
 
 class Losses(NamedTuple):
@@ -89,7 +94,7 @@ class PPO(ActorCriticAgent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
-        _check_minibatches(s, env.num_envs)
+        _check_minibatches(s, env.num_envs * distributed.size())
         self._make_networks(s.shared)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
 
@@ -104,7 +109,7 @@ class PPO(ActorCriticAgent):
         for b in self._minibatches(rows, rollout):
             loss = self.losses(b, clip)
             log_ratios.append(loss.log_ratio.detach())
-            if s.target_kl is not None and steps and approx_kl(log_ratios[-1]) > 1.5 * s.target_kl:
+            if s.target_kl is not None and steps and mean(approx_kl(log_ratios[-1])) > 1.5 * s.target_kl:
                 break  # one sync per minibatch, only if asked for
             step = self.minimize(loss.total)
             steps.append((loss.policy.detach(), loss.value.detach(), torch.as_tensor(step["grad_norm"])))
@@ -129,15 +134,14 @@ class PPO(ActorCriticAgent):
         """The losses of a minibatch; a subclass may add to the total.
 
         Args:
-            b: B rows.
+            b: B rows, whose advantages are normalised if asked for.
             clip: the current eps; None disables clipping.
         """
         s = self.settings
         with recalled(self.policy_dropouts, b.masks):
             pi, V = self.actor_critic.answers(b.obs)
         log_ratio = pi.log_prob(b.action) - b.log_prob
-        A = normalized(b.advantage) if s.normalize_advantages else b.advantage
-        policy_loss = -clipped_objective(log_ratio, A, clip).mean()
+        policy_loss = -clipped_objective(log_ratio, b.advantage, clip).mean()
         value_loss = squared_error(V, b.target, b.value, s.value_clip)
         total = policy_loss + s.value_coefficient * value_loss
         if s.entropy_coefficient:
@@ -145,17 +149,31 @@ class PPO(ActorCriticAgent):
         return Losses(total, policy_loss, value_loss, log_ratio)
 
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
-        """The minibatches of all epochs."""
+        """The minibatches of all epochs, with normalised advantages."""
+        size = None if self.settings.minibatch_size is None else share(self.settings.minibatch_size, MINIBATCH)
         for epoch in range(self.settings.num_epochs):
             if epoch and self.settings.recompute_advantages:
                 value, advantage, target = self._estimates(rollout)
                 rows = rows._replace(value=value, advantage=advantage, target=target)
-            yield from self.actor_critic.minibatches(rows, self.settings.minibatch_size)
+            batches = list(self.actor_critic.minibatches(rows, size))
+            if self.settings.normalize_advantages:
+                advantages = each_normalized([b.advantage for b in batches])
+                batches = [b._replace(advantage=A) for b, A in zip(batches, advantages, strict=True)]
+            yield from batches
 
 
 def normalized(advantage: Tensor) -> Tensor:
     """(A - mean) / sqrt(variance + 1e-8) over a minibatch [B]; a single one, which would become 0, stays."""
     return nn.functional.layer_norm(advantage, advantage.shape, eps=1e-8) if len(advantage) > 1 else advantage
+
+
+def each_normalized(advantages: list[Tensor]) -> list[Tensor]:
+    """Those of minibatches of one size, each `normalized`; of several processes, over what all have of a minibatch."""
+    if distributed.size() == 1:
+        return [normalized(A) for A in advantages]
+    num, mean, var = distributed.moments(torch.stack(advantages, 1), "advantages")
+    scale = (var + 1e-8).rsqrt()
+    return advantages if num < 2 else [((A - m) * s).float() for A, m, s in zip(advantages, mean, scale, strict=True)]
 
 
 def clipped_objective(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
@@ -192,6 +210,7 @@ def approx_kl(log_ratio: Tensor) -> Tensor:
 
 
 def _check_minibatches(s: PPO.Settings, num_envs: int) -> None:
+    """Raises an InputError unless minibatches of so many environments, of all processes, have their rows."""
     rows = s.minibatch_size or (0 if s.horizon is None else s.horizon * num_envs)
     if s.normalize_advantages and rows == 1:
         raise InputError("agent.minibatch_size: one advantage cannot be normalized; use more than 1 row")

@@ -9,6 +9,7 @@ from torch import Tensor
 from rlcore.agent import Metrics
 from rlcore.agents.bases.q_learning import EpsilonGreedy, QNetwork, of_action
 from rlcore.agents.bases.targets import refuse_noise
+from rlcore.distributed import share, size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -67,10 +68,11 @@ class PQN(EpsilonGreedy):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
-        if s.horizon * env.num_envs % s.minibatch_size:
+        num_envs = env.num_envs * size()
+        if s.horizon * num_envs % s.minibatch_size:
             raise InputError(
                 f"agent.minibatch_size: {s.minibatch_size} does not divide horizon x num_envs = {s.horizon} x "
-                f"{env.num_envs} = {s.horizon * env.num_envs}; change one of the three"
+                f"{num_envs} = {s.horizon * num_envs}; change one of the three"
             )
         self.q = QNetwork(build_body(s.network, self.scaled_space), self.num_actions("pqn"))
         refuse_noise(self)
@@ -87,7 +89,7 @@ class PQN(EpsilonGreedy):
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         rows, V = self._rows(rollout)
         for _ in range(s.num_epochs):
-            for b in minibatches(rows, s.minibatch_size):
+            for b in minibatches(rows, share(s.minibatch_size, "agent.minibatch_size")):
                 Q = of_action(self.q(b.obs), b.action).squeeze(1)
                 metrics = self.minimize((Q - b.target).square().mean())
         self._update_normalizers(rollout)

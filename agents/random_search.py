@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.distributed import broadcast, mean
 from rlcore.distributions import box_scale
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -74,14 +75,14 @@ class RandomSearch(Agent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Keeps the perturbed parameters or drops them, and perturbs again."""
-        score = (rollout.reward * rollout.valid).sum() / rollout.reward.shape[1]
+        score = mean((rollout.reward * rollout.valid).sum() / rollout.reward.shape[1])
         better = score >= self.score
         self.score = torch.maximum(score, self.score)
         if self.settings.max_std is not None:
             self.std = torch.where(better, self.std / 2, self.std * 2).clamp(self.settings.std, self.settings.max_std)
         for kept, tried in zip(self.kept.parameters(), self.tried.parameters(), strict=True):
             kept.copy_(torch.where(better, tried, kept))
-            tried.copy_(kept + self.std * torch.randn_like(kept))
+            tried.copy_(kept + self.std * broadcast(torch.randn_like(kept)))
         return {"score": score, "best_score": self.score, "kept": better.float(), "std": self.std}
 
     def _answer(self, network: nn.Module, obs: Tree) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
+from rlcore import distributed
 from rlcore.agent import Metrics
 from rlcore.agents.bases.policy import PolicyAgent
 from rlcore.env_spec import EnvSpec
@@ -91,7 +92,8 @@ class Reinforce(PolicyAgent):
         V = None if self.baseline is None else self._value(obs)
         advantage = G if V is None else G - V
         if s.normalize and len(advantage) > 1:  # a single one would become 0
-            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+            mean, std = _mean_and_std(advantage)
+            advantage = (advantage - mean) / (std + 1e-8)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
             pi = self.policy_head.distribution(self._outputs(obs))
         entropy = pi.entropy().mean()
@@ -132,3 +134,11 @@ class Reinforce(PolicyAgent):
             next_value = torch.zeros_like(reward)
             next_value[rollout.cut_places] = self._value(self.normalized(rollout.final_obs))
         return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
+
+
+def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the rows [B] of all processes, 0-d each."""
+    if distributed.size() == 1:
+        return x.mean(), x.std(correction=0)
+    _, mean, var = distributed.moments(x)
+    return mean.float(), var.sqrt().float()

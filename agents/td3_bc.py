@@ -5,6 +5,7 @@ from torch import Tensor
 
 from rlcore.agents.bases.offline import OfflineAgent
 from rlcore.agents.td3 import TwinDelayed
+from rlcore.distributed import mean
 from rlcore.rollout import Transition
 
 
@@ -25,5 +26,5 @@ class TD3BC(OfflineAgent, TwinDelayed):
     def _policy_loss(self, b: Transition) -> Tensor:
         numbers = self.policy(b.obs).tanh()
         Q = self.critic(b.obs, numbers, frozen=True, which=slice(1))
-        weight = self.settings.alpha / Q.detach().abs().mean()
+        weight = self.settings.alpha / mean(Q.detach().abs().mean())
         return (numbers - self._numbers(b.action)).square().mean() - weight * Q.mean()

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.actor_critic import ActorCriticAgent, Rows
-from rlcore.agents.ppo import approx_kl, normalized
+from rlcore.agents.ppo import approx_kl, each_normalized
+from rlcore.distributed import mean, share, size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError, NonFiniteError
@@ -65,7 +66,7 @@ class TRPO(ActorCriticAgent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon = s.horizon
-        if s.horizon * env.num_envs < 2:
+        if s.horizon * env.num_envs * size() < 2:
             raise InputError("agent.horizon: one step shows no direction; use more")
         self._make_networks()
         self.optimizer = Adam([*self.value_body.parameters(), *self.value_head.parameters()], lr=s.learning_rate)
@@ -77,7 +78,7 @@ class TRPO(ActorCriticAgent):
         rows, entropy = self.training_rows(rollout)
         improved = self._improve(rows)
         for _ in range(s.value_epochs):
-            for b in minibatches(rows, s.value_minibatch_size):
+            for b in minibatches(rows, share(s.value_minibatch_size, "agent.value_minibatch_size")):
                 V = self.value_head(self.value_body(b.obs)).squeeze(-1)
                 metrics = self.minimize(nn.functional.mse_loss(V, b.target))
         self._update_statistics(rollout, rows.obs, [self.body, self.value_body])
@@ -94,30 +95,30 @@ class TRPO(ActorCriticAgent):
         """Moves the policy's parameters along the natural gradient, as far as the constraint allows; syncs."""
         s = self.settings
         params = self._policy_parameters()
-        A = normalized(rows.advantage) if s.normalize_advantages else rows.advantage
+        A = each_normalized([rows.advantage])[0] if s.normalize_advantages else rows.advantage
         log_ratio = self._log_ratio(rows)
-        g = _flat(torch.autograd.grad((log_ratio.exp() * A).mean(), params, retain_graph=True))
+        g = mean(_flat(torch.autograd.grad((log_ratio.exp() * A).mean(), params, retain_graph=True)))
         slope = torch.autograd.grad(approx_kl(log_ratio), params, create_graph=True)
 
         def curvature(v: Tensor) -> Tensor:
             """(F + damping) v."""
             Fv = torch.autograd.grad(_flat(slope) @ v, params, retain_graph=True)
-            return _flat(Fv) + s.damping * v
+            return mean(_flat(Fv)) + s.damping * v
 
         direction = conjugate_gradient(curvature, g, s.conjugate_steps)
         bend = (direction @ curvature(direction)).clamp_min(SMALLEST)
         longest = (2 * s.target_kl / bend).sqrt() * direction
         if not longest.isfinite().all():
             raise NonFiniteError("the step of the policy is not finite")
-        before, start, share = (log_ratio.detach().exp() * A).mean(), _flat(params).detach(), 1.0
+        before, start, fraction = mean((log_ratio.detach().exp() * A).mean()), _flat(params).detach(), 1.0
         for _ in range(s.backtracks):
-            nn.utils.vector_to_parameters(start + share * longest, params)
+            nn.utils.vector_to_parameters(start + fraction * longest, params)
             with torch.no_grad():
                 tried = self._log_ratio(rows)
-            objective, kl = (tried.exp() * A).mean(), approx_kl(tried)
+            objective, kl = mean(torch.stack([(tried.exp() * A).mean(), approx_kl(tried)]))
             if objective > before and kl <= s.target_kl:
-                return {"policy_loss": -objective, "approx_kl": kl, "step": share}
-            share *= s.shrinking
+                return {"policy_loss": -objective, "approx_kl": kl, "step": fraction}
+            fraction *= s.shrinking
         nn.utils.vector_to_parameters(start, params)
         return {"policy_loss": -before, "approx_kl": torch.zeros_like(before), "step": 0.0}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rlcore import moved
 
 if TYPE_CHECKING:
-    from rlcore import commands, networks, registry
+    from rlcore import commands, distributed, networks, registry
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
     from rlcore.collector import Collector
@@ -45,6 +45,7 @@ __all__ = [
     "check_environment",
     "collect",
     "commands",
+    "distributed",
     "load",
     "networks",
     "registry",
@@ -74,7 +75,7 @@ moved.install()
 
 def __getattr__(name: str) -> Any:
     """Imports on first use (PEP 562), so that ``rlcore --help`` needs no torch."""
-    if name in ("commands", "networks", "registry"):
+    if name in ("commands", "distributed", "networks", "registry"):
         return importlib.import_module(f"rlcore.{name}")
     for module, names in _HOMES.items():
         if name in names:

@@ -1,6 +1,9 @@
 """The command line: arguments and options. The commands are in `rlcore.commands`, imported only when needed."""
 
+import os
 import sys
+import traceback
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +43,7 @@ Seeds = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Run this many seeds, counting up from the config's.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at once.")]
+Processes = Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine that train it together.")]
 
 
 @app.command()
@@ -52,9 +56,10 @@ def train(
     or_resume: Annotated[
         bool, typer.Option("--or-resume", help="Resume the run in --run-dir, if there is one.")
     ] = False,
+    processes: Processes = 1,
 ) -> None:
     """Train the agent of a config."""
-    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs, or_resume))
+    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs, or_resume, processes))
 
 
 @app.command("eval")
@@ -80,9 +85,9 @@ def evaluate(
 
 
 @app.command()
-def resume(run: RunPath, overrides: Overrides = None, trust: Trust = False) -> None:
+def resume(run: RunPath, overrides: Overrides = None, trust: Trust = False, processes: Processes = 1) -> None:
     """Resume a run that was stopped, or that was killed before its first checkpoint."""
-    raise typer.Exit(rlcore.commands.resume(run, overrides or [], trust))
+    raise typer.Exit(rlcore.commands.resume(run, overrides or [], trust, processes))
 
 
 @app.command()
@@ -164,11 +169,35 @@ def show(
 
 def main() -> None:
     """Runs the command line; invalid input prints one line and exits with status 2."""
+    if not _is_one_of_several():
+        run()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
+    status: Any = 0
+    try:
+        run()
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status or 0)  # the threads of gloo can abort a process that ends as Python does, before the others have
+
+
+def _is_one_of_several() -> bool:
+    """See `rlcore.distributed.is_launched`, which one process alone does not import."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def run() -> None:
+    """Runs the command line in this process."""
     with undisturbed():
         try:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])
-            sys.exit(app(standalone_mode=False))  # else typer prints its own mistakes, in a box of several lines
+            with rlcore.distributed.joined() if _is_one_of_several() else nullcontext():
+                sys.exit(app(standalone_mode=False))  # else typer prints its own mistakes, in a box of several lines
         except UsageError as error:
             if len(sys.argv) == 1:  # asks for help
                 error.show()

@@ -70,7 +70,7 @@ class Collector:
         """
         first = self.obs is None
         if first:
-            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING))
+            self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING) + self.env.first)
             self.state = agent.initial_state(self.env.num_envs)
         whole_episodes = agent.horizon is None and self.env.num_examples is None
         self.failed = True
@@ -97,7 +97,7 @@ class Collector:
             agent: the agent that will act in them.
             purpose: numbers that tell the seed of these episodes from others.
         """
-        self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, *purpose))
+        self.obs, _ = self.env.reset(seed=derive_seed(self.seed, TRAINING, *purpose) + self.env.first)
         self.state = agent.initial_state(self.env.num_envs)
         self.failed = False
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator, model_validator
 
-from rlcore import legacy, registry
+from rlcore import distributed, legacy, registry
 from rlcore.agent import Agent, AgentChoice
 from rlcore.checkpoint import fitting
 from rlcore.device import SMALL_NETWORK, choose_device, set_threads
@@ -325,7 +325,10 @@ def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | N
 def _training_env(config: Config, device: torch.device, spec: dict[str, Any] | None) -> Environment:
     with fitting(f"the environment {config.env.name}"):
         known = None if spec is None else EnvSpec.from_plain(spec, device)
-    return _make_env(config.env, device, known)
+    given: Any = config.env.settings
+    num_envs = distributed.share(given.num_envs, "env.num_envs")
+    own = config.env.model_copy(update={"settings": given.model_copy(update={"num_envs": num_envs})})
+    return _make_env(own if distributed.size() > 1 else config.env, device, known)
 
 
 def _make_agent(config: Config, env: Environment) -> Agent:

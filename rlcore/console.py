@@ -12,9 +12,9 @@ from rich.table import Table
 SECONDS_BETWEEN_REFRESHES = 0.1
 
 
-def make_console() -> Console:
+def make_console(silent: bool = False) -> Console:
     """A console for the terminal, which prints brackets as they are; wide if there is none, so that no table is cut."""
-    return Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160)
+    return Console(soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else 160, quiet=silent)
 
 
 def table_of(title: str, figures: Mapping[str, float]) -> Table:

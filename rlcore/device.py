@@ -4,6 +4,7 @@ import re
 
 import torch
 
+from rlcore import distributed
 from rlcore.errors import InputError
 from rlcore.moved import former_names
 
@@ -24,6 +25,10 @@ def choose_device(name: str) -> tuple[torch.device, str]:
     Raises:
         InputError: there is no such device.
     """
+    if distributed.size() > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        own = torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(own)
+        return own, f"{name}: {torch.cuda.get_device_name(own)}, one for each process as far as there are"
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), f"auto: {torch.cuda.get_device_name()}"
@@ -43,7 +48,7 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
         torch.set_num_threads(threads)
         return f"torch threads: {threads} (as set)"
     small = num_parameters <= SMALL_NETWORK
-    torch.set_num_threads(1 if small else min(8, NUM_THREADS))
+    torch.set_num_threads(1 if small else max(1, min(8, NUM_THREADS // distributed.local_size())))
     reason = "a network this small is fastest on one" if small else "one per core or OMP_NUM_THREADS, at most 8"
     return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
 

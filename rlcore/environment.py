@@ -17,6 +17,7 @@ from torch import Tensor
 from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.collector import Collector
+from rlcore.distributed import rank
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import ContractError, InputError
 from rlcore.evaluation import Report, play
@@ -136,6 +137,14 @@ class Environment(VectorEnv, ABC):
             spec: of the agent.
         """
         return cls(settings, device)  # type: ignore[call-arg, arg-type]
+
+    @property
+    def first(self) -> int:
+        """The number of the first of these environments among those of all processes; their seeds follow from it.
+
+        0 where what is shown is drawn for all of them, as from a data set.
+        """
+        return rank() * self.num_envs
 
     @property
     def evaluated(self) -> "Environment":

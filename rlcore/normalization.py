@@ -7,6 +7,7 @@ from gymnasium import Space
 from gymnasium.spaces import Box, Dict
 from torch import Tensor, nn
 
+from rlcore import distributed
 from rlcore.errors import InputError
 from rlcore.returns import discounted_sum
 from rlcore.rollout import Rollout
@@ -43,9 +44,8 @@ class RunningMoments(nn.Module):
         self.register_buffer("scale", torch.ones(shape))
 
     def update(self, x: Tensor) -> None:
-        """Includes rows [B, *shape]."""
-        x = x.double()
-        count, mean, var = len(x), x.mean(0), x.var(0, correction=0)
+        """Includes rows [B, *shape]; those of all processes, if there are several."""
+        count, mean, var = distributed.moments(x)
         total = self.count + count
         delta = mean - self.mean
         # torch.where: before the first rows the variance represents no data
@@ -130,7 +130,8 @@ class RewardNormalizer(nn.Module):
         returns = rollout.rows(self.returns(rollout))
         scale = self.moments.scale
         if len(returns) > 1:  # a single one has no deviation
-            scale = torch.where(self.moments.count > 1, scale, (returns.var(correction=0) + EPSILON).rsqrt())
+            own = returns.var(correction=0) if distributed.size() == 1 else distributed.moments(returns)[2].float()
+            scale = torch.where(self.moments.count > 1, scale, (own + EPSILON).rsqrt())
         return (rollout.reward * scale).clamp(-CLIP, CLIP)
 
     def update(self, rollout: Rollout) -> None:

@@ -3,12 +3,14 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rlcore import distributed
 from rlcore.checkpoint import restored, restored_number
 from rlcore.device import sync_is_costly
 from rlcore.errors import CheckpointError
@@ -38,8 +40,10 @@ class EpisodeStatistics:
     `add` only keeps references. The arithmetic, which waits for the device, is done when results are asked for: at logs
     and, where a run ends by its number of episodes, at each update.
 
+    Of several processes each has the episodes of all of them once results are asked for, which all must do at once.
+
     Args:
-        num_envs: N.
+        num_envs: N, of this process.
         device: of the rollouts.
         window: how many of the latest episodes count.
     """
@@ -48,7 +52,8 @@ class EpisodeStatistics:
         self.window = window
         self.listeners: list[Callable[[Episodes], None]] = []
         """Called at each `flush` with the episodes that have ended since the last one, if any has."""
-        self._num_episodes = 0
+        self.num_episodes = 0
+        """How many have ended, as of the last `flush`."""
         self._running = torch.zeros(2, num_envs, dtype=torch.float64, device=device)  # return and length so far
         self._latest = torch.zeros(2, 0, dtype=torch.float64)
         self._numbers: dict[str, deque[float]] = {}  # of the latest episodes that have them, by name
@@ -73,7 +78,7 @@ class EpisodeStatistics:
     def count(self) -> int:
         """Number of episodes that have ended."""
         self.flush()
-        return self._num_episodes
+        return self.num_episodes
 
     def means(self) -> dict[str, float]:
         """``return`` and ``length`` over the latest ``window`` episodes; empty before the first has ended.
@@ -94,13 +99,17 @@ class EpisodeStatistics:
             infos, self._infos = self._infos, []
             self._pending.clear()
             N = self._running.shape[1]
+            when = [(n, t) for n, reward in enumerate(columns[0]) for t in range(reward.numel() // N)]
             reward, terminated, truncated = (torch.cat([x.view(-1, N) for x in column]) for column in columns)
             rows = zip(columns[1], valids, strict=True)
             valid = torch.cat([(torch.ones_like(flag) if kept is None else kept).view(-1, N) for flag, kept in rows])
-            self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid, infos)
+            times, ended = self._add_up(reward.double() * valid, (terminated | truncated) & valid, valid, infos)
+            self._include(_of_all([when[t] for t in times], ended, N))
 
-    def _add_up(self, reward: Tensor, ended: Tensor, valid: Tensor, infos: list[dict[str, Any]]) -> None:
-        """Adds up each episode by differences of cumulative sums; all arguments [T, N]."""
+    def _add_up(
+        self, reward: Tensor, ended: Tensor, valid: Tensor, infos: list[dict[str, Any]]
+    ) -> tuple[list[int], Episodes]:
+        """The episodes that have ended, by differences of cumulative sums, and in which row; all arguments [T, N]."""
         sums = torch.stack([reward, valid.double()]).cumsum(1) + self._running[:, None]  # [2, T, N]
         env, time = ended.t().nonzero(as_tuple=True)  # one environment after the other, each in order of time
         at_end = sums[:, time, env]
@@ -110,19 +119,22 @@ class EpisodeStatistics:
         last = at_end.masked_fill(~first.roll(-1), 0.0)
         self._running = sums[:, -1].index_add(1, env, last, alpha=-1)
         order = time.argsort(stable=True)
-        latest = (at_end - before)[:, order].cpu()
-        self._num_episodes += latest.shape[1]
-        self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
-        if not latest.shape[1] or not (any(infos) or self.listeners):
+        times, envs = time[order].tolist(), env[order].tolist()
+        returns, lengths = (at_end - before)[:, order].tolist()
+        return times, Episodes(envs, returns, lengths, [_of(infos[t], n) for t, n in zip(times, envs, strict=True)])
+
+    def _include(self, ended: Episodes) -> None:
+        """Counts episodes among the latest, and tells of them."""
+        if not ended.env:
             return
-        envs = env[order].tolist()
-        reported = [_of(infos[t], n) for t, n in zip(time[order].tolist(), envs, strict=True)]
-        for numbers in reported:
+        self.num_episodes += len(ended.env)
+        latest = torch.tensor([ended.returns, ended.lengths], dtype=torch.float64)
+        self._latest = torch.cat([self._latest, latest], 1)[:, -self.window :]
+        for numbers in ended.infos:
             for name, value in numbers.items():
                 self._numbers.setdefault(name, deque(maxlen=self.window)).append(value)
-        returns, lengths = latest.tolist()
         for listener in self.listeners:
-            listener(Episodes(envs, returns, lengths, reported))
+            listener(ended)
 
     def on_reset(self) -> None:
         """Forgets the episodes in progress, which were abandoned."""
@@ -136,15 +148,19 @@ class EpisodeStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
-        if any(self._infos):
+        if any(self._infos) and distributed.size() == 1:  # else whoever saves has flushed, as all must at once
             self.flush()
         return {
             "numbers": {name: list(values) for name, values in self._numbers.items()},
-            "num_episodes": self._num_episodes,
+            "num_episodes": self.num_episodes,
             "running": self._running,
             "latest": self._latest,
             "pending": [list(column) for column in self._pending],
         }
+
+    def of_new_episodes(self) -> dict[str, Any]:
+        """The parts of `state_dict` about episodes in progress, of which there are none."""
+        return {"running": torch.zeros_like(self._running), "pending": []}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restores what `state_dict` returned.
@@ -157,7 +173,7 @@ class EpisodeStatistics:
             if not isinstance(name, str) or not all(isinstance(value, float) for value in values):
                 raise CheckpointError("the checkpoint does not fit: numbers of episodes are not numbers by name")
             self._numbers[name] = deque(values, self.window)
-        self._num_episodes = restored_number(saved["num_episodes"], "the number of episodes")
+        self.num_episodes = restored_number(saved["num_episodes"], "the number of episodes")
         self._running = restored(saved["running"], self._running, "the running returns")
         self._latest = restored(saved["latest"], self._latest, "the latest returns", free=1)
         self._pending = [self._restored_rows(*rows) for rows in saved["pending"]]
@@ -169,6 +185,22 @@ class EpisodeStatistics:
         like = one.expand(*reward.shape[:-1], -1) if reward.ndim == 2 else one
         flags = (like > 0, like > 0, None if valid is None else like > 0)
         return restored((reward, terminated, truncated, valid), (like, *flags), "a rollout's rewards and flags")
+
+
+def _of_all(times: list[tuple[int, int]], ended: Episodes, num_envs: int) -> Episodes:
+    """The episodes of all processes, in the order in which they ended.
+
+    Args:
+        times: of each of this process's, the number of its rollout, and of its row in that.
+        ended: those.
+        num_envs: of this process.
+    """
+    if distributed.size() == 1:
+        return ended
+    first = distributed.rank() * num_envs
+    own = [(time, first + env, *rest) for time, (env, *rest) in zip(times, zip(*ended, strict=True), strict=True)]
+    found = sorted(chain(*distributed.all_gather_object(own, "episodes")), key=lambda one: one[:2])
+    return Episodes(*([list(column) for column in zip(*found, strict=True)][1:] or ([], [], [], [])))
 
 
 def numbers_in(info: dict[str, Any], env: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, Field, PositiveInt, field_validator, model_validator
 
-from rlcore import checkpoint, legacy, settings
+from rlcore import checkpoint, distributed, legacy, settings
 from rlcore.agent import Agent, Metrics
 from rlcore.checkpoint import fitting, restored_number
 from rlcore.checks import check_horizon, check_metrics
@@ -173,7 +173,8 @@ class Trainer:
 
         self.steps = 0
         """Environment steps done."""
-        self.episodes = EpisodeStatistics(env.num_envs, env.device, window=max(100, env.num_envs))
+        window = max(100, env.num_envs * distributed.size())
+        self.episodes = EpisodeStatistics(env.num_envs, env.device, window=window)
         self.best = -math.inf
         self.figures: dict[str, float] = {}
         """The latest value of every figure, by TensorBoard tag."""
@@ -185,10 +186,12 @@ class Trainer:
         """Spent collecting, learning, and in the environment's steps, a part of collecting."""
         self._first_env = env  # whose settings are the run's own, though a hook may replace it
         self._interruption = Interruption()
+        self._agreed_signal: int | None = None  # that ended `updates` early, of any of several processes
         self._evaluation_pending = False  # one is due that was interrupted or failed
         self._finished_at: int | None = None  # the step at which the agent finished
         self._learning = False  # or failed in it, so that the parameters may be of no use
         self._evaluated: tuple[int | None, Report] = None, Report({})  # the step of the latest evaluation, and that
+        self._num_rows = 1  # of the last rollout, by which the metrics of several processes are weighed
         self._logged_at = 0
         self._finite = FiniteCheck()
         self._remarked: set[str] = set()
@@ -204,10 +207,14 @@ class Trainer:
     def write_to(self, run_dir: str | Path | None, tracker: Tracker | None = None) -> None:
         """Sets where events and checkpoints go from now on; a previous tracker is not closed.
 
+        Of several processes the first one alone writes and prints.
+
         Args:
             run_dir: the folder; None writes no file.
             tracker: where figures go; None creates a silent one that writes into the folder.
         """
+        if not distributed.is_main():
+            run_dir, tracker = None, Tracker()
         self.run_dir = None if run_dir is None else Path(run_dir).absolute()  # an environment may change the folder
         self.tracker = tracker or Tracker(self.run_dir, loggers=self.settings.loggers)
 
@@ -245,7 +252,7 @@ class Trainer:
             ContractError: the first rollout or the agent's metrics are not as they should be.
             EnvironmentFailure: an environment raised an error, died or hung.
         """
-        self._interruption = Interruption()
+        self._interruption, self._agreed_signal = Interruption(), None
         self.report = Report({})
         self._remark(*self.env.remarks)
         metrics: Metrics | None = None
@@ -279,12 +286,13 @@ class Trainer:
             self.agent.train()
         if not self.steps:
             self.tracker.begin(self._settings_of_all() | {"seed": self.seed}, f"eval/{self.env.criterion}")
-            seed_everything(derive_seed(self.seed, ACTING))
+            seed_everything(derive_seed(self.seed, ACTING, *distributed.own_stream()))
         if self.collector.failed:
             self._begin_episodes()
         start = time.perf_counter()
         progress = min(1.0, self.steps / self.total_steps)
-        rollout = self.collector.collect(self.agent, progress, self._interruption)
+        breaking = self._interruption if distributed.size() == 1 else None  # others wait for what was begun
+        rollout = self.collector.collect(self.agent, progress, breaking)
         if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
             self._remark(CUT.format(what="a rollout", steps=len(rollout)))
         collected = time.perf_counter()
@@ -292,25 +300,31 @@ class Trainer:
         for hook in self.hooks:
             hook.on_rollout(self, rollout)
         self.collector.failed = False
-        self._learning = True
+        self._learning, num_rows = True, rollout.num_steps
         try:
             if not self.agent.differentiable:  # there the loss, which is checked, is the reward
                 self._finite.look(rollout, self.steps)
-            metrics = self.agent.learn(rollout)
+            with distributed.weighing(num_rows):
+                metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._dumped(error, rollout) from None
         if not self.steps:
             check_metrics(metrics)
         self._learning = False
+        distributed.average_statistics(self.agent)
         self.env.on_update()
-        self.steps += rollout.num_steps
+        self._num_rows = num_rows
+        self.steps += int(distributed.total(num_rows, "steps")) if rollout.ragged else num_rows * distributed.size()
         if self.collector.plays:
             self.episodes.add(rollout)
         self.collect_seconds += collected - start
         self.env_seconds += rollout.env_seconds
         self.learn_seconds += time.perf_counter() - collected
+        if self.settings.total_episodes is not None:
+            self.episodes.flush()
         for hook in self.hooks:
             hook.on_update(self, metrics)
+        self._agree()
         return metrics
 
     def evaluate(self) -> Report:
@@ -321,10 +335,10 @@ class Trainer:
         """
         self._check_deferred()
         self._evaluation_pending = True
-        with self._answering():
-            found = self.evaluator(self.agent, self._interruption)
+        found = self._evaluated_by_main()
         if self.evaluator.env is self.env:
             self._begin_episodes()
+        self._agree()
         if found is None:
             return Report({})
         report, made = found
@@ -341,6 +355,17 @@ class Trainer:
         self._evaluation_pending = False
         self._evaluated = self.steps, report
         return report
+
+    def _evaluated_by_main(self) -> tuple[Report, list[tuple[str, Report]]] | None:
+        """What the evaluator found; of several processes the first one evaluates, and the others get the figures."""
+        if distributed.is_main():
+            with self._answering():
+                found = self.evaluator(self.agent, self._interruption)
+            figures = None if found is None else (found[0].scalars, [(name, one.scalars) for name, one in found[1]])
+            distributed.broadcast_object(figures, "evaluation")
+            return found
+        figures = distributed.broadcast_object(None, "evaluation")
+        return None if figures is None else (Report(figures[0]), [(name, Report(one)) for name, one in figures[1]])
 
     def log(self, figures: Mapping[str, float]) -> None:
         """Writes figures of one's own at this step, by TensorBoard tag: ``{"mine/distance": 0.3}``.
@@ -409,9 +434,16 @@ class Trainer:
         }
 
     def save(self, name: str) -> None:
-        """Writes ``checkpoints/<name>.pt``, if there is a run folder; ``best`` has only what answers."""
-        if self.run_dir is not None:
+        """Writes ``checkpoints/<name>.pt``, if there is a run folder; ``best`` has only what answers.
+
+        Of several processes all must call it: the first one writes what all of them go on from.
+        """
+        if distributed.size() > 1:
+            self.episodes.flush()
+            content = self._of_all_ranks(self.checkpoint(learns=name != "best"))
+        elif self.run_dir is not None:
             content = self.checkpoint(learns=name != "best")
+        if self.run_dir is not None:
             checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", content)
 
     def checkpoint(self, learns: bool = True) -> dict[str, Any]:
@@ -437,6 +469,18 @@ class Trainer:
             )
         if learns:
             content["learns"] = copy.deepcopy(self._learns(rest))
+        return content
+
+    def _of_all_ranks(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint with what the other processes go on from; what they all have is not sent."""
+        if "learns" not in content:
+            return content
+        buffers = {name: x for name, x in self.agent.named_buffers() if name in content["agent"]["parameters"]}
+        agent = {part: x for part, x in content["learns"]["agent"].items() if part != "optimizers"}
+        own = {**content["learns"], "agent": agent, "buffers": buffers}
+        ranks = distributed.gather_object(None if distributed.is_main() else own, "checkpoint")
+        if ranks is not None:
+            content["learns"]["ranks"] = ranks[1:]
         return content
 
     def _learns(self, agent: dict[str, Any]) -> dict[str, Any]:
@@ -494,7 +538,7 @@ class Trainer:
         fits = learns["fits"] if isinstance(learns["fits"], str) else describe(learns["fits"])
         if fits != self._fits():
             raise CheckpointError(f"the checkpoint is of {fits}, not of {self._fits()}")
-        notes = []
+        learns, notes = self._own_part(saved, learns)
         here = self.circumstances()
         for key, value in learns["made_with"].items():
             if here.get(key) != value:
@@ -512,7 +556,7 @@ class Trainer:
         for key, value in before.items():
             if key in here and here[key] != value and key not in ("trainer.total_steps", "trainer.stop_at"):
                 notes.append(f"{key} was {value}, is {here[key]}")
-        self.restore_agent(saved)
+        self.restore_agent({**saved, "learns": learns})
         if "states" not in {**saved["agent"], **learns["agent"]} and type(self.agent).restore is Agent.restore:
             names = (name for name, _ in stateful_parts(self.agent))  # which rlcore 0.1 left to overrides
             notes += [f"the checkpoint has nothing of the agent's {name}, which begins anew" for name in names]
@@ -535,8 +579,37 @@ class Trainer:
                 "and results will not be bit-identical to an uninterrupted run's"
             )
             self._begin_episodes()
-        restore_rng_state(learns["rng"])
+        if learns["rng"] is None:
+            seed_everything(derive_seed(self.seed, ACTING, self.steps, *distributed.own_stream()))
+        else:
+            restore_rng_state(learns["rng"])
         return notes
+
+    def _own_part(self, saved: dict[str, Any], learns: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """What this one of several processes goes on from; and a line if they were another number.
+
+        Then what each had of its own is dropped: the episodes in progress, the generators and the replay.
+        """
+        ranks, parameters = list(learns.get("ranks", [])), saved["agent"]["parameters"]
+        if len(ranks) + 1 == distributed.size():
+            if distributed.is_main():
+                return learns, []
+            own = ranks[distributed.rank() - 1]
+            parameters |= own["buffers"]
+            return {**learns, **own, "agent": {**learns["agent"], **own["agent"]}}, []
+        for name, here in self.agent.named_buffers():
+            if name in parameters and parameters[name].shape != here.shape:  # of each environment
+                parameters[name] = here
+        dropped = {
+            "collector": {**learns["collector"], "env": None},
+            "episodes": {**learns["episodes"], **self.episodes.of_new_episodes()},
+            "agent": {part: x for part, x in learns["agent"].items() if part != "states"},
+            "rng": None,
+        }
+        return {**learns, **dropped}, [
+            f"the run had {len(ranks) + 1} processes, has {distributed.size()}: "
+            "results will not be bit-identical to an uninterrupted run's"
+        ]
 
     def _restore_hooks(self, saved: list[Any]) -> list[str]:
         left, notes = [(name, state) for name, state in saved], []
@@ -568,14 +641,15 @@ class Trainer:
     def _remark(self, *lines: str) -> None:
         """Tells the user each line once."""
         for line in lines:
-            if line not in self._remarked:
+            if line not in self._remarked and distributed.is_main():
                 self._remarked.add(line)
                 self.tracker.note(line)
 
     def _fits(self) -> str:
         """What a checkpoint must match of the environment."""
         env = self.env
-        return f"{env.num_envs} environments of {env.single_observation_space} and {env.single_action_space}"
+        num_envs = env.num_envs * distributed.size()
+        return f"{num_envs} environments of {env.single_observation_space} and {env.single_action_space}"
 
     def circumstances(self) -> dict[str, str]:
         """What bit-identical results depend on besides the settings."""
@@ -586,15 +660,26 @@ class Trainer:
 
     @property
     def interrupted(self) -> int | None:
-        """The signal that ended `updates` early."""
-        return self._interruption.signal
+        """The signal that ended `updates` early; of several processes, once all of them know."""
+        return self._interruption.signal if distributed.size() == 1 else self._agreed_signal
 
     @property
     def finished(self) -> bool:
         """Whether the run has reached its end."""
         episodes = self.settings.total_episodes
-        reached = self.steps >= self.total_steps or (episodes is not None and self.episodes.count() >= episodes)
+        reached = self.steps >= self.total_steps or (episodes is not None and self.episodes.num_episodes >= episodes)
         return reached or self.stopped is not None
+
+    def _agree(self) -> None:
+        """What ends the run of one of several processes ends that of all, after the same update."""
+        if distributed.size() > 1:
+            found = distributed.all_gather(
+                "end", torch.tensor([self._interruption.signal or 0, self.stopped is not None], dtype=torch.float64)
+            )
+            signal_number, stopped = found.amax(0).tolist()
+            self._agreed_signal = int(signal_number) or None
+            if stopped and self.stopped is None:
+                self.stopped = "another process ended it"
 
     def _at_goal(self) -> bool:
         stop_at = self.settings.stop_at
@@ -620,8 +705,11 @@ class Trainer:
             yield
         except NonFiniteError:
             raise
-        except (Exception, GeneratorExit):
-            if not self._learning:
+        except (Exception, GeneratorExit) as error:
+            is_alone = distributed.size() == 1 or isinstance(
+                error, GeneratorExit
+            )  # others do not save with a failed one
+            if not self._learning and is_alone:
                 self.save("last")
             raise
         else:
@@ -647,7 +735,8 @@ class Trainer:
         values = torch.zeros(len(metrics), dtype=torch.float64, device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
-        numbers = values.tolist()  # one sync for all of them
+        with distributed.weighing(self._num_rows):
+            numbers = distributed.mean(values, "metrics").tolist()  # one sync for all of them
         return {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
 
     def _log(self, metrics: Metrics) -> None:
@@ -716,7 +805,8 @@ def _total_steps(settings: Trainer.Settings, env: Environment) -> int:
     if env.num_examples is None:
         raise InputError(f"trainer.epochs: {type(env).__name__} has no epochs; set trainer.total_steps")
     assert settings.epochs is not None
-    return math.ceil(settings.epochs * env.num_examples / env.num_envs) * env.num_envs
+    batch = env.num_envs * distributed.size()
+    return math.ceil(settings.epochs * env.num_examples / batch) * batch
 
 
 def _require_same_spaces(what: str, env: Environment, like: Environment) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rlcore.agent import Agent
 from rlcore.checkpoint import restored, restored_number
+from rlcore.distributed import rank, size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
@@ -196,7 +197,7 @@ class SupervisedEnv(Environment):
                 f"{tuple(self._action_shape)}, got {actions.dtype} of shape {tuple(actions.shape)}"
             )
         self.action.on_step(self._num_answered)
-        self._num_answered += self.num_envs
+        self._num_answered += self.num_envs * size()
         reward = self.action.reward(actions, self._target)
         return self._show(), reward, self._terminated, self._truncated, {}
 
@@ -211,6 +212,11 @@ class SupervisedEnv(Environment):
         A subclass whose constructor does not take a spec is made as any other.
         """
         return cls(settings, device, spec=spec) if "spec" in signature(cls).parameters else cls(settings, device)
+
+    @property
+    def first(self) -> int:
+        """0: all processes draw the same order, and each shows its part of a batch."""
+        return 0
 
     @property
     def classes(self) -> tuple[str, ...] | None:  # type: ignore[override]
@@ -311,13 +317,15 @@ class SupervisedEnv(Environment):
         return inputs
 
     def _next_rows(self) -> Tensor:
-        start, self._cursor = self._cursor, self._cursor + self.num_envs
+        """Those of the next batch, of which each process has its part."""
+        batch, part = self.num_envs * size(), slice(rank() * self.num_envs, (rank() + 1) * self.num_envs)
+        start, self._cursor = self._cursor, self._cursor + batch
         if self._cursor <= self.num_examples:
-            return self._order[start : self._cursor]
+            return self._order[start : self._cursor][part]
         rest = self._order[start:]
         self._begin_epoch()
-        self._cursor = self.num_envs - len(rest)
-        return torch.cat([rest, self._order[: self._cursor]])
+        self._cursor = batch - len(rest)
+        return torch.cat([rest, self._order[: self._cursor]])[part]
 
     def _begin_epoch(self) -> None:
         self._epoch_began_with = self._generator.get_state()
@@ -329,9 +337,9 @@ class SupervisedEnv(Environment):
 
     def _check_batch(self) -> None:
         """Raises an InputError if there are fewer examples than a batch has."""
-        if self.num_envs > self.num_examples:
+        if (batch := self.num_envs * size()) > self.num_examples:
             raise InputError(
-                f"env.num_envs: a batch of {self.num_envs:,} is larger than the {self.num_examples:,} examples of the "
+                f"env.num_envs: a batch of {batch:,} is larger than the {self.num_examples:,} examples of the "
                 f"{self.split} split; at most {self.num_examples:,}"
             )
 

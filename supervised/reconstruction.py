@@ -8,6 +8,7 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
+from rlcore.distributed import rank
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
@@ -76,7 +77,7 @@ class ReconstructionEnv(SupervisedEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
         if seed is not None:
-            self._noise.manual_seed(derive_seed(seed, PIXELS))
+            self._noise.manual_seed(derive_seed(seed, PIXELS) + rank())  # as each process has other examples
         return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:

@@ -87,7 +87,7 @@ def recorded_at_random(settings, folder, monkeypatch):
     env = settings.env.build("cpu")
     writer = EpisodeWriter(folder / settings.dataset, env)
     for step in islice(_acted(env, 1, 0, Player(BC(env), env, "random")), 50):
-        writer.add(_played(*step, env))
+        writer.add(_played(step, env))
     writer.close({})
 
 

@@ -11,6 +11,7 @@ from rlcore.agent import Metrics
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.transitions import TransitionAgent
 from rlcore.device import choose_device
+from rlcore.distributed import share, size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -81,17 +82,31 @@ class OffPolicyAgent(TransitionAgent):
         s = self.settings
         self.horizon = s.horizon
         device = env.device if s.replay_device is None else choose_device(s.replay_device)[0]
+        self.batch_size = share(s.batch_size, "agent.batch_size")
+        """B of this process."""
         self.replay = TransitionReplay(
-            s.replay_size, env.num_envs, s.n_step, s.gamma, s.priority_alpha, s.frames, device
+            share(s.replay_size, "agent.replay_size"),
+            env.num_envs,
+            s.n_step,
+            s.gamma,
+            s.priority_alpha,
+            s.frames,
+            device,
         )
         self.replay.saves_steps = s.save_replay
-        room = (self.replay.num_rows - 1) * env.num_envs  # whole rows
+        num_envs = env.num_envs * size()
+        room = (self.replay.num_rows - 1) * num_envs  # whole rows
         if room < s.learning_starts or s.horizon >= self.replay.num_rows:
             raise InputError(
-                f"agent.replay_size: {s.replay_size:,} holds {room:,} steps of {env.num_envs:,} environments, too few "
+                f"agent.replay_size: {s.replay_size:,} holds {room:,} steps of {num_envs:,} environments, too few "
                 f"for learning_starts={s.learning_starts:,} and horizon={s.horizon:,}"
             )
         self._owed = 0.0  # batches, a fraction of one
+
+    @property
+    def num_seen(self) -> int:
+        """Environment steps added to the replay so far; of several processes, by all of them."""
+        return self.replay.num_added * self.spec.num_envs * size()
 
     @abstractmethod
     def explore(self, obs: Tree) -> Tensor:
@@ -99,7 +114,7 @@ class OffPolicyAgent(TransitionAgent):
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Explores; in training at first by actions drawn uniformly. obs [N, *O]."""
-        if self.training and self.replay.num_added * self.spec.num_envs < self.settings.learning_starts:
+        if self.training and self.num_seen < self.settings.learning_starts:
             return Step(random_actions(self.action_space, obs))
         return Step(self.explore(self.normalized(obs)))
 
@@ -111,15 +126,15 @@ class OffPolicyAgent(TransitionAgent):
         self.replay.add(rollout)
         self.progress = rollout.progress
         self._update_normalizers(rollout)
-        if len(self.replay) < max(1, s.learning_starts, self.replay.to_refill):
+        if len(self.replay) * size() < max(1, s.learning_starts, self.replay.to_refill * size()):
             return {}
-        self._owed += s.updates_per_step * rollout.num_steps
+        self._owed += s.updates_per_step * rollout.num_steps * size()
         beta = s.priority_beta + (1 - s.priority_beta) * self.progress
         scale = None if self.reward_normalizer is None else self.reward_normalizer.moments.scale
         each: list[Metrics] = []
         while self._owed >= 1:
             self._owed -= 1
-            b = self.replay.sample(s.batch_size, beta, scale)
+            b = self.replay.sample(self.batch_size, beta, scale)
             metrics, error = self.update(self._normalized_batch(b))
             each.append(metrics)
             if b.place is not None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
+from rlcore.distributed import least, share
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.envs.games.replay import Batch, GameReplay
@@ -65,7 +66,10 @@ class SelfPlayAgent(Agent):
             raise InputError(f"agent.name: {type(self).__name__} plays games against itself; use env.name=selfplay")
         self.game: Game = space.game
         self.horizon = s.horizon
-        self.replay = GameReplay(self.game, s.replay_size, s.symmetries, self.learns_policy, self.spec.device)
+        self.batch_size = share(s.batch_size, "agent.batch_size")
+        """B of this process."""
+        capacity = share(s.replay_size, "agent.replay_size")
+        self.replay = GameReplay(self.game, capacity, s.symmetries, self.learns_policy, self.spec.device)
 
     @abstractmethod
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
@@ -93,12 +97,12 @@ class SelfPlayAgent(Agent):
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
-        if len(self.replay) < s.batch_size:
+        if least(len(self.replay)) < self.batch_size:
             return metrics
         steps: list[dict[str, Tensor]] = []
         self.network.train()
-        for _ in range(max(1, round(s.passes * rollout.num_steps / s.batch_size))):
-            losses = self.losses(self.replay.sample(s.batch_size))
+        for _ in range(max(1, round(s.passes * rollout.num_steps / self.batch_size))):
+            losses = self.losses(self.replay.sample(self.batch_size))
             metrics |= self.minimize(losses["loss"])
             steps.append({name: loss.detach() for name, loss in losses.items()})
         self.network.eval()

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from contextlib import closing
 from importlib.metadata import version
 
 from rich.console import Console
@@ -18,6 +19,14 @@ def introduce(trainer: Trainer, loaded: Loaded) -> None:
     if not trainer.steps:
         settings = flatten(loaded.config.model_dump(mode="json", exclude={"expect", "imports"}))
         trainer.tracker.begin(settings, f"eval/{trainer.env.criterion}", configs.dump(loaded.config))
+
+
+def follow(trainer: Trainer) -> int:
+    """Trains as one of several processes that is not the first: it writes and prints nothing; returns the status."""
+    with closing(trainer):
+        for _ in trainer.updates():
+            pass
+    return 0 if trainer.interrupted is None else 128 + trainer.interrupted
 
 
 def conclude(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:

@@ -5,8 +5,10 @@ from contextlib import closing
 from pathlib import Path
 
 from rlcore import config as configs
+from rlcore import distributed
+from rlcore.commands.processes import launch
 from rlcore.commands.resume import resume
-from rlcore.commands.run_ends import conclude, introduce
+from rlcore.commands.run_ends import conclude, follow, introduce
 from rlcore.commands.seeds import print_seeds, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
@@ -22,18 +24,24 @@ def train(
     seeds: int | None,
     jobs: int,
     or_resume: bool = False,
+    processes: int = 1,
 ) -> int:
     """Trains the agent of a config; with ``seeds``, once per seed, each in its own process.
 
-    With ``or_resume`` a run that is in ``run_dir`` is resumed, by its own config and the overrides.
+    With ``or_resume`` a run that is in ``run_dir`` is resumed, by its own config and the overrides. With ``processes``
+    that many train it together; see `rlcore.distributed`.
     """
-    if or_resume:
-        if run_dir is None or seeds is not None:
-            raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds")
-        if (Path(run_dir) / CONFIG_FILE).is_file():
-            return resume(run_dir, overrides)
+    if seeds is not None and (processes > 1 or distributed.size() > 1):
+        raise InputError("--seeds: each is a process of its own; leave out --processes, and torchrun")
+    if or_resume and (run_dir is None or seeds is not None):
+        raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds")
+    if processes > 1:
+        where = [] if run_dir is None else ["--run-dir", run_dir]
+        return launch(processes, ["train", source, *overrides, *where, *(["--or-resume"] if or_resume else [])])
+    if or_resume and run_dir is not None and distributed.broadcast_object((Path(run_dir) / CONFIG_FILE).is_file()):
+        return resume(run_dir, overrides)
     loaded = configs.load(source, overrides)
-    console = make_console()
+    console = make_console(silent=not distributed.is_main())
     for note in loaded.notes:
         console.print(note, highlight=False)
     if seeds is not None:
@@ -42,6 +50,8 @@ def train(
         print_seeds(runs)
         return max(status for _, status in runs)
     trainer, notes = configs.build(loaded.config)
+    if not distributed.is_main():
+        return follow(trainer)
     for logger in trainer.settings.loggers:
         logger.check()
     run = Run.create(loaded, run_dir)

@@ -1,0 +1,83 @@
+"""Several processes on this machine that train one agent together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from rlcore import device, distributed
+from rlcore.errors import InputError
+from rlcore.interruption import ending_signals
+
+LOOPBACK = "127.0.0.1"
+GRACE = 30.0
+"""Seconds that the others have to end once one has failed."""
+
+
+def launch(processes: int, words: Sequence[str]) -> int:
+    """Runs the command line in each of several processes, as torchrun would on one machine; returns the exit status.
+
+    A signal to end is passed on to the first of them, which agrees with the others; a second one kills all.
+
+    Args:
+        processes: how many.
+        words: what follows ``rlcore`` in the command line.
+
+    Raises:
+        InputError: this process is itself one of several.
+    """
+    if distributed.is_launched():
+        raise InputError("--processes: torchrun has launched several already; leave it out")
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    # the path of this process: with -m the working folder would come first, and could shadow the standard library
+    program = f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()"
+    environ = {
+        "OMP_NUM_THREADS": str(max(1, device.NUM_THREADS // processes)),
+        **os.environ,
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    children: list[subprocess.Popen[bytes]] = []
+
+    def end(number: int, frame: object) -> None:
+        if signalled:
+            for child in children:
+                child.kill()
+        signalled.append(number)
+        children[0].send_signal(number)
+
+    signalled: list[int] = []
+    previous = {which: signal.signal(which, end) for which in ending_signals()}
+    try:
+        for rank in range(processes):
+            own = environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # in a session of its own, so that Ctrl-C reaches it only through us
+            command = [sys.executable, "-c", program, *words]
+            children.append(subprocess.Popen(command, env=own, start_new_session=True))
+        statuses = _waited(children)
+    finally:
+        for child in children:
+            child.kill()
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+    return next((status for status in statuses if status), 0)
+
+
+def _waited(children: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+    """Waits for all, for `GRACE` once one has failed; returns their exit statuses, 128 + n where a signal ended one."""
+    failed_at = None
+    while any(child.poll() is None for child in children):
+        time.sleep(0.05)
+        if failed_at is None and any(child.returncode for child in children):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() > failed_at + GRACE:
+            for child in children:
+                child.kill()
+    return [128 - child.returncode if child.returncode < 0 else child.returncode for child in children]

@@ -1,0 +1,272 @@
+"""Several processes are one run: the same parameters, moments and episodes, in seconds; and how they end together."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from ranks import EQUAL
+from trainers import TRAINERS
+
+from rlcore import commands, distributed
+from rlcore.errors import InputError
+
+HERE = Path(__file__).parent
+PPO = """\
+env: {name: cartpole, num_envs: 4}
+agent: {name: ppo, horizon: 16, minibatch_size: 32, normalize_observations: true, network: {name: mlp, hidden: [8]}}
+trainer: {total_steps: 1_024, eval_episodes: 4, checkpoint_every: 256}
+"""
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def launched(words, size=2, **settings):
+    """Processes as torchrun would launch them."""
+    port = str(free_port())
+    common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**os.environ, **{k: str(v) for k, v in common.items()}, "RANK": str(r), "LOCAL_RANK": str(r)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **settings,
+        )
+        for r in range(size)
+    ]
+
+
+def ended(processes):
+    """Exit statuses, and what was printed and told."""
+    texts = [process.communicate(timeout=120) for process in processes]
+    return [process.returncode for process in processes], *("".join(each) for each in zip(*texts, strict=True))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of two ranks found."""
+    out = tmp_path_factory.mktemp("ranks")
+    statuses, _, told = ended(launched([HERE / "ranks.py", out]))
+    assert statuses == [0, 0], told
+    return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture
+def config(workdir):
+    (workdir / "small.yaml").write_text(PPO)
+    return workdir / "small.yaml"
+
+
+# --- the same run ---
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_two_processes_learn_what_one_does(found, name):
+    """2 x N / 2 environments against 1 x N, after 20 updates with the same draws."""
+    here = ranks.outcome(*EQUAL[name](name))
+    for there in (rank[name] for rank in found):
+        assert (there["parameters"] - here["parameters"]).abs().max() <= (1e-5 if name == "trpo" else 1e-6)
+        for a, b in zip(there["moments"], here["moments"], strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+        means, count, latest = here["episodes"]
+        rel = 1e-5 if name in ("supervised", "vae") else 1e-12  # there a reward is a function of the parameters
+        assert there["episodes"][0] == pytest.approx(means, rel=rel)
+        assert there["episodes"][1] == count
+        assert torch.allclose(there["episodes"][2], latest, rtol=rel)
+        assert there["steps"] == here["steps"]
+        loss = "train/loss" if "train/loss" in here["metrics"] else "train/value_loss"
+        assert there["metrics"][loss] == pytest.approx(here["metrics"][loss], rel=1e-4)
+    assert torch.equal(found[0][name]["parameters"], found[1][name]["parameters"])
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_resuming_goes_on_bit_for_bit(found, name):
+    """Six updates, and three and three, each process from its own replay, generators and episodes."""
+    assert found[0][f"resumed {name}"] is None
+
+
+def test_rows_weigh_the_same_on_whatever_rank(found):
+    """Of the rows (0, 1), (2, 3), ..., (14, 15), three on one rank and five on the other."""
+    for rank in found:
+        theta, loss = rank["weights"]
+        assert theta.tolist() == pytest.approx([-7, -8])
+        assert loss == pytest.approx(7.5)
+
+
+def test_seeds_follow_from_global_numbers(found):
+    assert torch.equal(torch.cat([rank["starts"] for rank in found]), ranks.starts(4))
+    assert len(set(ranks.starts(4).tolist())) == 4
+
+
+def test_exchanges_are_counted(found):
+    """Two epochs of one minibatch: their advantages, gradients and the KL after the first; three running moments."""
+    calls = found[0]["ppo"]["calls"]
+    assert calls == {
+        "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 1, "metrics": 1
+    }  # fmt: skip
+
+
+def test_ranks_that_come_apart_say_so(found):
+    line = (
+        r"the processes have come apart, .*: rank 0 is at 'left' \(exchange (\d[\d,]*), 1 numbers\); "
+        r"rank 1 is at 'right' \(exchange \1, 9,001 numbers\)"
+    )
+    assert all(re.fullmatch(line, rank["apart"]) for rank in found)
+
+
+def test_what_cannot_be_shared(found):
+    assert found[1]["shares"] == "env.num_envs: 3 cannot be shared equally by 2 processes; choose a multiple"
+
+
+def test_one_process_alone():
+    """It is given back what it gives, and asks nobody."""
+    x = torch.randn(3, requires_grad=True)
+    assert distributed.mean(x) is x
+    assert distributed.broadcast(x) is x
+    assert distributed.total(3) == distributed.least(3) == 3
+    assert distributed.gather_object(x) == distributed.all_gather_object(x) == [x]
+    assert distributed.share(7, "n") == 7
+    assert (distributed.rank(), distributed.size(), distributed.is_main()) == (0, 1, True)
+    with distributed.joined():
+        assert distributed.size() == 1
+    assert not distributed.calls
+
+
+# --- the command line ---
+
+
+def command(*words, **settings):
+    return subprocess.run(
+        [sys.executable, "-m", "rlcore", *map(str, words)], capture_output=True, text=True, timeout=120, **settings
+    )
+
+
+def test_train_resume_and_another_number_of_processes(config):
+    done = command("train", config, "--run-dir", "run", "--processes", 2, "trainer.stop_at=512")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("small: run") == done.stdout.count("stopped at step 512") == 1
+    assert json.loads(Path("run/result.json").read_text())["steps"] == 512
+    done = command("resume", "run", "--processes", 2, "trainer.stop_at=768")
+    assert "bit-identical" not in done.stdout
+    done = command("resume", "run")
+    assert done.returncode == 0, done.stderr
+    assert "the run had 2 processes, has 1: results will not be bit-identical" in done.stdout
+    assert "after 1,024 steps" in done.stdout
+    assert command("eval", "run", "--episodes", 2).returncode == 0
+    done = command("resume", "run", "--processes", 2, "trainer.total_steps=1280")
+    assert "the run had 1 processes, has 2" in done.stdout
+    assert json.loads(Path("run/result.json").read_text())["finished"] is True
+
+
+def test_torchrun(config):
+    """As it launches them; two nodes of one process each meet by its own rendezvous."""
+    port = free_port()
+    words = "-m", "rlcore", "train", config, "--run-dir", "run"
+    nodes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+                *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=1", *map(str, words)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    statuses, printed, told = ended(nodes)
+    assert statuses == [0, 0], told
+    assert printed.count("after 1,024 steps") == 1
+    assert json.loads(Path("run/result.json").read_text())["finished"] is True
+
+
+def running(config, *words, until="run/checkpoints/last.pt"):
+    """Two processes that train for long, once they have saved."""
+    long = "trainer.total_steps=10_000_000", "trainer.eval_every=null", "trainer.checkpoint_every=256"
+    processes = launched(["-m", "rlcore", "train", config, "--run-dir", "run", *long, *words])
+    for _ in range(600):
+        if Path(until).is_file():
+            return processes
+        time.sleep(0.05)
+    raise AssertionError(ended(processes))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_saves_and_ends_all(config, rank):
+    processes = running(config)
+    processes[rank].send_signal(signal.SIGTERM)
+    statuses, printed, told = ended(processes)
+    assert statuses == [128 + signal.SIGTERM] * 2, told
+    assert re.search(r"SIGTERM: saved at step [\d,]+; resume with: rlcore resume run", printed)
+    assert told == ""
+    done = command("resume", "run", "--processes", 2, "trainer.total_steps=1024")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others_in_one_line(config, rank):
+    processes = running(config)
+    processes[rank].kill()
+    statuses, _, told = ended(processes)
+    assert statuses[1 - rank] == 2
+    assert told == (
+        f"rlcore: rank {1 - rank} has lost another process, which was killed or has failed; "
+        "go on with rlcore resume RUN\n"
+    )
+    done = command("resume", "run", "--processes", 2, "trainer.stop_at=512", "trainer.total_steps=10000")
+    assert done.returncode == 0, done.stderr
+
+
+OWN = """\
+import rlcore
+from rlcore import distributed
+from rlcore.agents.ppo import PPO
+
+@rlcore.registry.agents.register("failing")
+class Failing(PPO):
+    def learn(self, rollout):
+        if distributed.rank() == 1 and rollout.progress > 0:
+            raise KeyError("planted")
+        return super().learn(rollout)
+"""
+
+
+def test_a_rank_that_raises_shows_its_traceback_once(config, workdir):
+    (workdir / "own.py").write_text(OWN)
+    config.write_text("imports: [own.py]\n" + PPO.replace("name: ppo", "name: failing"))
+    statuses, _, told = ended(launched(["-m", "rlcore", "train", config, "--run-dir", "run"]))
+    assert 0 not in statuses
+    assert told.count("Traceback") == told.count("KeyError: 'planted'") == 1
+    assert "lost another process" not in told
+
+
+def test_a_mistake_is_told_once(config):
+    done = command("train", config, "--run-dir", "run", "--processes", 2, "agent.horizont=3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("rlcore: command line: agent.horizont")
+    assert done.stderr.count("\n") == 1
+    done = command("train", config, "--run-dir", "run", "--processes", 3)
+    assert done.stderr == "rlcore: env.num_envs: 4 cannot be shared equally by 3 processes; choose a multiple\n"
+    assert not Path("run").exists()
+
+
+def test_what_goes_with_several_processes(monkeypatch):
+    with pytest.raises(InputError, match="--seeds: each is a process of its own; leave out --processes"):
+        commands.train("cartpole_ppo", [], None, 2, 1, processes=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--processes: torchrun has launched several already"):
+        commands.train("cartpole_ppo", [], None, None, 1, processes=2)
