@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, AgentChoice, Metrics
-from rlcore.distributed import weighing
+from rlcore.distributed import weigh
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -84,8 +84,8 @@ class Ensemble(Agent):
         for k, (member, envs) in enumerate(self._shares()):
             rows = [_share(row, k, envs, slope) for row, slope in zip(rollout, slopes, strict=True)]
             part = rollout.part(envs, rows)
-            with weighing(part.num_steps):
-                updates.append(member.learn(part))
+            weigh(part.num_steps)
+            updates.append(member.learn(part))
         flags = [member.nonfinite for member in self.members if member.nonfinite is not None]
         if flags:
             self.nonfinite = torch.stack(flags).any()

@@ -14,7 +14,7 @@ from rlcore import registry, settings
 from rlcore.checkpoint import fitting
 from rlcore.deployment import answer, bounds, takes_arrays
 from rlcore.device import sync_is_costly
-from rlcore.distributed import GradientMean
+from rlcore.distributed import average_gradients
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
@@ -180,7 +180,7 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
         """Takes one optimizer step down the gradient of the loss; the only place where optimizers step.
 
-        Several processes all take the same step, down the mean of their gradients; see `rlcore.distributed.weighing`.
+        Several processes all take the same step, down the mean of their gradients; see `rlcore.distributed.weigh`.
 
         Args:
             loss: 0-d, with a graph.
@@ -204,9 +204,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         params = [param for group in optimizer.param_groups for param in group["params"]]
         for param in params:
             param.grad = None
-        of_all = GradientMean(params)
         loss.backward()
-        metrics: Metrics = {"loss": of_all.finish(loss)}
+        metrics: Metrics = {"loss": average_gradients(params, loss.detach())}
         if self.max_grad_norm is not None:
             grads = [param.grad for param in params if param.grad is not None]
             metrics["grad_norm"] = clip_grad_norm(grads, self.max_grad_norm)

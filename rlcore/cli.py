@@ -3,7 +3,8 @@
 import os
 import sys
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -167,32 +168,34 @@ def show(
     raise typer.Exit(rlcore.commands.show(config, overrides or [], figure, trust))
 
 
-def main() -> None:
-    """Runs the command line; invalid input prints one line and exits with status 2."""
-    if not _is_one_of_several():
-        run()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
-    status: Any = 0
-    try:
-        run()
-    except SystemExit as end:
-        status = end.code
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status or 0)  # the threads of gloo can abort a process that ends as Python does, before the others have
-
-
 def _is_one_of_several() -> bool:
     """See `rlcore.distributed.is_launched`, which one process alone does not import."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def run() -> None:
-    """Runs the command line in this process."""
-    with undisturbed():
+@contextmanager
+def _ended_at_once() -> Iterator[None]:
+    """One of several processes ends without Python's clearing up, in which threads of gloo can abort it."""
+    if not _is_one_of_several():
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
+    status: Any = 0
+    try:
+        yield
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
+    """Runs the command line; invalid input prints one line and exits with status 2."""
+    with _ended_at_once(), undisturbed():
         try:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])

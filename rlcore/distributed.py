@@ -4,12 +4,13 @@ Each process, a rank, has a share of the environments (or of each batch, or of t
 own generators; what depends on all of the data is exchanged: gradients, moments, decisions. Outside this module code
 asks for means, sums and decisions by name; with one process each is what it was given, at no cost.
 
-Every exchange begins with a packet of fixed size that says what it is, so that ranks which have come apart end in one
-line, instead of waiting for each other for ever. `calls` counts exchanges by name.
+torchrun's variables say who there is, and torch's store lets them find each other. Tensors on GPUs, and large sums, go
+by ``torch.distributed``; all else by a `Mesh`. Every exchange says what it is, so that ranks which have come apart end
+in one line, instead of waiting for each other for ever. `calls` counts exchanges by name.
 """
 
 import os
-import re
+import pickle
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,33 +18,22 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from rlcore.errors import InputError
+from rlcore.mesh import Mesh, has_core_each, own_host
 
 Thing = TypeVar("Thing")
 
-NAME_BYTES = 48
-HEAD = 2 + NAME_BYTES // 8
-"""float64 places of a packet that say what it is: its number, the size of what follows, and its name."""
-ROOM = 64 - HEAD
-"""Numbers that a packet carries."""
 PATIENCE = timedelta(hours=12)
-"""How long a rank waits for one that is at work, as in an evaluation; one that ends is noticed at once."""
+"""How long ``torch.distributed`` waits for a rank that is at work."""
 LAST_WORDS = 3.0
 """Seconds in which the others notice that a run ends."""
-LOST = re.compile("connection|peer|pipe|socket|timed out|remote process", re.IGNORECASE)
-"""In the messages of gloo and nccl, where another rank has ended."""
 RING = 2**18
-"""Numbers above which a sum goes around a ring, instead of from each rank to each."""
-
-
-class DistributedError(InputError):
-    """Ranks have come apart, or one has ended."""
+"""Numbers above which three ranks or more add up around a ring, instead of each from all."""
 
 
 class World(NamedTuple):
@@ -56,6 +46,7 @@ class World(NamedTuple):
     local_size: int
     store: Any
     """Shared by all of them; it outlives a rank."""
+    mesh: Mesh
     nccl: bool
     """Whether tensors on GPUs are exchanged there, which takes a GPU for each rank of a machine."""
 
@@ -120,24 +111,26 @@ def joined() -> Iterator[None]:
         store, number, count = next(rendezvous("env://", timeout=timedelta(minutes=5)))
         backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+        host = own_host(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        mesh = Mesh(number, count, store, host, has_core_each(environ["LOCAL_WORLD_SIZE"]))
+    except (RuntimeError, ValueError, OSError) as error:
         message = " ".join(str(error).split())
         raise InputError(f"process {environ['RANK']} cannot join the others: {message}") from error
-    _world = World(number, count, environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"], store, nccl)
+    _world = World(number, count, environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"], store, mesh, nccl)
     calls.clear()
     try:
         yield
     except Exception:
         is_first = _tells_first()
-        dist.destroy_process_group()  # so that those who wait for this rank notice
+        mesh.close()  # so that those who wait for this rank notice
         _wait_for_others()
         if is_first:
             raise
         raise SystemExit(2) from None
-    else:
-        dist.destroy_process_group()
     finally:
         _world = None
+        mesh.close()
+        dist.destroy_process_group()
 
 
 def _tells_first() -> bool:
@@ -196,10 +189,17 @@ def all_gather(name: str, x: Tensor) -> Tensor:
     """
     if _world is None:
         return x[None]
-    if x.device.type == "cpu" and x.dtype == torch.float64 and x.numel() <= ROOM:
-        return _packets(name, x.numel(), x.flatten())[:, : x.numel()].view(size(), *x.shape)
-    _packets(name, x.numel())
-    return _gathered(x)
+    if x.device.type != "cpu" and _world.nccl:
+        _announce(name)
+        found = torch.empty(_world.size, *x.shape, dtype=x.dtype, device=x.device)
+        dist.all_gather(list(found), x.contiguous())
+        return found
+    calls[name] += 1
+    own = x.detach().cpu().contiguous()
+    found = torch.empty(_world.size, *x.shape, dtype=x.dtype)
+    found[_world.rank] = own
+    _world.mesh.exchange(name, _bytes(own), [_bytes(row) for row in found])
+    return found.to(x.device)
 
 
 def total(number: float, name: str = "sum") -> float:
@@ -214,19 +214,14 @@ def least(number: int, name: str = "least") -> int:
     return int(all_gather(name, torch.tensor([number], dtype=torch.float64)).amin().item())
 
 
-@contextmanager
-def weighing(rows: int) -> Iterator[None]:
-    """In here means and gradients are of so many rows of this rank's, and weigh as much; else they weigh the same."""
+def weigh(rows: int) -> None:
+    """From now on means and gradients are of so many rows of this rank's, and weigh as much."""
     global _rows
-    before, _rows = _rows, rows
-    try:
-        yield
-    finally:
-        _rows = before
+    _rows = rows
 
 
 def mean(x: Tensor, name: str = "mean") -> Tensor:
-    """The mean over the rows of all ranks, of this rank's; see `weighing`.
+    """The mean over the rows of all ranks, of this rank's; see `weigh`.
 
     Args:
         x: [...], of floats.
@@ -278,36 +273,32 @@ def gather_object(thing: Thing, name: str = "gathered") -> list[Thing] | None:
     """Every rank's object, on rank 0; None on the others."""
     if _world is None:
         return [thing]
-    _packets(name)
-    found: list[Any] | None = [None] * size() if is_main() else None
-    with _others_there():
-        dist.gather_object(thing, found)
-    return found
-
-
-def all_gather_object(thing: Thing, name: str = "shown") -> list[Thing]:
-    """Every rank's object, on each."""
-    if _world is None:
-        return [thing]
-    _packets(name)
-    found: list[Any] = [None] * size()
-    with _others_there():
-        dist.all_gather_object(found, thing)
-    return found
+    _announce(name)
+    if not is_main():
+        _world.mesh.give(0, name, pickle.dumps(thing))
+        return None
+    return [thing, *(pickle.loads(_world.mesh.take(peer, name)) for peer in range(1, _world.size))]
 
 
 def broadcast_object(thing: Thing, name: str = "from main") -> Thing:
     """The object of rank 0, whatever the others give."""
     if _world is None:
         return thing
-    _packets(name)
-    found = [thing]
-    with _others_there():
-        dist.broadcast_object_list(found)
-    return found[0]
+    _announce(name)
+    if not is_main():
+        return pickle.loads(_world.mesh.take(0, name))
+    packed = pickle.dumps(thing)
+    for peer in range(1, _world.size):
+        _world.mesh.give(peer, name, packed)
+    return thing
 
 
-@torch.no_grad()
+def all_gather_object(thing: Thing, name: str = "of all") -> list[Thing]:
+    """Every rank's object, on each."""
+    found = gather_object(thing, name)
+    return broadcast_object(found, name) or []
+
+
 def average_statistics(module: nn.Module) -> None:
     """Makes the running statistics of batch norms the means over ranks, each of which has normalised its own rows."""
     if _world is None:
@@ -321,107 +312,55 @@ def average_statistics(module: nn.Module) -> None:
             x.copy_(averaged.view_as(x))
 
 
-class GradientMean:
-    """The mean of a gradient over the rows of all ranks, begun before it is known; see `weighing`.
-
-    What ranks have to agree on, its size and their numbers of rows, is exchanged while each computes its own.
+def average_gradients(params: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """Makes each ``param.grad`` the mean over the rows of all ranks, and returns that of the loss; see `weigh`.
 
     Args:
-        params: those that may have a gradient.
+        params: those without a gradient have none on any rank.
+        loss: 0-d, without a graph.
     """
-
-    def __init__(self, params: Sequence[Tensor]):
-        self.params, self._begun = params, None
-        if _world is not None:
-            numbers = sum(param.numel() for param in params) + 1
-            self._begun = _begin_packets("gradient", numbers, torch.tensor([_rows], dtype=torch.float64))
-
-    @torch.no_grad()
-    def finish(self, loss: Tensor) -> Tensor:
-        """Replaces each ``param.grad`` by the mean over all ranks' rows, and returns that of the loss, 0-d."""
-        if self._begun is None:
-            return loss.detach()
-        weights = _finish_packets(*self._begun)[:, 0]
-        params = [param for param in self.params if param.grad is not None]
-        weight = (weights[rank()] / weights.sum()).item()
-        grads = [param.grad for param in params if param.grad is not None]
-        parts = [*(grad.flatten() for grad in grads), loss.detach().view(1).to(grads[0].dtype)]
-        flat = torch.cat(parts).mul_(weight)
-        if flat.numel() <= RING:
-            flat = _gathered(flat).sum(0)  # in the order of ranks: the same bits on each
-        else:
-            _summed(flat)
-        *means, mean_loss = flat.split([part.numel() for part in parts])
-        for param, mean_grad in zip(params, means, strict=True):
-            param.grad = mean_grad.view_as(param)
-        return mean_loss.view(())
+    if _world is None:
+        return loss
+    with_grad = [param for param in params if param.grad is not None]
+    grads = [param.grad.flatten() for param in with_grad if param.grad is not None]
+    parts = [*grads, loss.to(grads[0].dtype).view(1), grads[0].new_tensor([_rows])]
+    flat = torch.cat(parts)
+    if _world.size > 2 and len(flat) > RING:
+        flat[:-1] *= _rows
+        _all_reduce("gradient", flat)
+        flat /= flat[-1].clone()
+    else:
+        found = all_gather("gradient", flat)
+        weights = found[:, -1] / found[:, -1].sum()
+        flat = found[0] * weights[0]
+        for row, weight in zip(found[1:], weights[1:], strict=True):  # in the order of ranks: the same bits on each
+            flat += row * weight
+    *means, mean_loss, _ = flat.split([len(part) for part in parts])
+    for param, grad in zip(with_grad, means, strict=True):
+        param.grad = grad.view_as(param)
+    return mean_loss.view(())
 
 
 # --- how they are made ---
 
 
-def _packets(name: str, numbers: int = 0, payload: Tensor | None = None) -> Tensor:
-    """Every rank's packet, [K, ROOM]; raises a DistributedError unless they are of the same exchange."""
-    return _finish_packets(*_begin_packets(name, numbers, payload))
-
-
-def _begin_packets(name: str, numbers: int, payload: Tensor | None) -> tuple[Any, Tensor, Tensor]:
+def _announce(name: str) -> None:
+    """Makes sure that all ranks are here."""
+    assert _world is not None
     calls[name] += 1
-    packet = torch.zeros(HEAD + ROOM, dtype=torch.float64)
-    packet[:HEAD] = _head(calls.total(), numbers, name)
-    if payload is not None:
-        packet[HEAD : HEAD + len(payload)] = payload
-    found = torch.empty(size(), len(packet), dtype=torch.float64)
-    with _others_there():
-        return dist.all_gather(list(found), packet, async_op=True), found, packet
+    _world.mesh.exchange(name, b"", [memoryview(b"")] * _world.size)
 
 
-def _finish_packets(work: Any, found: Tensor, packet: Tensor) -> Tensor:
-    with _others_there():
-        work.wait()
-    heads = found[:, :HEAD].contiguous().view(torch.int64)
-    if not (heads == packet[:HEAD].view(torch.int64)).all():
-        where = "; ".join(f"rank {n} is at {_read(head)}" for n, head in enumerate(found[:, :HEAD]))
-        raise DistributedError(f"the processes have come apart, as something was decided by one of them alone: {where}")
-    return found[:, HEAD:]
-
-
-def _head(number: int, numbers: int, name: str) -> Tensor:
-    text = name.encode()[:NAME_BYTES].ljust(NAME_BYTES, b" ")
-    return torch.from_numpy(np.frombuffer(np.array([number, numbers], np.int64).tobytes() + text, np.float64).copy())
-
-
-def _read(head: Tensor) -> str:
-    raw = head.contiguous().numpy().tobytes()
-    number, numbers = np.frombuffer(raw[:16], np.int64).tolist()
-    return f"{raw[16:].decode(errors='replace').strip()!r} (exchange {number:,}, {numbers:,} numbers)"
-
-
-def _gathered(x: Tensor) -> Tensor:
+def _all_reduce(name: str, x: Tensor) -> None:
+    """Replaces a tensor by the sum over ranks."""
     assert _world is not None
-    found = torch.empty(_world.size, *x.shape, dtype=x.dtype, device=x.device if _world.nccl else "cpu")
-    with _others_there():
-        dist.all_gather(list(found), x.contiguous().to(found.device))
-    return found.to(x.device)
-
-
-def _summed(x: Tensor) -> None:
-    assert _world is not None
+    _announce(name)
     here = x if x.device.type == "cpu" or _world.nccl else x.cpu()
-    with _others_there():
-        dist.all_reduce(here)
+    dist.all_reduce(here)
     if here is not x:
         x.copy_(here)
 
 
-@contextmanager
-def _others_there() -> Iterator[None]:
-    """What fails in here for want of a connection fails because another rank has ended."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not LOST.search(str(error)):
-            raise
-        raise DistributedError(
-            f"rank {rank()} has lost another process, which was killed or has failed; go on with rlcore resume RUN"
-        ) from error
+def _bytes(x: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return memoryview(x.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -173,7 +173,8 @@ class Trainer:
 
         self.steps = 0
         """Environment steps done."""
-        window = max(100, env.num_envs * distributed.size())
+        self._num_ranks = distributed.size()
+        window = max(100, env.num_envs * self._num_ranks)
         self.episodes = EpisodeStatistics(env.num_envs, env.device, window=window)
         self.best = -math.inf
         self.figures: dict[str, float] = {}
@@ -191,7 +192,6 @@ class Trainer:
         self._finished_at: int | None = None  # the step at which the agent finished
         self._learning = False  # or failed in it, so that the parameters may be of no use
         self._evaluated: tuple[int | None, Report] = None, Report({})  # the step of the latest evaluation, and that
-        self._num_rows = 1  # of the last rollout, by which the metrics of several processes are weighed
         self._logged_at = 0
         self._finite = FiniteCheck()
         self._remarked: set[str] = set()
@@ -291,7 +291,7 @@ class Trainer:
             self._begin_episodes()
         start = time.perf_counter()
         progress = min(1.0, self.steps / self.total_steps)
-        breaking = self._interruption if distributed.size() == 1 else None  # others wait for what was begun
+        breaking = self._interruption if self._num_ranks == 1 else None  # others wait for what was begun
         rollout = self.collector.collect(self.agent, progress, breaking)
         if self.agent.horizon is None and len(rollout) == self.env.max_episode_steps:
             self._remark(CUT.format(what="a rollout", steps=len(rollout)))
@@ -300,12 +300,12 @@ class Trainer:
         for hook in self.hooks:
             hook.on_rollout(self, rollout)
         self.collector.failed = False
-        self._learning, num_rows = True, rollout.num_steps
+        self._learning = True
+        distributed.weigh(rollout.num_steps)
         try:
             if not self.agent.differentiable:  # there the loss, which is checked, is the reward
                 self._finite.look(rollout, self.steps)
-            with distributed.weighing(num_rows):
-                metrics = self.agent.learn(rollout)
+            metrics = self.agent.learn(rollout)
         except NonFiniteError as error:
             raise self._dumped(error, rollout) from None
         if not self.steps:
@@ -313,8 +313,8 @@ class Trainer:
         self._learning = False
         distributed.average_statistics(self.agent)
         self.env.on_update()
-        self._num_rows = num_rows
-        self.steps += int(distributed.total(num_rows, "steps")) if rollout.ragged else num_rows * distributed.size()
+        num_steps = rollout.num_steps
+        self.steps += int(distributed.total(num_steps, "steps")) if rollout.ragged else num_steps * self._num_ranks
         if self.collector.plays:
             self.episodes.add(rollout)
         self.collect_seconds += collected - start
@@ -438,7 +438,7 @@ class Trainer:
 
         Of several processes all must call it: the first one writes what all of them go on from.
         """
-        if distributed.size() > 1:
+        if self._num_ranks > 1:
             self.episodes.flush()
             content = self._of_all_ranks(self.checkpoint(learns=name != "best"))
         elif self.run_dir is not None:
@@ -591,7 +591,7 @@ class Trainer:
         Then what each had of its own is dropped: the episodes in progress, the generators and the replay.
         """
         ranks, parameters = list(learns.get("ranks", [])), saved["agent"]["parameters"]
-        if len(ranks) + 1 == distributed.size():
+        if len(ranks) + 1 == self._num_ranks:
             if distributed.is_main():
                 return learns, []
             own = ranks[distributed.rank() - 1]
@@ -607,7 +607,7 @@ class Trainer:
             "rng": None,
         }
         return {**learns, **dropped}, [
-            f"the run had {len(ranks) + 1} processes, has {distributed.size()}: "
+            f"the run had {len(ranks) + 1} processes, has {self._num_ranks}: "
             "results will not be bit-identical to an uninterrupted run's"
         ]
 
@@ -648,7 +648,7 @@ class Trainer:
     def _fits(self) -> str:
         """What a checkpoint must match of the environment."""
         env = self.env
-        num_envs = env.num_envs * distributed.size()
+        num_envs = env.num_envs * self._num_ranks
         return f"{num_envs} environments of {env.single_observation_space} and {env.single_action_space}"
 
     def circumstances(self) -> dict[str, str]:
@@ -661,7 +661,7 @@ class Trainer:
     @property
     def interrupted(self) -> int | None:
         """The signal that ended `updates` early; of several processes, once all of them know."""
-        return self._interruption.signal if distributed.size() == 1 else self._agreed_signal
+        return self._interruption.signal if self._num_ranks == 1 else self._agreed_signal
 
     @property
     def finished(self) -> bool:
@@ -672,7 +672,7 @@ class Trainer:
 
     def _agree(self) -> None:
         """What ends the run of one of several processes ends that of all, after the same update."""
-        if distributed.size() > 1:
+        if self._num_ranks > 1:
             found = distributed.all_gather(
                 "end", torch.tensor([self._interruption.signal or 0, self.stopped is not None], dtype=torch.float64)
             )
@@ -706,9 +706,7 @@ class Trainer:
         except NonFiniteError:
             raise
         except (Exception, GeneratorExit) as error:
-            is_alone = distributed.size() == 1 or isinstance(
-                error, GeneratorExit
-            )  # others do not save with a failed one
+            is_alone = self._num_ranks == 1 or isinstance(error, GeneratorExit)  # others do not save with a failed one
             if not self._learning and is_alone:
                 self.save("last")
             raise
@@ -735,8 +733,7 @@ class Trainer:
         values = torch.zeros(len(metrics), dtype=torch.float64, device=self.env.device)
         for index, value in enumerate(metrics.values()):
             values[index] = value
-        with distributed.weighing(self._num_rows):
-            numbers = distributed.mean(values, "metrics").tolist()  # one sync for all of them
+        numbers = distributed.mean(values, "metrics").tolist()  # one sync for all of them
         return {f"train/{name}": value for name, value in zip(metrics, numbers, strict=True)}
 
     def _log(self, metrics: Metrics) -> None:

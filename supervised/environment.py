@@ -157,6 +157,8 @@ class SupervisedEnv(Environment):
         num_examples = len(shown.targets)
         super().__init__(settings.num_envs, space, self.action.space, device)
         self.num_examples, self.split = num_examples, split
+        self._batch = self.num_envs * size()  # of all processes
+        self._part = slice(rank() * self.num_envs, (rank() + 1) * self.num_envs)
         self.float64 = space.dtype == np.float64
         if spec is None:
             self._check_batch()
@@ -197,7 +199,7 @@ class SupervisedEnv(Environment):
                 f"{tuple(self._action_shape)}, got {actions.dtype} of shape {tuple(actions.shape)}"
             )
         self.action.on_step(self._num_answered)
-        self._num_answered += self.num_envs * size()
+        self._num_answered += self._batch
         reward = self.action.reward(actions, self._target)
         return self._show(), reward, self._terminated, self._truncated, {}
 
@@ -318,14 +320,13 @@ class SupervisedEnv(Environment):
 
     def _next_rows(self) -> Tensor:
         """Those of the next batch, of which each process has its part."""
-        batch, part = self.num_envs * size(), slice(rank() * self.num_envs, (rank() + 1) * self.num_envs)
-        start, self._cursor = self._cursor, self._cursor + batch
+        start, self._cursor = self._cursor, self._cursor + self._batch
         if self._cursor <= self.num_examples:
-            return self._order[start : self._cursor][part]
+            return self._order[start : self._cursor][self._part]
         rest = self._order[start:]
         self._begin_epoch()
-        self._cursor = batch - len(rest)
-        return torch.cat([rest, self._order[: self._cursor]])[part]
+        self._cursor = self._batch - len(rest)
+        return torch.cat([rest, self._order[: self._cursor]])[self._part]
 
     def _begin_epoch(self) -> None:
         self._epoch_began_with = self._generator.get_state()
@@ -337,9 +338,9 @@ class SupervisedEnv(Environment):
 
     def _check_batch(self) -> None:
         """Raises an InputError if there are fewer examples than a batch has."""
-        if (batch := self.num_envs * size()) > self.num_examples:
+        if self._batch > self.num_examples:
             raise InputError(
-                f"env.num_envs: a batch of {batch:,} is larger than the {self.num_examples:,} examples of the "
+                f"env.num_envs: a batch of {self._batch:,} is larger than the {self.num_examples:,} examples of the "
                 f"{self.split} split; at most {self.num_examples:,}"
             )
 

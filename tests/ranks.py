@@ -201,8 +201,8 @@ def weights(rows):
     theta = nn.Parameter(torch.zeros(2))
     agent.optimizer = torch.optim.SGD([theta], lr=1.0)
     x = torch.arange(2.0 * sum(rows)).view(-1, 2).split(rows)[distributed.rank()]
-    with distributed.weighing(len(x)):
-        metrics = agent.minimize((x * theta).sum(1).mean() + x.mean())
+    distributed.weigh(len(x))
+    metrics = agent.minimize((x * theta).sum(1).mean() + x.mean())
     return theta.detach(), metrics["loss"]
 
 

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ranks
 import torch
@@ -18,6 +20,7 @@ from trainers import TRAINERS
 
 from rlcore import commands, distributed
 from rlcore.errors import InputError
+from rlcore.mesh import DistributedError, Mesh
 
 HERE = Path(__file__).parent
 PPO = """\
@@ -116,20 +119,100 @@ def test_exchanges_are_counted(found):
     """Two epochs of one minibatch: their advantages, gradients and the KL after the first; three running moments."""
     calls = found[0]["ppo"]["calls"]
     assert calls == {
-        "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 1, "metrics": 1
+        "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 2, "metrics": 1
     }  # fmt: skip
 
 
 def test_ranks_that_come_apart_say_so(found):
     line = (
-        r"the processes have come apart, .*: rank 0 is at 'left' \(exchange (\d[\d,]*), 1 numbers\); "
-        r"rank 1 is at 'right' \(exchange \1, 9,001 numbers\)"
+        r"the processes have come apart, .*: rank 0 is at 'left' \(exchange (\d[\d,]*), 8 bytes\); "
+        r"rank 1 is at 'right' \(exchange \1, 72,008 bytes\)"
     )
     assert all(re.fullmatch(line, rank["apart"]) for rank in found)
 
 
 def test_what_cannot_be_shared(found):
     assert found[1]["shares"] == "env.num_envs: 3 cannot be shared equally by 2 processes; choose a multiple"
+
+
+class Store(dict):
+    """torch's, for threads."""
+
+    def set(self, key, value):
+        self[key] = value
+
+    def get(self, key):
+        while key not in self:
+            time.sleep(0.001)
+        return self[key].encode()
+
+
+def meshed(size, work):
+    """What work(mesh) returns, or raises, in a thread for each rank."""
+    store = Store()
+
+    def one(rank):
+        mesh = Mesh(rank, size, store, "127.0.0.1")
+        try:
+            return work(mesh)
+        except DistributedError as error:
+            return str(error)
+        finally:
+            mesh.close()
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(one, range(size)))
+
+
+@pytest.mark.parametrize("numbers", [1, 2**14, 2**20])
+def test_all_ranks_of_a_mesh_get_all_messages(numbers):
+    """Also such as the system does not take before they are read."""
+
+    def work(mesh):
+        found = np.zeros((mesh.size, numbers), np.int64)
+        for turn in range(3):
+            own = np.full(numbers, 10 * turn + mesh.rank)
+            mesh.exchange("turn", memoryview(own).cast("B"), [memoryview(row).cast("B") for row in found])
+            found[mesh.rank] = own
+            assert (found == 10 * turn + np.arange(mesh.size)[:, None]).all()
+        return mesh.count
+
+    assert meshed(4, work) == [3] * 4
+
+
+@pytest.mark.parametrize("small", [8, 2**20])
+@pytest.mark.parametrize("other", [0, 1])
+def test_ranks_of_a_mesh_that_come_apart_both_say_so(small, other):
+    def work(mesh):
+        size, name = (2**21, "large") if mesh.rank == other else (small, "small")
+        mesh.exchange(name, bytes(size), [memoryview(bytearray(size))] * 2)
+
+    said = meshed(2, work)
+    assert said[0] == said[1]
+    assert "is at 'large' (exchange 1, 2,097,152 bytes)" in said[0]
+    assert f"is at 'small' (exchange 1, {small:,} bytes)" in said[0]
+
+
+def test_a_mesh_takes_nobody_else_in():
+    """Who does not know the token is sent away."""
+    store, size = Store(), 2
+
+    def stranger():
+        with socket.create_connection((store.get("rlcore/host/0").decode(), int(store.get("rlcore/mesh/0")))) as one:
+            one.sendall(bytes(20))
+            return one.recv(1)
+
+    def rank(number):
+        mesh = Mesh(number, size, store, "127.0.0.1")
+        mesh.exchange("hello", b"", [memoryview(b"")] * 2)
+        mesh.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(rank, 0)
+        assert pool.submit(stranger).result(timeout=30) == b""
+        second = pool.submit(rank, 1)
+        first.result(timeout=30)
+        second.result(timeout=30)
 
 
 def test_one_process_alone():
@@ -224,8 +307,7 @@ def test_a_rank_that_is_killed_ends_the_others_in_one_line(config, rank):
     statuses, _, told = ended(processes)
     assert statuses[1 - rank] == 2
     assert told == (
-        f"rlcore: rank {1 - rank} has lost another process, which was killed or has failed; "
-        "go on with rlcore resume RUN\n"
+        f"rlcore: rank {1 - rank} has lost rank {rank}, which was killed or has failed; go on with rlcore resume RUN\n"
     )
     done = command("resume", "run", "--processes", 2, "trainer.stop_at=512", "trainer.total_steps=10000")
     assert done.returncode == 0, done.stderr
@@ -251,7 +333,7 @@ def test_a_rank_that_raises_shows_its_traceback_once(config, workdir):
     statuses, _, told = ended(launched(["-m", "rlcore", "train", config, "--run-dir", "run"]))
     assert 0 not in statuses
     assert told.count("Traceback") == told.count("KeyError: 'planted'") == 1
-    assert "lost another process" not in told
+    assert "has lost" not in told
 
 
 def test_a_mistake_is_told_once(config):
