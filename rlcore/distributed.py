@@ -330,11 +330,11 @@ def average_gradients(params: Sequence[Tensor], loss: Tensor) -> Tensor:
         _all_reduce("gradient", flat)
         flat /= flat[-1].clone()
     else:
-        found = all_gather("gradient", flat)
-        weights = found[:, -1] / found[:, -1].sum()
-        flat = found[0] * weights[0]
-        for row, weight in zip(found[1:], weights[1:], strict=True):  # in the order of ranks: the same bits on each
-            flat += row * weight
+        flat, *others = found = all_gather("gradient", flat)
+        weight, *weights = (found[:, -1] / found[:, -1].sum()).tolist()
+        flat.mul_(weight)
+        for row, weight in zip(others, weights, strict=True):  # in the order of ranks: the same bits on each
+            flat.add_(row, alpha=weight)
     *means, mean_loss, _ = flat.split([len(part) for part in parts])
     for param, grad in zip(with_grad, means, strict=True):
         param.grad = grad.view_as(param)
