@@ -2,9 +2,7 @@
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import typer
@@ -168,38 +166,21 @@ def show(
     raise typer.Exit(rlcore.commands.show(config, overrides or [], figure, trust))
 
 
-def _is_one_of_several() -> bool:
-    """See `rlcore.distributed.is_launched`, which one process alone does not import."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-@contextmanager
-def _ended_at_once() -> Iterator[None]:
-    """One of several processes ends without Python's clearing up, in which threads of gloo can abort it."""
-    if not _is_one_of_several():
-        yield
-        return
+def _joined() -> AbstractContextManager[None]:
+    """See `rlcore.distributed.joined`, which one process alone does not import."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return nullcontext()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
-    status: Any = 0
-    try:
-        yield
-    except SystemExit as end:
-        status = end.code or 0
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    return rlcore.distributed.joined()
 
 
 def main() -> None:
     """Runs the command line; invalid input prints one line and exits with status 2."""
-    with _ended_at_once(), undisturbed():
+    with undisturbed():
         try:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])
-            with rlcore.distributed.joined() if _is_one_of_several() else nullcontext():
+            with _joined():
                 sys.exit(app(standalone_mode=False))  # else typer prints its own mistakes, in a box of several lines
         except UsageError as error:
             if len(sys.argv) == 1:  # asks for help

@@ -4,9 +4,9 @@ Each process, a rank, has a share of the environments (or of each batch, or of t
 own generators; what depends on all of the data is exchanged: gradients, moments, decisions. Outside this module code
 asks for means, sums and decisions by name; with one process each is what it was given, at no cost.
 
-torchrun's variables say who there is, and torch's store lets them find each other. Tensors on GPUs, and large sums, go
-by ``torch.distributed``; all else by a `Mesh`. Every exchange says what it is, so that ranks which have come apart end
-in one line, instead of waiting for each other for ever. `calls` counts exchanges by name.
+torchrun's variables say who there is, and torch's store lets them find each other. Tensors on GPUs go by NCCL, all else
+by a `Mesh`. Every exchange says what it is, so that ranks which have come apart end in one line, instead of waiting for
+each other for ever. `calls` counts exchanges by name.
 """
 
 import os
@@ -29,11 +29,9 @@ from rlcore.mesh import Mesh, has_core_each, own_host
 Thing = TypeVar("Thing")
 
 PATIENCE = timedelta(hours=12)
-"""How long ``torch.distributed`` waits for a rank that is at work."""
+"""How long NCCL waits for a rank that is at work."""
 LAST_WORDS = 3.0
 """Seconds in which the others notice that a run ends."""
-RING = 2**18
-"""Numbers above which three ranks or more add up around a ring, instead of each from all."""
 
 
 class World(NamedTuple):
@@ -109,8 +107,8 @@ def joined() -> Iterator[None]:
     nccl = dist.is_nccl_available() and torch.cuda.device_count() >= max(1, environ["LOCAL_WORLD_SIZE"])
     try:
         store, number, count = next(rendezvous("env://", timeout=timedelta(minutes=5)))
-        backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
-        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+        if nccl:
+            dist.init_process_group("nccl", store=store, rank=number, world_size=count, timeout=PATIENCE)
         host = own_host(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         mesh = Mesh(number, count, store, host, has_core_each(environ["LOCAL_WORLD_SIZE"]))
     except (RuntimeError, ValueError, OSError) as error:
@@ -130,7 +128,8 @@ def joined() -> Iterator[None]:
     finally:
         _world = None
         mesh.close()
-        dist.destroy_process_group()
+        if nccl:
+            dist.destroy_process_group()
 
 
 def _tells_first() -> bool:
@@ -195,11 +194,45 @@ def all_gather(name: str, x: Tensor) -> Tensor:
         dist.all_gather(list(found), x.contiguous())
         return found
     calls[name] += 1
-    own = x.detach().cpu().contiguous()
     found = torch.empty(_world.size, *x.shape, dtype=x.dtype)
-    found[_world.rank] = own
-    _world.mesh.exchange(name, _bytes(own), [_bytes(row) for row in found])
+    found[_world.rank] = x.detach()
+    rows = [_bytes(row) for row in found]
+    _world.mesh.begin(name, len(rows[0]))
+    _world.mesh.exchange(rows)
     return found.to(x.device)
+
+
+def all_reduce(name: str, x: Tensor) -> None:
+    """Replaces a tensor by the sum over ranks, the same bits on each.
+
+    On the CPU by recursive doubling (Thakur, Rabenseifner & Gropp 2005, section 4.1): log2 K rounds, in each of which
+    two ranks swap their sums; if K is no power of 2, the ranks beyond leave theirs with others first.
+    """
+    if _world is None:
+        return
+    if x.device.type != "cpu" and _world.nccl:
+        _announce(name)
+        dist.all_reduce(x)
+        return
+    calls[name] += 1
+    own, other = x.detach().cpu().contiguous(), torch.empty(x.shape, dtype=x.dtype)
+    mesh, here, there = _world.mesh, _bytes(own), _bytes(other)
+    in_pairs = 1 << (_world.size.bit_length() - 1)
+    beyond = _world.size - in_pairs
+    mesh.begin(name, len(here))
+    if _world.rank >= in_pairs:
+        mesh.send(_world.rank - in_pairs, here)
+        mesh.receive(_world.rank - in_pairs, here)
+    else:
+        if _world.rank < beyond:
+            mesh.receive(_world.rank + in_pairs, there)
+            own += other
+        for step in (1 << n for n in range(in_pairs.bit_length() - 1)):
+            mesh.swap(_world.rank ^ step, here, there)
+            own += other
+        if _world.rank < beyond:
+            mesh.send(_world.rank + in_pairs, here)
+    x.copy_(own)
 
 
 def total(number: float, name: str = "sum") -> float:
@@ -229,10 +262,9 @@ def mean(x: Tensor, name: str = "mean") -> Tensor:
     """
     if _world is None:
         return x
-    counted = torch.cat([x.detach().double().flatten(), x.new_full((1,), _rows, dtype=torch.float64)])
-    found = all_gather(name, counted)
-    weight = found[:, -1] / found[:, -1].sum()
-    return (weight @ found[:, :-1]).to(x.dtype).view(x.shape)
+    weighted = torch.cat([x.detach().double().flatten(), x.new_ones(1, dtype=torch.float64)]).mul_(_rows)
+    all_reduce(name, weighted)
+    return (weighted[:-1] / weighted[-1]).to(x.dtype).view(x.shape)
 
 
 def moments(x: Tensor, name: str = "moments") -> tuple[Tensor, Tensor, Tensor]:
@@ -275,9 +307,9 @@ def gather_object(thing: Thing, name: str = "gathered") -> list[Thing] | None:
         return [thing]
     _announce(name)
     if not is_main():
-        _world.mesh.give(0, name, pickle.dumps(thing))
+        _world.mesh.send(0, pickle.dumps(thing))
         return None
-    return [thing, *(pickle.loads(_world.mesh.take(peer, name)) for peer in range(1, _world.size))]
+    return [thing, *(pickle.loads(_world.mesh.received(peer)) for peer in range(1, _world.size))]
 
 
 def broadcast_object(thing: Thing, name: str = "from main") -> Thing:
@@ -286,10 +318,10 @@ def broadcast_object(thing: Thing, name: str = "from main") -> Thing:
         return thing
     _announce(name)
     if not is_main():
-        return pickle.loads(_world.mesh.take(0, name))
+        return pickle.loads(_world.mesh.received(0))
     packed = pickle.dumps(thing)
     for peer in range(1, _world.size):
-        _world.mesh.give(peer, name, packed)
+        _world.mesh.send(peer, packed)
     return thing
 
 
@@ -323,18 +355,10 @@ def average_gradients(params: Sequence[Tensor], loss: Tensor) -> Tensor:
         return loss
     with_grad = [param for param in params if param.grad is not None]
     grads = [param.grad.flatten() for param in with_grad if param.grad is not None]
-    parts = [*grads, loss.to(grads[0].dtype).view(1), grads[0].new_tensor([_rows])]
-    flat = torch.cat(parts)
-    if _world.size > 2 and len(flat) > RING:
-        flat[:-1] *= _rows
-        _all_reduce("gradient", flat)
-        flat /= flat[-1].clone()
-    else:
-        flat, *others = found = all_gather("gradient", flat)
-        weight, *weights = (found[:, -1] / found[:, -1].sum()).tolist()
-        flat.mul_(weight)
-        for row, weight in zip(others, weights, strict=True):  # in the order of ranks: the same bits on each
-            flat.add_(row, alpha=weight)
+    parts = [*grads, loss.to(grads[0].dtype).view(1), grads[0].new_ones(1)]
+    flat = torch.cat(parts).mul_(_rows)
+    all_reduce("gradient", flat)
+    flat /= flat[-1].clone()
     *means, mean_loss, _ = flat.split([len(part) for part in parts])
     for param, grad in zip(with_grad, means, strict=True):
         param.grad = grad.view_as(param)
@@ -348,17 +372,8 @@ def _announce(name: str) -> None:
     """Makes sure that all ranks are here."""
     assert _world is not None
     calls[name] += 1
-    _world.mesh.exchange(name, b"", [memoryview(b"")] * _world.size)
-
-
-def _all_reduce(name: str, x: Tensor) -> None:
-    """Replaces a tensor by the sum over ranks."""
-    assert _world is not None
-    _announce(name)
-    here = x if x.device.type == "cpu" or _world.nccl else x.cpu()
-    dist.all_reduce(here)
-    if here is not x:
-        x.copy_(here)
+    _world.mesh.begin(name, 0)
+    _world.mesh.exchange([b""] * _world.size)
 
 
 def _bytes(x: Tensor) -> memoryview:

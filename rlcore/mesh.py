@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rlcore.errors import InputError
 
-Payload = memoryview | bytes
+Message = memoryview | bytearray | bytes
 
 HEAD = struct.Struct("!qq48s")
 """The number of an exchange, the bytes that follow, and its name."""
@@ -57,10 +57,15 @@ class Mesh:
     def __init__(self, rank: int, size: int, store: Any, host: str, spins: bool = True):
         self.rank, self.size, self.count = rank, size, 0
         self.tries = TRIES if spins else 0
-        store.set("rlcore/token", secrets.token_bytes(TOKEN_BYTES).hex()) if rank == 0 else None
+        if rank == 0:
+            store.set("rlcore/token", secrets.token_bytes(TOKEN_BYTES).hex())
         token = bytes.fromhex(store.get("rlcore/token").decode())
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.peers: dict[int, socket.socket] = {}
+        self.head = Head(0, 0, b"")
+        """Of the exchange that was begun."""
+        self.seen: dict[int, Head] = {}
+        """The latest of each other rank."""
         with socket.create_server((host, 0), family=family, backlog=size) as listener:
             store.set(f"rlcore/mesh/{rank}", str(listener.getsockname()[1]))
             store.set(f"rlcore/host/{rank}", host)
@@ -84,96 +89,125 @@ class Mesh:
                 if hasattr(socket, name):  # not everywhere
                     one.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    def exchange(self, name: str, payload: Payload, rows: Sequence[memoryview]) -> None:
-        """Gives every other rank a message, and reads theirs, which are of the same size.
+    def begin(self, name: str, size: int) -> None:
+        """Begins an exchange, of messages of so many bytes unless each says how many; what they are compared by."""
+        self.count += 1
+        self.head = Head(self.count, size, name.encode()[:48].ljust(48, b"\0"))
 
-        Args:
-            name: of the exchange.
-            payload: the message.
-            rows: K places for those of all ranks; that of this one is left alone.
+    def send(self, peer: int, message: Message) -> None:
+        """Sends a message to another rank.
 
         Raises:
-            DistributedError: another rank does something else, or has ended.
+            DistributedError: that has ended.
         """
-        head = self._next(name, len(payload))
-        heads, at_once = {self.rank: head}, len(payload) <= AT_ONCE
-        for peer in self.peers if at_once else ():
-            self._send(peer, head, payload)
-        for peer in sorted(self.peers):  # in the same order everywhere, or ranks might wait for each other in a circle
-            if not at_once and self.rank < peer:  # of a pair the second waits: else neither might read while both write
-                self._send(peer, head, payload)
-            heads[peer] = self._head(peer)
-            fits = heads[peer] == head
-            if fits:
-                self._receive(peer, rows[peer])
-            if not at_once and self.rank > peer:
-                self._send(peer, head, payload if fits else b"")
-        if any(one != head for one in heads.values()):
-            _raise_apart(heads)
+        self._write(peer, HEAD.pack(*self.head._replace(size=len(message))), message)
 
-    def give(self, peer: int, name: str, payload: Payload) -> None:
-        """Sends a message to another rank, which takes it by `take`."""
-        self._send(peer, self._next(name, len(payload), counts=False), payload)
+    def receive(self, peer: int, place: memoryview) -> None:
+        """Reads a message from another rank.
 
-    def take(self, peer: int, name: str) -> bytes:
-        """The message that another rank gives."""
-        head = self._head(peer)
-        own = self._next(name, head.size, counts=False)
-        if head != own:
-            _raise_apart({self.rank: own, peer: head})
+        Raises:
+            DistributedError: that has ended, or is at another exchange.
+        """
+        if not self._receives(peer, place):
+            self._raise_apart()
+
+    def received(self, peer: int) -> bytearray:
+        """A message from another rank, of any size."""
+        self.seen[peer] = head = self._head(peer)
+        if head._replace(size=self.head.size) != self.head:
+            self._raise_apart()
         found = bytearray(head.size)
-        self._receive(peer, memoryview(found))
-        return bytes(found)
+        self._read(peer, memoryview(found))
+        return found
+
+    def swap(self, peer: int, message: memoryview, place: memoryview) -> None:
+        """Sends a message to another rank, and reads its."""
+        if self._swaps(peer, message, place):
+            self._raise_apart()
+
+    def exchange(self, rows: Sequence[Message]) -> None:
+        """Sends a message to every other rank, and reads theirs.
+
+        Args:
+            rows: K, of which this rank's is the message, and those of others are places.
+        """
+        own = rows[self.rank]
+        if len(own) > AT_ONCE:  # pair by pair, in the same order everywhere: ranks must not wait in a circle
+            apart = [self._swaps(peer, own, rows[peer]) for peer in sorted(self.peers)]
+        else:
+            for peer in self.peers:
+                self.send(peer, own)
+            apart = [not self._receives(peer, rows[peer]) for peer in sorted(self.peers)]
+        if any(apart):
+            self._raise_apart()
 
     def close(self) -> None:
         """Ends the connections, which the others notice."""
         for one in self.peers.values():
             one.close()
 
-    def _next(self, name: str, size: int, counts: bool = True) -> Head:
-        self.count += counts
-        return Head(self.count, size, name.encode()[:48].ljust(48, b"\0"))
+    def _swaps(self, peer: int, message: Message, place: Message) -> bool:
+        """Swaps messages; returns whether the two ranks have come apart."""
+        if len(message) <= AT_ONCE:
+            self.send(peer, message)
+            return not self._receives(peer, place)
+        self._write(peer, HEAD.pack(*self.head))
+        self.seen[peer] = self._head(peer)
+        if self.seen[peer] != self.head:
+            return True
+        if self.rank < peer:  # else both might write, and neither read
+            self._write(peer, message)
+        self._read(peer, place)
+        if self.rank > peer:
+            self._write(peer, message)
+        return False
 
-    def _send(self, peer: int, head: Head, payload: Payload) -> None:
-        try:
-            packed = HEAD.pack(*head)
-            sent = self.peers[peer].sendmsg([packed, payload])
-            if sent < len(packed) + len(payload):
-                rest = memoryview(payload)[max(0, sent - len(packed)) :]
-                self.peers[peer].sendall(packed[sent:] if sent < len(packed) else b"")
-                self.peers[peer].sendall(rest)
-        except OSError as error:
-            raise self._lost(peer) from error
+    def _receives(self, peer: int, place: Message) -> bool:
+        """Reads a message, unless it is of another exchange; returns whether it is not."""
+        self.seen[peer] = self._head(peer)
+        if self.seen[peer] != self.head:
+            return False
+        self._read(peer, place)
+        return True
 
     def _head(self, peer: int) -> Head:
         packed = bytearray(HEAD.size)
-        self._receive(peer, memoryview(packed))
+        self._read(peer, packed)
         return Head(*HEAD.unpack(packed))
 
-    def _receive(self, peer: int, place: memoryview) -> None:
-        one, done, tries = self.peers[peer], 0, self.tries
+    def _write(self, peer: int, *parts: Message) -> None:
         try:
-            while done < len(place):
+            sent = self.peers[peer].sendmsg(parts)
+            for part in parts:
+                self.peers[peer].sendall(memoryview(part)[min(sent, len(part)) :])
+                sent = max(0, sent - len(part))
+        except OSError as error:
+            raise self._lost(peer) from error
+
+    def _read(self, peer: int, place: Message) -> None:
+        one, left, tries = self.peers[peer], memoryview(place), self.tries
+        try:
+            while len(left):
                 try:
-                    got = one.recv_into(place[done:], 0, socket.MSG_DONTWAIT if tries else socket.MSG_WAITALL)
+                    got = one.recv_into(left, 0, socket.MSG_DONTWAIT if tries else socket.MSG_WAITALL)
                 except BlockingIOError:
                     tries -= 1
                     continue
                 if not got:
                     raise self._lost(peer)
-                done += got
+                left = left[got:]
         except OSError as error:
             raise self._lost(peer) from error
+
+    def _raise_apart(self) -> None:
+        heads = {**{peer: head for peer, head in self.seen.items() if head.number == self.count}, self.rank: self.head}
+        where = "; ".join(f"rank {rank} is at {head}" for rank, head in sorted(heads.items()))
+        raise DistributedError(f"the processes have come apart, as one of them alone has decided something: {where}")
 
     def _lost(self, peer: int) -> DistributedError:
         return DistributedError(
             f"rank {self.rank} has lost rank {peer}, which was killed or has failed; go on with rlcore resume RUN"
         )
-
-
-def _raise_apart(heads: dict[int, Head]) -> None:
-    where = "; ".join(f"rank {rank} is at {head}" for rank, head in sorted(heads.items()))
-    raise DistributedError(f"the processes have come apart, as one of them alone has decided something: {where}")
 
 
 def own_host(master: str, port: int) -> str:

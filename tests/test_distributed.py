@@ -171,9 +171,9 @@ def test_all_ranks_of_a_mesh_get_all_messages(numbers):
     def work(mesh):
         found = np.zeros((mesh.size, numbers), np.int64)
         for turn in range(3):
-            own = np.full(numbers, 10 * turn + mesh.rank)
-            mesh.exchange("turn", memoryview(own).cast("B"), [memoryview(row).cast("B") for row in found])
-            found[mesh.rank] = own
+            found[mesh.rank] = 10 * turn + mesh.rank
+            mesh.begin("turn", found[0].nbytes)
+            mesh.exchange([memoryview(row).cast("B") for row in found])
             assert (found == 10 * turn + np.arange(mesh.size)[:, None]).all()
         return mesh.count
 
@@ -185,7 +185,8 @@ def test_all_ranks_of_a_mesh_get_all_messages(numbers):
 def test_ranks_of_a_mesh_that_come_apart_both_say_so(small, other):
     def work(mesh):
         size, name = (2**21, "large") if mesh.rank == other else (small, "small")
-        mesh.exchange(name, bytes(size), [memoryview(bytearray(size))] * 2)
+        mesh.begin(name, size)
+        mesh.exchange([bytearray(size), bytearray(size)])
 
     said = meshed(2, work)
     assert said[0] == said[1]
@@ -204,7 +205,8 @@ def test_a_mesh_takes_nobody_else_in():
 
     def rank(number):
         mesh = Mesh(number, size, store, "127.0.0.1")
-        mesh.exchange("hello", b"", [memoryview(b"")] * 2)
+        mesh.begin("hello", 0)
+        mesh.exchange([b"", b""])
         mesh.close()
 
     with ThreadPoolExecutor(3) as pool:
@@ -213,6 +215,29 @@ def test_a_mesh_takes_nobody_else_in():
         second = pool.submit(rank, 1)
         first.result(timeout=30)
         second.result(timeout=30)
+
+
+def test_sums_of_ranks_that_are_no_power_of_two():
+    """Three ranks have the same bits, of numbers, of more than the system takes at once, and of their moments."""
+    program = """
+import torch
+from rlcore import distributed
+with distributed.joined():
+    torch.manual_seed(distributed.rank())
+    x = torch.randn(50_000)
+    all_of_it = distributed.all_gather("x", x)
+    distributed.all_reduce("sum", x)
+    assert torch.allclose(x, all_of_it.sum(0), atol=1e-6)
+    assert (distributed.all_gather("sums", x) == x).all()
+    distributed.weigh(distributed.rank() + 1)
+    assert distributed.mean(torch.tensor(6.0 * distributed.rank())) == 8
+    rows = torch.split(torch.arange(12.0).view(6, 2) + 1e6, [1, 2, 3])[distributed.rank()]
+    count, mean, var = distributed.moments(rows)
+    assert (count, *mean.tolist()) == (6, 1e6 + 5, 1e6 + 6) and torch.allclose(var, torch.full((2,), 70 / 6).double())
+    assert distributed.all_gather_object(distributed.rank()) == [0, 1, 2]
+"""
+    statuses, _, told = ended(launched(["-c", program], size=3))
+    assert statuses == [0, 0, 0], told
 
 
 def test_one_process_alone():
