@@ -23,9 +23,6 @@ from rlcore.schedules import SCHEDULES, Schedule, anneal
 __all__ = ["PPO", "Losses", "Memory", "Rows", "approx_kl", "clipped_objective", "normalized", "squared_error"]
 
 
-MINIBATCH = "agent.minibatch_size"
-
-
 class Losses(NamedTuple):
     """The losses of a minibatch of B rows."""
 
@@ -94,6 +91,8 @@ class PPO(ActorCriticAgent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.minibatch_size = None if s.minibatch_size is None else share(s.minibatch_size, "agent.minibatch_size")
+        """Rows of this process in a gradient step."""
         _check_minibatches(s, env.num_envs * distributed.size())
         self._make_networks(s.shared)
         self.optimizer = Adam(self.parameters(), lr=s.learning_rate, eps=s.adam_eps)
@@ -150,12 +149,11 @@ class PPO(ActorCriticAgent):
 
     def _minibatches(self, rows: Rows, rollout: Rollout) -> Iterator[Rows]:
         """The minibatches of all epochs, with normalised advantages."""
-        size = None if self.settings.minibatch_size is None else share(self.settings.minibatch_size, MINIBATCH)
         for epoch in range(self.settings.num_epochs):
             if epoch and self.settings.recompute_advantages:
                 value, advantage, target = self._estimates(rollout)
                 rows = rows._replace(value=value, advantage=advantage, target=target)
-            batches = list(self.actor_critic.minibatches(rows, size))
+            batches = list(self.actor_critic.minibatches(rows, self.minibatch_size))
             if self.settings.normalize_advantages:
                 advantages = each_normalized([b.advantage for b in batches])
                 batches = [b._replace(advantage=A) for b, A in zip(batches, advantages, strict=True)]

@@ -68,6 +68,8 @@ class PQN(EpsilonGreedy):
         super().__init__(env, settings)
         s = self.settings
         self.horizon, self.max_grad_norm = s.horizon, s.max_grad_norm
+        self.minibatch_size = share(s.minibatch_size, "agent.minibatch_size")
+        """Rows of this process in a gradient step."""
         num_envs = env.num_envs * size()
         if s.horizon * num_envs % s.minibatch_size:
             raise InputError(
@@ -89,7 +91,7 @@ class PQN(EpsilonGreedy):
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         rows, V = self._rows(rollout)
         for _ in range(s.num_epochs):
-            for b in minibatches(rows, share(s.minibatch_size, "agent.minibatch_size")):
+            for b in minibatches(rows, self.minibatch_size):
                 Q = of_action(self.q(b.obs), b.action).squeeze(1)
                 metrics = self.minimize((Q - b.target).square().mean())
         self._update_normalizers(rollout)

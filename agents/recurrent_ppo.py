@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rlcore.agents.bases.actor_critic import ActorCritic, Batch
 from rlcore.agents.ppo import PPO
+from rlcore.distributed import size
 from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -105,10 +106,11 @@ class RecurrentPPO(PPO):
             raise InputError("agent.network: recurrent_ppo does not support batch norm")
         if s.horizon is None:
             raise InputError("agent.horizon: recurrent_ppo needs rollouts of a fixed length, got null")
-        if s.minibatch_size is not None and s.minibatch_size % s.horizon:
+        if self.minibatch_size is not None and self.minibatch_size % s.horizon:
+            of_each = "" if size() == 1 else f" in each of {size()} processes"
             raise InputError(
-                "agent.minibatch_size: must be whole sequences, a multiple of agent.horizon; "
-                f"{s.minibatch_size} is not a multiple of {s.horizon}"
+                f"agent.minibatch_size: must be whole sequences{of_each}, a multiple of agent.horizon; "
+                f"{self.minibatch_size} is not a multiple of {s.horizon}"
             )
 
     def initial_state(self, num_envs: int) -> tuple[Tree, Tree]:

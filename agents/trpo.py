@@ -66,6 +66,8 @@ class TRPO(ActorCriticAgent):
         super().__init__(env, settings)
         s = self.settings
         self.horizon = s.horizon
+        self.minibatch_size = share(s.value_minibatch_size, "agent.value_minibatch_size")
+        """Rows of this process in a step of the critic."""
         if s.horizon * env.num_envs * size() < 2:
             raise InputError("agent.horizon: one step shows no direction; use more")
         self._make_networks()
@@ -78,7 +80,7 @@ class TRPO(ActorCriticAgent):
         rows, entropy = self.training_rows(rollout)
         improved = self._improve(rows)
         for _ in range(s.value_epochs):
-            for b in minibatches(rows, share(s.value_minibatch_size, "agent.value_minibatch_size")):
+            for b in minibatches(rows, self.minibatch_size):
                 V = self.value_head(self.value_body(b.obs)).squeeze(-1)
                 metrics = self.minimize(nn.functional.mse_loss(V, b.target))
         self._update_statistics(rollout, rows.obs, [self.body, self.value_body])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import yaml
@@ -325,10 +325,11 @@ def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | N
 def _training_env(config: Config, device: torch.device, spec: dict[str, Any] | None) -> Environment:
     with fitting(f"the environment {config.env.name}"):
         known = None if spec is None else EnvSpec.from_plain(spec, device)
-    given: Any = config.env.settings
-    num_envs = distributed.share(given.num_envs, "env.num_envs")
-    own = config.env.model_copy(update={"settings": given.model_copy(update={"num_envs": num_envs})})
-    return _make_env(own if distributed.size() > 1 else config.env, device, known)
+    choice, given = config.env, cast(Any, config.env.settings)
+    if distributed.size() > 1:
+        num_envs = distributed.share(given.num_envs, "env.num_envs")
+        choice = choice.model_copy(update={"settings": given.model_copy(update={"num_envs": num_envs})})
+    return _make_env(choice, device, known)
 
 
 def _make_agent(config: Config, env: Environment) -> Agent:

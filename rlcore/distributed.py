@@ -30,6 +30,8 @@ Thing = TypeVar("Thing")
 
 PATIENCE = timedelta(hours=12)
 """How long NCCL waits for a rank that is at work."""
+FIRST_TURN = 0.5
+"""Seconds in which rank 0 alone may tell why a run ends: what all notice, it has kept in the run's folder."""
 LAST_WORDS = 3.0
 """Seconds in which the others notice that a run ends."""
 
@@ -135,7 +137,10 @@ def joined() -> Iterator[None]:
 def _tells_first() -> bool:
     """Whether nobody else has told why the run ends; the first to ask may."""
     assert _world is not None
+    until = time.monotonic() + (0.0 if is_main() else FIRST_TURN)
     try:
+        while time.monotonic() < until and not _world.store.add("rlcore/told", 0):
+            time.sleep(0.02)
         return bool(_world.store.add("rlcore/told", 1) == 1)
     except RuntimeError:  # the store has ended with rank 0, which was killed, or it would have waited
         return _world.rank == 1

@@ -40,8 +40,33 @@ class Mutant(NamedTuple):
 
 
 FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
+DISTRIBUTED = "tests/test_distributed.py"
 OFF_POLICY, OFFLINE = "tests/test_off_policy.py", "tests/test_offline.py"
 MUTANTS = {
+    "processes: a normaliser of its own rows": Mutant(
+        "rlcore/normalization.py",
+        "count, mean, var = distributed.moments(x)",
+        "x = x.double()\n        count, mean, var = len(x), x.mean(0), x.var(0, correction=0)",
+        DISTRIBUTED,
+    ),
+    "processes: gradients summed": Mutant(
+        "rlcore/distributed.py", "flat /= flat[-1].clone()", "flat /= _rows", DISTRIBUTED
+    ),
+    "processes: rows unweighed": Mutant(
+        "rlcore/distributed.py", "flat = torch.cat(parts).mul_(_rows)", "flat = torch.cat(parts)", DISTRIBUTED
+    ),
+    "processes: seeds by local number": Mutant(
+        "rlcore/environment.py", "return rank() * self.num_envs", "return 0", DISTRIBUTED
+    ),
+    "processes: advantages by their own moments": Mutant(
+        "agents/ppo.py", "if distributed.size() == 1:", "if True:", DISTRIBUTED
+    ),
+    "processes: each its own state of rank 0": Mutant(
+        "rlcore/trainer.py", "own = ranks[distributed.rank() - 1]", "own = {**learns, 'buffers': {}}", DISTRIBUTED
+    ),
+    "processes: one stream for all": Mutant(
+        "rlcore/distributed.py", "return (rank(),) if rank() else ()", "return ()", DISTRIBUTED
+    ),
     "former selves play greedily": Mutant(
         "envs/games/versus.py",
         "distribution(self.observe(state)).sample()",

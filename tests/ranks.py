@@ -194,6 +194,12 @@ def starts(num_envs):
     return env.collector(3).collect(agent).obs[0, :, 0]
 
 
+def draws():
+    """What a rank draws once it has begun to train."""
+    make_trainer("ppo").update()
+    return torch.rand(4)
+
+
 def weights(rows):
     """The gradient of theta in the mean over all rows, of which each rank has another number."""
     env = GymEnvironment(Walk, num_envs=1)
@@ -219,7 +225,7 @@ def main() -> None:
             for name in TRAINERS:
                 found[f"resumed {name}"] = resumed(name, Path(folder) / name)
         found["weights"] = weights([3, 5])
-        found["starts"] = starts(4)
+        found["starts"], found["draws"] = starts(4), draws()
         found["shares"] = refused(lambda: distributed.share(3, "env.num_envs"))
         found["apart"] = refused(apart)
         torch.save(found, out / f"{distributed.rank()}.pt")

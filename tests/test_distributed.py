@@ -115,6 +115,12 @@ def test_seeds_follow_from_global_numbers(found):
     assert len(set(ranks.starts(4).tolist())) == 4
 
 
+def test_each_rank_draws_its_own(found):
+    """Else all would explore alike; the first as one process alone."""
+    assert torch.equal(found[0]["draws"], ranks.draws())
+    assert not torch.isclose(found[0]["draws"], found[1]["draws"]).any()
+
+
 def test_exchanges_are_counted(found):
     """Two epochs of one minibatch: their advantages, gradients and the KL after the first; three running moments."""
     calls = found[0]["ppo"]["calls"]

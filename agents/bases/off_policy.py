@@ -11,7 +11,7 @@ from rlcore.agent import Metrics
 from rlcore.agents.bases.exploration import random_actions
 from rlcore.agents.bases.transitions import TransitionAgent
 from rlcore.device import choose_device
-from rlcore.distributed import share, size
+from rlcore.distributed import rank, share, size
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
@@ -143,14 +143,15 @@ class OffPolicyAgent(TransitionAgent):
 
     def _fill(self, dataset: str) -> None:
         """Adds the latest recorded steps to the replay, as many as there is room for."""
-        recorded, N, room = read(dataset), self.spec.num_envs, self.replay.num_rows - 1
+        recorded, N, room = read(dataset), self.spec.num_envs * size(), self.replay.num_rows - 1
+        own = slice(rank() * self.spec.num_envs, (rank() + 1) * self.spec.num_envs)
         recorded.require_spaces(self.observation_space, self.action_space, "agent.replay_from")
         recorded.require_causes("agent.replay_from")
         if len(recorded) < N:
             raise InputError(f"agent.replay_from: {dataset} has {len(recorded):,} steps for {N:,} environments")
         is_first = not self.replay.num_added  # else a resumed run fills what was not saved
         recorded = (recorded if self.reads_float64 else recorded.as_float32()).to(self.spec.device)
-        for rollout in recorded.columns(N, min(CHUNK, room), room):
+        for rollout in recorded.columns(N, min(CHUNK, room), room, own):
             self.replay.add(rollout)
             if is_first:
                 self._update_normalizers(rollout)

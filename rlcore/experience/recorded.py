@@ -188,7 +188,7 @@ class Recorded:
         rollout.last_obs = next_obs
         return rollout
 
-    def columns(self, num_envs: int, num_rows: int, most: int) -> Iterator[Rollout]:
+    def columns(self, num_envs: int, num_rows: int, most: int, which: slice = slice(None)) -> Iterator[Rollout]:
         """The latest steps in their order as rollouts of N environments, for a replay.
 
         Each environment has an equal part of the steps, one after the other; fewer than N are left out at first.
@@ -197,9 +197,10 @@ class Recorded:
             num_envs: N.
             num_rows: of each rollout, at most.
             most: steps of each environment, at most.
+            which: of the environments are in the rollouts.
         """
         T = min(len(self) // num_envs, most)
-        begins = len(self) + torch.arange(-num_envs, 0, device=self.reward.device) * T
+        begins = (len(self) + torch.arange(-num_envs, 0, device=self.reward.device) * T)[which]
         for start in range(0, T, num_rows):
             rollout = Rollout()
             for t in range(start, min(start + num_rows, T)):
