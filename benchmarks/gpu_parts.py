@@ -315,7 +315,18 @@ def profiled(work: Work, device: torch.device, path: Path) -> dict[str, Any]:
 def checks(device: str, path: Path) -> dict[str, Any]:
     """The tests marked gpu; their output is written as they run."""
     xml = path.with_suffix(".xml")
-    command = [sys.executable, "-m", "pytest", "tests/test_gpu.py", "-m", "gpu", "-v", "-rfE", "--tb=short"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/test_gpu.py",
+        "tests/test_distributed.py",
+        "-m",
+        "gpu",
+        "-v",
+        "-rfE",
+        "--tb=short",
+    ]
     command += ["--color=no", "--durations=10", "-p", "no:cacheprovider", f"--junitxml={xml}"]
     python_path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "PYTHONPATH": python_path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever is there

@@ -383,3 +383,15 @@ def test_what_goes_with_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="--processes: torchrun has launched several already"):
         commands.train("cartpole_ppo", [], None, None, 1, processes=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_processes_on_gpus(config):
+    """Each has one, as far as there are; two on one exchange by way of the CPU."""
+    done = command("train", config, "--run-dir", "run", "--processes", 2, "device=cuda", "trainer.stop_at=512")
+    assert done.returncode == 0, done.stderr
+    assert "device: cuda:0 (cuda: " in done.stdout
+    done = command("resume", "run", "--processes", 2)
+    assert done.returncode == 0, done.stderr
+    assert "bit-identical" not in done.stdout
