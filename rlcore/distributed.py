@@ -360,13 +360,13 @@ def average_gradients(params: Sequence[Tensor], loss: Tensor) -> Tensor:
         return loss
     with_grad = [param for param in params if param.grad is not None]
     grads = [param.grad.flatten() for param in with_grad if param.grad is not None]
-    parts = [*grads, loss.to(grads[0].dtype).view(1), grads[0].new_ones(1)]
-    flat = torch.cat(parts).mul_(_rows)
+    parts = [*grads, loss.view(1), grads[0].new_ones(1, dtype=torch.float32)]
+    flat = torch.cat(parts).mul_(_rows)  # in float32 or better
     all_reduce("gradient", flat)
     flat /= flat[-1].clone()
     *means, mean_loss, _ = flat.split([len(part) for part in parts])
     for param, grad in zip(with_grad, means, strict=True):
-        param.grad = grad.view_as(param)
+        param.grad = grad.view_as(param).to(param.dtype)
     return mean_loss.view(())
 
 

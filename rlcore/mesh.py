@@ -25,6 +25,10 @@ TRIES = 300
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds after which a machine that is silent is asked whether it is there, and again, and how often."""
 TOKEN_BYTES = 16
+GREETING = 30.0
+"""Seconds in which who connects must have said the token."""
+PATIENCE = 300.0
+"""Seconds in which all ranks must have found each other."""
 
 
 class DistributedError(InputError):
@@ -67,6 +71,7 @@ class Mesh:
         self.seen: dict[int, Head] = {}
         """The latest of each other rank."""
         with socket.create_server((host, 0), family=family, backlog=size) as listener:
+            listener.settimeout(PATIENCE)
             store.set(f"rlcore/mesh/{rank}", str(listener.getsockname()[1]))
             store.set(f"rlcore/host/{rank}", host)
             for peer in range(rank):
@@ -76,7 +81,7 @@ class Mesh:
             while len(self.peers) < size - 1:
                 found, _ = listener.accept()
                 hello = bytearray(TOKEN_BYTES + 4)
-                found.settimeout(30.0)
+                found.settimeout(GREETING)
                 if found.recv_into(hello, flags=socket.MSG_WAITALL) == len(hello) and hello[:TOKEN_BYTES] == token:
                     found.settimeout(None)
                     self.peers[int.from_bytes(hello[TOKEN_BYTES:], "big")] = found
