@@ -166,9 +166,10 @@ class AlphaZero(SelfPlayAgent):
         """A match of the network against the player, which it replaces from a score of ``threshold``."""
         s = self.settings
         generator = torch.Generator(self.spec.device).manual_seed(int(torch.randint(2**31, ())))
-        begin = random_openings(self.game, s.gate_games // 2, s.gate_moves, generator)
+        num_openings = max(1, s.gate_games // (2 * size()))  # of several processes, each plays a part of the match
+        begin = random_openings(self.game, num_openings, s.gate_moves, generator)
         result = points(different_games(self.game, self._mover(self.network), self._mover(self.player), begin))
-        result = total(result) / size()  # of several processes, each plays a match
+        result = total(result) / size()
         if result >= threshold:
             self.player.load_state_dict(self.network.state_dict())
         return {f"{name}_points": result, f"{name}_passed": float(result >= threshold)}

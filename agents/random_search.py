@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
-from rlcore.distributed import broadcast, mean
+from rlcore.distributed import all_reduce, broadcast, size
 from rlcore.distributions import box_scale
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -75,7 +75,9 @@ class RandomSearch(Agent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Keeps the perturbed parameters or drops them, and perturbs again."""
-        score = mean((rollout.reward * rollout.valid).sum() / rollout.reward.shape[1])
+        score = (rollout.reward * rollout.valid).sum()
+        all_reduce("score", score)
+        score /= rollout.reward.shape[1] * size()
         better = score >= self.score
         self.score = torch.maximum(score, self.score)
         if self.settings.max_std is not None:

@@ -91,9 +91,8 @@ class Reinforce(PolicyAgent):
         obs, G = self.normalized(rollout.rows(rollout.obs)), rollout.rows(self._returns(rollout))
         V = None if self.baseline is None else self._value(obs)
         advantage = G if V is None else G - V
-        if s.normalize and len(advantage) > 1:  # a single one would become 0
-            mean, std = _mean_and_std(advantage)
-            advantage = (advantage - mean) / (std + 1e-8)
+        if s.normalize:
+            advantage = _normalized(advantage)
         with recalled(self.policy_dropouts, rollout.rows(rollout.memory)):
             pi = self.policy_head.distribution(self._outputs(obs))
         entropy = pi.entropy().mean()
@@ -136,9 +135,9 @@ class Reinforce(PolicyAgent):
         return discounted_returns(reward, rollout.terminated, rollout.truncated, self.settings.gamma, next_value)
 
 
-def _mean_and_std(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the rows [B] of all processes, 0-d each."""
+def _normalized(x: Tensor) -> Tensor:
+    """(x - mean) / (std + 1e-8) over the rows [B] of all processes; a single one, which would become 0, stays."""
     if distributed.size() == 1:
-        return x.mean(), x.std(correction=0)
-    _, mean, var = distributed.moments(x)
-    return mean.float(), var.sqrt().float()
+        return (x - x.mean()) / (x.std(correction=0) + 1e-8) if len(x) > 1 else x
+    num, mean, var = distributed.moments(x)
+    return ((x - mean) / (var.sqrt() + 1e-8)).float() if num > 1 else x

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.checks import check_rollout
 from rlcore.collector import Collector
+from rlcore.distributed import alone
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment, EnvironmentChoice, StepResult
 from rlcore.errors import InputError
@@ -160,8 +161,9 @@ class OfflineEnv(Environment):
             return
         if not agent.differentiable:  # it does not imitate
             self.original.require_causes("env.dataset")
-        for rows in torch.arange(self.num_examples, device=self.device).split(ROWS):
-            agent.fit_normalizer(take(self.recorded.obs, self.recorded.place[rows]))
+        with alone():  # as each process has all of them
+            for rows in torch.arange(self.num_examples, device=self.device).split(ROWS):
+                agent.fit_normalizer(take(self.recorded.obs, self.recorded.place[rows]))
 
     def evaluation(self, num_envs: int) -> "OfflineEnv":
         """A twin, which reads the same episodes."""

@@ -1,6 +1,7 @@
 """The command line: arguments and options. The commands are in `rlcore.commands`, imported only when needed."""
 
 import os
+import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from rlcore.streams import undisturbed
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """What typer raises about arguments, of which it exports this one kind alone."""
+
+TOGETHER = "train", "resume"
+"""Commands that several processes can be given."""
 
 app = typer.Typer(
     name="rlcore",
@@ -168,9 +172,12 @@ def show(
 
 def _joined() -> AbstractContextManager[None]:
     """See `rlcore.distributed.joined`, which one process alone does not import."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return nullcontext()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run listens: else each process shows a traceback
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
+    if rlcore.distributed.is_launched() and len(sys.argv) > 1 and sys.argv[1] not in TOGETHER:
+        raise InputError(f"{sys.argv[1]}: is for one process; torchrun is for {' and '.join(TOGETHER)}")
     return rlcore.distributed.joined()
 
 

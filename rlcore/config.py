@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -325,11 +325,19 @@ def _make_env(choice: EnvironmentChoice, device: torch.device, spec: EnvSpec | N
 def _training_env(config: Config, device: torch.device, spec: dict[str, Any] | None) -> Environment:
     with fitting(f"the environment {config.env.name}"):
         known = None if spec is None else EnvSpec.from_plain(spec, device)
-    choice, given = config.env, cast(Any, config.env.settings)
-    if distributed.size() > 1:
-        num_envs = distributed.share(given.num_envs, "env.num_envs")
-        choice = choice.model_copy(update={"settings": given.model_copy(update={"num_envs": num_envs})})
-    return _make_env(choice, device, known)
+    if distributed.size() == 1:
+        return _make_env(config.env, device, known)
+    seed_everything(derive_seed(config.seed, TRAINING, *distributed.own_stream()))  # for what constructors draw
+    env = _make_env(_own_share(config.env), device, known)
+    seed_everything(derive_seed(config.seed, TRAINING))  # for the networks, which are alike
+    return env
+
+
+def _own_share(choice: EnvironmentChoice) -> EnvironmentChoice:
+    """An environment with this process's part of its number."""
+    given: Any = choice.settings
+    num_envs = distributed.share(given.num_envs, "env.num_envs")
+    return choice.model_copy(update={"settings": given.model_copy(update={"num_envs": num_envs})})
 
 
 def _make_agent(config: Config, env: Environment) -> Agent:

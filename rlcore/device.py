@@ -48,7 +48,7 @@ def set_threads(threads: str | int, num_parameters: int) -> str:
         torch.set_num_threads(threads)
         return f"torch threads: {threads} (as set)"
     small = num_parameters <= SMALL_NETWORK
-    torch.set_num_threads(1 if small else max(1, min(8, NUM_THREADS // distributed.local_size())))
+    torch.set_num_threads(1 if small else min(8, NUM_THREADS))
     reason = "a network this small is fastest on one" if small else "one per core or OMP_NUM_THREADS, at most 8"
     return f"torch threads: {torch.get_num_threads()} ({num_parameters:,} parameters: {reason})"
 

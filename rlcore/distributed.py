@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from rlcore.errors import InputError
-from rlcore.mesh import Mesh, has_core_each, own_host
+from rlcore.mesh import DistributedError, Mesh, has_core_each, own_host
 
 Thing = TypeVar("Thing")
 
@@ -43,7 +43,6 @@ class World(NamedTuple):
     size: int
     local_rank: int
     """Among those of this machine."""
-    local_size: int
     store: Any
     """Shared by all of them; it outlives a rank."""
     mesh: Mesh
@@ -57,12 +56,17 @@ calls: Counter[str] = Counter()
 """How often each exchange was made, by name."""
 
 
+# Where the ranks' data may differ, so may what a condition on them says: no exchange may be under one that is not of
+# what all ranks know alike.
+
+
 # --- who there is ---
 
 
 def is_launched() -> bool:
     """Whether this process is one of several, as torchrun's environment variables say."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    count = os.environ.get("WORLD_SIZE", "")
+    return count.isdecimal() and int(count) > 1
 
 
 def rank() -> int:
@@ -78,11 +82,6 @@ def size() -> int:
 def local_rank() -> int:
     """The number of this process among those of its machine."""
     return 0 if _world is None else _world.local_rank
-
-
-def local_size() -> int:
-    """How many processes share this machine."""
-    return 1 if _world is None else _world.local_size
 
 
 def is_main() -> bool:
@@ -103,20 +102,18 @@ def joined() -> Iterator[None]:
     if _world is not None or not is_launched():
         yield
         return
-    environ = {
-        name: int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    }
-    nccl = dist.is_nccl_available() and torch.cuda.device_count() >= max(1, environ["LOCAL_WORLD_SIZE"])
+    here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nccl = dist.is_nccl_available() and torch.cuda.device_count() >= here[1]
     try:
         store, number, count = next(rendezvous("env://", timeout=timedelta(minutes=5)))
         if nccl:
             dist.init_process_group("nccl", store=store, rank=number, world_size=count, timeout=PATIENCE)
         host = own_host(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-        mesh = Mesh(number, count, store, host, has_core_each(environ["LOCAL_WORLD_SIZE"]))
-    except (RuntimeError, ValueError, OSError) as error:
+        mesh = Mesh(number, count, store, host, has_core_each(here[1]))
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
         message = " ".join(str(error).split())
-        raise InputError(f"process {environ['RANK']} cannot join the others: {message}") from error
-    _world = World(number, count, environ["LOCAL_RANK"], environ["LOCAL_WORLD_SIZE"], store, mesh, nccl)
+        raise InputError(f"process {os.environ.get('RANK')} cannot join the others: {message}") from error
+    _world = World(number, count, here[0], store, mesh, nccl)
     calls.clear()
     try:
         yield
@@ -132,6 +129,17 @@ def joined() -> Iterator[None]:
         mesh.close()
         if nccl:
             dist.destroy_process_group()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In here nothing is exchanged: for what all ranks do alike, with the same data."""
+    global _world
+    before, _world = _world, None
+    try:
+        yield
+    finally:
+        _world = before
 
 
 def _tells_first() -> bool:
@@ -252,6 +260,11 @@ def least(number: int, name: str = "least") -> int:
     return int(all_gather(name, torch.tensor([number], dtype=torch.float64)).amin().item())
 
 
+def largest(x: Tensor, name: str = "largest") -> Tensor:
+    """The largest of the ranks' numbers, 0-d each."""
+    return x if _world is None else all_gather(name, x).amax()
+
+
 def weigh(rows: int) -> None:
     """From now on means and gradients are of so many rows of this rank's, and weigh as much."""
     global _rows
@@ -336,17 +349,38 @@ def all_gather_object(thing: Thing, name: str = "of all") -> list[Thing]:
     return broadcast_object(found, name) or []
 
 
+def begin_alike(params: Sequence[Tensor]) -> None:
+    """Gives all ranks the parameters of rank 0."""
+    if _world is not None:
+        for param in params:
+            param.data.copy_(broadcast(param.detach(), "parameters"))
+
+
+def require_alike(params: Sequence[Tensor]) -> None:
+    """Raises a DistributedError unless all ranks have the same parameters."""
+    if _world is None:
+        return
+    sums = torch.stack([x.detach().double().sum() for x in params]) if params else torch.zeros(1)
+    found = all_gather("parameters", sums).cpu()
+    if not (found == found[0]).all() and bool(found.isfinite().all()):
+        raise DistributedError("the processes have other parameters: something changed them in one of them alone")
+
+
 def average_statistics(module: nn.Module) -> None:
     """Makes the running statistics of batch norms the means over ranks, each of which has normalised its own rows."""
     if _world is None:
         return
     kept = (vars(part)["_buffers"] for part in module.modules())
     names = "running_mean", "running_var"
-    parts = [buffers[name] for buffers in kept for name in names if isinstance(buffers.get(name), Tensor)]
+    parts = [[buffers[name] for name in names] for buffers in kept if isinstance(buffers.get(names[0]), Tensor)]
     if parts:
-        flat = mean(torch.cat([x.flatten() for x in parts]), "batch norm")
-        for x, averaged in zip(parts, flat.split([x.numel() for x in parts]), strict=True):
-            x.copy_(averaged.view_as(x))
+        means, variances = (torch.cat([x.flatten() for x in column]) for column in zip(*parts, strict=True))
+        all_means, squares = mean(torch.stack([means, variances + means.square()]).double(), "batch norm")
+        sizes = [x.numel() for x, _ in parts]
+        found = zip(all_means.split(sizes), (squares - all_means.square()).split(sizes), strict=True)
+        for (mean_here, var_here), (mean_of_all, var_of_all) in zip(parts, found, strict=True):
+            mean_here.copy_(mean_of_all.view_as(mean_here))
+            var_here.copy_(var_of_all.view_as(var_here))
 
 
 def average_gradients(params: Sequence[Tensor], loss: Tensor) -> Tensor:

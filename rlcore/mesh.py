@@ -25,7 +25,7 @@ TRIES = 300
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds after which a machine that is silent is asked whether it is there, and again, and how often."""
 TOKEN_BYTES = 16
-GREETING = 30.0
+GREETING = 5.0
 """Seconds in which who connects must have said the token."""
 PATIENCE = 300.0
 """Seconds in which all ranks must have found each other."""
@@ -80,10 +80,8 @@ class Mesh:
                 self.peers[peer].sendall(token + rank.to_bytes(4, "big"))
             while len(self.peers) < size - 1:
                 found, _ = listener.accept()
-                hello = bytearray(TOKEN_BYTES + 4)
-                found.settimeout(GREETING)
-                if found.recv_into(hello, flags=socket.MSG_WAITALL) == len(hello) and hello[:TOKEN_BYTES] == token:
-                    found.settimeout(None)
+                hello = _greeting(found)
+                if len(hello) == TOKEN_BYTES + 4 and hello.startswith(token):
                     self.peers[int.from_bytes(hello[TOKEN_BYTES:], "big")] = found
                 else:
                     found.close()  # somebody else
@@ -211,8 +209,20 @@ class Mesh:
 
     def _lost(self, peer: int) -> DistributedError:
         return DistributedError(
-            f"rank {self.rank} has lost rank {peer}, which was killed or has failed; go on with rlcore resume RUN"
+            f"rank {self.rank} has lost rank {peer}, which was killed or has failed; go on with "
+            f"rlcore resume RUN --processes {self.size}"
         )
+
+
+def _greeting(found: socket.socket) -> bytes:
+    """What somebody who has connected says first; empty if nothing."""
+    found.settimeout(GREETING)
+    try:
+        return found.recv(TOKEN_BYTES + 4, socket.MSG_WAITALL)
+    except OSError:
+        return b""
+    finally:
+        found.settimeout(None)
 
 
 def own_host(master: str, port: int) -> str:

@@ -127,11 +127,10 @@ class RewardNormalizer(nn.Module):
 
         Call `update` once they have been learned from.
         """
-        returns = rollout.rows(self.returns(rollout))
+        num, var = _spread(rollout.rows(self.returns(rollout)))
         scale = self.moments.scale
-        if len(returns) > 1:  # a single one has no deviation
-            own = returns.var(correction=0) if distributed.size() == 1 else distributed.moments(returns)[2].float()
-            scale = torch.where(self.moments.count > 1, scale, (own + EPSILON).rsqrt())
+        if num > 1:  # a single one has no deviation
+            scale = torch.where(self.moments.count > 1, scale, (var + EPSILON).rsqrt())
         return (rollout.reward * scale).clamp(-CLIP, CLIP)
 
     def update(self, rollout: Rollout) -> None:
@@ -146,3 +145,11 @@ class RewardNormalizer(nn.Module):
         if key in state_dict and state_dict[key].shape != self.running.shape:
             state_dict[key] = torch.zeros_like(self.running)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _spread(x: Tensor) -> tuple[float, Tensor]:
+    """How many rows [B] all processes have, and their variance, 0-d."""
+    if distributed.size() == 1:
+        return len(x), x.var(correction=0)
+    num, _, var = distributed.moments(x)
+    return num.item(), var.float()

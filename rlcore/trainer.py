@@ -241,7 +241,7 @@ class Trainer:
 
         A signal to end, as Ctrl-C, lets it finish the current update, or abandon an evaluation or a rollout of whole
         episodes, save and end early (`interrupted`). It is also saved if the loop over it is left, and if anything but
-        learning fails: an environment, an evaluation, a hook, the body of the loop.
+        learning fails: an environment, an evaluation, a hook, the body of the loop; but not of several processes.
 
         Yields:
             The metrics of each update, after everything that is due with it. The body of the loop may save, evaluate
@@ -285,6 +285,7 @@ class Trainer:
         if not self.agent.training:  # one that was loaded for evaluation
             self.agent.train()
         if not self.steps:
+            distributed.begin_alike(list(self.agent.parameters()))
             self.tracker.begin(self._settings_of_all() | {"seed": self.seed}, f"eval/{self.env.criterion}")
             seed_everything(derive_seed(self.seed, ACTING, *distributed.own_stream()))
         if self.collector.failed:
@@ -335,8 +336,8 @@ class Trainer:
         """
         self._check_deferred()
         self._evaluation_pending = True
-        found = self._evaluated_by_main()
-        if self.evaluator.env is self.env:
+        found, is_left = self._evaluated_by_main()
+        if is_left:
             self._begin_episodes()
         self._agree()
         if found is None:
@@ -356,16 +357,22 @@ class Trainer:
         self._evaluated = self.steps, report
         return report
 
-    def _evaluated_by_main(self) -> tuple[Report, list[tuple[str, Report]]] | None:
-        """What the evaluator found; of several processes the first one evaluates, and the others get the figures."""
+    def _evaluated_by_main(self) -> tuple[tuple[Report, list[tuple[str, Report]]] | None, bool]:
+        """What the evaluator found, and whether it did so in the episodes in progress, which are abandoned then.
+
+        Of several processes the first one evaluates, and the others get the figures.
+        """
+        found, is_left, figures = None, False, None
         if distributed.is_main():
             with self._answering():
                 found = self.evaluator(self.agent, self._interruption)
-            figures = None if found is None else (found[0].scalars, [(name, one.scalars) for name, one in found[1]])
-            distributed.broadcast_object(figures, "evaluation")
-            return found
-        figures = distributed.broadcast_object(None, "evaluation")
-        return None if figures is None else (Report(figures[0]), [(name, Report(one)) for name, one in figures[1]])
+            is_left = self.evaluator.env is self.env
+            if found is not None:
+                figures = found[0].scalars, [(name, one.scalars) for name, one in found[1]]
+        figures, is_left = distributed.broadcast_object((figures, is_left), "evaluation")
+        if found is None and figures is not None:
+            found = Report(figures[0]), [(name, Report(scalars)) for name, scalars in figures[1]]
+        return found, is_left
 
     def log(self, figures: Mapping[str, float]) -> None:
         """Writes figures of one's own at this step, by TensorBoard tag: ``{"mine/distance": 0.3}``.
@@ -439,6 +446,7 @@ class Trainer:
         Of several processes all must call it: the first one writes what all of them go on from.
         """
         if self._num_ranks > 1:
+            distributed.require_alike(list(self.agent.parameters()))
             self.episodes.flush()
             content = self._of_all_ranks(self.checkpoint(learns=name != "best"))
         elif self.run_dir is not None:
@@ -588,7 +596,7 @@ class Trainer:
     def _own_part(self, saved: dict[str, Any], learns: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """What this one of several processes goes on from; and a line if they were another number.
 
-        Then what each had of its own is dropped: the episodes in progress, the generators and the replay.
+        Then what each had of its own is dropped: the episodes in progress, and the generators; replays fill anew.
         """
         ranks, parameters = list(learns.get("ranks", [])), saved["agent"]["parameters"]
         if len(ranks) + 1 == self._num_ranks:
@@ -603,7 +611,6 @@ class Trainer:
         dropped = {
             "collector": {**learns["collector"], "env": None},
             "episodes": {**learns["episodes"], **self.episodes.of_new_episodes()},
-            "agent": {part: x for part, x in learns["agent"].items() if part != "states"},
             "rng": None,
         }
         return {**learns, **dropped}, [
@@ -636,7 +643,10 @@ class Trainer:
         """The settings of environment, agent and trainer, where they have any, by dotted key."""
         parts = {"env": self._first_env, "agent": self.agent, "trainer": self}
         found = {name: getattr(part, "settings", None) for name, part in parts.items()}
-        return flatten({name: one.model_dump(mode="json") for name, one in found.items() if isinstance(one, BaseModel)})
+        dumped = {name: one.model_dump(mode="json") for name, one in found.items() if isinstance(one, BaseModel)}
+        if "num_envs" in dumped.get("env", {}):
+            dumped["env"]["num_envs"] *= self._num_ranks  # as the config has it
+        return flatten(dumped)
 
     def _remark(self, *lines: str) -> None:
         """Tells the user each line once."""
@@ -705,9 +715,8 @@ class Trainer:
             yield
         except NonFiniteError:
             raise
-        except (Exception, GeneratorExit) as error:
-            is_alone = self._num_ranks == 1 or isinstance(error, GeneratorExit)  # others do not save with a failed one
-            if not self._learning and is_alone:
+        except (Exception, GeneratorExit):
+            if not self._learning and self._num_ranks == 1:  # else the others do not save at the same time
                 self.save("last")
             raise
         else:

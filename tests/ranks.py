@@ -61,12 +61,28 @@ class Walk(gymnasium.Env):
         return self.seen(), 1 - abs(self.x), abs(self.x) > 1, self.t == 12, {"distance": abs(self.x)}
 
 
+class Uneven(Walk):
+    """It ends after one step if its first seed is even."""
+
+    even = None
+
+    def reset(self, *, seed=None, options=None):
+        if self.even is None:
+            self.even = seed % 2 == 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        return obs, reward, terminated or self.even, truncated, info
+
+
 class SharedDraws:
     """Draws of all N environments from a table, of which each process has its part; another one for each rollout."""
 
     def __init__(self, agent):
-        self.head, self.rollouts, self.t = agent.policy_head, 0, 0
-        self.head.draw = self
+        self.head, self.rollouts, self.t = getattr(agent, "policy_head", None), 0, 0
+        if self.head is not None:  # else it draws nothing
+            self.head.draw = self
 
     def __call__(self, outputs):
         table = torch.rand(STEPS, N, generator=torch.Generator().manual_seed(self.rollouts))
@@ -83,6 +99,8 @@ ROLLOUTS = {
         RecurrentPPO,
         {"horizon": 16, "num_epochs": 2, "minibatch_size": None, "network": {"name": "gru", "size": 8, "body": MLP}},
     ),
+    "one row": (Reinforce, MOMENTS),
+    "random_search": (RandomSearch, {}),
     "trpo": (TRPO, {"horizon": 16, "value_minibatch_size": 128, "value_epochs": 1, **MOMENTS}),
 }
 
@@ -90,7 +108,8 @@ ROLLOUTS = {
 def of_rollouts(name):
     """A trainer of an agent whose draws do not depend on how many processes there are."""
     kind, settings = ROLLOUTS[name]
-    env = GymEnvironment(Walk, num_envs=distributed.share(N, "N"))
+    walk, num_envs = (Uneven, 2) if name == "one row" else (Walk, N)
+    env = GymEnvironment(walk, num_envs=distributed.share(num_envs, "N"))
     torch.manual_seed(1)
     agent = kind(env, kind.Settings.model_validate({"network": MLP, **settings}))
     draws = SharedDraws(agent)
@@ -200,6 +219,24 @@ def draws():
     return torch.rand(4)
 
 
+def alike():
+    """The parameters of an agent that each rank has made from another seed, after an update."""
+    env = GymEnvironment(Walk, num_envs=1)
+    torch.manual_seed(distributed.rank())
+    trainer = Trainer(PPO(env, PPO.Settings(horizon=4, minibatch_size=8)), env, total_steps=8)
+    trainer.update()
+    return nn.utils.parameters_to_vector(trainer.agent.parameters()).detach()
+
+
+def batch_norm():
+    """Running statistics of rows with means 0 and 2, and variance 1."""
+    norm = nn.BatchNorm1d(1)
+    norm.running_mean.fill_(2.0 * distributed.rank())
+    distributed.weigh(1)
+    distributed.average_statistics(norm)
+    return norm.running_mean.item(), norm.running_var.item()
+
+
 def weights(rows):
     """The gradient of theta in the mean over all rows, of which each rank has another number."""
     env = GymEnvironment(Walk, num_envs=1)
@@ -226,6 +263,9 @@ def main() -> None:
                 found[f"resumed {name}"] = resumed(name, Path(folder) / name)
         found["weights"] = weights([3, 5])
         found["starts"], found["draws"] = starts(4), draws()
+        found["alike"], found["batch norm"] = alike(), batch_norm()
+        found["largest"] = distributed.largest(torch.tensor(1.0 * distributed.rank())).item()
+        found["other"] = refused(lambda: distributed.require_alike([torch.tensor([1.0 * distributed.rank()])]))
         found["shares"] = refused(lambda: distributed.share(3, "env.num_envs"))
         found["apart"] = refused(apart)
         torch.save(found, out / f"{distributed.rank()}.pt")

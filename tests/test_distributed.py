@@ -19,6 +19,7 @@ from ranks import EQUAL
 from trainers import TRAINERS
 
 from rlcore import commands, distributed
+from rlcore.commands import processes
 from rlcore.errors import InputError
 from rlcore.mesh import DistributedError, Mesh
 
@@ -91,7 +92,8 @@ def test_two_processes_learn_what_one_does(found, name):
         assert there["episodes"][1] == count
         assert torch.allclose(there["episodes"][2], latest, rtol=rel)
         assert there["steps"] == here["steps"]
-        loss = "train/loss" if "train/loss" in here["metrics"] else "train/value_loss"
+        loss = next(name for name in ("loss", "value_loss", "score") if f"train/{name}" in here["metrics"])
+        loss = f"train/{loss}"
         assert there["metrics"][loss] == pytest.approx(here["metrics"][loss], rel=1e-4)
     assert torch.equal(found[0][name]["parameters"], found[1][name]["parameters"])
 
@@ -115,6 +117,17 @@ def test_seeds_follow_from_global_numbers(found):
     assert len(set(ranks.starts(4).tolist())) == 4
 
 
+def test_all_begin_with_the_same_parameters(found):
+    assert torch.equal(found[0]["alike"], found[1]["alike"])
+    assert all("have other parameters" in rank["other"] for rank in found)
+
+
+def test_what_of_all_rows_is_no_mean(found):
+    """The variance of two groups has that between their means; weights of a batch are by its largest one."""
+    assert [rank["batch norm"] for rank in found] == [(1.0, 2.0)] * 2
+    assert [rank["largest"] for rank in found] == [1.0, 1.0]
+
+
 def test_each_rank_draws_its_own(found):
     """Else all would explore alike; the first as one process alone."""
     assert torch.equal(found[0]["draws"], ranks.draws())
@@ -122,10 +135,11 @@ def test_each_rank_draws_its_own(found):
 
 
 def test_exchanges_are_counted(found):
-    """Two epochs of one minibatch: their advantages, gradients and the KL after the first; three running moments."""
+    """Two epochs of one minibatch: their advantages, gradients and the KL after the first; three running moments; and
+    at first the eight parameters."""
     calls = found[0]["ppo"]["calls"]
     assert calls == {
-        "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 2, "metrics": 1
+        "parameters": 8, "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 2, "metrics": 1
     }  # fmt: skip
 
 
@@ -319,13 +333,48 @@ def running(config, *words, until="run/checkpoints/last.pt"):
     raise AssertionError(ended(processes))
 
 
+def test_a_signal_before_it_begins_ends_all_at_once(config):
+    """And shows no traceback: of a process that starts, or of those that wait for it."""
+    words = "train", config, "--run-dir", "run", "--processes", 2, "trainer.total_steps=10_000_000"
+    launcher = subprocess.Popen(
+        [sys.executable, "-m", "rlcore", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(1.5)
+    launcher.send_signal(signal.SIGINT)
+    _, told = launcher.communicate(timeout=60)
+    assert launcher.returncode != 0
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_before_it_begins(config, rank, monkeypatch):
+    """The launcher notices, and ends the others, which wait for it."""
+    monkeypatch.setattr(processes, "GRACE", 1.0)
+
+    def killed(children, signalled):
+        children[rank].kill()
+        return waited(children, signalled)
+
+    waited = processes._waited
+    monkeypatch.setattr(processes, "_waited", killed)
+    status = processes.launch(2, ["train", str(config), "--run-dir", "run", "trainer.total_steps=10_000_000"])
+    assert status == 128 + signal.SIGKILL
+
+
+def test_other_commands_are_for_one_process(config):
+    statuses, printed, told = ended(launched(["-m", "rlcore", "eval", "run"]))
+    assert statuses == [2, 2]
+    assert "rlcore: eval: is for one process; torchrun is for train and resume" in told
+    assert printed == ""
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_saves_and_ends_all(config, rank):
     processes = running(config)
     processes[rank].send_signal(signal.SIGTERM)
     statuses, printed, told = ended(processes)
     assert statuses == [128 + signal.SIGTERM] * 2, told
-    assert re.search(r"SIGTERM: saved at step [\d,]+; resume with: rlcore resume run", printed)
+    assert re.search(r"SIGTERM: saved at step [\d,]+; resume with: rlcore resume run --processes 2", printed)
     assert told == ""
     done = command("resume", "run", "--processes", 2, "trainer.total_steps=1024")
     assert done.returncode == 0, done.stderr
@@ -338,7 +387,8 @@ def test_a_rank_that_is_killed_ends_the_others_in_one_line(config, rank):
     statuses, _, told = ended(processes)
     assert statuses[1 - rank] == 2
     assert told == (
-        f"rlcore: rank {1 - rank} has lost rank {rank}, which was killed or has failed; go on with rlcore resume RUN\n"
+        f"rlcore: rank {1 - rank} has lost rank {rank}, which was killed or has failed; "
+        "go on with rlcore resume RUN --processes 2\n"
     )
     done = command("resume", "run", "--processes", 2, "trainer.stop_at=512", "trainer.total_steps=10000")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,8 @@ from rlcore.interruption import ending_signals
 LOOPBACK = "127.0.0.1"
 GRACE = 30.0
 """Seconds that the others have to end once one has failed."""
+LAST_WORDS = 5.0
+"""The same, once all were asked to end and one has."""
 
 
 def launch(processes: int, words: Sequence[str]) -> int:
@@ -47,11 +49,9 @@ def launch(processes: int, words: Sequence[str]) -> int:
     children: list[subprocess.Popen[bytes]] = []
 
     def end(number: int, frame: object) -> None:
-        if signalled:
-            for child in children:
-                child.kill()
+        for child in children if signalled else children[:1]:
+            child.send_signal(signal.SIGKILL if signalled else number)
         signalled.append(number)
-        children[0].send_signal(number)
 
     signalled: list[int] = []
     previous = {which: signal.signal(which, end) for which in ending_signals()}
@@ -61,7 +61,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
             # in a session of its own, so that Ctrl-C reaches it only through us
             command = [sys.executable, "-c", program, *words]
             children.append(subprocess.Popen(command, env=own, start_new_session=True))
-        statuses = _waited(children)
+        statuses = _waited(children, signalled)
     finally:
         for child in children:
             child.kill()
@@ -70,14 +70,14 @@ def launch(processes: int, words: Sequence[str]) -> int:
     return next((status for status in statuses if status), 0)
 
 
-def _waited(children: Sequence["subprocess.Popen[bytes]"]) -> list[int]:
+def _waited(children: Sequence["subprocess.Popen[bytes]"], signalled: Sequence[int]) -> list[int]:
     """Waits for all, for `GRACE` once one has failed; returns their exit statuses, 128 + n where a signal ended one."""
     failed_at = None
-    while any(child.poll() is None for child in children):
+    while None in (statuses := [child.poll() for child in children]):
         time.sleep(0.05)
-        if failed_at is None and any(child.returncode for child in children):
+        if failed_at is None and any(statuses):
             failed_at = time.monotonic()
-        if failed_at is not None and time.monotonic() > failed_at + GRACE:
+        if failed_at is not None and time.monotonic() > failed_at + (LAST_WORDS if signalled else GRACE):
             for child in children:
                 child.kill()
     return [128 - child.returncode if child.returncode < 0 else child.returncode for child in children]

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from rlcore import config as configs
+from rlcore import distributed
 from rlcore.config import Loaded
 from rlcore.run import Run
 from rlcore.settings import flatten
@@ -19,6 +20,12 @@ def introduce(trainer: Trainer, loaded: Loaded) -> None:
     if not trainer.steps:
         settings = flatten(loaded.config.model_dump(mode="json", exclude={"expect", "imports"}))
         trainer.tracker.begin(settings, f"eval/{trainer.env.criterion}", configs.dump(loaded.config))
+
+
+def resuming(run: Run) -> str:
+    """The command that resumes a run by as many processes."""
+    several = f" --processes {distributed.size()}" if distributed.size() > 1 else ""
+    return f"rlcore resume {run.path}{several}"
 
 
 def follow(trainer: Trainer) -> int:
@@ -49,13 +56,11 @@ def conclude(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> in
     if trainer.interrupted is not None:
         trainer.tracker.display.close()
         name = signal.Signals(trainer.interrupted).name
-        console.print(
-            f"{name}: saved at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False
-        )
+        console.print(f"{name}: saved at step {trainer.steps:,}; resume with: {resuming(run)}", highlight=False)
         return 128 + trainer.interrupted
     trainer.tracker.closing_table(trainer.steps, figures)
     if trainer.finished:
         console.print(f"{trainer.seconds:.1f} s of training; rlcore eval {run.path}", highlight=False)
     else:
-        console.print(f"stopped at step {trainer.steps:,}; resume with: rlcore resume {run.path}", highlight=False)
+        console.print(f"stopped at step {trainer.steps:,}; resume with: {resuming(run)}", highlight=False)
     return 0

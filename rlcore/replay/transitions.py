@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rlcore.checkpoint import restored, restored_number
+from rlcore.distributed import largest
 from rlcore.errors import CheckpointError, InputError
 from rlcore.memory import require_memory
 from rlcore.normalization import CLIP
@@ -172,7 +173,7 @@ class TransitionReplay:
             place = self._tree.find(draws * (total / size))  # one from each of B equal parts
             age = (place - oldest * N) % (R * N)
             weight = (self._tree[place] * len(self) / total) ** -beta
-            weight = (weight / weight.amax()).float()
+            weight = (weight / largest(weight.amax())).float()
         drawn = self._transitions(rows, place, age, self.n, reward_scale)
         if weight is not None:
             drawn = drawn._replace(weight=weight, place=place)
