@@ -148,6 +148,11 @@ class AlphaZero(SelfPlayAgent):
         """
         return {} if self.settings.gate_every is None else self._gate(EVEN, "last_gate")
 
+    def on_reset(self) -> None:
+        """The games in progress were abandoned, with the trees of their last searches."""
+        super().on_reset()
+        self.earlier = None
+
     def movers(self) -> dict[str, Player]:
         """With a gate, the most likely move of the network that learns, which may not be the player."""
         return {} if self.player is self.network else {"learner": self._mover(self.network)}

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from compare import Syncs, same
+from trainers import make_trainer
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
@@ -374,3 +375,17 @@ def test_a_game_in_the_terminal_ends(monkeypatch, capsys):
     out = session(monkeypatch, capsys, agent, every)
     assert any(words in out for words in ("A draw.", "You win.", "I win."))
     assert "Another game; I begin." in out
+
+
+def test_positions_of_abandoned_games_are_forgotten():
+    """They have no outcome: that of the next game is another's."""
+    trainer = make_trainer("alphazero")
+    trainer.update()
+    assert trainer.agent.replay.waiting.valid.any()
+    trainer._begin_episodes()
+    assert trainer.agent.replay.waiting is None
+    assert trainer.agent.earlier is None
+    before = len(trainer.agent.replay)
+    trainer.update()
+    added = len(trainer.agent.replay) - before + int(trainer.agent.replay.waiting.valid.sum())
+    assert added == trainer.agent.horizon * trainer.env.num_envs

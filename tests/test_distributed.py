@@ -139,7 +139,8 @@ def test_exchanges_are_counted(found):
     at first the eight parameters."""
     calls = found[0]["ppo"]["calls"]
     assert calls == {
-        "parameters": 8, "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 2, "metrics": 1
+        "parameters": 8, "advantages": 40, "gradient": 40, "mean": 20, "moments": 60, "end": 20, "episodes": 2,
+        "metrics": 1,
     }  # fmt: skip
 
 

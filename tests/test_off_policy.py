@@ -515,7 +515,7 @@ def test_a_replay_that_is_not_saved_is_filled_again_and_the_run_says_so(tmp_path
         other.update()
     assert all(map(torch.equal, before, other.agent.q.parameters()))
     assert other.agent.epsilon < 1  # it acts as it did
-    assert "it is filled again before learning goes on" in other.agent.remarks({})[0]
+    assert "is filled again before learning" in other.agent.remarks({})[0]
     for _ in range(2):
         other.update()
     assert other.agent.remarks({}) == []

@@ -165,7 +165,9 @@ class OffPolicyAgent(TransitionAgent):
         """Says so while the replay of a resumed run is filled again."""
         if len(self.replay) >= self.replay.to_refill:
             return []
-        return ["the replay was not saved (agent.save_replay=false): it is filled again before learning goes on"]
+        return [
+            "the replay, not saved (agent.save_replay=false) or of other environments, is filled again before learning"
+        ]
 
 
 def _means(each: list[Metrics]) -> Metrics:

@@ -83,6 +83,10 @@ class SelfPlayAgent(Agent):
         """The best move that a search finds; obs [N, S]."""
         return Step(self.search(obs).action)
 
+    def on_reset(self) -> None:
+        """The games in progress were abandoned: their positions have no outcome."""
+        self.replay.waiting = None
+
     def train(self, mode: bool = True) -> "SelfPlayAgent":
         """Keeps evaluation mode, so that networks play by running statistics; only fitting switches one to training."""
         return super().train(False)
