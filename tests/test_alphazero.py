@@ -1,7 +1,6 @@
 import pytest
 import torch
 from compare import Syncs, same
-from trainers import make_trainer
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
@@ -379,7 +378,8 @@ def test_a_game_in_the_terminal_ends(monkeypatch, capsys):
 
 def test_positions_of_abandoned_games_are_forgotten():
     """They have no outcome: that of the next game is another's."""
-    trainer = make_trainer("alphazero")
+    env, agent = make(horizon=6)
+    trainer = Trainer(agent, env, total_steps=10_000)
     trainer.update()
     assert trainer.agent.replay.waiting.valid.any()
     trainer._begin_episodes()

@@ -165,7 +165,8 @@ class OffPolicyAgent(TransitionAgent):
         """Says so while the replay of a resumed run is filled again."""
         if len(self.replay) >= self.replay.to_refill:
             return []
-        return [
+        cause = "not saved (agent.save_replay=false) or of other environments"
+        return [f"the replay, {cause}, is filled again before learning"]
             "the replay, not saved (agent.save_replay=false) or of other environments, is filled again before learning"
         ]
 
