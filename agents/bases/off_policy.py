@@ -167,8 +167,6 @@ class OffPolicyAgent(TransitionAgent):
             return []
         cause = "not saved (agent.save_replay=false) or of other environments"
         return [f"the replay, {cause}, is filled again before learning"]
-            "the replay, not saved (agent.save_replay=false) or of other environments, is filled again before learning"
-        ]
 
 
 def _means(each: list[Metrics]) -> Metrics:
