@@ -10,6 +10,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from rlcore.errors import InputError
@@ -25,6 +26,8 @@ TRIES = 300
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 """Seconds after which a machine that is silent is asked whether it is there, and again, and how often."""
 TOKEN_BYTES = 16
+LINGER = 1.0
+"""Seconds in which others end their side of a connection that was closed."""
 GREETING = 5.0
 """Seconds in which who connects must have said the token."""
 PATIENCE = 300.0
@@ -145,9 +148,19 @@ class Mesh:
             self._raise_apart()
 
     def close(self) -> None:
-        """Ends the connections, which the others notice."""
+        """Ends the connections, which the others notice once they have read what was sent before.
+
+        What they have sent is read, too: a connection that is closed with something unread loses what it has sent.
+        """
         for one in self.peers.values():
-            one.close()
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_WR)
+        for one in self.peers.values():
+            one.settimeout(LINGER)
+            with one, suppress(OSError):
+                while one.recv(AT_ONCE):
+                    pass
+        self.peers.clear()
 
     def _swaps(self, peer: int, message: Message, place: Message) -> bool:
         """Swaps messages; returns whether the two ranks have come apart."""
