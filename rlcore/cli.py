@@ -177,7 +177,8 @@ def _joined() -> AbstractContextManager[None]:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the run listens: else each process shows a traceback
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else the end of a process is told by others in many lines
     if rlcore.distributed.is_launched() and len(sys.argv) > 1 and sys.argv[1] not in TOGETHER:
-        raise InputError(f"{sys.argv[1]}: is for one process; torchrun is for {' and '.join(TOGETHER)}")
+        which = " and ".join(TOGETHER)
+        raise InputError(f"{sys.argv[1]}: is for one process; torchrun is for {which}; else unset WORLD_SIZE")
     return rlcore.distributed.joined()
 
 

@@ -298,13 +298,6 @@ def moments(x: Tensor, name: str = "moments") -> tuple[Tensor, Tensor, Tensor]:
     count, mean, var = x.new_tensor(len(x)), x.mean(0), x.var(0, correction=0)
     if _world is None:
         return count, mean, var
-    return merged(name, count, mean, var)
-
-
-def merged(name: str, count: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The moments of all ranks' rows, of those of each one's: count 0-d, mean and variance [*shape], float64."""
-    if _world is None:
-        return count, mean, var
     found = all_gather(name, torch.cat([count.view(1), mean.flatten(), var.flatten()]))
     n = found[:, :1]
     each_mean, each_var = found[:, 1:].chunk(2, 1)

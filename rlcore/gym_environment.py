@@ -23,6 +23,7 @@ from pydantic import Field, PositiveFloat, ValidationError, field_serializer, fi
 from torch import Tensor
 from typing_extensions import Unpack
 
+from rlcore import distributed
 from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import EnvironmentFailure, InputError
@@ -249,14 +250,14 @@ class GymEnvironment(Environment):
         return observed, self._to_device(reward.astype(np.float32)), *flags, info
 
     def evaluation(self, num_envs: int) -> "GymEnvironment":
-        """A twin with that many environments; with no more processes than this one has, if it has any.
+        """A twin with that many environments; with no more processes than the run has, if it has any.
 
         With ``single_instance`` it is this one.
         """
         if self.settings.single_instance:
             return self
         if self.settings.vectorization == "async":
-            num_envs = min(num_envs, self.num_envs)
+            num_envs = min(num_envs, self.num_envs * distributed.size())
         twin = type(self)(self.settings.model_copy(update={"num_envs": num_envs}), self.device)
         twin.float64 = self.float64
         return twin

@@ -195,7 +195,8 @@ class Mesh:
         try:
             sent = self.peers[peer].sendmsg(parts)
             for part in parts:
-                self.peers[peer].sendall(memoryview(part)[min(sent, len(part)) :])
+                if sent < len(part):
+                    self.peers[peer].sendall(memoryview(part)[sent:])
                 sent = max(0, sent - len(part))
         except OSError as error:
             raise self._lost(peer) from error

@@ -445,12 +445,16 @@ class Trainer:
 
         Of several processes all must call it: the first one writes what all of them go on from.
         """
-        if self._num_ranks > 1:
+        learns = name != "best"
+        of_several = learns and self._num_ranks > 1
+        if of_several:
             distributed.require_alike(list(self.agent.parameters()))
             self.episodes.flush()
-            content = self._of_all_ranks(self.checkpoint(learns=name != "best"))
-        elif self.run_dir is not None:
-            content = self.checkpoint(learns=name != "best")
+        elif self.run_dir is None:
+            return
+        content = self.checkpoint(learns)
+        if of_several:
+            content = self._of_all_ranks(content)
         if self.run_dir is not None:
             checkpoint.save(self.run_dir / CHECKPOINTS_FOLDER / f"{name}.pt", content)
 
@@ -481,8 +485,6 @@ class Trainer:
 
     def _of_all_ranks(self, content: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint with what the other processes go on from; what they all have is not sent."""
-        if "learns" not in content:
-            return content
         buffers = {name: x for name, x in self.agent.named_buffers() if name in content["agent"]["parameters"]}
         agent = {part: x for part, x in content["learns"]["agent"].items() if part != "optimizers"}
         own = {**content["learns"], "agent": agent, "buffers": buffers}

@@ -19,6 +19,19 @@ LAST_WORDS = 5.0
 """The same, once all were asked to end and one has."""
 
 
+def command_line(words: Sequence[str]) -> list[str]:
+    """What runs the command line in another process, with the path of this one.
+
+    With ``-m`` the working folder would come first, and could shadow the standard library.
+    """
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()",
+        *words,
+    ]
+
+
 def launch(processes: int, words: Sequence[str]) -> int:
     """Runs the command line in each of several processes, as torchrun would on one machine; returns the exit status.
 
@@ -36,8 +49,6 @@ def launch(processes: int, words: Sequence[str]) -> int:
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
-    # the path of this process: with -m the working folder would come first, and could shadow the standard library
-    program = f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()"
     environ = {
         "OMP_NUM_THREADS": str(max(1, device.NUM_THREADS // processes)),
         **os.environ,
@@ -58,9 +69,10 @@ def launch(processes: int, words: Sequence[str]) -> int:
     try:
         for rank in range(processes):
             own = environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if signalled:
+                return 128 + signalled[0]
             # in a session of its own, so that Ctrl-C reaches it only through us
-            command = [sys.executable, "-c", program, *words]
-            children.append(subprocess.Popen(command, env=own, start_new_session=True))
+            children.append(subprocess.Popen(command_line(words), env=own, start_new_session=True))
         statuses = _waited(children, signalled)
     finally:
         for child in children:

@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 
 from rlcore import device
+from rlcore.commands.processes import command_line
 from rlcore.config import Loaded
 from rlcore.console import make_console
 from rlcore.files import claim_folder
@@ -65,9 +66,7 @@ def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, 
 def _train_apart(training: Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
     source, overrides, path = training
     path = claim_folder(path)
-    # the path of this process: with -m the working folder would come first, and could shadow the standard library
-    program = f"import sys; sys.path[:] = {sys.path!r}; from rlcore.cli import main; main()"
-    command = [sys.executable, "-c", program, "train", source, *overrides, "--run-dir", str(path)]
+    command = command_line(["train", source, *overrides, "--run-dir", str(path)])
     with open(path / "train.log", "wb") as log:
         # in its own session, so that Ctrl-C reaches it only through us
         process = subprocess.Popen(
