@@ -45,6 +45,9 @@ Trust = Annotated[
 Seeds = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Run this many seeds, counting up from the config's.")
 ]
+Folds = Annotated[
+    int | None, typer.Option(min=2, max=1000, help="Cross-validate: run once for each of this many parts of the data.")
+]
 Jobs = Annotated[int, typer.Option(min=1, max=1024, help="Number of runs at once.")]
 Processes = Annotated[int, typer.Option(min=1, max=1024, help="Processes on this machine that train it together.")]
 
@@ -55,6 +58,7 @@ def train(
     overrides: Overrides = None,
     run_dir: Annotated[str | None, typer.Option(help="Instead of runs/<config>/<time>-seed<k>.")] = None,
     seeds: Seeds = None,
+    folds: Folds = None,
     jobs: Jobs = 1,
     or_resume: Annotated[
         bool, typer.Option("--or-resume", help="Resume the run in --run-dir, if there is one.")
@@ -62,7 +66,7 @@ def train(
     processes: Processes = 1,
 ) -> None:
     """Train the agent of a config."""
-    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs, or_resume, processes))
+    raise typer.Exit(rlcore.commands.train(config, overrides or [], run_dir, seeds, jobs, or_resume, processes, folds))
 
 
 @app.command("eval")
@@ -145,8 +149,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="agents, envs, networks, datasets, games, players, reports, loggers, configs, or all; or the name of "
-            "one of them, or trainer, for its settings."
+            help="agents, envs, networks, datasets, games, players, metrics, hooks, reports, loggers, configs, or all; "
+            "or the name of one of them, or trainer, for its settings."
         ),
     ] = "all",
     imports: Annotated[
@@ -189,7 +193,9 @@ def main() -> None:
             if len(sys.argv) > 1 and sys.argv[1] in plugins.names():
                 app.command(sys.argv[1])(plugins[sys.argv[1]])
             with _joined():
-                sys.exit(app(standalone_mode=False))  # else typer prints its own mistakes, in a box of several lines
+                sys.exit(
+                    app(prog_name="rlcore", standalone_mode=False)
+                )  # else typer prints its own mistakes, in a box of several lines
         except UsageError as error:
             if len(sys.argv) == 1:  # asks for help
                 error.show()

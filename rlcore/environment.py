@@ -62,8 +62,8 @@ class Environment(VectorEnv, ABC):
         """N, environments in lockstep."""
 
     criterion = "return"
-    """The main figure of `score`; larger is better if the best checkpoint is chosen by it."""
-    select_best = True
+    """The main figure of `score`, by which the best checkpoint is chosen."""
+    select_best: bool = True
     """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
     float64 = False
     """Whether observations of a float64 space are returned as float64, for an agent that does; see `on_attach`."""
@@ -169,6 +169,13 @@ class Environment(VectorEnv, ABC):
         except TypeError as error:
             raise ContractError(f"{kind.__name__}.evaluation: {error}; {how}") from None
         return kind(*arguments)  # type: ignore[call-arg, arg-type]
+
+    def test(self, num_envs: int) -> "Environment | None":
+        """A twin on what is kept for the end of a run, as a test split; None: there is only what `evaluation` shows.
+
+        Neither is the best checkpoint chosen by it, nor a run ended.
+        """
+        return None
 
     def filming(self) -> "Environment":
         """A twin that `render` shows. The default is ``evaluation(1)``."""

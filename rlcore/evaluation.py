@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -75,10 +75,16 @@ class Report:
     """Films for TensorBoard and the run's ``videos/``."""
     remarks: tuple[str, ...] = ()
     """What a user should know of it, a line each."""
+    errors: tuple[str, ...] = ()
+    """Names of the scalars of which less is better."""
 
     def tagged(self, prefix: str) -> dict[str, float]:
         """The scalars as ``prefix/name``."""
         return {f"{prefix}/{name}": value for name, value in self.scalars.items()}
+
+
+Evaluated = tuple[Report, list[tuple[str, Report]]]
+"""The results of an evaluation, and the reports made after it, by name."""
 
 
 class ReportMaker(ABC):
@@ -148,6 +154,8 @@ class Evaluator:
         self.reports = [(choice.name, choice.make()) for choice in reports]
         self.env: Environment | None = None
         """The twin, once it is made."""
+        self.test_env: Environment | None = None
+        """The twin for the test at the end, once it is made; see `Environment.test`."""
 
     def check(self, agent: Agent) -> None:
         """Raises an InputError if a report cannot be made of the agent in this environment."""
@@ -156,10 +164,12 @@ class Evaluator:
 
     def make_env(self, num_episodes: int) -> "Environment":
         """A twin for the evaluation of that many episodes."""
-        twin = self.source.evaluation(self.num_envs or min(num_episodes, MOST_EVALUATED_AT_ONCE))
-        twin.max_episode_steps = self.source.max_episode_steps
-        twin.deterministic = self.deterministic
-        return twin
+        return self._set_up(self.source.evaluation(self._num_envs(num_episodes)))
+
+    def make_test_env(self, num_episodes: int) -> "Environment | None":
+        """A twin for the test at the end, of that many episodes; None if there is no other than for evaluation."""
+        twin = self.source.test(self._num_envs(num_episodes))
+        return None if twin is None else self._set_up(twin)
 
     def make(self) -> "Environment":
         """Makes `env`, unless that is done."""
@@ -167,7 +177,13 @@ class Evaluator:
             self.env = self.make_env(self.num_episodes)
         return self.env
 
-    def __call__(self, agent: Agent, interruption: Interruption) -> tuple[Report, list[tuple[str, Report]]] | None:
+    def make_test(self) -> "Environment | None":
+        """Makes `test_env`, unless that is done."""
+        if self.test_env is None:
+            self.test_env = self.make_test_env(self.num_episodes)
+        return self.test_env
+
+    def __call__(self, agent: Agent, interruption: Interruption) -> "Evaluated | None":
         """Evaluates, and leaves training bit-identical.
 
         Args:
@@ -177,18 +193,35 @@ class Evaluator:
         Returns:
             The results and the reports by name; None if it was broken off.
         """
+        return self._evaluated(self.make, agent, interruption)
+
+    def test(self, agent: Agent, interruption: Interruption) -> "Evaluated | None":
+        """As a call, but in the twin for the test at the end; also None if there is none."""
+        return self._evaluated(self.make_test, agent, interruption)
+
+    def _evaluated(
+        self, make: "Callable[[], Environment | None]", agent: Agent, interruption: Interruption
+    ) -> "Evaluated | None":
         found = None
         with suppress(Interrupted), preserved(agent):  # making the twin may draw random numbers
-            env = self.make()
-            if interruption.signal is None:
+            env = make()
+            if env is not None and interruption.signal is None:
                 with interruption.breaking():
                     report = env.score(agent, self.num_episodes, derive_seed(self.seed, EVALUATION))
-                    found = report, [(name, make(agent, env, report)) for name, make in self.reports]
+                    found = report, [(name, make_report(agent, env, report)) for name, make_report in self.reports]
         return found if interruption.signal is None else None
+
+    def _num_envs(self, num_episodes: int) -> int:
+        return self.num_envs or min(num_episodes, MOST_EVALUATED_AT_ONCE)
+
+    def _set_up(self, twin: "Environment") -> "Environment":
+        twin.max_episode_steps = self.source.max_episode_steps
+        twin.deterministic = self.deterministic
+        return twin
 
     def close(self) -> None:
         """Closes the environments, with any processes they have."""
-        for env in (self.env, self.source):
+        for env in (self.env, self.test_env, self.source):
             if env is not None:
                 env.close()
 

@@ -5,7 +5,7 @@ import math
 import platform
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ from rlcore.checkpoint import fitting, restored_number
 from rlcore.checks import check_horizon, check_metrics
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
-from rlcore.evaluation import CUT, Evaluator, Report, ReportChoice
+from rlcore.evaluation import CUT, Evaluated, Evaluator, Report, ReportChoice
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.hooks import Hook, HookChoice
 from rlcore.interruption import Interrupted, Interruption
@@ -99,6 +99,8 @@ class Trainer:
         environment's time limit, but at least 27,000."""
         checkpoint_every: PositiveInt | None = None
         """Steps between checkpoints; default: as for evaluations, or total_steps / 10 without any."""
+        best_by: str | None = None
+        """The figure of evaluations by which the best checkpoint is chosen, as ``f1``; null: the environment's own."""
         keep_checkpoints: bool = False
         """Also keep each checkpoint as ``checkpoints/<steps>.pt``."""
         hooks: list[HookChoice] = []  # noqa: RUF012 (pydantic copies it)
@@ -164,6 +166,8 @@ class Trainer:
         self.collector.check(agent)
         self.evaluator = Evaluator(source, s.eval_episodes, seed, s.reports, s.eval_num_envs, s.eval_deterministic)
         self.evaluator.check(self.agent)
+        if s.best_by and not env.select_best:
+            raise InputError("trainer.best_by: no best checkpoint is chosen here; a data set needs validation examples")
         self.write_to(run_dir, tracker)
         self.name = name or type(agent).__name__
         self.total_steps = total = _total_steps(s, env)
@@ -177,10 +181,13 @@ class Trainer:
         window = max(100, env.num_envs * self._num_ranks)
         self.episodes = EpisodeStatistics(env.num_envs, env.device, window=window)
         self.best = -math.inf
+        """The figure of the best checkpoint; where less is better, its negative."""
         self.figures: dict[str, float] = {}
         """The latest value of every figure, by TensorBoard tag."""
+        self.errors = {"train/loss"}
+        """Tags of the figures of which less is better."""
         self.report = Report({})
-        """The closing evaluation; empty before the end of the run."""
+        """The closing evaluation, or the test if the environment has one; empty before the end of the run."""
         self.stopped: str | None = None
         """Why a hook has ended the run (`stop`)."""
         self.collect_seconds = self.learn_seconds = self.env_seconds = 0.0
@@ -336,19 +343,9 @@ class Trainer:
         """
         self._check_deferred()
         self._evaluation_pending = True
-        found, is_left = self._evaluated_by_main()
-        if is_left:
-            self._begin_episodes()
-        self._agree()
-        if found is None:
+        report = self._report_of("eval", self.evaluator)
+        if report is None:
             return Report({})
-        report, made = found
-        self._remark(*report.remarks)
-        self.tracker.report("eval", report, self.steps)
-        self.figures |= report.tagged("eval")
-        for name, one in made:
-            self.tracker.report(name, one, self.steps)
-            self.figures |= one.tagged(name)
         for hook in self.hooks:
             hook.on_evaluation(self, report)
         if self.env.select_best:
@@ -357,21 +354,48 @@ class Trainer:
         self._evaluated = self.steps, report
         return report
 
-    def _evaluated_by_main(self) -> tuple[tuple[Report, list[tuple[str, Report]]] | None, bool]:
-        """What the evaluator found, and whether it did so in the episodes in progress, which are abandoned then.
+    def test(self) -> Report:
+        """Evaluates the agent on what is kept for the end, and tracks the results, which nothing is chosen by.
+
+        Returns:
+            The results; empty if the environment keeps nothing (`Environment.test`), or a signal to end came before.
+        """
+        return self._report_of("test", self.evaluator.test) or Report({})
+
+    def _report_of(self, tag: str, evaluator: Callable[[Agent, Interruption], Evaluated | None]) -> Report | None:
+        """Tracks what an evaluator finds; None if that is nothing."""
+        found, is_left = self._evaluated_by_main(evaluator)
+        if is_left:
+            self._begin_episodes()
+        self._agree()
+        if found is None:
+            return None
+        report, made = found
+        self._remark(*report.remarks)
+        for name, one in ((tag, report), *made):
+            self.tracker.report(name, one, self.steps)
+            self.figures |= one.tagged(name)
+            self.errors |= {f"{name}/{error}" for error in one.errors}
+        return report
+
+    def _evaluated_by_main(
+        self, evaluator: Callable[[Agent, Interruption], Evaluated | None]
+    ) -> tuple[Evaluated | None, bool]:
+        """What an evaluator found, and whether it did so in the episodes in progress, which are abandoned then.
 
         Of several processes the first one evaluates, and the others get the figures.
         """
         found, is_left, figures = None, False, None
         if distributed.is_main():
             with self._answering():
-                found = self.evaluator(self.agent, self._interruption)
+                found = evaluator(self.agent, self._interruption)
             is_left = self.evaluator.env is self.env
             if found is not None:
-                figures = found[0].scalars, [(name, one.scalars) for name, one in found[1]]
+                figures = [(name, one.scalars, one.errors) for name, one in (("", found[0]), *found[1])]
         figures, is_left = distributed.broadcast_object((figures, is_left), "evaluation")
         if found is None and figures is not None:
-            found = Report(figures[0]), [(name, Report(scalars)) for name, scalars in figures[1]]
+            (_, report), *made = [(name, Report(scalars, errors=errors)) for name, scalars, errors in figures]
+            found = report, made
         return found, is_left
 
     def log(self, figures: Mapping[str, float]) -> None:
@@ -734,9 +758,11 @@ class Trainer:
             self._finished_at = self.steps
         if self.eval_every is None:
             return Report({})
-        if evaluated_at == self.steps and type(self.agent).finish is Agent.finish and not self._evaluation_pending:
-            return report  # a hook ended the run after this evaluation, since which nothing has changed
-        return self.evaluate()
+        is_done = evaluated_at == self.steps and type(self.agent).finish is Agent.finish
+        if not is_done or self._evaluation_pending:  # else a hook ended the run after an evaluation, of the same agent
+            report = self.evaluate()
+        tested = self.test() if self.interrupted is None else Report({})
+        return tested if tested.scalars else report
 
     def _read(self, metrics: Metrics) -> dict[str, float]:
         """Metrics of the agent as figures."""
@@ -762,13 +788,15 @@ class Trainer:
 
     def _keep_if_best(self, report: Report) -> None:
         env, scalars = self.env, report.scalars
-        if env.criterion not in scalars:
+        criterion = self.settings.best_by or env.criterion
+        if criterion not in scalars:
+            what = "trainer.best_by is" if self.settings.best_by else "its criterion is"
             raise InputError(
-                f"{type(env).__name__}.score returned {', '.join(scalars) or 'nothing'}; "
-                f"its criterion is {env.criterion!r}"
+                f"{type(env).__name__}.score returned {', '.join(scalars) or 'nothing'}; {what} {criterion!r}"
             )
-        if scalars[env.criterion] >= self.best:
-            self.best = scalars[env.criterion]
+        figure = -scalars[criterion] if criterion in report.errors else scalars[criterion]
+        if figure >= self.best:
+            self.best = figure
             self.save("best")
 
     def _check_deferred(self) -> None:

@@ -14,8 +14,9 @@ from rlcore.distributions import HALF_LOG_2PI
 from rlcore.errors import InputError
 from rlcore.spaces import Logits, LogOdds, Means
 from rlcore.supervised.datasets import Dataset
+from rlcore.supervised.metrics import Task
 
-ERRORS = ("squared_error", "cross_entropy")
+ERRORS: tuple[str, ...] = ("squared_error", "cross_entropy")
 """Units in which less is better."""
 LOST = 0.01
 """Share of the variance of targets that rounding them to float32 may take away."""
@@ -54,6 +55,16 @@ class Action(ABC):
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
         """The class probabilities that each answer states, [N, K]; the default is 1 for the class it names."""
         return F.one_hot(self.label(action), num_classes).float()
+
+    def stated(self, action: Tensor, num_classes: int | None) -> Tensor:
+        """What metrics are given: probabilities of classes [N, K], or of outcomes [N, D]; or numbers [N, D]."""
+        return action.flatten(1) if num_classes is None else self.probabilities(action, num_classes)
+
+    def task(self, dataset: Dataset) -> Task:
+        """What is to be answered, for metrics."""
+        if dataset.classes is not None:
+            return Task("binary" if len(dataset.classes) == 2 else "multiclass", len(dataset.classes))
+        return Task("numbers", math.prod(self.space.shape or ()))
 
     def criterion(self, dataset: Dataset) -> str:
         """The main figure of an evaluation."""
@@ -199,6 +210,19 @@ class LogOddsAction(Action):
     def label(self, action: Tensor) -> Tensor:
         """Class 1 where it is more likely than not."""
         return (action.squeeze(1) > 0).long()
+
+    def stated(self, action: Tensor, num_classes: int | None) -> Tensor:
+        """See `Action`."""
+        return action.flatten(1).sigmoid() if num_classes is None else self.probabilities(action, num_classes)
+
+    def task(self, dataset: Dataset) -> Task:
+        """See `Action`; several outcomes are labels, any of which may hold."""
+        if dataset.classes is not None:
+            return super().task(dataset)
+        targets = dataset.train.targets
+        if not ((targets == 0) | (targets == 1)).all():
+            raise InputError("env.metrics: are of outcomes that are 0 or 1; these are between")
+        return Task("multilabel", math.prod(self.shape))
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
         """Of class 0 and class 1, [N, 2]."""

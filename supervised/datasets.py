@@ -48,6 +48,8 @@ READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.forma
 
 IDX_UINT8 = 8
 """The third byte of an IDX file of bytes."""
+MOST_NAMED = 5
+"""Classes that a message names, at most."""
 MOST_SIZES = 32
 """Dimensions of an IDX file, at most; numpy has no more."""
 
@@ -162,18 +164,57 @@ def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Spl
     Args:
         split: the examples.
         share: to hold out, [0, 1).
-        by_class: draw the same share of each class.
+        by_class: draw the same share of each class, but never all examples of one.
         seed: of the draw.
+    """
+    places = torch.arange(len(split.targets) + 1, dtype=torch.float64)
+    return _without(split, (places * share).floor().diff() > 0, by_class, seed)  # every (1 / share)-th
+
+
+def fold(split: Split, num_folds: int, index: int, by_class: bool, seed: int) -> tuple[Split, Split]:
+    """As `hold_out`, but one of several parts of the same draw, which together are all of the examples.
+
+    Args:
+        split: the examples.
+        num_folds: K, into how many parts they are divided.
+        index: of the part held out, 0 to K - 1.
+        by_class: divide each class alike; an only example of a class is never held out.
+        seed: of the draw.
+    """
+    return _without(split, torch.arange(len(split.targets)) % num_folds == index, by_class, seed)
+
+
+def _without(split: Split, held: Tensor, by_class: bool, seed: int) -> tuple[Split, Split]:
+    """The rest, and the examples at the places ``held`` [n] bool of a random order, which is sorted by class if asked.
+
+    Of a class, one example at least is left.
     """
     inputs, targets = split
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(targets), generator=generator)
     if by_class:
         order = order[targets[order].argsort(stable=True)]
-    kept = (torch.arange(len(targets) + 1, dtype=torch.float64) * share).floor().diff() > 0  # every (1 / share)-th
-    rest, held = order[~kept], order[kept]
-    held = held[torch.randperm(len(held), generator=generator)]  # reports show the first ones, of any class
-    return Split(inputs[rest], targets[rest]), Split(inputs[held], targets[held])
+        num, firsts = torch.unique_consecutive(targets[order], return_counts=True)[1], held.new_zeros(len(held))
+        firsts[num.cumsum(0) - num] = True
+        is_whole = torch.stack([part.all() for part in held.split(num.tolist())]).repeat_interleave(num)
+        held = held & ~(firsts & is_whole)
+    drawn = order[held]
+    drawn = drawn[torch.randperm(len(drawn), generator=generator)]  # reports show the first ones, of any class
+    return Split(inputs[order[~held]], targets[order[~held]]), Split(inputs[drawn], targets[drawn])
+
+
+def lacking(dataset: Dataset) -> list[str]:
+    """A line for each split in which classes have no example, with their names."""
+    found = []
+    splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    for name, split in splits.items():
+        if split is None or dataset.classes is None:
+            continue
+        counts = torch.bincount(split.targets, minlength=len(dataset.classes)).tolist()
+        if missing := [known for known, num in zip(dataset.classes, counts, strict=True) if not num]:
+            more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
+            found.append(f"the {name} split has no example of {', '.join(missing[:MOST_NAMED])}{more}")
+    return found
 
 
 def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from rlcore.agent import Agent
 from rlcore.checkpoint import restored, restored_number
@@ -24,15 +25,19 @@ from rlcore.observations import ScaledInputs, unknown_channels, usual_channels
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.settings import ResolvedPath, Seed
 from rlcore.spaces import Channels, Inputs
-from rlcore.supervised.actions import ACTIONS, Action
+from rlcore.supervised.actions import ACTIONS, ERRORS, Action
 from rlcore.supervised.datasets import (
     Dataset,
     Split,
     classes_as,
+    fold,
     hold_out,
+    lacking,
     load,
     only_classes,
 )
+from rlcore.supervised.metrics import Metric, MetricChoice
+from rlcore.trees import describe
 
 EVALUATION_BATCH = 1000
 """Examples that an evaluation shows at once, at most, unless the training batch is larger."""
@@ -64,7 +69,8 @@ class SupervisedEnv(Environment):
     told by the observation space, `rlcore.spaces.Inputs`: agents scale them, and keep the statistics.
 
     The data live on the device and are indexed. They are shown in one permutation after another, so that each example
-    is seen exactly once per epoch; a batch may straddle two epochs. The twin for evaluation shows the test split.
+    is seen exactly once per epoch; a batch may straddle two epochs. The twin for evaluation shows the validation split,
+    and that for the test at the end the test split; without a validation split, the former shows the test split.
 
     Args:
         settings: see `Settings`.
@@ -100,8 +106,15 @@ class SupervisedEnv(Environment):
         """The share of examples, drawn by class, that a data set without a test split holds out for evaluation. 0:
         train and evaluate on all of them."""
         validation_fraction: float = Field(default=0, ge=0, lt=1)
-        """The share of the training examples, drawn by class, that is held out; the report ``uncertainty`` fits a
-        temperature to it."""
+        """The share of the training examples, drawn by class, that is held out for evaluation during training; the test
+        split is then shown at the end alone. The report ``uncertainty`` fits a temperature to it."""
+        folds: int | None = Field(default=None, ge=2)
+        """K, for cross-validation: hold out one of K equal parts of the training examples, drawn by class, instead of
+        ``validation_fraction``; ``rlcore train --folds K`` trains once for each."""
+        fold: NonNegativeInt = 0
+        """Which of the parts is held out, 0 to K - 1."""
+        evaluation_batch: PositiveInt | None = None
+        """Examples evaluated at once, which take memory; null: 1,000 or less if they are large, at least a batch."""
         classes: list[str] | None = None
         """Train and test on these classes only; the other test inputs are out-of-distribution inputs in the report
         ``uncertainty``."""
@@ -110,6 +123,8 @@ class SupervisedEnv(Environment):
         wrong_warmup: NonNegativeInt = 0
         """Training examples over which that cost rises from 0 to c: at full cost, an agent that knows nothing yet
         learns only to ask."""
+        metrics: list[MetricChoice] = []  # noqa: RUF012 (pydantic copies it)
+        """Further figures of an evaluation (``rlcore list metrics``)."""
         shuffle: bool = True
         """Show the examples in random order, instead of that of the data set."""
 
@@ -119,8 +134,15 @@ class SupervisedEnv(Environment):
             """Makes a path absolute, so that a run resumed from another folder finds the file."""
             return str(Path(dataset).resolve()) if dataset and dataset.endswith(".npz") else dataset
 
+        @model_validator(mode="after")
+        def _check_folds(self) -> "SupervisedEnv.Settings":
+            if self.folds and self.validation_fraction:
+                raise InputError("folds: instead of validation_fraction, which must be 0")
+            if self.fold and self.fold >= (self.folds or 1):
+                raise InputError(f"fold: must be below folds, {describe(self.folds)}; got {self.fold}")
+            return self
+
     settings: Settings
-    select_best = False
     num_examples: int
     names_classes = True
     """Whether an answer names a class, if there are classes."""
@@ -162,6 +184,8 @@ class SupervisedEnv(Environment):
         self.float64 = space.dtype == np.float64
         if spec is None:
             self._check_batch()
+            self.remarks = (*self.remarks, *lacking(self.dataset))
+        self._metrics()  # those that there cannot be are better told now than at the first evaluation
         self.criterion = self.action.criterion(self.dataset)
         self._inputs = _channels_first(shown.inputs.to(self.device), self.channels)
         self.targets = shown.targets.to(self.device)
@@ -204,8 +228,15 @@ class SupervisedEnv(Environment):
         return self._show(), reward, self._terminated, self._truncated, {}
 
     def evaluation(self, num_envs: int) -> "SupervisedEnv":
-        """A twin that shows the test split in its own order, in batches whose size does not matter."""
-        return type(self)(self.twin_settings(), self.device, self.dataset, "test", EnvSpec.of(self))
+        """A twin that shows the validation split, or else the test split, in its own order.
+
+        The size of its batches does not matter.
+        """
+        return self._twin(self._for_evaluation())
+
+    def test(self, num_envs: int) -> "SupervisedEnv | None":
+        """A twin that shows the test split, if the one for evaluation does not."""
+        return self._twin(self.dataset) if self.select_best and self.dataset.test is not None else None
 
     @classmethod
     def for_agent(cls, settings: Any, device: torch.device | str, spec: EnvSpec) -> "SupervisedEnv":
@@ -214,6 +245,11 @@ class SupervisedEnv(Environment):
         A subclass whose constructor does not take a spec is made as any other.
         """
         return cls(settings, device, spec=spec) if "spec" in signature(cls).parameters else cls(settings, device)
+
+    @property
+    def select_best(self) -> bool:  # type: ignore[override]
+        """Whether there is a validation split to choose the best checkpoint by."""
+        return self.dataset.validation is not None
 
     @property
     def first(self) -> int:
@@ -225,29 +261,41 @@ class SupervisedEnv(Environment):
         """The names of the classes, if answers name one."""
         return self.dataset.classes if self.names_classes else None
 
-    def twin_settings(self) -> Any:
-        """The settings of the twin for evaluation, which is given the data set as prepared here."""
-        assert self.dataset.test is not None
-        batch = min(len(self.dataset.test.targets), self.evaluation_batch)
-        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "wrong_warmup": 0}
-        return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, **prepared})
+    def _for_evaluation(self) -> Dataset:
+        """The data set, such that its test split is what is evaluated during training."""
+        held = self.dataset.validation
+        return self.dataset if held is None else replace(self.dataset, test=held, validation=None)
+
+    def _twin(self, dataset: Dataset) -> Self:
+        """A twin that shows the test split of a data set, prepared here."""
+        return type(self)(self.twin_settings(dataset), self.device, dataset, "test", EnvSpec.of(self))
+
+    def twin_settings(self, dataset: Dataset) -> Any:
+        """The settings of a twin that shows the test split of a data set, prepared here."""
+        assert dataset.test is not None
+        batch = min(len(dataset.test.targets), self.evaluation_batch)
+        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "folds": None, "fold": 0}
+        return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, "wrong_warmup": 0, **prepared})
 
     @property
     def evaluation_batch(self) -> int:
-        """How many examples are evaluated at once, which is what takes memory: at least a training batch."""
+        """How many examples are evaluated at once, which is what takes memory."""
         numbers = max(1, math.prod(self.single_observation_space.shape or ()))
-        return max(self.num_envs, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
+        usual = max(self.num_envs, min(EVALUATION_BATCH, EVALUATION_NUMBERS // numbers))
+        return self.settings.evaluation_batch or usual
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Shows every example exactly once, whatever ``num_episodes``; the last batch may be short.
 
         Returns:
-            The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``); for classes also
+            The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``), and the figures of
+            the setting ``metrics``; for classes also
             ``accuracy`` and ``recall_<class>``, as text the confusion matrix of up to `MOST_CLASSES`, and the columns
             ``target``, ``answer`` and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of
             answers K; accuracy, recall and confusion matrix are of the other answers.
         """
-        classes, rewards, answers = self.dataset.classes, [], []
+        classes, rewards, answers, metrics = self.dataset.classes, [], [], self._metrics()
+        num_classes = None if classes is None else len(classes)
         with evaluating(agent):
             seed_everything(seed)
             for rows in torch.arange(self.num_examples, device=self.device).split(self.num_envs):
@@ -255,21 +303,34 @@ class SupervisedEnv(Environment):
                 rewards.append(self.action.reward(action, self._encoded[rows]))
                 if classes is not None:
                     answers.append(self.action.label(action))
+                for metric in metrics.values():
+                    targets = self._encoded[rows].flatten(1) if classes is None else self.targets[rows]
+                    metric.update(self.action.stated(action, num_classes), targets)
         reward = torch.cat(rewards)
         columns = {"reward": reward.tolist()}
+        scalars, errors = self.action.scalars(reward), ERRORS
+        for name, metric in metrics.items():
+            measured = {f"{name}{rest}": value for rest, value in metric.compute().items()}
+            scalars |= measured
+            errors += tuple(measured) if metric.is_error else ()
         if classes is None:
-            return Report(self.action.scalars(reward), columns=columns)
+            return Report(scalars, columns=columns, errors=errors)
         answer, target, K = torch.cat(answers), self.targets, len(classes)
         answered, right = answer < K, answer == target
         recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
-        scalars = {**self.action.scalars(reward), **self.action.answer_scalars(answer)}
+        scalars |= self.action.answer_scalars(answer)
         scalars["accuracy"] = right[answered].double().mean().item()
         scalars |= {f"recall_{name}": value for name, value in zip(classes, recall.tolist(), strict=True)}
         columns |= {"target": target.tolist(), "answer": answer.tolist()}
         text = f"the confusion matrix of {K:,} classes is not shown; at most {MOST_CLASSES}"
         if K <= MOST_CLASSES:
             text = _matrix_text(confusion_matrix(target[answered], answer[answered], K), classes)
-        return Report(scalars, text, columns=columns)
+        return Report(scalars, text, columns=columns, errors=errors)
+
+    def _metrics(self) -> dict[str, Metric]:
+        """Those of the settings, by name, for one evaluation."""
+        choices = self.settings.metrics
+        return {choice.name: choice.make(self.action.task(self.dataset)) for choice in choices}
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as they are shown, [B, *shape] in the dtype of the observation space."""
@@ -472,19 +533,28 @@ def _prepared(dataset: Dataset, settings: SupervisedEnv.Settings, known: tuple[s
         dataset = only_classes(dataset, names)
     if known is not None:
         dataset = classes_as(dataset, known)
-    if dataset.test is None and settings.test_fraction == 0:
-        dataset = replace(dataset, test=dataset.train)
-    elif dataset.test is None:
-        train, test = _held_out("test_fraction", dataset, settings.test_fraction, settings.data_seed)
-        dataset = replace(dataset, train=train, test=test)
-    if settings.validation_fraction:
-        train, validation = _held_out("validation_fraction", dataset, settings.validation_fraction, settings.data_seed)
-        dataset = replace(dataset, train=train, validation=validation)
+    by_class, seed = dataset.classes is not None, settings.data_seed
+    if dataset.test is None and settings.test_fraction:
+        train, test = hold_out(dataset.train, settings.test_fraction, by_class, seed)
+        dataset = replace(dataset, train=train, test=_some("test_fraction", settings.test_fraction, dataset, test))
+    if settings.folds is not None:
+        train, held = fold(dataset.train, settings.folds, settings.fold, by_class, seed)
+        dataset = replace(dataset, train=train, validation=_some("folds", 1 / settings.folds, dataset, held))
+    elif share := settings.validation_fraction:
+        train, held = hold_out(dataset.train, share, by_class, seed)
+        dataset = replace(dataset, train=train, validation=_some("validation_fraction", share, dataset, held))
+    if dataset.test is None and dataset.validation is None:
+        return replace(dataset, test=dataset.train)
     return dataset
 
 
-def _held_out(setting: str, dataset: Dataset, share: float, seed: int) -> tuple[Split, Split]:
-    rest, held = hold_out(dataset.train, share, dataset.classes is not None, seed)
+def _some(setting: str, share: float, dataset: Dataset, held: Split) -> Split:
+    """The examples held out.
+
+    Raises:
+        InputError: there are none.
+    """
     if not len(held.targets):
-        raise InputError(f"env.{setting}: {share:g} of {len(rest.targets)} examples is none; take a larger share, or 0")
-    return rest, held
+        num = len(dataset.train.targets)
+        raise InputError(f"env.{setting}: {share:g} of {num} examples is none; take a larger share, or 0")
+    return held

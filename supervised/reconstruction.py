@@ -13,7 +13,7 @@ from rlcore.env_spec import EnvSpec
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.seeding import derive_seed, restore_generator, seed_everything
-from rlcore.supervised.actions import Action, GaussianAction, LogOddsAction, ValuesAction
+from rlcore.supervised.actions import ERRORS, Action, GaussianAction, LogOddsAction, ValuesAction
 from rlcore.supervised.datasets import Dataset, Split
 from rlcore.supervised.environment import SupervisedEnv
 
@@ -47,6 +47,8 @@ class ReconstructionEnv(SupervisedEnv):
 
         @model_validator(mode="after")
         def _check(self) -> "ReconstructionEnv.Settings":
+            if self.metrics:
+                raise InputError("metrics: are of answers to questions, not of reconstructions")
             if self.std != 1.0 and self.action != "gaussian":
                 raise InputError(f"std: is a setting of the action gaussian, the action is {self.action}")
             return self
@@ -88,11 +90,10 @@ class ReconstructionEnv(SupervisedEnv):
         bits = bits.movedim(1, -1) if self.channels == "last" else bits
         return torch.where(bits, self._on, self._off)
 
-    def evaluation(self, num_envs: int) -> "ReconstructionEnv":
-        """A twin that shows the test split in its own order."""
+    def twin_settings(self, dataset: Dataset) -> Any:
+        """See `SupervisedEnv`; pixels are drawn once."""
         once = "none" if self.settings.binarize == "none" else "static"
-        settings = self.twin_settings().model_copy(update={"binarize": once})
-        return type(self)(settings, self.device, self.dataset, "test", EnvSpec.of(self))
+        return super().twin_settings(dataset).model_copy(update={"binarize": once})
 
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Shows every example exactly once, whatever ``num_episodes``.
@@ -106,7 +107,8 @@ class ReconstructionEnv(SupervisedEnv):
             reward = torch.cat(
                 [self.action.reward(agent.predict(obs).action, self.scaled(obs)) for obs in self.batches()]
             )
-        return Report(self.action.scalars(reward), f"pixels: {self.pixel_kind}", columns={"reward": reward.tolist()})
+        text, columns = f"pixels: {self.pixel_kind}", {"reward": reward.tolist()}
+        return Report(self.action.scalars(reward), text, columns=columns, errors=ERRORS)
 
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, as it is shown, [B, *shape]."""

@@ -191,6 +191,19 @@ def test_a_seed_that_was_killed_is_no_success(rlcore_, workdir):
     assert "seed2: exit status 137" in err
 
 
+def test_every_fold_is_held_out_once(rlcore_, workdir):
+    changed = ("env.num_envs=20", "env.test_fraction=0", "trainer.epochs=2")
+    status, out, _ = rlcore_("train", "iris_perceptron", *changed, "--folds", 3, "--jobs", 2, "--run-dir", "folds")
+    assert status == 0
+    assert all(f"fold{number}" in out for number in range(3))
+    settings = [rlcore.run.Run(path).load().config.env.settings for path in sorted(Path("folds").iterdir())]
+    assert [(each.folds, each.fold) for each in settings] == [(3, 0), (3, 1), (3, 2)]
+    status, _, err = rlcore_("train", "quick.yaml", "--folds", 3)
+    assert (status, "env.folds: unknown key" in err) == (2, True)
+    status, _, err = rlcore_("train", "iris_perceptron", "--folds", 3, "--seeds", 2)
+    assert (status, err) == (2, "rlcore: --folds: all have the config's seed; leave out --seeds\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_passed_on_to_all_seeds_which_save(workdir, number):
     (workdir / "quick.yaml").write_text(QUICK)

@@ -17,9 +17,9 @@ from rlcore.uncertainty import Classes, calibration_error, fit_temperature, meas
 
 def make(network, inputs, targets, **settings):
     env = SupervisedEnv(
-        SupervisedEnv.Settings(num_envs=4, test_fraction=0, **settings), dataset=from_arrays(inputs, targets)
+        SupervisedEnv.Settings(**{"num_envs": 4, "test_fraction": 0, **settings}), dataset=from_arrays(inputs, targets)
     )
-    return Supervised(env, Supervised.Settings(network=network)), env.evaluation(1)
+    return Supervised(env, Supervised.Settings(network=network)), env.test(1) or env.evaluation(1)
 
 
 def report(name, agent, env, **settings):
@@ -141,9 +141,11 @@ def test_reports_of_data_sets_refuse_other_environments():
 def doubting(**network):
     """Two Gaussians that touch, 60 points, learned a little."""
     torch.manual_seed(1)
-    targets = torch.arange(120) % 2
-    inputs = torch.randn(120, 2) + 3 * targets[:, None]
-    agent, env = make({"name": "mlp", "hidden": [16], **network}, inputs, targets, validation_fraction=0.5)
+    targets = torch.arange(240) % 2
+    inputs = torch.randn(240, 2) + 3 * targets[:, None]
+    agent, env = make(
+        {"name": "mlp", "hidden": [16], **network}, inputs, targets, test_fraction=0.5, validation_fraction=0.5
+    )
     agent.optimizer.param_groups[0]["lr"] = 1e-2
     train = env.dataset.train
     for _ in range(100):

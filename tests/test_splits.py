@@ -6,6 +6,7 @@ import torch
 
 from rlcore import Agent, InputError, Step, Trainer
 from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.supervised import Supervised
 from rlcore.networks import NetworkChoice
 from rlcore.supervised.datasets import from_arrays, load
 from rlcore.supervised.environment import SupervisedEnv
@@ -86,9 +87,106 @@ def test_examples_kept_back_are_neither_trained_nor_tested_on():
     assert sorted(rows) == sorted(map(tuple, whole.tolist()))
     assert env.num_examples == 90
     assert len(data.test.targets[:10].unique()) > 1  # in random order: reports show the first ones
-    twin = env.evaluation(1)
-    assert torch.equal(twin.dataset.validation.inputs, data.validation.inputs)
-    assert torch.equal(twin.targets, data.test.targets)
+    twin, test = env.evaluation(1), env.test(1)
+    assert torch.equal(twin.targets, data.validation.targets)
+    assert torch.equal(twin.inputs(slice(None)), data.validation.inputs)
+    assert torch.equal(test.targets, data.test.targets)
+    assert torch.equal(test.dataset.validation.inputs, data.validation.inputs)  # of a temperature, not of figures
+    assert make().test(1) is None
+    assert torch.equal(make().evaluation(1).targets, make().dataset.test.targets)
+
+
+def test_training_is_judged_by_validation_and_the_test_is_at_its_end():
+    env = make(validation_fraction=0.25)
+    torch.manual_seed(1)
+    agent = Supervised(env, Supervised.Settings(learning_rate=0.03))
+    trainer = Trainer(agent, env, total_steps=8 * 100)
+    scored = []
+    for _ in trainer.updates():
+        scored.append("test/accuracy" in trainer.figures)
+    assert not any(scored)
+    evaluation, test = env.evaluation(1).score(agent, 1, 1), env.test(1).score(agent, 1, 1)
+    assert trainer.figures["eval/accuracy"] == evaluation.scalars["accuracy"]
+    assert (
+        trainer.figures["test/log_likelihood"]
+        == test.scalars["log_likelihood"]
+        == trainer.report.scalars["log_likelihood"]
+    )
+    assert trainer.figures["eval/log_likelihood"] != trainer.figures["test/log_likelihood"]
+
+
+def test_the_best_checkpoint_is_that_of_the_least_error_in_validation(tmp_path):
+    rng = np.random.default_rng(1)
+    data = from_arrays(rng.normal(size=(60, 3)).astype(np.float32), rng.normal(size=60).astype(np.float32))
+    env = SupervisedEnv(SupervisedEnv.Settings(num_envs=20, action="values", validation_fraction=0.5), dataset=data)
+    agent = Supervised(env, Supervised.Settings(learning_rate=0.02))
+    settings = Trainer.Settings(total_steps=20 * 200, eval_every=20)
+    trainer = Trainer(agent, env, settings, run_dir=tmp_path)
+    seen = [trainer.figures["eval/squared_error"] for _ in trainer.updates()]
+    assert min(seen) < seen[-1]  # there is nothing to be learned: it overfits
+    assert -trainer.best == min(seen)
+    agent.restore(torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)["agent"])
+    assert env.evaluation(1).score(agent, 1, 1).scalars["squared_error"] == min(seen)
+
+
+def test_a_best_checkpoint_is_chosen_by_another_figure_if_asked():
+    env = make(validation_fraction=0.25)
+    trainer = Trainer(Supervised(env), env, Trainer.Settings(total_steps=80, best_by="log_likelihood"))
+    trainer.fit()
+    assert trainer.best == max(trainer.best, trainer.figures["eval/log_likelihood"])
+    assert trainer.best < 0
+    with pytest.raises(InputError, match=r"trainer\.best_by: no best checkpoint is chosen here; a data set needs val"):
+        Trainer(Supervised(make()), make(), Trainer.Settings(total_steps=80, best_by="accuracy"))
+    other = Trainer(Supervised(env), env, Trainer.Settings(total_steps=80, best_by="f1"))
+    with pytest.raises(InputError, match=r"returned .*accuracy.*; trainer\.best_by is 'f1'"):
+        other.fit()
+
+
+def test_early_stopping_knows_errors():
+    env = make(action="values", validation_fraction=0.25)
+    agent = Supervised(env, Supervised.Settings(learning_rate=1e-6))  # the error falls all the time
+    hooks = [{"name": "early_stopping", "figure": "eval/squared_error", "patience": 2}]
+    trainer = Trainer(agent, env, Trainer.Settings(total_steps=80, eval_every=8, hooks=hooks))
+    trainer.fit()
+    assert trainer.stopped is None
+    assert trainer.steps == 80
+
+
+def test_folds_are_disjoint_stratified_and_together_everything():
+    whole = sorted(map(tuple, make().dataset.train.inputs.tolist()))
+    held = []
+    for number in range(4):
+        data = make(folds=4, fold=number).dataset
+        assert data.validation.targets.bincount().tolist() == [10, 10, 10]
+        assert sorted(map(tuple, [*data.train.inputs.tolist(), *data.validation.inputs.tolist()])) == whole
+        held += data.validation.inputs.tolist()
+    assert sorted(map(tuple, held)) == whole
+    alone = make(folds=5, test_fraction=0)
+    assert (alone.num_examples, alone.test(1)) == (120, None)
+    with pytest.raises(ValueError, match=r"fold: must be below folds, 3; got 3"):
+        make(folds=3, fold=3)
+    with pytest.raises(ValueError, match="folds: instead of validation_fraction"):
+        make(folds=3, validation_fraction=0.1)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_no_class_is_held_out_whole_and_one_that_a_split_lacks_is_named(number):
+    targets = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2])
+    data = from_arrays(torch.arange(8.0).view(8, 1), targets)
+    env = SupervisedEnv(
+        SupervisedEnv.Settings(num_envs=2, folds=3, fold=number, test_fraction=0, data_seed=number), dataset=data
+    )
+    assert env.dataset.train.targets.unique().tolist() == [0, 1, 2]
+    assert env.remarks == ("the validation split has no example of 1",)
+
+
+def test_the_size_of_batches_in_evaluation_is_a_setting_and_changes_no_figure():
+    env, small = make(validation_fraction=0.25), make(validation_fraction=0.25, evaluation_batch=7)
+    torch.manual_seed(1)
+    agent = Supervised(env)
+    assert (env.evaluation(1).num_envs, small.evaluation(1).num_envs) == (30, 7)
+    scalars = [one.evaluation(1).score(agent, 1, 1).scalars for one in (env, small)]
+    assert scalars[0] == pytest.approx(scalars[1], rel=1e-6)
 
 
 def test_classes_left_out_are_foreign_and_the_others_numbered_anew():

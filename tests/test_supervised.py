@@ -296,7 +296,7 @@ def test_all_splits_keep_their_layout_and_have_their_channels_first_in_memory():
     pixels, targets = torch.from_numpy(images((6, 5, 3), 24)), torch.arange(24) % 3
     dataset = Dataset(Split(pixels, targets), None, ("a", "b", "c"))
     env = make(dataset, num_envs=2, classes=["a", "b"], validation_fraction=0.25, test_fraction=0.5)
-    data = env.evaluation(1).dataset
+    data = env.test(1).dataset
     kinds = (data.train.inputs, data.test.inputs, data.validation.inputs, data.foreign)
     assert all(x.shape[1:] == (6, 5, 3) and x.movedim(3, 1).is_contiguous() for x in kinds)
     assert {tuple(x.flatten().tolist()) for x in torch.cat(kinds)} <= {tuple(x.flatten().tolist()) for x in pixels}

@@ -36,7 +36,7 @@ def evaluate(
     trainer, saved = run.trainer(which, tuple(changed))
     maker = None if report is None else _report(report, settings, trainer.settings.reports)
     num_episodes = episodes or trainer.settings.eval_episodes
-    env = trainer.evaluation_env(num_episodes)
+    env = trainer.evaluator.make_test_env(num_episodes) or trainer.evaluation_env(num_episodes)
     if maker is not None:
         maker.check(trainer.agent, env)
     found = env.score(trainer.agent, num_episodes, derive_seed(trainer.seed, CLOSING))

@@ -1,4 +1,4 @@
-"""Several seeds of a config, each in a process of its own."""
+"""Several seeds or folds of a config, each in a process of its own."""
 
 import math
 import os
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from rich.table import Table
 
+from rlcore import config as configs
 from rlcore import device
 from rlcore.commands.processes import command_line
 from rlcore.config import Loaded
@@ -29,15 +30,30 @@ class Training(NamedTuple):
     source: str
     overrides: tuple[str, ...]
     path: Path
+    name: str
 
 
 def trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[Training]:
     """The runs of a config with its seed and those that follow; their folders are claimed when they start."""
     first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
     return [
-        Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}")
+        Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}", f"seed{seed}")
         for seed in range(first, first + seeds)
     ]
+
+
+def fold_trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, folds: int) -> list[Training]:
+    """The runs of a config in which one part of the data set after the other is held out.
+
+    Raises:
+        InputError: it has no data set that can be divided.
+    """
+    stamp, made = time.strftime("%Y%m%d-%H%M%S"), []
+    for fold in range(folds):
+        changed = (*overrides, f"env.folds={folds}", f"env.fold={fold}")
+        made.append(Training(source, changed, folder / f"{stamp}-fold{fold}", f"fold{fold}"))
+    configs.load(source, made[-1].overrides)
+    return made
 
 
 def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, int]]:
@@ -64,9 +80,8 @@ def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, 
 
 
 def _train_apart(training: Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
-    source, overrides, path = training
-    path = claim_folder(path)
-    command = command_line(["train", source, *overrides, "--run-dir", str(path)])
+    path, overrides = claim_folder(training.path), training.overrides
+    command = command_line(["train", training.source, *overrides, "--run-dir", str(path)])
     with open(path / "train.log", "wb") as log:
         # in its own session, so that Ctrl-C reaches it only through us
         process = subprocess.Popen(
@@ -87,10 +102,11 @@ def _train_apart(training: Training, threads: int, running: set["subprocess.Pope
     return path, status
 
 
-def print_seeds(runs: Sequence[tuple[Path, int]]) -> None:
-    """Prints mean and standard deviation over the seeds of the figures of the evaluation and of reports."""
+def print_figures(trainings: Sequence[Training], runs: Sequence[tuple[Path, int]]) -> None:
+    """Prints mean and standard deviation over the runs of the figures of the evaluation and of reports."""
     done = [path for path, status in runs if status == 0]
-    table = Table("figure", "mean", "std", *(f"seed{Run(path).load().config.seed}" for path in done))
+    names = [training.name for training, (_, status) in zip(trainings, runs, strict=True) if status == 0]
+    table = Table("figure", "mean", "std", *names)
     figures = Run(done[0]).result["figures"] if done else {}
     for name in (name for name in figures if not name.startswith(("train/", "rollout/"))):
         values = torch.tensor([figure_of(path, name) for path in done], dtype=torch.float64)

@@ -9,7 +9,7 @@ from rlcore import distributed
 from rlcore.commands.processes import launch
 from rlcore.commands.resume import resume
 from rlcore.commands.run_ends import conclude, follow, introduce
-from rlcore.commands.seeds import print_seeds, train_all, trainings
+from rlcore.commands.seeds import fold_trainings, print_figures, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -25,16 +25,20 @@ def train(
     jobs: int,
     or_resume: bool = False,
     processes: int = 1,
+    folds: int | None = None,
 ) -> int:
-    """Trains the agent of a config; with ``seeds``, once per seed, each in its own process.
+    """Trains the agent of a config; with ``seeds`` or ``folds``, once for each, each in its own process.
 
     With ``or_resume`` a run that is in ``run_dir`` is resumed, by its own config and the overrides. With ``processes``
     that many train it together; see `rlcore.distributed`.
     """
-    if seeds is not None and (processes > 1 or distributed.size() > 1):
-        raise InputError("--seeds: each is a process of its own; leave out --processes, and torchrun")
-    if or_resume and (run_dir is None or seeds is not None):
-        raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds")
+    if seeds is not None and folds is not None:
+        raise InputError("--folds: all have the config's seed; leave out --seeds")
+    several = "--seeds" if seeds is not None else "--folds" if folds is not None else None
+    if several and (processes > 1 or distributed.size() > 1):
+        raise InputError(f"{several}: each is a process of its own; leave out --processes, and torchrun")
+    if or_resume and (run_dir is None or several):
+        raise InputError("--or-resume: needs --run-dir, the run to resume if there is one, and no --seeds or --folds")
     if processes > 1:
         where = [] if run_dir is None else ["--run-dir", run_dir]
         return launch(processes, ["train", source, *overrides, *where, *(["--or-resume"] if or_resume else [])])
@@ -44,10 +48,15 @@ def train(
     console = make_console(silent=not distributed.is_main())
     for note in loaded.notes:
         console.print(note, highlight=False)
-    if seeds is not None:
+    if several:
         folder = Path(run_dir or Path(RUNS_FOLDER) / loaded.name)
-        runs = list(train_all(trainings(loaded, source, overrides, folder, seeds), jobs))
-        print_seeds(runs)
+        each = (
+            trainings(loaded, source, overrides, folder, seeds)
+            if seeds is not None
+            else fold_trainings(loaded, source, overrides, folder, folds or 0)
+        )
+        runs = list(train_all(each, jobs))
+        print_figures(each, runs)
         return max(status for _, status in runs)
     trainer, notes = configs.build(loaded.config)
     if not distributed.is_main():

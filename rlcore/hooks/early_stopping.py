@@ -35,8 +35,8 @@ class EarlyStopping(Hook):
         """End when it is this small."""
         patience: PositiveInt | None = None
         """End after this many evaluations in a row in which it was not better than the best before."""
-        larger_is_better: bool = True
-        """false where smaller figures are better, as of a loss; for ``patience``."""
+        larger_is_better: bool | None = None
+        """For ``patience``. null: unless the figure is an error or a loss, which the evaluation says of its own."""
         min_delta: NonNegativeFloat = 0.0
         """By how much a figure must be better to count."""
 
@@ -90,7 +90,8 @@ class EarlyStopping(Hook):
         value = figure(trainer, s.figure, "early_stopping")
         if value is None or s.patience is None:
             return
-        sign = 1 if s.larger_is_better else -1
+        is_larger_better = s.figure not in trainer.errors if s.larger_is_better is None else s.larger_is_better
+        sign = 1 if is_larger_better else -1
         if sign * value > self.best + s.min_delta:
             self.best, self.waited = sign * value, 0
         else:

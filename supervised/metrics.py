@@ -1,0 +1,232 @@
+"""Figures of an evaluation that a config names: those of torchmetrics, and one's own."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rlcore import registry, settings
+from rlcore.errors import InputError
+from rlcore.settings import Choice
+
+CLASSES = "binary", "multiclass"
+
+
+class Task(NamedTuple):
+    """What is to be answered."""
+
+    kind: Literal["binary", "multiclass", "multilabel", "numbers"]
+    num: int
+    """K classes, or D outcomes or numbers."""
+
+
+class Metric(ABC):
+    """A figure of an evaluation, made for one of them and given its examples batch by batch.
+
+    In YAML, by the name under which it is registered (``rlcore.registry.metrics``), with its settings::
+
+        env: {name: supervised, dataset: mnist, metrics: [f1, {name: top_k, k: 3}]}
+
+    Args:
+        settings: an instance of the class's own ``Settings``.
+        task: what is to be answered.
+
+    Raises:
+        InputError: there is no such figure of this task.
+    """
+
+    class Settings(settings.Settings):
+        """Settings of a metric without any."""
+
+    is_error: bool = False
+    """Whether less is better."""
+
+    def __init__(self, settings: settings.Settings, task: Task):
+        self.settings, self.task = settings, task
+
+    @abstractmethod
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        """Takes account of B examples.
+
+        Args:
+            answers: probabilities of the classes [B, K], or of the outcomes [B, D]; or numbers [B, D].
+            targets: classes [B] int64, or outcomes or numbers [B, D] float32.
+        """
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The figures of all examples, by what their names have after the metric's own: ``""`` if it is just one."""
+
+
+class MeanMetric(Metric):
+    """The mean over the examples of what a subclass says of each.
+
+    For example::
+
+        @rlcore.registry.metrics.register("within_one")
+        class WithinOne(MeanMetric):
+            def of(self, answers, targets):
+                return ((answers - targets).abs() <= 1).all(1)
+    """
+
+    def __init__(self, settings: settings.Settings, task: Task):
+        super().__init__(settings, task)
+        self._means: list[Tensor] = []
+        self._nums: list[int] = []
+
+    @abstractmethod
+    def of(self, answers: Tensor, targets: Tensor) -> Tensor:
+        """A number or a truth value for each example, [B]; see `Metric.update`."""
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        """See `Metric`."""
+        self._means.append(self.of(answers, targets).double().mean())
+        self._nums.append(len(answers))
+
+    def compute(self) -> dict[str, float]:
+        """See `Metric`."""
+        means = torch.stack(self._means)
+        return {"": (means * means.new_tensor(self._nums)).sum().item() / sum(self._nums)}
+
+
+class LibraryMetric(Metric):
+    """One of torchmetrics, in float64; a subclass says which."""
+
+    tasks: ClassVar[tuple[str, ...]] = (*CLASSES, "multilabel")
+
+    def __init__(self, settings: settings.Settings, task: Task):
+        super().__init__(settings, task)
+        if task.kind not in self.tasks:
+            asked = "numbers" if task.kind == "numbers" else "classes or outcomes"
+            raise InputError(f"there is no {type(self).__name__} of {asked}")
+        try:
+            import torchmetrics
+        except ImportError as error:
+            raise InputError(f"needs torchmetrics ({error}): pip install torchmetrics") from error
+        self._metric = self._made(torchmetrics).set_dtype(torch.float64)
+
+    @abstractmethod
+    def _made(self, library: Any) -> Any:
+        """The ``torchmetrics.Metric``."""
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        """See `Metric`."""
+        kind = self.task.kind
+        answers = answers[:, 1] if kind == "binary" else answers
+        targets = targets.double() if kind == "numbers" else targets.long()
+        self._metric.to(answers.device).update(answers.double(), targets)
+
+    def compute(self) -> dict[str, float]:
+        """See `Metric`."""
+        found = self._metric.compute().flatten().tolist()
+        return {"": found[0]} if len(found) == 1 else {f"_{k}": value for k, value in enumerate(found)}
+
+    def _sizes(self) -> dict[str, Any]:
+        """The arguments that tell torchmetrics the task."""
+        name = {"multiclass": "num_classes", "multilabel": "num_labels"}.get(self.task.kind)
+        return {"task": self.task.kind, **({name: self.task.num} if name else {})}
+
+
+class TopK(LibraryMetric):
+    """The share of examples whose class is among the k most likely ones."""
+
+    class Settings(settings.Settings):
+        """Settings of the metric."""
+
+        k: int = Field(default=5, ge=1)
+        """k, below the number of classes."""
+
+    settings: Settings
+    tasks = ("multiclass",)
+
+    def _made(self, library: Any) -> Any:
+        if self.settings.k >= self.task.num:
+            raise InputError(f"k: must be below the number of classes, {self.task.num}; got {self.settings.k}")
+        return library.Accuracy(**self._sizes(), top_k=self.settings.k, average="micro")
+
+    def compute(self) -> dict[str, float]:
+        """Named by k: ``top_k_5``."""
+        return {f"_{self.settings.k}": super().compute()[""]}
+
+
+class F1(LibraryMetric):
+    """The harmonic mean of precision and recall (van Rijsbergen 1979); of two classes, that of the second one."""
+
+    class Settings(settings.Settings):
+        """Settings of the metric."""
+
+        average: Literal["macro", "micro", "weighted"] = "macro"
+        """Over the classes: each alike, each example alike, or each by its number of examples."""
+
+    settings: Settings
+
+    def _made(self, library: Any) -> Any:
+        return library.F1Score(**self._sizes(), average=self.settings.average)
+
+
+class AUROC(LibraryMetric):
+    """The area under the ROC curve of each class against the others; of two classes, that of the second one."""
+
+    class Settings(settings.Settings):
+        """Settings of the metric."""
+
+        average: Literal["macro", "weighted"] = "macro"
+        """Over the classes: each alike, or each by its number of examples."""
+
+    settings: Settings
+
+    def _made(self, library: Any) -> Any:
+        return library.AUROC(**self._sizes(), average=self.settings.average)
+
+
+class AveragePrecision(AUROC):
+    """The area under the curve of precision and recall, as `AUROC`."""
+
+    def _made(self, library: Any) -> Any:
+        return library.AveragePrecision(**self._sizes(), average=self.settings.average)
+
+
+class MAE(LibraryMetric):
+    """The mean absolute error, in the units of the targets; of several numbers, that of each: ``mae_0``, ``mae_1``."""
+
+    tasks = ("numbers",)
+    is_error = True
+
+    def _made(self, library: Any) -> Any:
+        return library.MeanAbsoluteError(num_outputs=self.task.num)
+
+
+class RMSE(MAE):
+    """The root of the mean squared error, as `MAE`."""
+
+    def _made(self, library: Any) -> Any:
+        return library.MeanSquaredError(squared=False, num_outputs=self.task.num)
+
+
+class R2(LibraryMetric):
+    """The share of the variance that is explained, at most 1; of several numbers, that of each."""
+
+    tasks = ("numbers",)
+
+    def _made(self, library: Any) -> Any:
+        return library.R2Score(multioutput="raw_values")
+
+
+class MetricChoice(Choice):
+    """A metric by name, with its settings: ``{name: top_k, k: 3}``."""
+
+    registry = registry.metrics
+
+    def make(self, task: Task) -> Metric:
+        """A new one for an evaluation.
+
+        Raises:
+            InputError: it is not of this task, or its library is not installed.
+        """
+        try:
+            made: Metric = registry.metrics[self.name](self.settings, task)
+        except InputError as error:
+            raise InputError(f"env.metrics: {self.name}: {error}") from None
+        return made
