@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from rlcore import settings
-from rlcore.agent import Agent, Metrics
+from rlcore.agent import Metrics
+from rlcore.agents.bases.pathwise import PathwiseAgent
 from rlcore.distributed import mean
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
@@ -16,14 +16,12 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import input_scaling, observation_shape
-from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
-from rlcore.schedules import Schedule, anneal
 from rlcore.spaces import scaled_space
 from rlcore.trees import Tree
 
 
-class AutoencoderAgent(Agent):
+class AutoencoderAgent(PathwiseAgent):
     """Reconstructs observations from a code; plain, or variational if the network's code is a normal.
 
     What it reconstructs of the inputs of a data set is their scaled numbers, float32, images as [C, H, W].
@@ -35,27 +33,19 @@ class AutoencoderAgent(Agent):
     batch. The gradient goes through the draw z = mean + std * noise.
     """
 
-    class Settings(settings.Settings):
+    class Settings(PathwiseAgent.Settings):
         """Settings of an autoencoder."""
 
         network: NetworkChoice = NetworkChoice.model_validate({"name": "vae"})
         """Network with ``encode`` and ``decode``: autoencoder, vae, conv_vae."""
-        learning_rate: PositiveFloat = 1e-3
-        """Step size of Adam, before the schedule."""
-        learning_rate_schedule: Schedule = "constant"
-        """How the learning rate falls over the run."""
         beta: NonNegativeFloat = 1.0
         """Weight of the KL divergence."""
         kl_warmup: float = Field(default=0.0, ge=0, le=1)
         """Share of the run over which ``beta`` rises from 0 (Bowman et al. 2016)."""
         free_bits: NonNegativeFloat = 0.0
         """Nats of each coordinate's KL, averaged over the batch, that cost nothing (Kingma et al. 2016, eq. 15)."""
-        max_grad_norm: PositiveFloat | None = None
-        """Bound on the gradient's 2-norm; null disables clipping."""
 
     settings: Settings
-    differentiable = True
-    horizon = 1
 
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
@@ -77,16 +67,15 @@ class AutoencoderAgent(Agent):
                 f"agent.beta, kl_warmup, free_bits: need a code that is a distribution; {s.network.name}'s is not, use "
                 "agent.network.name=vae"
             )
-        self.max_grad_norm = s.max_grad_norm
-        self.optimizer = Adam(self.parameters(), s.learning_rate)
+        self.optimizer = self._make_optimizer()
 
     def encode(self, obs: Tree) -> Code:
         """[B, *O] to the code."""
-        return self.network.encode(obs if self.scaling is None else self.scaling(obs))
+        return self._computed(self.network.encode, obs if self.scaling is None else self.scaling(obs))
 
     def decode(self, z: Tensor) -> Tensor:
         """[B, *L] to reconstructions [B, *A]."""
-        return self.network.decode(z)
+        return self._computed(self.network.decode, z)
 
     @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
@@ -99,19 +88,15 @@ class AutoencoderAgent(Agent):
         """Reconstructs from the mean of the code; obs [N, *O]."""
         return Step(self.decode(self.encode(obs).mean))
 
-    def learn(self, rollout: Rollout) -> Metrics:
-        """Takes one step of the optimizer."""
-        s = self.settings
-        learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
-        beta = s.beta * min(1.0, rollout.progress / s.kl_warmup) if s.kl_warmup else s.beta
-        row = rollout[0]
+    def _loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
+        s, row = self.settings, rollout[0]
         log_likelihood = row.reward.mean()
         if row.memory.log_var is None:
-            return {**self.minimize(-log_likelihood), "learning_rate": learning_rate}
+            return -log_likelihood, {}
+        beta = s.beta * min(1.0, rollout.progress / s.kl_warmup) if s.kl_warmup else s.beta
         kl = kl_from_standard_normal(row.memory).mean(0)
         cost = torch.where(mean(kl.detach()) >= s.free_bits, kl, s.free_bits) if s.free_bits else kl
-        step = self.minimize(beta * cost.sum() - log_likelihood)
-        return {**step, "kl": kl.detach().sum(), "beta": beta, "learning_rate": learning_rate}
+        return beta * cost.sum() - log_likelihood, {"kl": kl.detach().sum(), "beta": beta}
 
 
 def draw(code: Code) -> Tensor:

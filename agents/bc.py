@@ -32,6 +32,8 @@ class BC(PathwiseAgent, PolicyAgent):
             for name in ("gamma", "normalize_rewards"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise InputError(f"{name}: behaviour cloning does not look at rewards; leave it out")
+            if self.precision != "float32":
+                raise InputError("precision: behaviour cloning computes in float32; leave it out")
             return self
 
     settings: Settings
@@ -40,11 +42,10 @@ class BC(PathwiseAgent, PolicyAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
-        self.max_grad_norm = s.max_grad_norm
         self.body = build_body(s.network, self.scaled_space)
         self.policy_head = self._make_head(self.body.num_features)
-        self.batch_norms = freeze_batch_norm(self)
         self.optimizer = self._make_optimizer()
+        self.batch_norms = freeze_batch_norm(self)
 
     @torch.no_grad()
     def act(self, obs: Tree, state: Tree = None) -> Step:

@@ -1,13 +1,14 @@
 """Learning from a reward that carries a gradient: supervised learning."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Box
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from rlcore.agent import Metrics
 from rlcore.agents.bases.pathwise import PathwiseAgent
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.env_spec import EnvSpec
@@ -16,9 +17,22 @@ from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import input_scaling, observation_shape
-from rlcore.rollout import Row, Step
+from rlcore.rollout import Rollout, Step
 from rlcore.spaces import Logits, LogOdds, Means, scaled_space
 from rlcore.trees import Tree
+
+
+class Batch(NamedTuple):
+    """N examples, of which an agent has answered to `obs`."""
+
+    obs: Tree
+    """[N, *O]."""
+    reward: Tensor
+    """[N] float32, with the graph of the answers."""
+    target: Tensor | None = None
+    """Classes [N] int64; numbers, outcomes, or shares of the classes [N, *D] float32; None outside data sets."""
+    weight: Tensor | None = None
+    """[N] float32, how much each counts; None: all alike."""
 
 
 class Supervised(PathwiseAgent):
@@ -32,6 +46,9 @@ class Supervised(PathwiseAgent):
         label_smoothing: float = Field(default=0.0, ge=0, lt=1)
         """Share of the target that is spread evenly over the classes (Szegedy et al. 2016, section 7). The reported
         reward remains that of the true class."""
+        focal: NonNegativeFloat = 0.0
+        """gamma: the loss of an example whose class has the probability p is multiplied by (1 - p)^gamma, so that those
+        that are learned count less (Lin et al. 2017, equation 4). The reported reward remains as it is."""
 
     settings: Settings
 
@@ -46,7 +63,8 @@ class Supervised(PathwiseAgent):
             )
         if s.label_smoothing and not isinstance(space, Logits):
             raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
-        self.max_grad_norm = s.max_grad_norm
+        if s.focal and not (isinstance(space, Logits) or (isinstance(space, LogOdds) and space.shape == (1,))):
+            raise InputError(f"agent.focal: answers must be logits, or log-odds of one outcome, got {space}")
         self.answer_shape = space.shape
         self.scaling = input_scaling(env.single_observation_space)
         shape = observation_shape(scaled_space(env.single_observation_space), s.network)
@@ -60,7 +78,7 @@ class Supervised(PathwiseAgent):
 
     def outputs(self, obs: Tensor) -> Tensor:
         """[B, *O] to answers [B, *A], with their graph."""
-        outputs: Tensor = self.network(obs if self.scaling is None else self.scaling(obs))
+        outputs: Tensor = self._computed(self.network, obs if self.scaling is None else self.scaling(obs))
         return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
 
     @torch.no_grad()
@@ -92,9 +110,22 @@ class Supervised(PathwiseAgent):
         """The answers, with their graph; obs [N, *O]."""
         return Step(self.outputs(obs))
 
-    def _loss(self, row: Row) -> Tensor:
-        loss, smoothing = super()._loss(row), self.settings.label_smoothing
-        if not smoothing:
-            return loss
-        uniform_loss = -row.action.log_softmax(-1).mean()
-        return (1 - smoothing) * loss + smoothing * uniform_loss
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        """What is minimised, 0-d; override it for a loss of your own.
+
+        The default is minus the mean of weight x reward, with label smoothing and the focal factor of the settings.
+
+        Args:
+            output: the answers [N, *A], with their graph.
+            batch: the examples.
+        """
+        s, losses = self.settings, -batch.reward
+        if s.focal:
+            losses = losses * (1 - (-losses).exp()) ** s.focal
+        if s.label_smoothing:
+            losses = (1 - s.label_smoothing) * losses - s.label_smoothing * output.log_softmax(-1).mean(-1)
+        return losses.mean() if batch.weight is None else (losses * batch.weight).mean()
+
+    def _loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
+        row, example = rollout[0], rollout.infos[0].get("example", {})
+        return self.loss(row.action, Batch(row.obs, row.reward, **example)), {}

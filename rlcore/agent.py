@@ -19,7 +19,7 @@ from rlcore.distributions import Distribution
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.moved import keep_former_names
-from rlcore.optimizers import FusedOptimizer, clip_grad_norm
+from rlcore.optimizers import Accumulation, FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step
 from rlcore.settings import Choice
 from rlcore.stateful import CountersKept, attributes_of_type, restore_state, saved_state
@@ -64,6 +64,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     """Whether it learns from recorded episodes, in which it does not act, instead of its own."""
     max_grad_norm: float | None = None
     """Bound on the gradient's 2-norm in `minimize`; None disables clipping."""
+    accumulation: Accumulation | None = None
+    """What averages the gradients of several losses in `minimize` before each step; None: each loss is a step."""
     reads_float64: bool = False
     """Whether observations of a float64 space come as float64, so that subtracting a mean loses nothing."""
     optimizer: torch.optim.Optimizer
@@ -180,6 +182,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     def minimize(self, loss: Tensor, optimizer: torch.optim.Optimizer | None = None) -> Metrics:
         """Takes one optimizer step down the gradient of the loss; the only place where optimizers step.
 
+        With an `accumulation` only each k-th call steps, down the mean of k gradients.
+
         Several processes all take the same step, down the mean of their gradients; see `rlcore.distributed.weigh`.
 
         Args:
@@ -202,9 +206,13 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
             )
         optimizer = optimizer or self.optimizer
         params = [param for group in optimizer.param_groups for param in group["params"]]
-        for param in params:
-            param.grad = None
-        loss.backward()
+        if self.accumulation is None:
+            for param in params:
+                param.grad = None
+            loss.backward()
+        elif not self.accumulation.add(loss):
+            self._check_finite({"loss": loss.detach()}, optimizer)
+            return {"loss": loss.detach()}
         metrics: Metrics = {"loss": average_gradients(params, loss.detach())}
         if self.max_grad_norm is not None:
             grads = [param.grad for param in params if param.grad is not None]
@@ -222,7 +230,7 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         bad = torch.as_tensor(sum(metrics.values())) * 0 != 0  # true for NaN and infinities
         self.nonfinite = bad if self.nonfinite is None else self.nonfinite | bad
         if isinstance(optimizer, FusedOptimizer):
-            optimizer.found_inf = bad.float()
+            optimizer.found_inf = self.nonfinite.float()
 
     def checkpoint(self) -> dict[str, Any]:
         """What answers, settings and parameters with buffers; and what else learning changes, see `saved_state`."""

@@ -149,8 +149,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="agents, envs, networks, datasets, games, players, metrics, hooks, reports, loggers, configs, or all; "
-            "or the name of one of them, or trainer, for its settings."
+            help="agents, envs, networks, datasets, augmentations, metrics, games, players, hooks, reports, loggers, "
+            "configs, or all; or the name of one of them, or trainer, for its settings."
         ),
     ] = "all",
     imports: Annotated[

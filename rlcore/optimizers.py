@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlcore.checkpoint import restored, restored_number
+
 Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 LONG_AGO = 1e9
@@ -169,6 +171,40 @@ class Adam(FusedOptimizer):
         )
         if self.found_inf is not None:
             steps[0] -= self.found_inf
+
+
+class Accumulation:
+    """Averages the gradients of several losses before an optimizer steps; each graph is freed at once.
+
+    Args:
+        parameters: returns those that the optimizer steps.
+        num_losses: of one step.
+    """
+
+    def __init__(self, parameters: Callable[[], Iterable[Tensor]], num_losses: int):
+        self.parameters, self.num_losses = parameters, num_losses
+        self.num_done = 0
+        """Losses since the last step."""
+
+    def add(self, loss: Tensor) -> bool:
+        """Adds the gradient of a loss, 0-d; returns whether it is time to step."""
+        if not self.num_done:
+            for param in self.parameters():
+                param.grad = None
+        (loss / self.num_losses).backward()
+        self.num_done = (self.num_done + 1) % self.num_losses
+        return not self.num_done
+
+    def state_dict(self) -> dict[str, Any]:
+        """The gradients so far; none between two steps."""
+        grads = [param.grad for param in self.parameters()] if self.num_done else []
+        return {"num_done": self.num_done, "grads": grads}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Goes on with what `state_dict` returned."""
+        self.num_done = restored_number(saved["num_done"], "accumulation", high=self.num_losses - 1)
+        for param, grad in zip(self.parameters(), saved["grads"], strict=False):  # none between two steps
+            param.grad = None if grad is None else restored(grad, param.detach(), "accumulation")
 
 
 def clip_grad_norm(grads: list[Tensor], max_norm: float) -> Tensor:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rlcore.agent import Agent
     from rlcore.environment import Environment
 
+OF_EACH_ENV = "final_obs", "example"
+"""What of ``info`` has a row for each of the N environments."""
 Rows = TypeVar("Rows", bound=tuple[Any, ...])
 
 
@@ -253,7 +255,7 @@ class Rollout:
         part = Rollout(self.progress, take(self.initial_state, envs))
         part.last_obs, part.last_state = take(self.last_obs, envs), take(self.last_state, envs)
         part._rows = rows
-        part.infos = [{"final_obs": take(info.get("final_obs"), envs)} for info in self.infos]
+        part.infos = [{key: take(info.get(key), envs) for key in OF_EACH_ENV} for info in self.infos]
         part._valid = [valid[envs] for valid in self._valid]
         return part
 

@@ -19,12 +19,23 @@ SCHEDULES: dict[Schedule, Callable[[float], float]] = {
 """Name to factor in [0, 1], as a function of ``Rollout.progress`` in [0, 1]."""
 
 
-def anneal(optimizer: torch.optim.Optimizer, learning_rate: float, schedule: Schedule, progress: float) -> float:
+def anneal(
+    optimizer: torch.optim.Optimizer, learning_rate: float, schedule: Schedule, progress: float, warmup: float = 0.0
+) -> float:
     """Sets the step size of an optimizer to ``learning_rate`` times the factor, and returns it.
 
     Parameter groups that were made with rates of their own keep their ratio to the optimizer's.
+
+    Args:
+        optimizer: whose groups are changed.
+        learning_rate: before the schedule.
+        schedule: of what follows the warm-up.
+        progress: share of the run that is done, [0, 1].
+        warmup: share of the run in which the factor first rises from 0 to 1 in proportion (Goyal et al. 2017), [0, 1).
     """
-    annealed = learning_rate * SCHEDULES[schedule](progress)
+    rising = progress < warmup
+    factor = progress / warmup if rising else SCHEDULES[schedule]((progress - warmup) / (1 - warmup))
+    annealed = learning_rate * factor
     for group in optimizer.param_groups:
         own = group.setdefault(INITIAL_RATE, group["lr"])
         group["lr"] = annealed if own == optimizer.defaults["lr"] else annealed * own / optimizer.defaults["lr"]

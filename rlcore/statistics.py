@@ -69,11 +69,10 @@ class EpisodeStatistics:
 
     def _numbers_at_ends(self, rollout: Rollout) -> list[dict[str, Any]]:
         """The numbers in ``info`` of each row in which an episode ended; of every row where to look would wait."""
-        if not any(rollout.infos):
-            return [{}] * len(rollout)
-        waits = sync_is_costly(self._running.device)
-        ends = [True] * len(rollout) if waits else rollout.done.any(1).tolist()
-        return [_numbers(info) if end else {} for info, end in zip(rollout.infos, ends, strict=True)]
+        numbers = [_numbers(info) for info in rollout.infos]
+        if not any(numbers) or sync_is_costly(self._running.device):
+            return numbers
+        return [found if end else {} for found, end in zip(numbers, rollout.done.any(1).tolist(), strict=True)]
 
     def count(self) -> int:
         """Number of episodes that have ended."""
@@ -226,8 +225,11 @@ def _of(numbers: dict[str, Any], env: int) -> dict[str, float]:
 
 def _numbers(info: dict[str, Any]) -> dict[str, Any]:
     """Those of the parts of ``info`` that are numbers [N], and which environments have them."""
-    arrays = {name: x for name, x in info.items() if isinstance(x, (np.ndarray, Tensor)) and x.ndim == 1}
-    return {name: x for name, x in arrays.items() if name not in RESERVED and x.dtype != object}
+    return {
+        name: x
+        for name, x in info.items()
+        if isinstance(x, (np.ndarray, Tensor)) and x.ndim == 1 and x.dtype != object and name not in RESERVED
+    }
 
 
 keep_former_names(EpisodeStatistics, {"drop_running": "on_reset"})

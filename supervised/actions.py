@@ -44,6 +44,16 @@ class Action(ABC):
     def encode(self, targets: Tensor) -> Tensor:
         """Targets [n, ...] as `reward` expects them; computed once for the whole data set."""
 
+    def shares(self, encoded: Tensor) -> Tensor:
+        """Encoded targets as numbers that can be mixed, [n, *D] float32, with which `reward` can do as well.
+
+        Raises:
+            InputError: it cannot.
+        """
+        if encoded.is_floating_point():
+            return encoded
+        raise InputError("env.augment: only what carries a gradient has mixed targets; use env.action=logits")
+
     @abstractmethod
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
         """The reward of each answer, [N] float32; differentiable if the action is a `Box`."""
@@ -94,8 +104,12 @@ class LogitsAction(Action):
         """[n] int64."""
         return targets
 
+    def shares(self, encoded: Tensor) -> Tensor:
+        """Of the classes, [n, K]."""
+        return F.one_hot(encoded, len(self._minus_one)).float()
+
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
-        """[N] nats, <= 0."""
+        """[N] nats, <= 0; of shares of the classes, the sum of share x log-likelihood."""
         # Weights of -1 flip the sign inside the kernel, bit for bit: no further node in the graph.
         return F.cross_entropy(action, target, weight=self._minus_one, reduction="none")
 

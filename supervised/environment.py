@@ -10,7 +10,15 @@ import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from torch import Tensor
 from typing_extensions import Self
 
@@ -22,10 +30,11 @@ from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
 from rlcore.observations import ScaledInputs, unknown_channels, usual_channels
-from rlcore.seeding import restore_generator, seed_everything
+from rlcore.seeding import derive_seed, restore_generator, seed_everything
 from rlcore.settings import ResolvedPath, Seed
 from rlcore.spaces import Channels, Inputs
 from rlcore.supervised.actions import ACTIONS, ERRORS, Action
+from rlcore.supervised.augmentations import AugmentationChoice
 from rlcore.supervised.datasets import (
     Dataset,
     Split,
@@ -39,6 +48,8 @@ from rlcore.supervised.datasets import (
 from rlcore.supervised.metrics import Metric, MetricChoice
 from rlcore.trees import describe
 
+NOISE = 1
+"""Purpose of the seed by which augmentations and pixels are drawn; the seed itself draws the order of the examples."""
 EVALUATION_BATCH = 1000
 """Examples that an evaluation shows at once, at most, unless the training batch is larger."""
 EVALUATION_NUMBERS = 2**22
@@ -123,7 +134,12 @@ class SupervisedEnv(Environment):
         wrong_warmup: NonNegativeInt = 0
         """Training examples over which that cost rises from 0 to c: at full cost, an agent that knows nothing yet
         learns only to ask."""
-        metrics: list[MetricChoice] = []  # noqa: RUF012 (pydantic copies it)
+        augment: list[AugmentationChoice] = []  # noqa: RUF012 (pydantic copies it)
+        """What is done to the examples of training, in this order (``rlcore list augmentations``)."""
+        class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+        """How much examples count in what is minimised, by class, those not named 1; ``balanced``: in proportion to 1 /
+        their number. They are scaled to a mean of 1 over the training examples. Rewards are not weighted."""
+        metrics: list[MetricChoice] = []  # noqa: RUF012
         """Further figures of an evaluation (``rlcore list metrics``)."""
         shuffle: bool = True
         """Show the examples in random order, instead of that of the data set."""
@@ -186,12 +202,18 @@ class SupervisedEnv(Environment):
             self._check_batch()
             self.remarks = (*self.remarks, *lacking(self.dataset))
         self._metrics()  # those that there cannot be are better told now than at the first evaluation
+        self._class_weights = self._weights_of_classes()
         self.criterion = self.action.criterion(self.dataset)
         self._inputs = _channels_first(shown.inputs.to(self.device), self.channels)
         self.targets = shown.targets.to(self.device)
         """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
         self._encoded = self._encode()
+        self._augmentations = [choice.make() for choice in settings.augment]
+        if any(augmentation.mixes_targets for augmentation in self._augmentations):
+            self._encoded = self.action.shares(self._encoded)
+        self._check_augmentations()
         self._generator = torch.Generator(self.device)
+        self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
         self._terminated = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         self._action_dtype = torch.int64 if isinstance(self.action.space, Discrete) else torch.float32
@@ -205,11 +227,14 @@ class SupervisedEnv(Environment):
         self._check_batch()
         if seed is not None:
             self._generator.manual_seed(seed)
+            self._noise.manual_seed(derive_seed(seed, NOISE) + rank())  # as each process has other examples
             self._begin_epoch()
         return self._show(), {}
 
     def step(self, actions: Tensor) -> StepResult:
         """Rewards the answers and shows the next N examples.
+
+        ``info["example"]`` has the encoded ``target`` of each one answered, and with ``class_weights`` its ``weight``.
 
         Args:
             actions: as the setting ``action`` defines them.
@@ -224,8 +249,10 @@ class SupervisedEnv(Environment):
             )
         self.action.on_step(self._num_answered)
         self._num_answered += self._batch
-        reward = self.action.reward(actions, self._target)
-        return self._show(), reward, self._terminated, self._truncated, {}
+        reward, example = self.action.reward(actions, self._target), {"target": self._target}
+        if self._class_weights is not None:
+            example["weight"] = self._weights(self._target, self._class_weights)
+        return self._show(), reward, self._terminated, self._truncated, {"example": example}
 
     def evaluation(self, num_envs: int) -> "SupervisedEnv":
         """A twin that shows the validation split, or else the test split, in its own order.
@@ -274,7 +301,14 @@ class SupervisedEnv(Environment):
         """The settings of a twin that shows the test split of a data set, prepared here."""
         assert dataset.test is not None
         batch = min(len(dataset.test.targets), self.evaluation_batch)
-        prepared = {"dataset": None, "classes": None, "validation_fraction": 0, "folds": None, "fold": 0}
+        prepared: dict[str, Any] = {
+            "dataset": None,
+            "classes": None,
+            "validation_fraction": 0,
+            "folds": None,
+            "fold": 0,
+            "augment": [],
+        }
         return self.settings.model_copy(update={"num_envs": batch, "shuffle": False, "wrong_warmup": 0, **prepared})
 
     @property
@@ -327,6 +361,29 @@ class SupervisedEnv(Environment):
             text = _matrix_text(confusion_matrix(target[answered], answer[answered], K), classes)
         return Report(scalars, text, columns=columns, errors=errors)
 
+    def _weights_of_classes(self) -> Tensor | None:
+        """By class, [K] float32; None if all count alike."""
+        given, classes = self.settings.class_weights, self.dataset.classes
+        if given is None:
+            return None
+        if classes is None:
+            raise InputError("env.class_weights: needs classes, the targets are numbers")
+        num = torch.bincount(self.dataset.train.targets, minlength=len(classes)).double()
+        if given == "balanced":
+            weights = 1 / num.clamp_min(1)
+        else:
+            if unknown := [name for name in given if name not in classes]:
+                raise InputError(f"env.class_weights: there is no class {unknown[0]!r}; there are {', '.join(classes)}")
+            weights = torch.tensor([given.get(name, 1.0) for name in classes], dtype=torch.float64)
+        return (weights / (weights * num).sum() * num.sum()).float().to(self.device)
+
+    def _weights(self, target: Tensor, of_classes: Tensor) -> Tensor:
+        """Of encoded targets, [N]."""
+        if target.is_floating_point():  # shares of the classes, or the outcome whether it is the second one
+            shares = target if target.shape[1] > 1 else torch.cat([1 - target, target], 1)
+            return shares @ of_classes
+        return of_classes[target]
+
     def _metrics(self) -> dict[str, Metric]:
         """Those of the settings, by name, for one evaluation."""
         choices = self.settings.metrics
@@ -342,9 +399,10 @@ class SupervisedEnv(Environment):
         return self._scaling.scaled(inputs)
 
     def checkpoint(self) -> dict[str, Any]:
-        """The current targets, and the position in the current permutation."""
+        """The current targets, the position in the current permutation, and the generators."""
         return {
             "target": self._target,
+            "noise": self._noise.get_state(),
             "cursor": self._cursor,
             "generator": self._epoch_began_with,
             "num_answered": self._num_answered,
@@ -357,6 +415,8 @@ class SupervisedEnv(Environment):
         low, high = map(int, self._encoded.aminmax()) if is_class else (-math.inf, math.inf)
         self._target = restored(saved["target"], self._target, "env.target", low=low, high=high)
         restore_generator(self._generator, saved["generator"])
+        if "noise" in saved:  # rlcore 0.1 kept it only where pixels are drawn
+            restore_generator(self._noise, saved["noise"])
         self._begin_epoch()
         self._cursor = restored_number(saved["cursor"], "env.cursor", high=self.num_examples)
         self._num_answered = restored_number(saved["num_answered"], "env.num_answered")
@@ -369,15 +429,38 @@ class SupervisedEnv(Environment):
         """The encoded targets of every example shown, [n, ...]."""
         return self.action.encode(self.targets)
 
-    def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        """The encoded targets of some examples, which are shown as ``inputs``."""
-        return self._encoded[rows]
+    def _wanted(self, encoded: Tensor, inputs: Tensor) -> Tensor:
+        """What is rewarded, of the encoded targets of some examples, which are shown as ``inputs``."""
+        return encoded
 
     def _show(self) -> Tensor:
         rows = self._next_rows()
-        inputs = self.inputs(rows)
-        self._target = self._wanted(rows, inputs)
+        inputs, encoded = self.inputs(rows), self._encoded[rows]
+        if self._augmentations:
+            inputs, encoded = self._augmented(inputs, encoded, self._noise)
+        self._target = self._wanted(encoded, inputs)
         return inputs
+
+    def _augmented(self, inputs: Tensor, encoded: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Examples [N, *shape] and their encoded targets as the augmentations change them."""
+        if self.channels == "last":
+            inputs = inputs.movedim(-1, 1)
+        for augmentation in self._augmentations:
+            inputs, encoded = augmentation(inputs, encoded, generator)
+        return (inputs.movedim(1, -1) if self.channels == "last" else inputs), encoded
+
+    def _check_augmentations(self) -> None:
+        """Tries them out.
+
+        Raises:
+            InputError: one is not for these inputs or targets, or returns others.
+        """
+        inputs, encoded = SupervisedEnv.inputs(self, slice(0, 2)), self._encoded[:2]
+        shown, wanted = self._augmented(inputs, encoded, torch.Generator(self.device).manual_seed(0))
+        for what, before, after in (("inputs", inputs, shown), ("targets", encoded, wanted)):
+            if (before.shape, before.dtype) != (after.shape, after.dtype):
+                kinds = [f"{x.dtype} {tuple(x.shape)}" for x in (before, after)]
+                raise InputError(f"env.augment: the {what} must remain {kinds[0]}, got {kinds[1]}")
 
     def _next_rows(self) -> Tensor:
         """Those of the next batch, of which each process has its part."""

@@ -8,17 +8,13 @@ from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from rlcore.agent import Agent
-from rlcore.distributed import rank
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
-from rlcore.seeding import derive_seed, restore_generator, seed_everything
+from rlcore.seeding import seed_everything
 from rlcore.supervised.actions import ERRORS, Action, GaussianAction, LogOddsAction, ValuesAction
 from rlcore.supervised.datasets import Dataset, Split
 from rlcore.supervised.environment import SupervisedEnv
-
-PIXELS = 1
-"""Purpose of the seed by which pixels are drawn; the seed itself draws the order of the examples."""
 
 
 class ReconstructionEnv(SupervisedEnv):
@@ -47,8 +43,8 @@ class ReconstructionEnv(SupervisedEnv):
 
         @model_validator(mode="after")
         def _check(self) -> "ReconstructionEnv.Settings":
-            if self.metrics:
-                raise InputError("metrics: are of answers to questions, not of reconstructions")
+            if self.metrics or self.class_weights:
+                raise InputError("metrics, class_weights: are of answers to questions, not of reconstructions")
             if self.std != 1.0 and self.action != "gaussian":
                 raise InputError(f"std: is a setting of the action gaussian, the action is {self.action}")
             return self
@@ -66,7 +62,6 @@ class ReconstructionEnv(SupervisedEnv):
     ):
         super().__init__(settings, device, dataset, split, spec)
         self.criterion = self.action.unit
-        self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
         self._bits: Tensor | None = None
         if settings.binarize == "static":
             self._bits = torch.cat([self._sampled_pixels(rows) for rows in self._rows()])
@@ -75,12 +70,6 @@ class ReconstructionEnv(SupervisedEnv):
             self._off, self._on = (self._scaling.unscaled(blank + bit) for bit in (0, 1))
             if any((self.scaled(x) != bit).any() for bit, x in enumerate((self._off, self._on))):
                 raise InputError(f"env.binarize: no inputs are scaled to 0 and 1 by env.scaling={settings.scaling}")
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Shows the next N examples; with a seed, the first N of a new permutation."""
-        if seed is not None:
-            self._noise.manual_seed(derive_seed(seed, PIXELS) + rank())  # as each process has other examples
-        return super().reset(seed=seed, options=options)
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as they are shown, [B, *shape]; if pixels are drawn, such that they are scaled to 0 and 1."""
@@ -143,15 +132,6 @@ class ReconstructionEnv(SupervisedEnv):
             return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"
         return "not binary: not comparable with figures of binary ones"
 
-    def checkpoint(self) -> dict[str, Any]:
-        """The current targets, the position in the current permutation, and the generator of the pixels."""
-        return {**super().checkpoint(), "noise": self._noise.get_state()}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Puts back what `checkpoint` returned."""
-        super().restore(saved)
-        restore_generator(self._noise, saved["noise"])
-
     def _make_action(self, device: torch.device) -> Action:
         splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]
         ends = self.scaled(torch.stack([end for x in splits for end in (x.amin(0), x.amax(0))]).to(device))
@@ -175,7 +155,7 @@ class ReconstructionEnv(SupervisedEnv):
     def _encode(self) -> Tensor:
         return self.targets  # unused: the target is the input itself
 
-    def _wanted(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def _wanted(self, encoded: Tensor, inputs: Tensor) -> Tensor:
         return self.scaled(inputs)
 
     def _sampled_pixels(self, rows: Tensor | slice) -> Tensor:

@@ -110,6 +110,7 @@ HOOKS = {
             {"env": {}},
         ],
     },
+    "grad_norm": {},
     "monitor": {},
 }
 

@@ -24,6 +24,7 @@ KINDS = {
     "datasets": registry.datasets,
     "games": registry.games,
     "players": registry.players,
+    "augmentations": registry.augmentations,
     "metrics": registry.metrics,
     "hooks": registry.hooks,
     "reports": registry.reports,
