@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """[N, *O]."""
     reward: Tensor
     """[N] float32, with the graph of the answers."""
-    target: Tensor | None = None
+    target: Any = None
     """Classes [N] int64; numbers, outcomes, or shares of the classes [N, *D] float32; None outside data sets."""
     weight: Tensor | None = None
     """[N] float32, how much each counts; None: all alike."""

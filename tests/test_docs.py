@@ -20,6 +20,8 @@ from rlcore.agents.ppo import PPO
 from rlcore.envs.cartpole import CartPole
 from rlcore.evaluation import Report, ReportChoice
 from rlcore.run import Run
+from rlcore.supervised.datasets import from_arrays
+from rlcore.supervised.environment import SupervisedEnv
 from rlcore.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -144,12 +146,26 @@ def test_the_python_of_the_agents_docs_runs(workdir, monkeypatch):
     assert made.scalars["first"] == (agent.predict(obs).action == 0).float().mean()
 
 
-def test_the_yaml_and_the_python_of_supervised_learning_are_true():
-    lenet, _ = blocks("docs/supervised.md", "yaml")
+def test_the_yaml_and_the_python_of_supervised_learning_are_true(workdir):
+    lenet, *others = blocks("docs/supervised.md", "yaml")
     assert (ROOT / "configs/mnist_lenet.yaml").read_text().startswith(lenet)
+    (workdir / "validated.yaml").write_text(next(text for text in others if "best_by" in text))
+    assert (
+        rlcore.commands.train(
+            "validated.yaml", ["env.dataset=digits", "agent.network=mlp", "trainer.epochs=1"], "run", None, 1
+        )
+        == 0
+    )
+    assert {"eval/f1", "eval/top_k_3", "test/accuracy"} <= Run("run").result["figures"].keys()
     given = {"inputs": torch.randn(50, 3), "targets": torch.randint(0, 2, (50,))}
-    exec(blocks("docs/supervised.md", "python")[0], given)
+    for text in blocks("docs/supervised.md", "python"):
+        if "rlcore.load(" not in text:
+            exec(text, given)
     assert given["env"].single_observation_space.shape == (3,)
+    metrics = {"num_envs": 10, "action": "values", "metrics": ["within_one"], "augment": ["darker"]}
+    data = from_arrays(given["inputs"], torch.rand(50))
+    env = SupervisedEnv(SupervisedEnv.Settings(**metrics), dataset=data)
+    assert "within_one" in Trainer(given["Huber"](env), env, total_steps=40).fit().scalars
 
 
 @pytest.mark.parametrize("path", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
