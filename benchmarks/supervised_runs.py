@@ -67,7 +67,9 @@ def rlcore(name: str, epochs: int, folder: Path) -> Callable[[], float]:
 
 
 def by_hand(name: str, epochs: int, folder: Path) -> Callable[[], float]:
-    """Tensors indexed by a permutation; saves the best parameters, and logs nothing."""
+    """Tensors indexed by a permutation; nothing is checked, and nothing could be resumed."""
+    from torch.utils.tensorboard import SummaryWriter
+
     data = load("mnist")
     assert data.test is not None
     network, (train, held) = network_of(name), hold_out(data.train, HELD_OUT, True, 1)
@@ -78,22 +80,26 @@ def by_hand(name: str, epochs: int, folder: Path) -> Callable[[], float]:
         network.eval()
         outputs = torch.cat([network(x.float() / 255) for x in split.inputs.split(1000)])
         network.train()
-        return F.cross_entropy(outputs, split.targets).item(), (
-            outputs.argmax(1) == split.targets
-        ).double().mean().item()
+        right = outputs.argmax(1) == split.targets
+        return F.cross_entropy(outputs, split.targets).item(), right.double().mean().item()
 
     def fit() -> float:
-        best = float("inf")
-        for _ in range(epochs):
+        best, events = float("inf"), SummaryWriter(folder)
+        for epoch in range(epochs):
             order = torch.randperm(len(train.targets))
-            for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
+            for step, rows in enumerate(order[: len(order) // BATCH * BATCH].split(BATCH)):
                 loss = F.cross_entropy(network(train.inputs[rows].float() / 255), train.targets[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if (loss_held := scored(held)[0]) < best:
+                if step % 50 == 0:
+                    events.add_scalar("loss", loss.item(), epoch * len(order) // BATCH + step)
+            loss_held, accuracy = scored(held)
+            events.add_scalar("held_accuracy", accuracy, epoch)
+            if loss_held < best:
                 best = loss_held
                 torch.save(network.state_dict(), folder / "best.pt")
+        events.close()
         return scored(data.test)[1]
 
     return fit
