@@ -41,8 +41,31 @@ class Mutant(NamedTuple):
 
 FORMS, AGENTS = "tests/test_closed_forms.py", "tests/test_agents.py"
 DISTRIBUTED = "tests/test_distributed.py"
+SPLITS = "tests/test_splits.py"
 OFF_POLICY, OFFLINE = "tests/test_off_policy.py", "tests/test_offline.py"
 MUTANTS = {
+    "judged by the test split": Mutant(
+        "supervised/environment.py", " if held is None else replace(self.dataset, test=held", " #", SPLITS
+    ),
+    "the best by the largest error": Mutant(
+        "rlcore/trainer.py", "-scalars[criterion] if criterion in report.errors else", "", SPLITS
+    ),
+    "a class held out whole": Mutant("supervised/datasets.py", "held = held & ~(firsts & is_whole)", "pass", SPLITS),
+    "gradients summed over batches": Mutant(
+        "rlcore/optimizers.py", "(loss / self.num_losses).backward()", "loss.backward()", "tests/test_pathwise.py"
+    ),
+    "gradients that wait are not saved": Mutant(
+        "rlcore/optimizers.py", '"grads": grads}', '"grads": []}', "tests/test_pathwise.py"
+    ),
+    "a frozen batch norm learns": Mutant(
+        "agents/bases/pathwise.py", "            module.eval()\n", "            pass\n", "tests/test_pathwise.py"
+    ),
+    "targets are not mixed": Mutant(
+        "supervised/augmentations.py", "targets[order].lerp(targets, share)", "targets", "tests/test_augmentations.py"
+    ),
+    "evaluation is augmented": Mutant(
+        "supervised/environment.py", '            "augment": [],\n', "", "tests/test_augmentations.py"
+    ),
     "processes: a normaliser of its own rows": Mutant(
         "rlcore/normalization.py",
         "count, mean, var = distributed.moments(x)",

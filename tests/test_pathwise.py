@@ -217,14 +217,16 @@ def test_the_rate_rises_and_then_follows_its_schedule():
 # Accumulation and precision
 
 
-def test_accumulated_batches_are_one_large_batch():
-    agent, other, batches = trained(num=6, agent={"accumulate": 3, "max_grad_norm": 0.1})
-    optimizer = torch.optim.Adam(other.parameters(), 1e-3)
+@pytest.mark.parametrize(("name", "bound"), [("sgd", 1e9), ("adam", 0.1)])
+def test_accumulated_batches_are_one_large_batch(name, bound):
+    given = {"accumulate": 3, "max_grad_norm": bound, "optimizer": name, "learning_rate": 0.1}
+    agent, other, batches = trained(num=6, agent=given)
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name](other.parameters(), 0.1)
     for n in (0, 3):
         obs, target = (torch.cat([getattr(batch, name) for batch in batches[n : n + 3]]) for name in ("obs", "target"))
         optimizer.zero_grad()
         F.cross_entropy(other.outputs(obs), target).backward()
-        torch.nn.utils.clip_grad_norm_(other.parameters(), 0.1)
+        torch.nn.utils.clip_grad_norm_(other.parameters(), bound)
         optimizer.step()
     assert_alike(agent, other)
 
