@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from rlcore.checkpoint import restored_number
 from rlcore.errors import InputError
 from rlcore.memory import require_memory
-from rlcore.spaces import Image, Inputs, Logits, LogOdds, Means, Planes, Positions
+from rlcore.spaces import Column, Image, Inputs, Logits, LogOdds, Means, Planes, Positions
 
 
 class HasSpaces(Protocol):
@@ -97,7 +97,8 @@ def plain_of(space: Space[Any]) -> dict[str, Any]:
     if isinstance(space, Inputs):
         scaling = {"shift": _plain_array(space.shift), "scale": _plain_array(space.scale)}
         numbers = {"shape": space.shape, "dtype": space.dtype.name}
-        return {"kind": "Inputs", **numbers, **scaling, "channels": space.channels}
+        columns = space.columns and [column._asdict() for column in space.columns]
+        return {"kind": "Inputs", **numbers, **scaling, "channels": space.channels, "columns": columns}
     if isinstance(space, Image):
         return {"kind": "Image", "channels": space.channels, "box": _plain_box(space)}
     if isinstance(space, Box) and kind is Box:
@@ -149,7 +150,14 @@ def _plain_box(box: Box) -> dict[str, Any]:
 
 def _inputs(plain: dict[str, Any]) -> Inputs:
     shape, dtype = _size(plain)
-    return Inputs(shape, dtype, _array(plain["shift"]), _array(plain["scale"]), plain["channels"])
+    columns = plain.get("columns")
+    columns = columns and tuple(map(_column, columns))
+    return Inputs(shape, dtype, _array(plain["shift"]), _array(plain["scale"]), plain["channels"], columns)
+
+
+def _column(plain: dict[str, Any]) -> Column:
+    categories = plain["categories"]
+    return Column(str(plain["name"]), categories and tuple(map(str, categories)), plain["fill"])
 
 
 def _size(plain: dict[str, Any]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -1,6 +1,6 @@
 """Spaces whose numbers have a meaning that an agent may use, and elements of spaces as tensors."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,16 @@ class Image(Box):
         self.channels: Channels = channels
 
 
+class Column(NamedTuple):
+    """A column of a table, and what it becomes: one number, or a one-hot vector of its categories."""
+
+    name: str
+    categories: tuple[str, ...] | None = None
+    """In the order of the vector, which is all zeros for any other; None: the column has numbers."""
+    fill: float | str | None = None
+    """What a missing value counts as, a number or a category; None: it is refused."""
+
+
 class Inputs(Box):
     """Inputs of a data set as it has them, and what is done to them before a network: (x - shift) / scale.
 
@@ -43,6 +53,7 @@ class Inputs(Box):
         shift: what is subtracted, in the units of the inputs; broadcastable to the shape.
         scale: what the difference is divided by, not 0; broadcastable to the shape.
         channels: where the channels of images are; None: these are no images, or it is not known.
+        columns: of the table whose rows these are, in order; None: it is no table.
 
     Raises:
         InputError: shift or scale does not fit the shape, is not finite, or the scale is 0.
@@ -55,11 +66,13 @@ class Inputs(Box):
         shift: ArrayLike = 0.0,
         scale: ArrayLike = 1.0,
         channels: Channels | None = None,
+        columns: tuple[Column, ...] | None = None,
     ):
         low, high = (0, 255) if np.dtype(dtype) == np.uint8 else (-np.inf, np.inf)
         super().__init__(low, high, tuple(shape), dtype)
         self.shift, self.scale = np.asarray(shift, np.float64), np.asarray(scale, np.float64)
         self.channels: Channels | None = channels
+        self.columns = columns
         for name, numbers in (("shift", self.shift), ("scale", self.scale)):
             fits = numbers.ndim <= len(self.shape) and all(
                 size in (1, whole) for size, whole in zip(numbers.shape[::-1], self.shape[::-1], strict=False)
@@ -79,7 +92,7 @@ class Inputs(Box):
 
     def of_dtype(self, dtype: Any) -> "Inputs":
         """The same inputs in another dtype."""
-        return Inputs(self.shape, dtype, self.shift, self.scale, self.channels)
+        return Inputs(self.shape, dtype, self.shift, self.scale, self.channels, self.columns)
 
     def __eq__(self, other: object) -> bool:
         """Whether an agent of one reads the other: of the same shape, and both bytes or both floats."""

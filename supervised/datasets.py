@@ -12,7 +12,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,17 +110,17 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Datase
         dataset: Dataset = registry.datasets[name](None if data_dir is None else Path(data_dir), seed)
         return dataset
     try:
-        arrays = _read_npz(Path(name))
+        arrays = read_npz(Path(name))
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"env.dataset: there is no file {name}") from None
     except Exception as error:  # reading damaged bytes may raise anything
-        message = f"{name} is not an .npz file of plain arrays, or is damaged: {_one_line(error)}"
+        message = f"{name} is not an .npz file of plain arrays, or is damaged: {one_line(error)}"
         raise InputError(f"env.dataset: {message}") from None
     known = ["inputs", "targets", "test_inputs", "test_targets"]
     if not {"inputs", "targets"} <= arrays.keys() <= set(known) or len(arrays) == 3:
-        held = _one_line(", ".join(arrays) or "nothing")
+        held = one_line(", ".join(arrays) or "nothing")
         raise InputError(f"env.dataset: {name} holds {held}; expected {', '.join(known)}")
     try:
         return from_arrays(**arrays)
@@ -213,7 +213,9 @@ def lacking(dataset: Dataset) -> list[str]:
         counts = torch.bincount(split.targets, minlength=len(dataset.classes)).tolist()
         if missing := [known for known, num in zip(dataset.classes, counts, strict=True) if not num]:
             more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
-            found.append(f"the {name} split has no example of {', '.join(missing[:MOST_NAMED])}{more}")
+            begins = name == "training" and dataset.counted and missing[0] == "0"
+            hint = "; labels are counted from 0, so subtract 1 from labels that begin at 1" if begins else ""
+            found.append(f"the {name} split has no example of {', '.join(missing[:MOST_NAMED])}{more}{hint}")
     return found
 
 
@@ -240,6 +242,16 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     foreign = shown.inputs[numbers[shown.targets] < 0]
     test = None if dataset.test is None else kept(dataset.test)
     return Dataset(kept(dataset.train), test, tuple(names), foreign=foreign)
+
+
+def map_inputs(dataset: Dataset, change: Callable[[Tensor], Tensor]) -> Dataset:
+    """The data set with the inputs [n, ...] of all its parts changed; itself, if none are."""
+    parts: dict[str, Any] = {name: getattr(dataset, name) for name in ("train", "test", "validation")}
+    changed = {name: part and part._replace(inputs=change(part.inputs)) for name, part in parts.items()}
+    foreign = None if dataset.foreign is None else change(dataset.foreign)
+    if all(part is None or part.inputs is changed[name].inputs for name, part in parts.items()):
+        return dataset
+    return replace(dataset, **changed, foreign=foreign)
 
 
 def classes_as(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
@@ -355,7 +367,7 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     except InputError:
         raise
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read: {_one_line(error)}; replace the file") from None
+        raise InputError(f"{path} cannot be read: {one_line(error)}; replace the file") from None
     if not 0 < num_sizes <= MOST_SIZES:
         raise InputError(f"{path} is not an IDX file of bytes: it begins with {start.hex(' ') or 'nothing'}")
     if len(sizes) < 4 * num_sizes or len(data) != announced:
@@ -370,8 +382,8 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file; where it is damaged, any error.
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, by name; where it is damaged, any error.
 
     numpy's own reader first makes an array as large as a header says, which may be any size.
     """
@@ -402,7 +414,8 @@ def _require_inflated(num_bytes: int, num_stored: int, what: str) -> None:
         raise ValueError(f"{what} announces {num_bytes:,} bytes, more than are in {num_stored:,} stored ones")
 
 
-def _one_line(error: Exception | str) -> str:
+def one_line(error: Exception | str) -> str:
+    """The message of an error, or its class, in one line of bounded length."""
     return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
@@ -447,8 +460,8 @@ def _download(name: str) -> Tensor:
 
 def _split(inputs: Any, targets: Any) -> Split:
     x, y = _tensor(inputs), _tensor(targets)
-    x = x if x.dtype == torch.uint8 else _floats(x)
-    return Split(x, _floats(y) if y.is_floating_point() else y.long())
+    x = x if x.dtype == torch.uint8 else as_floats(x)
+    return Split(x, as_floats(y) if y.is_floating_point() else y.long())
 
 
 def _tensor(array: Any) -> Tensor:
@@ -470,8 +483,8 @@ def _tensor(array: Any) -> Tensor:
     return tensor
 
 
-def _floats(numbers: Tensor) -> Tensor:
-    """As float32, or float64 where float32 would round."""
+def as_floats(numbers: Tensor) -> Tensor:
+    """Numbers as float32, or float64 where float32 would round."""
     single = numbers.float()
     if numbers.is_floating_point() and numbers.dtype != torch.float64:
         return single

@@ -32,7 +32,8 @@ from rlcore.evaluation import Report, evaluating
 from rlcore.observations import ScaledInputs, unknown_channels, usual_channels
 from rlcore.seeding import derive_seed, restore_generator, seed_everything
 from rlcore.settings import ResolvedPath, Seed
-from rlcore.spaces import Channels, Inputs
+from rlcore.spaces import Channels, Column, Inputs
+from rlcore.supervised import tables
 from rlcore.supervised.actions import ACTIONS, ERRORS, Action
 from rlcore.supervised.augmentations import AugmentationChoice
 from rlcore.supervised.datasets import (
@@ -43,6 +44,7 @@ from rlcore.supervised.datasets import (
     hold_out,
     lacking,
     load,
+    map_inputs,
     only_classes,
 )
 from rlcore.supervised.metrics import Metric, MetricChoice
@@ -97,8 +99,20 @@ class SupervisedEnv(Environment):
         num_envs: PositiveInt = 128
         """N, the batch size."""
         dataset: str | None = None
-        """The name of a data set (``rlcore list datasets``), or the path of an ``.npz`` file that holds ``inputs`` and
-        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``."""
+        """The name of a data set (``rlcore list datasets``); the path of an ``.npz`` file that holds ``inputs`` and
+        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``; or that of a table, ``.csv`` or
+        ``.parquet``."""
+        target: str | list[str] | None = None
+        """Of a table: the column to predict; or several, of numbers."""
+        features: list[str] | None = None
+        """Of a table: the columns to predict it from; null: all others."""
+        ignore: list[str] = []  # noqa: RUF012 (pydantic copies it)
+        """Of a table: columns that are left out, if ``features`` is null."""
+        missing: tables.Missing = "refuse"
+        """Of a table: what missing values count as, by the training split. ``mean`` or ``median`` of numbers, and of
+        texts a category of its own; ``most_common`` of both; ``refuse``: nothing."""
+        test_dataset: str | None = None
+        """Of a table: another one, with the test split."""
         data_dir: ResolvedPath | None = None
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
         data_seed: Seed = 1
@@ -144,11 +158,12 @@ class SupervisedEnv(Environment):
         shuffle: bool = True
         """Show the examples in random order, instead of that of the data set."""
 
-        @field_validator("dataset")
+        @field_validator("dataset", "test_dataset")
         @classmethod
         def _absolute(cls, dataset: str | None) -> str | None:
             """Makes a path absolute, so that a run resumed from another folder finds the file."""
-            return str(Path(dataset).resolve()) if dataset and dataset.endswith(".npz") else dataset
+            is_path = dataset is not None and dataset.endswith((".npz", *tables.SUFFIXES))
+            return str(Path(dataset).resolve()) if dataset and is_path else dataset
 
         @model_validator(mode="after")
         def _check_folds(self) -> "SupervisedEnv.Settings":
@@ -162,7 +177,7 @@ class SupervisedEnv(Environment):
     num_examples: int
     names_classes = True
     """Whether an answer names a class, if there are classes."""
-    kept_by_agents = "scaling", "channels"
+    kept_by_agents = "scaling", "channels", "features", "ignore", "missing"
 
     def __init__(
         self,
@@ -175,16 +190,21 @@ class SupervisedEnv(Environment):
         self.settings = settings
         if dataset is not None and settings.dataset is not None:
             raise InputError("env.dataset: given twice, as a data set and by name; leave one out")
-        if dataset is None:
-            if settings.dataset is None:
-                raise InputError("env.dataset: missing; give a name (rlcore list datasets) or the path of an .npz file")
-            dataset = load(str(settings.dataset), settings.data_dir, settings.data_seed)
         fitted, known = (None, None) if spec is None else (spec.single_observation_space, spec.classes)
+        columns = fitted.columns if isinstance(fitted, Inputs) else None
+        table = None
+        if dataset is None:
+            table, dataset = self._load(columns, known)
         counts = self.names_classes and settings.action == "values" and dataset.counted
         if counts and settings.classes is None and known is None:
             dataset = replace(dataset, classes=None, counted=False)  # integers are numbers where answers are
         self.dataset = _prepared(dataset, settings, known)
-        space = _for_data(fitted, self.dataset) if isinstance(fitted, Inputs) else self._fit()
+        if table is not None:
+            columns = columns or table.fit(self.dataset.train.inputs.squeeze(1), settings.missing)
+            rows = tables.Rows(table.values, columns)
+            self.dataset = map_inputs(self.dataset, lambda inputs: rows[inputs.squeeze(1)])
+            self.remarks = tuple(rows.remarks)
+        space = _for_data(fitted, self.dataset) if isinstance(fitted, Inputs) else self._fit(columns)
         self.channels = space.channels
         """Where the channels of images are; None: they are no images, or it is not known."""
         self.dataset = _as_shown(self.dataset, space)
@@ -421,6 +441,28 @@ class SupervisedEnv(Environment):
         self._cursor = restored_number(saved["cursor"], "env.cursor", high=self.num_examples)
         self._num_answered = restored_number(saved["num_answered"], "env.num_answered")
 
+    def _load(
+        self, columns: tuple[Column, ...] | None, classes: tuple[str, ...] | None
+    ) -> tuple[tables.Table | None, Dataset]:
+        """The data set that the settings name; of a table also that, whose rows the inputs are the numbers of.
+
+        Args:
+            columns: of an agent that exists already.
+            classes: that it knows.
+        """
+        s = self.settings
+        if s.dataset is None:
+            raise InputError("env.dataset: missing; give a name (rlcore list datasets) or the path of a file")
+        if s.dataset.endswith(tables.SUFFIXES):
+            if s.target is None and self.names_classes:
+                raise InputError(f"env.target: missing; which column of {s.dataset} is to be predicted?")
+            numbers = s.action == "values" and classes is None
+            return tables.load(s, numbers, columns, classes or ())
+        if s.target is not None or s.test_dataset is not None:
+            key = "target" if s.target is not None else "test_dataset"
+            raise InputError(f"env.{key}: is for tables, .csv or .parquet; env.dataset is {s.dataset}")
+        return None, load(s.dataset, s.data_dir, s.data_seed)
+
     def _make_action(self, device: torch.device) -> Action:
         """What an answer is, as set by ``action``."""
         return ACTIONS[self.settings.action].from_settings(self.dataset, device, self.settings)
@@ -488,8 +530,8 @@ class SupervisedEnv(Environment):
                 f"{self.split} split; at most {self.num_examples:,}"
             )
 
-    def _fit(self) -> Inputs:
-        """The space of an input, with the scaling fitted to the training split."""
+    def _fit(self, columns: tuple[Column, ...] | None) -> Inputs:
+        """The space of an input, of the columns of a table, with the scaling fitted to the training split."""
         inputs, is_bytes = self.dataset.train.inputs, self.dataset.train.inputs.dtype == torch.uint8
         shape = tuple(inputs.shape[1:])
         channels = _channels(shape, self.settings.channels)
@@ -500,14 +542,15 @@ class SupervisedEnv(Environment):
             mean, std = _mean_and_std(_channels_first(inputs, channels))
             if channels == "last":
                 mean, std = (np.moveaxis(x, 0, -1) for x in (mean, std))
-            return Inputs(shape, dtype, mean, std, channels)
-        space = Inputs(shape, np.uint8 if is_bytes else np.float32, channels=channels)
+            return Inputs(shape, dtype, mean, std, channels, columns)
+        space = Inputs(shape, np.uint8 if is_bytes else np.float32, channels=channels, columns=columns)
         if not is_bytes or self.settings.scaling != "unit" or (most := int(inputs.max())) <= 1:
             return space
         if most < DIM:
             self.remarks = [
+                *self.remarks,
                 f"the largest byte of the inputs is {most}, so that divided by 255 they are at most {most / 255:.2g}; "
-                "env.scaling=standard or env.scaling=raw keeps them apart"
+                "env.scaling=standard or env.scaling=raw keeps them apart",
             ]
         return Inputs(shape, np.uint8, scale=255.0, channels=channels)
 
@@ -573,12 +616,7 @@ def _as_shown(dataset: Dataset, space: Inputs) -> Dataset:
             return converted
         return _channels_first(converted, "last").movedim(1, -1)  # in memory as networks read them
 
-    parts: dict[str, Any] = {name: getattr(dataset, name) for name in ("train", "test", "validation")}
-    changed = {name: part and part._replace(inputs=shown(part.inputs)) for name, part in parts.items()}
-    foreign = None if dataset.foreign is None else shown(dataset.foreign)
-    if all(part is None or part.inputs is changed[name].inputs for name, part in parts.items()):
-        return dataset
-    return replace(dataset, **changed, foreign=foreign)
+    return map_inputs(dataset, shown)
 
 
 def _channels(shape: tuple[int, ...], given: Channels | None) -> Channels | None:
