@@ -202,7 +202,7 @@ class SupervisedEnv(Environment):
         if table is not None:
             columns = columns or table.fit(self.dataset.train.inputs.squeeze(1), settings.missing)
             rows = tables.Rows(table.values, columns)
-            self.dataset = map_inputs(self.dataset, lambda inputs: rows[inputs.squeeze(1)])
+            self.dataset = map_inputs(self.dataset, lambda inputs: torch.from_numpy(rows[inputs[:, 0].numpy()]))
             self.remarks = tuple(rows.remarks)
         space = _for_data(fitted, self.dataset) if isinstance(fitted, Inputs) else self._fit(columns)
         self.channels = space.channels

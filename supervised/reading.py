@@ -29,7 +29,7 @@ class InputFile(Protocol):
     def __len__(self) -> int:
         """Their number."""
 
-    def __getitem__(self, rows: slice) -> Any:
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
         """Some of them, as a trained agent takes them, [B, *shape]."""
 
 

@@ -34,7 +34,10 @@ OF_ITS_OWN = ""
 MOST_CATEGORIES = 1000
 """Of one column; each is an input."""
 MOST_NAMES = 20
-"""Columns or categories that a message lists."""
+"""Names that a message lists; and values of a column that may be texts though most are numbers."""
+
+FILL = "set env.missing to mean, median or most_common, or leave the column out: env.ignore"
+FILL_LATER = "fill it in, or train with env.missing=mean, median or most_common"
 
 Missing = Literal["refuse", "mean", "median", "most_common"]
 
@@ -81,13 +84,12 @@ class Rows:
     def __len__(self) -> int:
         return len(self._parts[0][0])
 
-    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+    def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[Any]:
         """Some rows, [B, D]."""
-        index = rows if isinstance(rows, slice) else rows.numpy()
         pieces = [
-            part[index, None] if size is None else part[index, None] == np.arange(size) for part, size in self._parts
+            part[rows, None] if size is None else part[rows, None] == np.arange(size) for part, size in self._parts
         ]
-        return torch.from_numpy(np.concatenate(pieces, 1, dtype=self.dtype, casting="unsafe"))
+        return np.concatenate(pieces, 1, dtype=self.dtype, casting="unsafe")
 
 
 class Table(NamedTuple):
@@ -150,17 +152,15 @@ def load(
     paths = {"env.dataset": settings.dataset, "env.test_dataset": settings.test_dataset}
     sources = [read(path, f"{key}: {path}") for key, path in paths.items() if path is not None]
     targets = [settings.target] if isinstance(settings.target, str) else settings.target or []
-    known = {column.name: column for column in columns or ()}
-    values = {}
-    for name in known or _features(sources[0], targets, settings):
-        advice = f"set env.missing to mean, median or most_common, or leave it out: env.ignore=[{name}]"
-        is_text = None if columns is None else known[name].categories is not None
-        is_filled = settings.missing != "refuse" if columns is None else known[name].fill is not None
-        values[name] = _together(sources, name, "" if is_filled else advice, is_text)
     num, num_train = sum(len(source.frame) for source in sources), len(sources[0].frame)
     rows, answers, names, why = torch.arange(num)[:, None], torch.zeros(num), None, ""
     if targets:
         answers, names, why = _targets(sources, targets, numbers, classes)
+    if columns is None:
+        advice = "" if settings.missing != "refuse" else FILL
+        values = {name: _together(sources, name, advice) for name in _features(sources[0], targets, settings)}
+    else:
+        values = _known(sources, columns)
     train = Split(rows[:num_train], answers[:num_train])
     test = Split(rows[num_train:], answers[num_train:]) if len(sources) > 1 else None
     return Table(sources[0].name, values), Dataset(train, test, names, why_numbers=why)
@@ -208,14 +208,7 @@ def encoded(source: Source, columns: Sequence[Column]) -> Rows:
     Raises:
         InputError: a column is missing; or a value, and the agent was not trained to fill it; or it is no number.
     """
-    advice = "fill them in, or train with env.missing"
-    values = {
-        column.name: _column(
-            source, column.name, advice if column.fill is None else "", is_text=column.categories is not None
-        )
-        for column in columns
-    }
-    return Rows(values, columns)
+    return Rows(_known([source], columns), columns)
 
 
 def _features(source: Source, targets: Sequence[str], settings: "SupervisedEnv.Settings") -> list[str]:
@@ -255,15 +248,23 @@ def _targets(
     if not is_text:
         column, labels = (x.cast(polars.Int64).cast(polars.String) for x in (column, labels))
     classes = (*known, *(label for label in labels if label not in known))
+    if new := sorted(set(column[num:]) - set(column[:num]) - set(known)):
+        raise InputError(f"{sources[1].name}: the target {names[0]!r} has {_some(new)}, which training lacks")
     if not known and not 2 <= len(classes) <= max(2, num // 2):
         kind = "texts" if is_text else "integers"
         why = f"the target {names[0]!r} has {len(classes):,} different {kind} in {num:,} rows"
         if is_text:
             raise InputError(f"{sources[0].name}: {why}; classes must be two or more, each with several rows")
         return values, None, why
-    if new := sorted(set(column[num:]) - set(column[:num]) - set(known)):
-        raise InputError(f"{sources[1].name}: the target {names[0]!r} has {_some(new)}, which training lacks")
     return torch.from_numpy(_places(column, classes)), classes, ""
+
+
+def _known(sources: Sequence[Source], columns: Sequence[Column]) -> dict[str, Any]:
+    """The columns of several files, of the kinds that an agent reads, by name."""
+    return {
+        name: _together(sources, name, FILL_LATER if fill is None else "", categories is not None)
+        for name, categories, fill in columns
+    }
 
 
 def _together(sources: Sequence[Source], name: str, advice: str, is_text: bool | None = None) -> Any:
@@ -293,14 +294,15 @@ def _column(source: Source, name: str, advice: str, is_text: bool | None = None)
         message = "it must be numbers, texts or booleans; leave it out"
         raise InputError(f"{here} holds {series.dtype}, {message}: env.ignore=[{name}]")
     as_numbers = series.cast(polars.Float64, strict=False)
-    if is_text is None:  # where most are numbers, a few texts are mistakes
-        is_text = not series.dtype.is_numeric() and not series.count() / 2 < as_numbers.count() < series.count()
+    if is_text is None:  # where most of many values are numbers, the others are mistakes
+        is_mixed = series.count() / 2 < as_numbers.count() < series.count() and series.n_unique() > MOST_NAMES
+        is_text = not series.dtype.is_numeric() and not is_mixed
     if is_text:
         series = series.cast(polars.String)
     else:
         if (bad := series.is_not_null() & as_numbers.is_null()).any():
             row = bad.arg_max()
-            raise InputError(f"{here} has numbers, but {series[row]!r} in row {row}; mend it, or leave the cell empty")
+            raise InputError(f"{here} has numbers, but {series[row]!r} in row {row}; mend it, or leave its cell empty")
         series = as_numbers.fill_nan(None)
         if (bad := series.abs() > np.finfo(np.float32).max).any():
             row = bad.arg_max()
