@@ -321,16 +321,17 @@ def test_other_mistakes_are_one_line(workdir, monkeypatch):
     assert "pip install 'rlcore[tables]'" in refused(target="y")
 
 
-def test_labels_counted_from_1_are_told(recwarn):
-    def remarks(labels):
+def test_labels_that_begin_at_1_are_told():
+    def remarks(labels, **settings):
         dataset = from_arrays(np.zeros((len(labels), 1)), np.array(labels))
-        return SupervisedEnv(SupervisedEnv.Settings(num_envs=1, test_fraction=0), dataset=dataset).remarks
+        return SupervisedEnv(SupervisedEnv.Settings(num_envs=1, test_fraction=0, **settings), dataset=dataset).remarks
 
-    assert remarks([1, 2, 3, 3]) == (
-        "labels run from 1 to 3: class 0 has no example; subtract 1 if they are counted from 1",
+    hint = (
+        "the training split has no example of 0; labels are counted from 0, so subtract 1 from labels that begin at 1"
     )
-    assert remarks([0, 2, 4, 4, 2]) == ("2 of 5 classes have no training example: 1, 3",)
-    assert remarks([0, 1, 2, 2]) == ()
+    assert remarks([1, 2, 3, 3])[0] == f"the training split {hint}"
+    assert remarks([0, 2, 4, 4, 2])[0] == "the training split has no example of 1, 3"
+    assert remarks([0, 1, 2, 2]) == remarks([1, 2, 3, 3], action="values") == ()
 
 
 # The command line
