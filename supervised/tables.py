@@ -375,4 +375,4 @@ def polars_module() -> Any:
     try:
         return import_module("polars")
     except ImportError as error:
-        raise InputError(f"a table needs polars ({error}): pip install 'rlcore[tables]'") from error
+        raise InputError(f"a table needs polars ({error}): pip install polars") from error

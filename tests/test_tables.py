@@ -318,7 +318,7 @@ def test_other_mistakes_are_one_line(workdir, monkeypatch):
     assert refused(dataset="iris", target="y") == "env.target: is for tables, .csv or .parquet; env.dataset is iris"
     monkeypatch.setitem(sys.modules, "polars", None)
     assert "a table needs polars" in refused(target="y")
-    assert "pip install 'rlcore[tables]'" in refused(target="y")
+    assert "pip install polars" in refused(target="y")
 
 
 def test_labels_that_begin_at_1_are_told():
