@@ -248,7 +248,8 @@ def _targets(
     if not is_text:
         column, labels = (x.cast(polars.Int64).cast(polars.String) for x in (column, labels))
     classes = (*known, *(label for label in labels if label not in known))
-    if new := sorted(set(column[num:]) - set(column[:num]) - set(known)):
+    seen = {*known, *column[:num].unique()}
+    if new := [label for label in labels if label not in seen]:
         raise InputError(f"{sources[1].name}: the target {names[0]!r} has {_some(new)}, which training lacks")
     if not known and not 2 <= len(classes) <= max(2, num // 2):
         kind = "texts" if is_text else "integers"
@@ -314,7 +315,7 @@ def _column(source: Source, name: str, advice: str, is_text: bool | None = None)
 
 
 def _typed(source: Source, name: str) -> Any:
-    """A column; of a .csv file as integers, numbers, dates or times, if all its values are."""
+    """A column; of a .csv file as integers, numbers or dates, if all its values are."""
     polars, series = polars_module(), _require(source, name)
     if not source.is_text or not series.count():
         return series
@@ -322,12 +323,10 @@ def _typed(source: Source, name: str) -> Any:
         numbers = series.cast(dtype, strict=False)
         if numbers.count() == series.count():
             return numbers
-    for parse in (series.str.to_datetime, series.str.to_time):
-        try:
-            return parse()
-        except polars.exceptions.PolarsError:
-            pass
-    return series
+    try:
+        return series.str.to_datetime()
+    except polars.exceptions.PolarsError:
+        return series
 
 
 def _require(source: Source, name: str) -> Any:
