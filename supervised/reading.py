@@ -14,6 +14,7 @@ from rlcore.supervised import tables
 from rlcore.supervised.datasets import one_line, read_npz
 
 ARRAYS = (".npz", ".npy")
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """What Pillow calls an image of bytes, by its channels."""
 
@@ -51,7 +52,7 @@ def open_inputs(path: str | Path, space: Inputs) -> InputFile:
         return _rows(path, space)
     if path.suffix in ARRAYS:
         return _Array(path, space)
-    if path.is_dir() or path.suffix.lower() in PIL.Image.registered_extensions():
+    if path.is_dir() or path.suffix.lower() in IMAGES:
         return _Images(path, space)
     kinds = ", ".join((*tables.SUFFIXES, *ARRAYS))
     raise InputError(f"{path} is none of the files that inputs are read from: {kinds}, an image, a folder of images")
@@ -106,12 +107,12 @@ class _Array:
 
 class _Images:
     def __init__(self, path: Path, space: Inputs):
-        suffixes, folder = PIL.Image.registered_extensions(), path if path.is_dir() else path.parent
+        folder = path if path.is_dir() else path.parent
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        self._files = [file for file in files if file.suffix.lower() in suffixes]
+        self._files = [file for file in files if file.suffix.lower() in IMAGES]
         if not self._files:
             raise InputError(f"there is no image in {path}")
-        self.names: list[str] | None = [str(file.relative_to(folder)) for file in self._files]
+        self.names: list[str] | None = [file.relative_to(folder).as_posix() for file in self._files]
         self.remarks: list[str] = []
         if space.dtype != np.uint8 or len(space.shape) not in (2, 3):
             raise InputError(f"{path}: images are bytes; the agent reads {space}; give it an .npz file of such inputs")
