@@ -171,7 +171,9 @@ def test_the_yaml_and_the_python_of_supervised_learning_are_true(workdir):
 def test_the_table_of_the_page_is_learned_from(workdir):
     pytest.importorskip("polars")
     exec(next(text for text in blocks("docs/supervised.md", "python") if "wine.csv" in text), {})
-    (workdir / "wine.yaml").write_text(next(text for text in blocks("docs/supervised.md", "yaml") if "wine.csv" in text))
+    (workdir / "wine.yaml").write_text(
+        next(text for text in blocks("docs/supervised.md", "yaml") if "wine.csv" in text)
+    )
     assert rlcore.commands.train("wine.yaml", [], "run", None, 1) == 0
     assert Run("run").result["figures"]["eval/accuracy"] > 0.9
 
