@@ -18,7 +18,8 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import input_scaling, observation_shape
 from rlcore.rollout import Rollout, Step
-from rlcore.spaces import Logits, LogOdds, Means, scaled_space
+from rlcore.spaces import Logits, LogOdds, Means, Normals, scaled_space
+from rlcore.targets import target_scale
 from rlcore.trees import Tree
 
 
@@ -49,6 +50,10 @@ class Supervised(PathwiseAgent):
         focal: NonNegativeFloat = 0.0
         """gamma: the loss of an example whose class has the probability p is multiplied by (1 - p)^gamma, so that those
         that are learned count less (Lin et al. 2017, equation 4). The reported reward remains as it is."""
+        beta_nll: float = Field(default=0.0, ge=0, le=1)
+        """The gradient of each normal is multiplied by its variance to this power (beta-NLL, Seitzer et al. 2022, "On
+        the Pitfalls of Heteroscedastic Uncertainty Estimation"): 0 is maximum likelihood, which neglects what it takes
+        for noise; with 1, means learn as by the squared error. The reported reward remains the log-likelihood."""
 
     settings: Settings
 
@@ -65,10 +70,13 @@ class Supervised(PathwiseAgent):
             raise InputError(f"agent.label_smoothing: answers must be logits of classes, got the action space {space}")
         if s.focal and not (isinstance(space, Logits) or (isinstance(space, LogOdds) and space.shape == (1,))):
             raise InputError(f"agent.focal: answers must be logits, or log-odds of one outcome, got {space}")
+        if s.beta_nll and not isinstance(space, Normals):
+            raise InputError(f"agent.beta_nll: answers must be normals (env.action=normal), got {space}")
         self.answer_shape = space.shape
         self.scaling = input_scaling(env.single_observation_space)
         shape = observation_shape(scaled_space(env.single_observation_space), s.network)
         self.network = s.network.build(shape, math.prod(space.shape))
+        self.target_scale = target_scale(space)
         self.optimizer = self._make_optimizer()
 
     def forward(self, obs: Any, state: Tree = None) -> Any:
@@ -79,7 +87,8 @@ class Supervised(PathwiseAgent):
     def outputs(self, obs: Tensor) -> Tensor:
         """[B, *O] to answers [B, *A], with their graph."""
         outputs: Tensor = self._computed(self.network, obs if self.scaling is None else self.scaling(obs))
-        return outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
+        answers = outputs if len(self.answer_shape) == 1 else outputs.unflatten(1, self.answer_shape)
+        return answers if self.target_scale is None else self.target_scale(answers)
 
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
@@ -89,7 +98,8 @@ class Supervised(PathwiseAgent):
     def distribution(self, obs: Tree) -> Distribution:
         """The distribution of the answers to [B, *O]: the reward is its log-likelihood, up to a constant.
 
-        Classes for logits, or for the log-odds of one outcome; normals for means, of variance 1/2 for a squared error.
+        Classes for logits, or for the log-odds of one outcome; normals for means, of variance 1/2 for a squared error,
+        and for means and log-variances.
 
         Raises:
             InputError: the answers are the log-odds of several outcomes.
@@ -97,6 +107,9 @@ class Supervised(PathwiseAgent):
         outputs = self.outputs(obs)
         if isinstance(self.action_space, Logits):
             return Categorical(outputs)
+        if isinstance(self.action_space, Normals):
+            mean, log_var = outputs.unbind(1)
+            return DiagonalGaussian(mean, 0.5 * log_var)
         if not isinstance(self.action_space, LogOdds):
             std = self.action_space.std if isinstance(self.action_space, Means) else math.sqrt(0.5)
             return DiagonalGaussian(outputs, outputs.new_full(self.answer_shape, math.log(std)))
@@ -108,7 +121,11 @@ class Supervised(PathwiseAgent):
     @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""
-        return Step(self.outputs(obs))
+        answers, beta = self.outputs(obs), self.settings.beta_nll
+        if beta and self.target_scale is not None:
+            variance = answers[:, 1:].detach().exp() / self.target_scale.scale.square()
+            answers = answers.detach() + variance**beta * (answers - answers.detach())  # equal, with another gradient
+        return Step(answers)
 
     def loss(self, output: Tensor, batch: Batch) -> Tensor:
         """What is minimised, 0-d; override it for a loss of your own.

@@ -12,7 +12,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from rlcore.checkpoint import restored_number
 from rlcore.errors import InputError
 from rlcore.memory import require_memory
-from rlcore.spaces import Column, Image, Inputs, Logits, LogOdds, Means, Planes, Positions
+from rlcore.spaces import Column, Image, Inputs, Logits, LogOdds, Means, Normals, Planes, Positions, Values
 
 
 class HasSpaces(Protocol):
@@ -94,6 +94,9 @@ def plain_of(space: Space[Any]) -> dict[str, Any]:
         return {"kind": "LogOdds", "shape": space.shape}
     if isinstance(space, Means):
         return {"kind": "Means", "shape": space.shape, "std": space.std}
+    if isinstance(space, Values):
+        scaling = {"shift": _plain_array(space.shift), "scale": _plain_array(space.scale)}
+        return {"kind": "Normals" if isinstance(space, Normals) else "Values", **scaling}
     if isinstance(space, Inputs):
         scaling = {"shift": _plain_array(space.shift), "scale": _plain_array(space.scale)}
         numbers = {"shape": space.shape, "dtype": space.dtype.name}
@@ -128,6 +131,9 @@ def space_from(plain: dict[str, Any]) -> Space[Any]:
             return LogOdds(plain["shape"])
         case "Means":
             return Means(plain["shape"], plain["std"])
+        case "Values" | "Normals":
+            shift, scale = _array(plain["shift"]), _array(plain["scale"])
+            return (Normals if plain["kind"] == "Normals" else Values)(shift.shape, shift, scale)
         case "Inputs":
             return _inputs(plain)
         case "Image":

@@ -189,6 +189,40 @@ class Means(Box):
         return f"Means({self.shape}, std={self.std:g})"
 
 
+class Values(Box):
+    """Numbers in the units of targets, any real ones; float32. Networks say them standardised: (x - shift) / scale.
+
+    Args:
+        shape: of the targets, D.
+        shift: in the units of the targets; broadcastable to D.
+        scale: > 0; broadcastable to D.
+    """
+
+    per_target: tuple[int, ...] = ()
+    """The shape of what is said of each target."""
+
+    def __init__(self, shape: tuple[int, ...], shift: ArrayLike = 0.0, scale: ArrayLike = 1.0):
+        super().__init__(-np.inf, np.inf, (*self.per_target, *shape), np.float32)
+        self.shift, self.scale = (np.broadcast_to(np.asarray(x, np.float64), shape) for x in (shift, scale))
+
+    def __repr__(self) -> str:
+        """``Values(1,)``."""
+        return f"Values{self.shift.shape}"
+
+
+class Normals(Values):
+    """Normal distributions of targets: their means and the logarithms of their variances, [2, *D]; float32.
+
+    The arguments are those of `Values`.
+    """
+
+    per_target = (2,)
+
+    def __repr__(self) -> str:
+        """``Normals(1,)``."""
+        return f"Normals{self.shift.shape}"
+
+
 def dtype_of_tensor(dtype: np.dtype[Any], float64: bool = False) -> np.dtype[Any]:
     """The dtype of an array as a tensor: float32 for floats, int64 for integers other than bytes, bool unchanged.
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete, Space
+from gymnasium.spaces import Discrete, Space
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from rlcore.distributions import HALF_LOG_2PI
 from rlcore.errors import InputError
-from rlcore.spaces import Logits, LogOdds, Means
+from rlcore.spaces import Logits, LogOdds, Means, Normals, Values
 from rlcore.supervised.datasets import Dataset
 from rlcore.supervised.metrics import Task
 
@@ -244,17 +245,30 @@ class LogOddsAction(Action):
 
 
 class ValuesAction(Action):
-    """Numbers [N, *D]; the reward is minus their squared error, summed over D. A named class is one-hot over K."""
+    """Numbers [N, *D]; the reward is minus their squared error, summed over D. A named class is one-hot over K.
+
+    Args:
+        dataset: with targets of any kind.
+        device: of the targets.
+        standardize: whether networks say them standardised, by the training targets.
+    """
 
     unit = "squared_error"
+    kind: type[Values] = Values
+    """Of the space."""
 
-    def __init__(self, dataset: Dataset, device: torch.device):
+    def __init__(self, dataset: Dataset, device: torch.device, standardize: bool = False):
         targets = dataset.train.targets
         self.num_classes = None if dataset.classes is None else len(dataset.classes)
         self.shape = (self.num_classes,) if self.num_classes else tuple(targets.shape[1:]) or (1,)
         if self.num_classes is None and targets.dtype != torch.float32:
             _check_rounding(targets.double())
-        self.space = Box(-np.inf, np.inf, self.shape, np.float32)
+        self.space = self.kind(self.shape, *(_mean_and_std(self.encode(targets)) if standardize else ()))
+
+    @classmethod
+    def from_settings(cls, dataset: Dataset, device: torch.device, settings: Any) -> "ValuesAction":
+        """With the setting ``target_scaling``."""
+        return cls(dataset, device, settings.target_scaling == "standard")
 
     def encode(self, targets: Tensor) -> Tensor:
         """[n, *D] float32."""
@@ -291,12 +305,45 @@ class GaussianAction(ValuesAction):
         return super().reward(action, target) / (2 * self.std**2) - constant
 
 
+class NormalAction(ValuesAction):
+    """Means and log-variances of normals [N, 2, *D]; the reward is the log-likelihood of the targets, nats.
+
+    sum over D of -1/2 (log var + (y - mean)^2 / var + log 2 pi)
+
+    Nix & Weigend 1994, "Estimating the mean and variance of the target probability distribution"; Lakshminarayanan et
+    al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", equation 1.
+    """
+
+    unit = "log_likelihood"
+    kind = Normals
+
+    def __init__(self, dataset: Dataset, device: torch.device, standardize: bool = False):
+        if dataset.classes is not None:
+            raise InputError("env.action: normal is for numbers, the targets of this data set are classes; use logits")
+        super().__init__(dataset, device, standardize)
+
+    def reward(self, action: Tensor, target: Tensor) -> Tensor:
+        """[N] nats."""
+        mean, log_var = action.unbind(1)
+        squares = (target - mean).square() * (-log_var).exp()
+        return (-0.5 * (log_var + squares) - HALF_LOG_2PI).flatten(1).sum(1)
+
+    def stated(self, action: Tensor, num_classes: int | None) -> Tensor:
+        """The means, [N, D]."""
+        return action[:, 0].flatten(1)
+
+    def task(self, dataset: Dataset) -> Task:
+        """See `Action`; one number for each mean."""
+        return Task("numbers", math.prod(self.shape))
+
+
 ACTIONS: dict[str, type[Action]] = {
     "logits": LogitsAction,
     "label": LabelAction,
     "ask": AskAction,
     "log_odds": LogOddsAction,
     "values": ValuesAction,
+    "normal": NormalAction,
 }
 
 
@@ -305,6 +352,13 @@ def _classes(dataset: Dataset, action: str) -> tuple[str, ...]:
         reason = dataset.why_numbers or "this data set names none, its targets are numbers"
         raise InputError(f"env.action: {action} needs classes, but {reason}; for numbers use values")
     return dataset.classes
+
+
+def _mean_and_std(targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation over n targets [n, *D], [*D]; 1 of a constant."""
+    std, mean = torch.std_mean(targets.double(), 0, correction=0)
+    std = torch.where(targets.amin(0) < targets.amax(0), std, 1.0)
+    return mean.numpy(force=True), std.numpy(force=True)
 
 
 def _check_rounding(targets: Tensor) -> None:

@@ -69,14 +69,16 @@ class SupervisedEnv(Environment):
 
     The setting ``action`` defines what an answer is, and its reward:
 
-    ========  ==========  ==================================================  ===================
-    logits    [N, K]      log-likelihood of the class, nats                   carries a gradient
-    label     [N] int64   1 if it is right, else 0                            none
-    ask       [N] int64   as label, but -c if it is wrong; 0 for class K,     none
-                          which asks a person
-    log_odds  [N, *D]     log-likelihood of outcomes in [0, 1], nats          carries a gradient
-    values    [N, *D]     minus the squared error                             carries a gradient
-    ========  ==========  ==================================================  ===================
+    ========  ===========  ===============================================  ==================
+    logits    [N, K]       log-likelihood of the class, nats                carries a gradient
+    label     [N] int64    1 if it is right, else 0                         none
+    ask       [N] int64    as label, but -c if it is wrong; 0 for class K,  none
+                           which asks a person
+    log_odds  [N, *D]      log-likelihood of outcomes in [0, 1], nats       carries a gradient
+    values    [N, *D]      minus the squared error                          carries a gradient
+    normal    [N, 2, *D]   log-likelihood under normals of these means and  carries a gradient
+                           log-variances, nats
+    ========  ===========  ===============================================  ==================
 
     Inputs are shown as the data set has them, bytes or floats. How they are scaled is fitted to the training split and
     told by the observation space, `rlcore.spaces.Inputs`: agents scale them, and keep the statistics.
@@ -117,12 +119,15 @@ class SupervisedEnv(Environment):
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
         data_seed: Seed = 1
         """Seed of generated data and of splits drawn at random."""
-        action: Literal["logits", "label", "ask", "log_odds", "values"] = "logits"
+        action: Literal["logits", "label", "ask", "log_odds", "values", "normal"] = "logits"
         """What an answer is, and its reward."""
         scaling: Literal["unit", "raw", "standard"] = "unit"
         """What agents do to the inputs, by statistics of the training split that are saved with them. ``unit``: bytes
         are divided by 255, unless they are only 0 and 1; other numbers unchanged; ``raw``: all unchanged; ``standard``:
         to mean 0 and standard deviation 1, per feature or channel, computed before numbers are rounded to float32."""
+        target_scaling: Literal["raw", "standard"] = "raw"
+        """What networks say of targets if ``action`` is values or normal; answers and rewards are in the targets' own
+        units. ``standard``: what is brought to mean 0 and standard deviation 1, per number, by the training targets."""
         channels: Channels | None = None
         """Where the channels of images are, [n, C, H, W] or [n, H, W, C]; networks see the former. null: at the end
         whose size is 1, 3 or 4, if just one is; else neither a network that reads images nor ``standard`` takes
@@ -132,7 +137,8 @@ class SupervisedEnv(Environment):
         train and evaluate on all of them."""
         validation_fraction: float = Field(default=0, ge=0, lt=1)
         """The share of the training examples, drawn by class, that is held out for evaluation during training; the test
-        split is then shown at the end alone. The report ``uncertainty`` fits a temperature to it."""
+        split is then shown at the end alone. The report ``uncertainty`` fits a temperature to it, or of numbers a
+        factor of their standard deviations."""
         folds: int | None = Field(default=None, ge=2)
         """K, for cross-validation: hold out one of K equal parts of the training examples, drawn by class, instead of
         ``validation_fraction``; ``rlcore train --folds K`` trains once for each."""
@@ -173,11 +179,17 @@ class SupervisedEnv(Environment):
                 raise InputError(f"fold: must be below folds, {describe(self.folds)}; got {self.fold}")
             return self
 
+        @model_validator(mode="after")
+        def _check_targets(self) -> "SupervisedEnv.Settings":
+            if self.target_scaling != "raw" and self.action not in ("values", "normal"):
+                raise InputError(f"target_scaling: is for numbers (values, normal), the action is {self.action}")
+            return self
+
     settings: Settings
     num_examples: int
     names_classes = True
     """Whether an answer names a class, if there are classes."""
-    kept_by_agents = "scaling", "channels", "features", "ignore", "missing"
+    kept_by_agents = "scaling", "channels", "features", "ignore", "missing", "target_scaling"
 
     def __init__(
         self,
@@ -195,7 +207,7 @@ class SupervisedEnv(Environment):
         table = None
         if dataset is None:
             table, dataset = self._load(columns, known)
-        counts = self.names_classes and settings.action == "values" and dataset.counted
+        counts = self.names_classes and settings.action in ("values", "normal") and dataset.counted
         if counts and settings.classes is None and known is None:
             dataset = replace(dataset, classes=None, counted=False)  # integers are numbers where answers are
         self.dataset = _prepared(dataset, settings, known)
@@ -343,7 +355,7 @@ class SupervisedEnv(Environment):
 
         Returns:
             The mean of the reward by its name (``log_likelihood`` in nats, or ``squared_error``), and the figures of
-            the setting ``metrics``; for classes also
+            the setting ``metrics``; for numbers also the `prediction_errors`; for classes also
             ``accuracy`` and ``recall_<class>``, as text the confusion matrix of up to `MOST_CLASSES`, and the columns
             ``target``, ``answer`` and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of
             answers K; accuracy, recall and confusion matrix are of the other answers.
@@ -355,7 +367,9 @@ class SupervisedEnv(Environment):
             for rows in torch.arange(self.num_examples, device=self.device).split(self.num_envs):
                 action = agent.predict(self.inputs(rows)).action
                 rewards.append(self.action.reward(action, self._encoded[rows]))
-                if classes is not None:
+                if classes is None:
+                    answers.append(self.action.stated(action, None))
+                else:
                     answers.append(self.action.label(action))
                 for metric in metrics.values():
                     targets = self._encoded[rows].flatten(1) if classes is None else self.targets[rows]
@@ -368,7 +382,8 @@ class SupervisedEnv(Environment):
             scalars |= measured
             errors += tuple(measured) if metric.is_error else ()
         if classes is None:
-            return Report(scalars, columns=columns, errors=errors)
+            measured = prediction_errors(torch.cat(answers), self._encoded.flatten(1))
+            return Report({**scalars, **measured}, columns=columns, errors=(*errors, *measured))
         answer, target, K = torch.cat(answers), self.targets, len(classes)
         answered, right = answer < K, answer == target
         recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
@@ -565,6 +580,23 @@ def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor
     """
     counts = torch.bincount(target * num_classes + answer, minlength=num_classes**2)
     return counts.view(num_classes, num_classes).double()
+
+
+def prediction_errors(answer: Tensor, target: Tensor) -> dict[str, float]:
+    """The root of the mean squared error and the mean absolute one of each number, in its own units.
+
+    Args:
+        answer: [n, D].
+        target: [n, D].
+
+    Returns:
+        ``rmse`` and ``mae``; of several numbers ``rmse_<k>`` and ``mae_<k>`` of the first `MOST_CLASSES`.
+    """
+    errors = answer.double() - target.double()
+    means = {"rmse": errors.square().mean(0).sqrt().tolist(), "mae": errors.abs().mean(0).tolist()}
+    if errors.shape[1] == 1:
+        return {name: value for name, (value,) in means.items()}
+    return {f"{name}_{k}": value for name, values in means.items() for k, value in enumerate(values[:MOST_CLASSES])}
 
 
 def _mean_and_std(inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -47,6 +47,8 @@ class ReconstructionEnv(SupervisedEnv):
                 raise InputError("metrics, class_weights: are of answers to questions, not of reconstructions")
             if self.std != 1.0 and self.action != "gaussian":
                 raise InputError(f"std: is a setting of the action gaussian, the action is {self.action}")
+            if self.target_scaling != "raw":
+                raise InputError("target_scaling: the targets of a reconstruction are the scaled inputs; see scaling")
             return self
 
     settings: Settings

@@ -19,7 +19,7 @@ from rlcore import EnvSpec, GymEnvironment, InputError, commands
 from rlcore.agents.ppo import PPO
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.env_spec import plain_of, space_from
-from rlcore.spaces import Image, Logits, LogOdds, Means, Planes, Positions
+from rlcore.spaces import Image, Logits, LogOdds, Means, Normals, Planes, Positions, Values
 
 SIMULATOR = """
 import gymnasium, numpy as np
@@ -118,6 +118,8 @@ SPACES = [
     Logits(4),
     LogOdds((2, 2)),
     Means((3,), 0.1),
+    Values((2,), 3.0, [1.0, 2.0]),
+    Normals((2, 2), 0.5),
     Positions("tictactoe"),
     Dict({"observation": Planes("connect4"), "action_mask": MultiBinary(7)}),
 ]
@@ -130,7 +132,7 @@ def test_a_space_is_saved_and_read(space, tmp_path):
     assert type(read) is type(space)
     assert read == space
     assert repr(read) == repr(space)
-    for name in ("channels", "std", "name", "start"):
+    for name in ("channels", "std", "name", "start", "shift", "scale"):
         assert np.array_equal(getattr(read, name, None), getattr(space, name, None))
     if isinstance(space, Box):
         assert np.array_equal(read.bounded_below, space.bounded_below)

@@ -167,7 +167,7 @@ def test_regression_has_numbers_for_targets():
     agent = Supervised(env, Supervised.Settings(network=network(hidden=[]), learning_rate=0.05))
     report = Trainer(agent, env, Trainer.Settings(epochs=200)).fit()
     assert report.scalars["squared_error"] < 1e-3
-    assert set(report.scalars) == {"squared_error"}
+    assert set(report.scalars) == {"squared_error", "rmse", "mae"}
 
 
 def test_scaling_reads_the_training_split_alone():
@@ -317,7 +317,7 @@ def test_integers_are_numbers_where_answers_are_and_classes_elsewhere():
     _, reward, *_ = env.step(torch.full((4, 1), 20.0))
     assert reward.tolist() == [-4, -(69**2), -400, -4]
     report = env.evaluation(1).score(Supervised(env), 1, 1)
-    assert list(report.scalars) == ["squared_error"]
+    assert list(report.scalars) == ["squared_error", "rmse", "mae"]
     for targets in (-ages, ages.astype(np.uint16), np.stack([ages, ages], 1), np.array([True, False, True, True])):
         paid = make(from_arrays(x, targets), action="values", num_envs=4, test_fraction=0, shuffle=False)
         paid.reset(seed=1)

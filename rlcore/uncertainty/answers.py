@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from rlcore.distributions import Categorical, DiagonalGaussian, Distribution
 from rlcore.errors import InputError
-from rlcore.spaces import Logits, LogOdds
+from rlcore.spaces import Logits, LogOdds, Normals
 
 
 class Classes(NamedTuple):
@@ -101,8 +101,10 @@ def _entropy(p: Tensor) -> Tensor:
 
 
 def best_answer(together: ClassUncertainty | NumberUncertainty, space: Space[Any]) -> Tensor:
-    """The combined answer as an action of the space, [B, *A]."""
+    """The combined answer as an action of the space, [B, *A]; of `Normals` that of the mixture's mean and variance."""
     if isinstance(together, NumberUncertainty):
+        if isinstance(space, Normals):
+            return torch.stack([together.mean, 2 * together.std.log()], 1)
         assert isinstance(space, Box)
         return together.mean.clamp(*(torch.as_tensor(x).to(together.mean) for x in (space.low, space.high)))
     log_p = together.probabilities.clamp_min(torch.finfo(torch.float32).tiny).log()
