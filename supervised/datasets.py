@@ -302,6 +302,29 @@ def digits(data_dir: Path | None = None, seed: int = 1) -> Dataset:
     return Dataset(Split(images, torch.tensor(data.target, dtype=torch.int64)), None, tuple("0123456789"))
 
 
+def diabetes(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """442 patients: 10 measurements, and a measure of the disease a year later, 25 to 346 (Efron et al. 2004)."""
+    from sklearn.datasets import load_diabetes
+
+    data = load_diabetes(scaled=False)
+    return Dataset(Split(*(torch.tensor(x, dtype=torch.float32) for x in (data.data, data.target))), None, None)
+
+
+def x_sin_x(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """500 numbers x in [0, 10] and x sin x with normal noise, which grows: its variance is 0.09 (1 + x^2).
+
+    Skafte et al. 2019, "Reliable training and estimation of variance networks". As many for evaluation.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(num: int) -> Split:
+        x = 10 * torch.rand(num, 1, generator=generator)
+        noise = 0.3 * (1 + x.square()).sqrt() * torch.randn(num, 1, generator=generator)
+        return Split(x, (x * x.sin() + noise).squeeze(1))
+
+    return Dataset(draw(500), draw(500), None)
+
+
 def circles(data_dir: Path | None = None, seed: int = 1) -> Dataset:
     """200 points around two circles of radius 1 and 0.6, with normal noise of 0.1; half as many for evaluation."""
     generator = torch.Generator().manual_seed(seed)
