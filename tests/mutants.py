@@ -200,6 +200,18 @@ MUTANTS = {
         "rlcore/experience/recorded.py", "terminated = self.terminated[step]\n            cut",
         "terminated = self.terminated[step] | self.truncated[step]\n            cut", OFFLINE,
     ),
+    "beta-NLL of the standard deviation": Mutant(
+        "agents/supervised.py", "variance**beta", "variance**(beta / 2)", "tests/test_numbers.py"
+    ),
+    "CRPS without its constant": Mutant(
+        "rlcore/uncertainty/calibration.py",
+        "2 * density - 1 / math.sqrt(math.pi)",
+        "2 * density",
+        "tests/test_numbers.py",
+    ),
+    "the variance of a mean of answers": Mutant(
+        "rlcore/uncertainty/answers.py", "2 * together.std.log()", "together.std.log()", "tests/test_numbers.py"
+    ),
     "the expectile of what was worst": Mutant(
         "agents/iql.py", "torch.where(error < 0, 1 - tau, tau)", "torch.where(error < 0, tau, 1 - tau)", OFFLINE
     ),

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SNIPPET = re.compile(r"(?:^<!-- given: (?P<given>.*) -->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+SNIPPET = re.compile(
+    r"(?:^<!-- given: (?P<given>[^\n]*) -->\n)?^```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 MYPY = (
     "[mypy]\npython_version = 3.10\ncheck_untyped_defs = true\nignore_missing_imports = true\nfollow_imports = silent\n"
 )

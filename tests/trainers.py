@@ -97,6 +97,10 @@ TRAINERS = {
     "recurrent_ppo": (CartPole, CARTPOLE, RecurrentPPO, RECURRENT),
     "supervised": (SupervisedEnv, IRIS, Supervised, {"network": MLP}),
     "momentum": (SupervisedEnv, IRIS, Supervised, {"network": MLP, "optimizer": "sgd", "momentum": 0.9}),
+    "numbers": (
+        SupervisedEnv, {"dataset": "x_sin_x", "num_envs": 50, "action": "normal", "target_scaling": "standard"},
+        Supervised, {"network": MLP, "beta_nll": 0.5},
+    ),
     "autoencoder": (
         ReconstructionEnv, {**DIGITS, "binarize": "dynamic", "action": "log_odds"}, AutoencoderAgent,
         {"network": {"name": "vae", "latent": 2, "hidden": [4]}},

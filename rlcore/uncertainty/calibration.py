@@ -1,11 +1,14 @@
-"""How reliable stated probabilities are."""
+"""How reliable stated probabilities, and stated normal distributions, are."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from rlcore.distributions import HALF_LOG_2PI
 
 BINS = 15
 """Bins of a calibration error, as many as in Guo et al. 2017."""
@@ -165,4 +168,90 @@ def measures(probabilities: Tensor, target: Tensor, doubt: Tensor) -> dict[str, 
         "accuracy_at_95": accuracy_at_coverage(doubt, ~right, 0.95),
         "accuracy_at_90": accuracy_at_coverage(doubt, ~right, 0.90),
         "error_roc_area": roc_area(doubt, ~right),
+    }
+
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+"""Probabilities of the central intervals whose coverage is measured."""
+QUANTILES = tuple(j / 20 for j in range(1, 20))
+"""Levels at which stated quantiles are compared with the targets."""
+
+
+def normal_negative_log_likelihood(mean: Tensor, std: Tensor, target: Tensor) -> float:
+    """Mean of -log N(target; mean, std^2), nats per number; means, standard deviations > 0 and targets [n]."""
+    z = (target.double() - mean) / std
+    return float((0.5 * z.square() + std.double().log() + HALF_LOG_2PI).mean())
+
+
+def normal_crps(mean: Tensor, std: Tensor, target: Tensor) -> float:
+    """Mean continuous ranked probability score of normals, in units of the targets; the less the better, >= 0.
+
+    std (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)),  z = (target - mean) / std
+
+    Gneiting & Raftery 2007, "Strictly Proper Scoring Rules, Prediction, and Estimation", equation 21 with the other
+    sign. Of a std of 0 it is the absolute error. The arguments are those of `normal_negative_log_likelihood`.
+    """
+    z = (target.double() - mean) / std
+    density = (-0.5 * z.square() - HALF_LOG_2PI).exp()
+    return float((std * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))).mean())
+
+
+def interval_coverage(mean: Tensor, std: Tensor, target: Tensor, level: float) -> float:
+    """The share of targets in the central interval of this probability, mean +- Phi^-1((1 + level) / 2) std.
+
+    The arguments are those of `normal_negative_log_likelihood`, and ``level`` in (0, 1).
+    """
+    z = (target.double() - mean) / std
+    bound = torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64))
+    return float((z.abs() <= bound).double().mean())
+
+
+def quantile_shares(mean: Tensor, std: Tensor, target: Tensor, levels: Sequence[float] = QUANTILES) -> Tensor:
+    """The share of targets below the quantile of each level, float64 [levels]; equal to the levels if calibrated.
+
+    The arguments are those of `normal_negative_log_likelihood`, and ``levels`` in (0, 1).
+    """
+    chance = torch.special.ndtr((target.double() - mean) / std)
+    return torch.stack([(chance <= level).double().mean() for level in levels])
+
+
+def quantile_calibration_error(mean: Tensor, std: Tensor, target: Tensor, levels: Sequence[float] = QUANTILES) -> float:
+    """sum_j w_j (p_j - share_j)^2 of the levels p_j and the `quantile_shares`, of equal weights w_j that sum to 1.
+
+    In [0, 1/3] (Kuleshov et al. 2018, "Accurate Uncertainties for Deep Learning Using Calibrated Regression", equation
+    9). The arguments are those of `quantile_shares`.
+    """
+    shares = quantile_shares(mean, std, target, levels)
+    return float((shares - torch.tensor(levels, dtype=torch.float64)).square().mean())
+
+
+def fit_std_factor(mean: Tensor, std: Tensor, target: Tensor) -> float:
+    """The factor of all standard deviations with the least negative log-likelihood, sqrt(mean z^2).
+
+    Laves et al. 2020, "Well-Calibrated Regression Uncertainty in Medical Imaging with Deep Learning". The arguments are
+    those of `normal_negative_log_likelihood`, of examples that neither training nor testing sees.
+    """
+    return float(((target.double() - mean) / std).square().mean().sqrt())
+
+
+def normal_measures(mean: Tensor, std: Tensor, target: Tensor) -> dict[str, float]:
+    """Every measure of normals whose targets are known.
+
+    Args:
+        mean: [n].
+        std: [n], > 0.
+        target: [n].
+
+    Returns:
+        ``negative_log_likelihood`` (nats), ``crps`` and ``rmse`` (units of the targets), ``sharpness`` (mean std; the
+        same units), ``coverage_<level>`` of the central intervals of 50, 80, 90 and 95 %, ``calibration_error``.
+    """
+    mean, std, target = mean.cpu(), std.cpu(), target.cpu()
+    return {
+        "negative_log_likelihood": normal_negative_log_likelihood(mean, std, target),
+        "crps": normal_crps(mean, std, target),
+        "rmse": (mean.double() - target).square().mean().sqrt().item(),
+        "sharpness": std.double().mean().item(),
+        **{f"coverage_{level * 100:.0f}": interval_coverage(mean, std, target, level) for level in LEVELS},
+        "calibration_error": quantile_calibration_error(mean, std, target),
     }

@@ -1,6 +1,7 @@
 """What reports on data sets have in common."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -9,11 +10,14 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.spaces import scaled_space
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.uncertainty import Answers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+Ask = Callable[[Tensor], Answers]
+"""Maps observations [B, *O] to all answers, [T, B]."""
 ROWS_OF_TWO = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
 """The character for an upper and a lower pixel."""
 
@@ -32,6 +36,17 @@ def classified(report: str, env: Environment) -> tuple[SupervisedEnv, tuple[str,
 def seen_shape(env: Environment) -> tuple[int, ...]:
     """The shape of what a network sees of an observation."""
     return scaled_space(env.single_observation_space).shape or ()
+
+
+def side_by_side(columns: dict[str, dict[str, float]]) -> str:
+    """A table of figures, a column each, with the rows of the last one; "-" where a column lacks a figure."""
+    keys = list(list(columns.values())[-1])
+    width = max(map(len, keys))
+    rows = [" " * width + "".join(f"{name:>14}" for name in columns)]
+    for key in keys:
+        cells = (f"{figures[key]:.4g}" if key in figures else "-" for figures in columns.values())
+        rows.append(f"{key:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(rows)
 
 
 def figure_of(num_panels: int, width: float, height: float) -> "tuple[Figure, list[Any]]":

@@ -1,6 +1,6 @@
 """The report ``uncertainty``: how certain an agent is on the test examples, and how reliable that is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +16,11 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.reports.common import classified, figure_of, terminal_lines
+from rlcore.supervised.reports.common import Ask, classified, figure_of, side_by_side, terminal_lines
 from rlcore.supervised.reports.foreign import foreign_inputs
+from rlcore.supervised.reports.number_uncertainty import answers_numbers, number_report
 from rlcore.trees import tree_map
 from rlcore.uncertainty import (
-    Answers,
     Classes,
     ClassUncertainty,
     calibration_error,
@@ -45,15 +45,15 @@ LIKELY = 0.05
 THRESHOLD = 0.4
 """Share of the range of pixel values above which a pixel is drawn."""
 
-Ask = Callable[[Tensor], Answers]
-"""Maps observations [B, *O] to all answers, [T, B]."""
-
 
 class UncertaintyReport(ReportMaker):
     """How certain the agent is: calibration, risk and coverage, out-of-distribution inputs, and uncertain examples.
 
     Compares ``softmax``, one answer with nothing dropped, with ``mc_dropout``, if the network has dropout, or
     ``ensemble``, if the agent is one. Examples and the histograms of the entropy are of the latter.
+
+    Of numbers: how reliable the stated normal distributions are, of ``plain``, one answer with nothing dropped, and of
+    the same two; see `rlcore.supervised.reports.number_uncertainty`.
     """
 
     class Settings(settings.Settings):
@@ -64,7 +64,7 @@ class UncertaintyReport(ReportMaker):
         above: PositiveFloat = 0.9
         """Show the examples whose predictive entropy is above this, nats."""
         num: PositiveInt = 10
-        """How many of these examples, at most."""
+        """How many of these examples, at most; of numbers, those of the largest standard deviation."""
         index: NonNegativeInt | None = None
         """Show only this test example, with the bars of every pass."""
         seed: Seed = 1
@@ -76,37 +76,48 @@ class UncertaintyReport(ReportMaker):
 
     def check(self, agent: Agent, env: Environment) -> None:
         """See `rlcore.evaluation.ReportMaker`."""
-        self._askers(agent, classified("uncertainty", env)[0])
+        self._askers(agent, _data_set(env))
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Raises:
-            InputError: the environment is not a data set of classes, the agent gives no probabilities of them or only
-                one answer, or ``index`` is not below the number of test examples.
+            InputError: the environment is not a data set of classes or numbers, the agent gives no probabilities of
+                classes or only one answer, or ``index`` is not below the number of test examples.
         """
-        env, _ = classified("uncertainty", env)
+        env = _data_set(env)
         askers = self._askers(agent, env)
+        if self.settings.index is not None and self.settings.index >= env.num_examples:
+            raise InputError(
+                f"report uncertainty: index must be below the {env.num_examples:,} test examples, "
+                f"got {self.settings.index}"
+            )
         with evaluating(agent):
+            if answers_numbers(env):
+                return number_report(env, askers, self.settings.num, self.settings.index)
             if self.settings.index is not None:
                 return Report({}, _passes(env, askers.popitem()[1], self.settings.index))
             found = {name: measured(env, ask, self.settings.seed) for name, ask in askers.items()}
         scalars = {f"{name}_{key}": value for name, one in found.items() for key, value in one.scalars.items()}
         best = list(found.values())[-1]
-        text = f"{_table(found)}\n\n{self._doubted(env, best.test)}"
+        table = side_by_side({name: one.scalars for name, one in found.items()})
+        text = f"{table}\n\n{self._doubted(env, best.test)}"
         return Report(scalars, text, _figures(found, env.targets.cpu()))
 
     def _askers(self, agent: Agent, env: SupervisedEnv) -> dict[str, Ask]:
         """The ways to ask the agent, the best one last."""
-        s = self.settings
+        s, of_numbers = self.settings, answers_numbers(env)
+        alone = "plain" if of_numbers else "softmax"
         if isinstance(agent, Ensemble):
-            return {"softmax": agent.members[0].answers, "ensemble": agent.answers}
+            return {alone: agent.members[0].answers, "ensemble": agent.answers}
         mc_dropout = MCDropout(agent, s.passes, s.seed, s.memory_mib)
         try:
             mc_dropout.answers(env.inputs(slice(0, 1)))
         except InputError as error:
+            if of_numbers and type(agent).distribution is not Agent.distribution:
+                return {alone: agent.answers}  # which states a standard deviation, too
             raise InputError(f"report uncertainty: {error}; or an ensemble (agent.name=ensemble)") from None
-        return {"softmax": agent.answers, "mc_dropout": mc_dropout.answers}
+        return {alone: agent.answers, "mc_dropout": mc_dropout.answers}
 
     def _doubted(self, env: SupervisedEnv, test: ClassUncertainty) -> str:
         """The examples whose predictive entropy is above the setting, in their order."""
@@ -117,6 +128,13 @@ class UncertaintyReport(ReportMaker):
             doubt = f"entropy {test.predictive_entropy[i]:.3f}, mutual information {test.mutual_information[i]:.3f}"
             lines += ["", *_example(env, i, test.probabilities[i], doubt)]
         return "\n".join(lines)
+
+
+def _data_set(env: Environment) -> SupervisedEnv:
+    """The environment as a data set of classes or numbers; InputError if it is not one."""
+    if isinstance(env, SupervisedEnv) and answers_numbers(env):
+        return env
+    return classified("uncertainty", env)[0]
 
 
 class Measured(NamedTuple):
@@ -187,8 +205,6 @@ def _asked(ask: Ask, batches: Iterable[Tensor]) -> ClassUncertainty:
 
 def _passes(env: SupervisedEnv, ask: Ask, index: int) -> str:
     """One example, with the bars of every answer."""
-    if index >= env.num_examples:
-        raise InputError(f"report uncertainty: index must be below the {env.num_examples:,} test examples, got {index}")
     answers = ask(env.inputs(slice(index, index + 1)))
     found = _asked(lambda obs: answers, [env.targets])
     doubt = f"entropy {found.predictive_entropy[0]:.3f}, mutual information {found.mutual_information[0]:.3f}"
@@ -221,16 +237,6 @@ def _names(env: SupervisedEnv) -> tuple[str, ...]:
 
 def _bar(chance: float) -> str:
     return "█" * round(BAR * chance)
-
-
-def _table(found: dict[str, Measured]) -> str:
-    keys = list(list(found.values())[-1].scalars)
-    width = max(map(len, keys))
-    rows = [" " * width + "".join(f"{name:>14}" for name in found)]
-    for key in keys:
-        cells = (f"{one.scalars[key]:.4g}" if key in one.scalars else "-" for one in found.values())
-        rows.append(f"{key:<{width}}" + "".join(f"{cell:>14}" for cell in cells))
-    return "\n".join(rows)
 
 
 def _figures(found: dict[str, Measured], target: Tensor) -> "dict[str, Figure]":
