@@ -18,7 +18,7 @@ def main() -> None:
         trainer, _ = Run(run).trainer("last")
         env, agent = autoencoding(run, trainer.agent, trainer.env.evaluation(1))
         with evaluating(agent):
-            scatter(axes, encoded(agent, env).mean, env)
+            scatter(axes, encoded(agent, env).mean.flatten(1), env)
         axes.set_title(f"beta = {agent.settings.beta:g}")
         if axes is not panels[-1]:
             axes.get_legend().remove()

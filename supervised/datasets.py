@@ -352,6 +352,30 @@ def spirals(data_dir: Path | None = None, seed: int = 1) -> Dataset:
     return Dataset(draw(400), draw(200), ("spiral", "mirror image"))
 
 
+def shapes(data_dir: Path | None = None, seed: int = 1) -> Dataset:
+    """3,000 coloured discs, squares and triangles, [3, 32, 32] bytes, on dark grounds; 600 for evaluation.
+
+    Place, size (radius 5 to 10 pixels) and colours are uniform.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    def draw(num: int) -> Split:
+        targets = torch.arange(num) % 3
+        radius = uniform(5, 10, num, 1, 1)
+        y, x = (torch.arange(32.0).view(axis) - uniform(10, 22, num, 1, 1) for axis in ((1, -1, 1), (1, 1, -1)))
+        disc = x.square() + y.square() < radius.square()
+        square = torch.maximum(x.abs(), y.abs()) < radius
+        triangle = (y.abs() < radius) & (x.abs() < (y + radius) / 2)
+        inside = torch.stack([disc, square, triangle])[targets, torch.arange(num)].unsqueeze(1)  # [num, 1, 32, 32]
+        images = torch.where(inside, uniform(100, 255, num, 3, 1, 1), uniform(0, 60, num, 3, 1, 1))
+        return Split(images.round().byte(), targets)
+
+    return Dataset(draw(3000), draw(600), ("disc", "square", "triangle"))
+
+
 def mnist(data_dir: Path | None = None, seed: int = 1) -> Dataset:
     """60,000 and 10,000 handwritten digits of 28 x 28 bytes (LeCun et al. 1998), from the four IDX files.
 

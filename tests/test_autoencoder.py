@@ -389,7 +389,7 @@ def test_mistakes_are_one_line(digits_run, workdir):
         rlcore.commands.train("digits_vae", ["agent.network.latent=0"], None, None, 1)
     with pytest.raises(InputError, match="has no encode and decode; autoencoder, vae and conv_vae have"):
         vae(make(), network={"name": "mlp"})
-    with pytest.raises(InputError, match=r"28 x 28 pixels, got inputs of shape \(1, 4, 4\)"):
+    with pytest.raises(InputError, match=r"multiples of 4, from 20 pixels on, got inputs of shape \(1, 4, 4\)"):
         vae(make(channels="first"), network={"name": "conv_vae"})
     with pytest.raises(InputError, match=r"env\.name=reconstruction"):
         vae(rlcore.registry.envs["cartpole"](rlcore.registry.envs["cartpole"].Settings()))

@@ -94,7 +94,8 @@ class VAE(Autoencoder):
 class ConvVAE(VAE):
     """Convolutions 1-32 4x4, 32-64 4x4, 64-128 3x3, stride 2; decoder: linear to 1,024, then 256 4x4, 128 6x6, 1 6x6.
 
-    For images of 28 x 28 pixels with any number of channels.
+    For images of any number of channels whose sides are multiples of 4, from 20 pixels on; these sizes are for 28 x 28.
+    The decoder's first kernel grows with the image: 5 x 5 for 32 x 32.
     """
 
     reads_images = True
@@ -106,19 +107,25 @@ class ConvVAE(VAE):
         """Must be empty: the layers are fixed."""
 
     def _encoder(self, settings: Autoencoder.Settings) -> tuple[nn.Module, int]:
-        if len(self.in_shape) != 3 or self.in_shape[1:] != (28, 28):
-            raise InputError(f"conv_vae: needs images of 28 x 28 pixels, got inputs of shape {self.in_shape}")
+        if len(self.in_shape) != 3 or any(side < 20 or side % 4 for side in self.in_shape[1:]):
+            raise InputError(
+                "conv_vae: needs images whose sides are multiples of 4, from 20 pixels on, got inputs of shape "
+                f"{self.in_shape}"
+            )
         activation = Activate(settings.activation)
         sizes = (self.in_shape[0], 32, 4), (32, 64, 4), (64, 128, 3)
         layers = [part for m, n, kernel in sizes for part in (nn.Conv2d(m, n, kernel, stride=2), activation)]
-        return nn.Sequential(*layers, nn.Flatten()), 512
+        encoder = nn.Sequential(*layers, nn.Flatten())
+        with torch.no_grad():
+            return encoder, encoder(torch.zeros(1, *self.in_shape)).shape[1]
 
     def _decoder(self, settings: Autoencoder.Settings) -> nn.Module:
         activation = Activate(settings.activation)
+        height, width = ((side - 12) // 4 for side in self.in_shape[1:])  # which the two after it make the whole image
         return nn.Sequential(
             Linear(settings.latent, 1024),
             nn.Unflatten(1, (1024, 1, 1)),
-            _TransposedOfOnePixel(1024, 256, 4),
+            _TransposedOfOnePixel(1024, 256, (height, width)),
             activation,
             nn.ConvTranspose2d(256, 128, 6, stride=2),
             activation,

@@ -49,10 +49,10 @@ class ExamplesReport(ReportMaker):
             rows = zip(captions, inputs.flatten(1).tolist(), strict=True)
             lines = [f"{text}   {'  '.join(f'{x:.4g}' for x in row)}" for text, row in rows]
             return Report({}, "\n".join(lines) or "no answer is wrong")
-        images = inputs.mean(1)  # colours to grey
-        images = (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)
+        images = _stretched(inputs.mean(1))  # colours to grey, for the terminal
+        drawn = _stretched(inputs).movedim(1, -1) if inputs.shape[1] == 3 else images
         figure, panels = figure_of(len(indices), 1.5, 1.7)
-        for axes, image, text in zip(panels, images, captions, strict=True):
+        for axes, image, text in zip(panels, drawn, captions, strict=True):
             axes.imshow(image.numpy(), cmap="gray_r")
             axes.set_title(text.replace(", ", "\n"), fontsize=7)
             axes.set_axis_off()
@@ -69,3 +69,8 @@ class ExamplesReport(ReportMaker):
                 drawn.append("".join(line.ljust(width) for line in row).rstrip())
             drawn.append("")
         return "\n".join(drawn)
+
+
+def _stretched(images: Tensor) -> Tensor:
+    """Images such that their lowest pixel is 0 and their highest 1."""
+    return (images - images.min()) / (images.max() - images.min()).clamp_min(1e-12)

@@ -67,8 +67,9 @@ class LatentReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            ``active_units``, how many coordinates are active; if the code is a distribution, ``kl_<i>`` of each, nats,
-            of the `MOST_COORDINATES` with the highest.
+            ``active_units``, how many coordinates are active, by the variance over examples of the means of their
+            codes; if the code is a distribution, ``kl_<i>`` of each, nats, the mean over examples of KL(q || p), of the
+            `MOST_COORDINATES` with the highest.
 
         Raises:
             InputError: the agent is not an autoencoder, or its inputs are not images.

@@ -21,7 +21,11 @@ from rlcore.supervised.reconstruction import ReconstructionEnv
 
 
 class ELBOReport(ReportMaker):
-    """The evidence lower bound on the test split: reconstruction from a sampled code, and KL, nats per example."""
+    """The evidence lower bound on the test split: reconstruction from a sampled code, and KL, nats per example.
+
+    Of each example one code is drawn, and its log-likelihood summed over pixels, the KL over all coordinates of the
+    code; then both are averaged over the examples.
+    """
 
     class Settings(settings.Settings):
         """Settings of the report."""
@@ -65,7 +69,8 @@ class BoundReport(ReportMaker):
 
     L_k = E log 1/k sum_i p(x, z_i) / q(z_i | x),  z_i ~ q(z | x)
 
-    It is the ELBO for k = 1, and approaches log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders",
+    Inside the logarithm the mean over k draws of the weights, each of sums over pixels and over all coordinates of the
+    code; outside it the mean over examples: a mean of logarithms over draws would be the ELBO for every k. It is the ELBO for k = 1, and approaches log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders",
     equation 8).
     """
 
