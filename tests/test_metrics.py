@@ -78,7 +78,7 @@ def test_several_numbers_have_each_their_own_error_in_their_own_units():
         assert report.scalars[f"r2_{k}"] == pytest.approx(sklearn.metrics.r2_score(targets[:, k], answers[:, k]))
     assert {"squared_error", "mae_0", "rmse_1"} <= set(report.errors)
     assert "r2_0" not in report.errors
-    assert set(scored(targets[:, 0], ["rmse"], action="values")[0].scalars) == {"squared_error", "rmse"}
+    assert set(scored(targets[:, 0], ["rmse"], action="values")[0].scalars) == {"squared_error", "rmse", "mae"}
 
 
 def test_a_metric_of_ones_own_and_the_best_checkpoint_by_it(tmp_path):

@@ -58,7 +58,8 @@ def agent_of(env, network=None, **settings):
 
 
 def told(agent, env, **settings):
-    return UncertaintyReport(UncertaintyReport.Settings(**settings))(agent, env.evaluation(1), Report({}))
+    twin = env.test(1) or env.evaluation(1)
+    return UncertaintyReport(UncertaintyReport.Settings(**settings))(agent, twin, Report({}))
 
 
 # The reward
@@ -306,6 +307,7 @@ def test_errors_are_told_of_each_number():
     assert prediction_errors(answer, target) == pytest.approx(by_hand)
     assert prediction_errors(answer[:, :1], target[:, :1]) == pytest.approx({"rmse": math.sqrt(5), "mae": 2.0})
     scores = make(target_scaling="standard").evaluation(1).score(agent_of(make(target_scaling="standard")), 1, 1)
+    assert {"rmse_0", "mae_1"} <= set(scores.errors)
     assert scores.scalars["rmse_0"] > 1
     assert scores.scalars["rmse_1"] < 1
 

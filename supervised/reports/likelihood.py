@@ -69,9 +69,9 @@ class BoundReport(ReportMaker):
 
     L_k = E log 1/k sum_i p(x, z_i) / q(z_i | x),  z_i ~ q(z | x)
 
-    Inside the logarithm the mean over k draws of the weights, each of sums over pixels and over all coordinates of the
-    code; outside it the mean over examples: a mean of logarithms over draws would be the ELBO for every k. It is the ELBO for k = 1, and approaches log p(x) as k grows (Burda et al. 2016, "Importance Weighted Autoencoders",
-    equation 8).
+    Inside the logarithm is the mean over k draws of the weights, whose logarithms are sums over pixels and over all
+    coordinates of the code; outside it the mean over examples. It is the ELBO for k = 1, and approaches log p(x) as k
+    grows (Burda et al. 2016, "Importance Weighted Autoencoders", equation 8).
     """
 
     class Settings(settings.Settings):
