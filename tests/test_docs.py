@@ -159,7 +159,7 @@ def test_the_yaml_and_the_python_of_supervised_learning_are_true(workdir):
     assert {"eval/f1", "eval/top_k_3", "test/accuracy"} <= Run("run").result["figures"].keys()
     given = {"inputs": torch.randn(50, 3), "targets": torch.randint(0, 2, (50,))}
     for text in blocks("docs/supervised.md", "python"):
-        if "rlcore.load(" not in text:
+        if "rlcore.load(" not in text and "cifar" not in text:  # whose files test_colours makes
             exec(text, given)
     assert given["env"].single_observation_space.shape == (3,)
     metrics = {"num_envs": 10, "action": "values", "metrics": ["within_one"], "augment": ["darker"]}
