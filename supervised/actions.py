@@ -15,6 +15,7 @@ from rlcore.distributions import HALF_LOG_2PI
 from rlcore.errors import InputError
 from rlcore.spaces import Logits, LogOdds, Means, Normals, Values
 from rlcore.supervised.datasets import Dataset
+from rlcore.supervised.loading import gathered
 from rlcore.supervised.metrics import Task
 
 ERRORS: tuple[str, ...] = ("squared_error", "cross_entropy")
@@ -208,14 +209,16 @@ class LogOddsAction(Action):
             raise InputError(
                 f"env.action: log_odds needs two classes, the data set has {len(dataset.classes)}; use logits"
             )
-        if dataset.classes is None and not ((targets >= 0) & (targets <= 1)).all():
-            seen = f"{float(targets.min()):g} to {float(targets.max()):g}"
-            raise InputError(f"env.action: log_odds needs targets in [0, 1], got {seen}; for other numbers use values")
+        self._unchecked = dataset.classes is None and not isinstance(targets, Tensor)
+        if dataset.classes is None and isinstance(targets, Tensor):
+            _check_outcomes(targets)
         self.shape = tuple(targets.shape[1:]) or (1,)
         self.space = LogOdds(self.shape)
 
     def encode(self, targets: Tensor) -> Tensor:
         """[n, *D] float32."""
+        if self._unchecked:
+            _check_outcomes(targets)
         return targets.float().view(-1, *self.shape)
 
     def reward(self, action: Tensor, target: Tensor) -> Tensor:
@@ -234,7 +237,7 @@ class LogOddsAction(Action):
         """See `Action`; several outcomes are labels, any of which may hold."""
         if dataset.classes is not None:
             return super().task(dataset)
-        targets = dataset.train.targets
+        targets = gathered(dataset.train.targets)
         if not ((targets == 0) | (targets == 1)).all():
             raise InputError("env.metrics: are of outcomes that are 0 or 1; these are between")
         return Task("multilabel", math.prod(self.shape))
@@ -261,9 +264,9 @@ class ValuesAction(Action):
         targets = dataset.train.targets
         self.num_classes = None if dataset.classes is None else len(dataset.classes)
         self.shape = (self.num_classes,) if self.num_classes else tuple(targets.shape[1:]) or (1,)
-        if self.num_classes is None and targets.dtype != torch.float32:
+        if self.num_classes is None and isinstance(targets, Tensor) and targets.dtype != torch.float32:
             _check_rounding(targets.double())
-        self.space = self.kind(self.shape, *(_mean_and_std(self.encode(targets)) if standardize else ()))
+        self.space = self.kind(self.shape, *(_mean_and_std(self.encode(gathered(targets))) if standardize else ()))
 
     @classmethod
     def from_settings(cls, dataset: Dataset, device: torch.device, settings: Any) -> "ValuesAction":
@@ -359,6 +362,13 @@ def _mean_and_std(targets: Tensor) -> tuple[NDArray[np.float64], NDArray[np.floa
     std, mean = torch.std_mean(targets.double(), 0, correction=0)
     std = torch.where(targets.amin(0) < targets.amax(0), std, 1.0)
     return mean.numpy(force=True), std.numpy(force=True)
+
+
+def _check_outcomes(targets: Tensor) -> None:
+    """Refuses targets [n, *D] that are not in [0, 1]."""
+    if not ((targets >= 0) & (targets <= 1)).all():
+        seen = f"{float(targets.min()):g} to {float(targets.max()):g}"
+        raise InputError(f"env.action: log_odds needs targets in [0, 1], got {seen}; for other numbers use values")
 
 
 def _check_rounding(targets: Tensor) -> None:

@@ -9,22 +9,26 @@ import hashlib
 import logging
 import math
 import os
+import struct
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from rlcore import registry
 from rlcore.errors import InputError
-from rlcore.memory import require_memory
+from rlcore.memory import physical_memory, require_memory
+from rlcore.supervised import images
+from rlcore.supervised.loading import LARGE, Kept, Loaded, Recipe, Source, gathered, pieces, taken
 
 MNIST_FILES = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -46,6 +50,11 @@ MOST_INFLATED = 1032
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """By the version of an .npy file."""
 
+ARRAYS = "inputs", "targets", "test_inputs", "test_targets"
+"""What an .npz file, or a folder of .npy files, holds; the latter two if there is a test split."""
+READ_AT_ONCE = 2**20
+"""Bytes."""
+
 IDX_UINT8 = 8
 """The third byte of an IDX file of bytes."""
 MOST_NAMED = 5
@@ -55,10 +64,19 @@ MOST_SIZES = 32
 
 
 class Split(NamedTuple):
-    """Examples: inputs and their targets."""
+    """Examples: inputs and their targets, in memory or to be read by rows."""
 
-    inputs: Tensor  # [n, *shape] uint8 (images, 0 to 255) or float32; float64 where float32 would round
-    targets: Tensor  # [n] int64 classes; or numbers [n] or [n, *D], int64, float32, or float64 as for inputs
+    inputs: Tensor | Source  # [n, *shape] uint8 (images, 0 to 255) or float32; float64 where float32 would round
+    targets: Tensor | Source  # [n] int64 classes; or numbers [n] or [n, *D], int64, float32, or float64 as for inputs
+
+
+class FileOptions(NamedTuple):
+    """How files of data are read; see the settings of `rlcore.supervised.environment.SupervisedEnv`."""
+
+    in_memory: bool | None = None
+    workers: int = 0
+    image_size: tuple[int, int] | None = None
+    image_mode: images.Mode | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +94,7 @@ class Dataset:
     """Their names; None if the targets are numbers."""
     validation: Split | None = None
     """Examples held out from training, to fit what is not learned, such as a temperature."""
-    foreign: Tensor | None = None
+    foreign: Tensor | Source | None = None
     """Inputs [n, *shape] of classes that were left out, which have no right answer."""
     counted: bool = False
     """Whether the classes were only counted: targets are integers, which may as well be numbers."""
@@ -94,34 +112,45 @@ class Dataset:
                     raise InputError(f"a {name} {part} has shape {shapes}; they must be equal")
 
 
-def load(name: str, data_dir: str | Path | None = None, seed: int = 1) -> Dataset:
-    """A data set by name, or from a file.
+def is_path(name: str) -> bool:
+    """Whether a data set is named by the path of a file or folder."""
+    return name.endswith(".npz") or "/" in name or os.sep in name
+
+
+def load(name: str, data_dir: str | Path | None = None, seed: int = 1, options: FileOptions | None = None) -> Dataset:
+    """A data set by name, or from files.
 
     Args:
-        name: a registered name, or the path of an ``.npz`` file with ``inputs`` and ``targets``, and perhaps
-            ``test_inputs`` and ``test_targets``; see `from_arrays`.
+        name: a registered name; or the path of an ``.npz`` file with ``inputs`` and ``targets``, and perhaps
+            ``test_inputs`` and ``test_targets`` (see `from_arrays`), or of a folder, ending in ``/``, with these as
+            ``.npy`` files, or with images (see `from_images`).
         data_dir: where its files are; None looks in the usual places.
         seed: of data that are generated.
+        options: how files are read.
 
     Raises:
         InputError: it is unknown, missing or damaged.
     """
-    if not name.endswith(".npz"):
+    if not is_path(name):
         dataset: Dataset = registry.datasets[name](None if data_dir is None else Path(data_dir), seed)
         return dataset
+    path, options = Path(name), options or FileOptions()
+    is_folder = path.is_dir() and path.suffix != ".npz"
+    if is_folder and not (path / "inputs.npy").exists():
+        return from_images(path, options)
     try:
-        arrays = read_npz(Path(name))
+        arrays = _read_folder(path, options) if is_folder else read_npz(path, options)
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"env.dataset: there is no file {name}") from None
     except Exception as error:  # reading damaged bytes may raise anything
-        message = f"{name} is not an .npz file of plain arrays, or is damaged: {one_line(error)}"
+        what = "a folder of .npy files" if is_folder else "an .npz file of plain arrays"
+        message = f"{name} is not {what}, or is damaged: {one_line(error)}"
         raise InputError(f"env.dataset: {message}") from None
-    known = ["inputs", "targets", "test_inputs", "test_targets"]
-    if not {"inputs", "targets"} <= arrays.keys() <= set(known) or len(arrays) == 3:
+    if not {"inputs", "targets"} <= arrays.keys() <= set(ARRAYS) or len(arrays) == 3:
         held = one_line(", ".join(arrays) or "nothing")
-        raise InputError(f"env.dataset: {name} holds {held}; expected {', '.join(known)}")
+        raise InputError(f"env.dataset: {name} holds {held}; expected {', '.join(ARRAYS)}")
     try:
         return from_arrays(**arrays)
     except InputError as error:
@@ -132,7 +161,8 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
     """The user's own arrays or tensors as a data set.
 
     Args:
-        inputs: [n, *shape]; uint8 is kept, other numbers become float32, or float64 where float32 would round.
+        inputs: [n, *shape]; uint8 is kept, other numbers become float32, or float64 where float32 would round. What is
+            mapped from a file (``np.load(path, mmap_mode="r")``) is not copied.
         targets: [n] integers are classes, 0 to K - 1, with K <= n taken from training; where the answers are numbers
             (``env.action=values``) they are numbers, as are floats [n] or [n, *D] and integers that cannot be classes.
         test_inputs: as ``inputs``; None: no test split.
@@ -141,30 +171,102 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
     Raises:
         InputError: an array does not hold real numbers; or see `Dataset`.
     """
-    train = _split(inputs, targets)
-    test = None if test_inputs is None else _split(test_inputs, test_targets)
-    if train.targets.is_floating_point():
+    labels, test_labels = _targets(targets), None if test_inputs is None else _targets(test_targets)
+    train = Split(_inputs(inputs), labels)
+    test = None if test_labels is None else Split(_inputs(test_inputs), test_labels)
+    if labels.is_floating_point():
         return Dataset(train, test, None)
-    num_classes, num = 1 + int(train.targets.max()) if train.targets.numel() else 0, len(train.targets)
-    why_numbers = _not_classes("training", train.targets, num_classes)
+    num_classes, num = 1 + int(labels.max()) if labels.numel() else 0, len(labels)
+    why_numbers = _not_classes("training", labels, num_classes)
     if num_classes > num:
         why_numbers = f"labels from 0 to {num_classes - 1:,} are more classes than the {num:,} training examples"
-    if test is not None and not why_numbers:
-        why_numbers = _not_classes("test", test.targets, num_classes)
+    if test_labels is not None and not why_numbers:
+        why_numbers = _not_classes("test", test_labels, num_classes)
     if why_numbers:
         return Dataset(train, test, None, why_numbers=why_numbers)
     return Dataset(train, test, tuple(map(str, range(num_classes))), counted=True)
 
 
+def from_torch(
+    train: Any, test: Any = None, classes: Sequence[str] | None = None, workers: int | None = None
+) -> Dataset:
+    """Examples of torch Datasets, each made when it is shown.
+
+    They are shown in the environment's own order, in batches of its ``num_envs``, and fetched ahead by processes. What
+    a Dataset draws at random, such as a transform of an image, follows from the seed, the epoch and the example.
+
+    Args:
+        train: a map-style Dataset of pairs, of inputs and their target: arrays, tensors or numbers, all of one shape.
+            uint8 is kept, other inputs become float32. Integers are classes, other targets float32. Or a DataLoader of
+            one: its dataset, ``collate_fn``, ``num_workers``, ``prefetch_factor``, ``worker_init_fn`` and
+            ``multiprocessing_context`` are taken.
+        test: the same, for evaluation; None holds out a part of ``train``.
+        classes: their names; None: ``train.classes``, if it has them.
+        workers: processes that fetch; 0: the main one. None: those of the DataLoader, or 2.
+
+    Raises:
+        InputError: it is not such a Dataset, or a sampler decides what it shows.
+    """
+    recipes = [_recipe(name, given, workers) for name, given in (("train", train), ("test", test)) if given is not None]
+    if classes is None and isinstance(names := getattr(recipes[0].dataset, "classes", None), (list, tuple)):
+        classes = tuple(map(str, names))
+    splits = []
+    for recipe in recipes:
+        examples = Loaded(recipe)
+        is_class = examples.targets.dtype == torch.int64 and examples.targets.ndim == 1
+        if is_class and classes is None:
+            raise InputError("from_torch: targets are integers; name their classes=[...], or make numbers floats")
+        if is_class and classes is not None:
+            examples = Loaded(replace(recipe, num_classes=len(classes)))
+        splits.append(Split(examples, examples.targets))
+    names = None if classes is None or splits[0].targets.dtype != torch.int64 else tuple(classes)
+    return Dataset(splits[0], splits[1] if len(splits) > 1 else None, names)
+
+
+def from_images(folder: Path, options: FileOptions | None = None) -> Dataset:
+    """Images in a folder for each class: ``<class>/*.png``.
+
+    Or ``train/<class>/``, ``test/<class>/`` and ``validation/<class>/`` (or ``val``), of which ``train`` must be there.
+    They are decoded once, into bytes [n, C, H, W]; if these take more than half of the memory, each is decoded when it
+    is shown.
+
+    Args:
+        folder: of the images.
+        options: how they are read.
+
+    Raises:
+        InputError: there is none, or one is not as the others.
+    """
+    options = options or FileOptions()
+    found = images.find(folder)
+    classes = tuple(found["train"])
+    paths = {name: [path for some in split.values() for path in some] for name, split in found.items()}
+    sources = {}
+    for name, some in paths.items():
+        files = images.ImageFiles(some, paths["train"][0], options.image_size, options.image_mode)
+        sources[name] = Loaded(Recipe(files, has_targets=False, workers=options.workers))
+    num_bytes = sum(math.prod(source.shape) for source in sources.values())
+    in_memory = 2 * num_bytes <= physical_memory() if options.in_memory is None else options.in_memory
+    if in_memory:
+        require_memory(num_bytes, f"env.dataset: {folder}, decoded,")
+    splits = {}
+    for name, source in sources.items():
+        counts = torch.tensor([len(found[name].get(known, ())) for known in classes])
+        labels = torch.arange(len(classes)).repeat_interleave(counts)
+        splits[name] = Split(gathered(source) if in_memory else source, labels)
+    return Dataset(splits["train"], splits.get("test"), classes, splits.get("validation"))
+
+
 def hold_out(split: Split, share: float, by_class: bool, seed: int) -> tuple[Split, Split]:
     """Holds out a share of the examples, drawn at random; returns the rest, then these, in random order.
 
-    Either may be empty.
+    Either may be empty. Inputs that are large are not copied.
 
     Args:
         split: the examples.
         share: to hold out, [0, 1).
-        by_class: draw the same share of each class, but never all examples of one.
+        by_class: draw the same share of each class, but never all examples of one, if the
+            targets are known before they are shown.
         seed: of the draw.
     """
     places = torch.arange(len(split.targets) + 1, dtype=torch.float64)
@@ -189,10 +291,10 @@ def _without(split: Split, held: Tensor, by_class: bool, seed: int) -> tuple[Spl
 
     Of a class, one example at least is left.
     """
-    inputs, targets = split
+    targets = split.targets
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(targets), generator=generator)
-    if by_class:
+    if by_class and isinstance(targets, Tensor):
         order = order[targets[order].argsort(stable=True)]
         num, firsts = torch.unique_consecutive(targets[order], return_counts=True)[1], held.new_zeros(len(held))
         firsts[num.cumsum(0) - num] = True
@@ -200,7 +302,7 @@ def _without(split: Split, held: Tensor, by_class: bool, seed: int) -> tuple[Spl
         held = held & ~(firsts & is_whole)
     drawn = order[held]
     drawn = drawn[torch.randperm(len(drawn), generator=generator)]  # reports show the first ones, of any class
-    return Split(inputs[order[~held]], targets[order[~held]]), Split(inputs[drawn], targets[drawn])
+    return _rows(split, order[~held]), _rows(split, drawn)
 
 
 def lacking(dataset: Dataset) -> list[str]:
@@ -208,7 +310,7 @@ def lacking(dataset: Dataset) -> list[str]:
     found = []
     splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for name, split in splits.items():
-        if split is None or dataset.classes is None:
+        if split is None or dataset.classes is None or not isinstance(split.targets, Tensor):
             continue
         counts = torch.bincount(split.targets, minlength=len(dataset.classes)).tolist()
         if missing := [known for known, num in zip(dataset.classes, counts, strict=True) if not num]:
@@ -231,20 +333,25 @@ def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
             f"env.classes: must be two or more of the data set's, each once, and not all; got {', '.join(names)}; the "
             f"data set has {', '.join(known) or 'none, its targets are numbers'}"
         )
+    if not isinstance(dataset.train.targets, Tensor):
+        raise InputError(
+            "env.classes: targets are not known before they are shown; select with torch.utils.data.Subset"
+        )
     numbers = torch.full((len(known),), -1)
     numbers[[known.index(name) for name in names]] = torch.arange(len(names))
 
     def kept(split: Split) -> Split:
-        targets = numbers[split.targets]
-        return Split(split.inputs[targets >= 0], targets[targets >= 0])
+        targets = numbers[gathered(split.targets)]
+        return _rows(Split(split.inputs, targets), (targets >= 0).nonzero().flatten())
 
     shown = dataset.test or dataset.train
-    foreign = shown.inputs[numbers[shown.targets] < 0]
+    foreign = taken(shown.inputs, (numbers[gathered(shown.targets)] < 0).nonzero().flatten())
     test = None if dataset.test is None else kept(dataset.test)
-    return Dataset(kept(dataset.train), test, tuple(names), foreign=foreign)
+    validation = None if dataset.validation is None else kept(dataset.validation)
+    return Dataset(kept(dataset.train), test, tuple(names), validation, foreign)
 
 
-def map_inputs(dataset: Dataset, change: Callable[[Tensor], Tensor]) -> Dataset:
+def map_inputs(dataset: Dataset, change: Callable[[Tensor | Source], Tensor | Source]) -> Dataset:
     """The data set with the inputs [n, ...] of all its parts changed; itself, if none are."""
     parts: dict[str, Any] = {name: getattr(dataset, name) for name in ("train", "test", "validation")}
     changed = {name: part and part._replace(inputs=change(part.inputs)) for name, part in parts.items()}
@@ -277,7 +384,11 @@ def classes_as(dataset: Dataset, names: tuple[str, ...]) -> Dataset:
     numbers = torch.tensor([names.index(name) for name in dataset.classes])
 
     def renumbered(split: Split | None) -> Split | None:
-        return split and split._replace(targets=numbers[split.targets])
+        if split is None:
+            return None
+        if not isinstance(split.targets, Tensor):
+            raise InputError(f"env.dataset: {known}; pass from_torch classes=[{', '.join(names)}], in this order")
+        return split._replace(targets=numbers[split.targets])
 
     train, test, validation = map(renumbered, (dataset.train, dataset.test, dataset.validation))
     assert train is not None
@@ -429,30 +540,123 @@ def read_idx(path: Path, sha256: str | None = None) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, by name; where it is damaged, any error.
+def read_npz(path: Path, options: FileOptions | None = None) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file, by name, of which large ones are mapped unless compressed.
+
+    Where it is damaged, any error.
 
     numpy's own reader first makes an array as large as a header says, which may be any size.
     """
+    options = options or FileOptions()
     if path.exists() and not path.is_file():
         raise ValueError("it is not a file")
-    arrays = {}
-    with zipfile.ZipFile(path) as archive:
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as whole:
         members = archive.infolist()
         for member in members:
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{member.filename} is not compressed as numpy does it")
             _require_inflated(member.file_size, member.compress_size, member.filename)
-        require_memory(sum(member.file_size for member in members), f"env.dataset: {path}")
+        mapped = [m for m in members if m.compress_type == zipfile.ZIP_STORED and _to_map(m.file_size, options)]
+        size = sum(member.file_size for member in members if member not in mapped)
+        require_memory(size, f"env.dataset: {path}")
         for member in members:
             with archive.open(member) as file:
-                shape, _, dtype = READ_HEADER[np.lib.format.read_magic(file)](file)
-                announced = file.tell() + math.prod(shape) * dtype.itemsize
-                if announced != member.file_size and not dtype.hasobject:
-                    raise ValueError(f"{member.filename} has {member.file_size:,} bytes, its header {announced:,}")
+                array = _ArrayInFile.described(file, member.filename, member.file_size)
             with archive.open(member) as file:  # read to its end, its checksum is compared
-                arrays[member.filename.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                if member in mapped and not array.dtype.hasobject:
+                    while file.read(READ_AT_ONCE):
+                        pass
+                    found = array.mapped(path, _start(whole, member))
+                else:
+                    found = np.lib.format.read_array(file, allow_pickle=False)
+            arrays[member.filename.removesuffix(".npy")] = found
     return arrays
+
+
+def _read_folder(folder: Path, options: FileOptions) -> dict[str, NDArray[Any]]:
+    """The arrays of a folder of .npy files, of which large ones are mapped; where one is damaged, any error."""
+    arrays: dict[str, NDArray[Any]] = {}
+    for name in ARRAYS:
+        path = folder / f"{name}.npy"
+        if not path.exists():
+            continue
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            array = _ArrayInFile.described(file, path.name, size)
+            if _to_map(size, options) and not array.dtype.hasobject:
+                arrays[name] = array.mapped(path, 0)
+                continue
+            require_memory(size, f"env.dataset: {path}")
+            file.seek(0)
+            arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
+    return arrays
+
+
+class _ArrayInFile(NamedTuple):
+    """What the header of an .npy file says."""
+
+    shape: tuple[int, ...]
+    is_fortran: bool
+    dtype: np.dtype[Any]
+    offset: int  # of the numbers, bytes
+
+    @classmethod
+    def described(cls, file: Any, name: str, size: int) -> "_ArrayInFile":
+        """Read from a file of that many bytes; a ValueError if the array has another size."""
+        shape, is_fortran, dtype = READ_HEADER[np.lib.format.read_magic(file)](file)
+        announced = file.tell() + math.prod(shape) * dtype.itemsize
+        if announced != size and not dtype.hasobject:
+            raise ValueError(f"{name} has {size:,} bytes, its header {announced:,}")
+        return cls(shape, is_fortran, dtype, file.tell())
+
+    def mapped(self, path: Path, start: int) -> NDArray[Any]:
+        """The numbers, read where they are used; the .npy file begins at that byte of the file."""
+        order: Literal["F", "C"] = "F" if self.is_fortran else "C"
+        return np.memmap(path, self.dtype, "r", start + self.offset, self.shape, order)
+
+
+def _to_map(num_bytes: int, options: FileOptions) -> bool:
+    return num_bytes >= LARGE if options.in_memory is None else not options.in_memory
+
+
+def _start(file: Any, member: zipfile.ZipInfo) -> int:
+    """The byte at which the content of a stored member begins, behind its own header (PKWARE's APPNOTE 4.3.7)."""
+    file.seek(member.header_offset + 26)
+    return member.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+
+
+def _recipe(name: str, given: Any, workers: int | None) -> Recipe:
+    """How the examples of a Dataset or of a DataLoader are made."""
+    if not isinstance(given, DataLoader):
+        dataset, recipe = given, Recipe(given, workers=2 if workers is None else workers)
+    else:
+        dataset = given.dataset
+        order, batches = type(given.sampler), type(given.batch_sampler)
+        if not isinstance(dataset, IterableDataset) and (
+            order not in (SequentialSampler, RandomSampler)
+            or batches is not BatchSampler
+            or getattr(given.sampler, "replacement", False)
+        ):
+            which = order if batches is BatchSampler else batches
+            message = f"the DataLoader {name} has the sampler {which.__name__}, but the environment decides the order"
+            raise InputError(f"from_torch: {message}; leave it out, and select rows with torch.utils.data.Subset")
+        recipe = Recipe(
+            dataset,
+            collate=given.collate_fn,
+            workers=given.num_workers if workers is None else workers,
+            prefetch_factor=given.prefetch_factor if given.num_workers else None,
+            on_start=given.worker_init_fn,
+            context=given.multiprocessing_context,
+        )
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        message = f"{name} must be a map-style Dataset, with __getitem__ and __len__; got {type(dataset).__name__}"
+        raise InputError(f"from_torch: {message}, whose examples have no numbers to be drawn and resumed by")
+    return recipe
+
+
+def _rows(split: Split, rows: Tensor) -> Split:
+    return Split(taken(split.inputs, rows), taken(split.targets, rows))
 
 
 def _require_inflated(num_bytes: int, num_stored: int, what: str) -> None:
@@ -505,10 +709,26 @@ def _download(name: str) -> Tensor:
     )
 
 
-def _split(inputs: Any, targets: Any) -> Split:
-    x, y = _tensor(inputs), _tensor(targets)
-    x = x if x.dtype == torch.uint8 else as_floats(x)
-    return Split(x, as_floats(y) if y.is_floating_point() else y.long())
+def _inputs(inputs: Any) -> Tensor | Kept:
+    if isinstance(inputs, np.memmap) and inputs.ndim and inputs.dtype.kind in "biuf":
+        return Kept(inputs, _dtype_of(inputs))
+    tensor = _tensor(inputs)
+    return tensor if tensor.dtype == torch.uint8 else as_floats(tensor)
+
+
+def _targets(targets: Any) -> Tensor:
+    tensor = _tensor(targets)
+    return as_floats(tensor) if tensor.is_floating_point() else tensor.long()
+
+
+def _dtype_of(array: NDArray[Any]) -> torch.dtype:
+    """In which a mapped array is read: as bytes, or as float32, or as float64 where float32 would round."""
+    if array.dtype == np.uint8:
+        return torch.uint8
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        return torch.float32
+    same = (torch.equal(x.float().double(), x) for x in pieces(Kept(array, torch.float64)))
+    return torch.float32 if all(same) else torch.float64
 
 
 def _tensor(array: Any) -> Tensor:
@@ -532,11 +752,10 @@ def _tensor(array: Any) -> Tensor:
 
 def as_floats(numbers: Tensor) -> Tensor:
     """Numbers as float32, or float64 where float32 would round."""
-    single = numbers.float()
     if numbers.is_floating_point() and numbers.dtype != torch.float64:
-        return single
-    double = numbers.double()
-    return single if (single == double).all() else double
+        return numbers.float()
+    same = all((x.float() == x.double()).all() for x in pieces(numbers)) if numbers.ndim else True
+    return numbers.float() if same else numbers.double()
 
 
 def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
@@ -549,14 +768,28 @@ def _check(name: str, split: Split, classes: tuple[str, ...] | None) -> None:
         raise InputError(f"the {name} split is empty")
     if inputs.ndim < 2:
         raise InputError(f"inputs must be [n, *shape], got {tuple(inputs.shape)}; for one number each, use [n, 1]")
-    for kind, tensor in (("inputs", inputs), ("targets", targets)):
-        shown = tensor.float() if tensor.dtype == torch.float64 else tensor
-        bad = (~shown.reshape(len(shown), -1).isfinite()).any(1).nonzero().flatten().tolist()
-        if bad:
+    for kind, numbers in (("inputs", inputs), ("targets", targets)):
+        if bad := _not_finite(numbers):
             message = f"{len(bad):,} of the {name} {kind} are NaN, infinite or too large for float32"
             raise InputError(f"{message}, the first in row {bad[0]}")
-    if classes is not None and (fault := _not_classes(name, targets, len(classes))):
+    if classes is not None and isinstance(targets, Tensor) and (fault := _not_classes(name, targets, len(classes))):
         raise InputError(fault)
+
+
+def _not_finite(numbers: Tensor | Source) -> list[int]:
+    """The rows in which a number is not finite as float32; what is loaded is checked when it is."""
+    is_known = numbers.is_finite if isinstance(numbers, Kept) else isinstance(numbers, Source)
+    if is_known or numbers.dtype in (torch.uint8, torch.int64):
+        return []
+    bad: list[int] = []
+    start = 0
+    for piece in pieces(numbers):
+        finite = piece.float().reshape(len(piece), -1).isfinite().all(1)
+        bad += (start + (~finite).nonzero().flatten()).tolist()
+        start += len(piece)
+    if isinstance(numbers, Kept):
+        numbers.is_finite = not bad
+    return bad
 
 
 def _not_classes(name: str, targets: Tensor, num_classes: int) -> str:

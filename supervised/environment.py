@@ -1,10 +1,11 @@
 """SupervisedEnv: a data set as an environment, in which an example is an episode of one step."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -38,14 +39,29 @@ from rlcore.supervised.actions import ACTIONS, ERRORS, Action
 from rlcore.supervised.augmentations import AugmentationChoice
 from rlcore.supervised.datasets import (
     Dataset,
+    FileOptions,
     Split,
     classes_as,
     fold,
     hold_out,
+    is_path,
     lacking,
     load,
     map_inputs,
     only_classes,
+)
+from rlcore.supervised.images import Mode
+from rlcore.supervised.loading import (
+    Kept,
+    Loaded,
+    Order,
+    Source,
+    Stream,
+    gathered,
+    in_order,
+    kept,
+    pieces,
+    placed,
 )
 from rlcore.supervised.metrics import Metric, MetricChoice
 from rlcore.trees import describe
@@ -83,7 +99,8 @@ class SupervisedEnv(Environment):
     Inputs are shown as the data set has them, bytes or floats. How they are scaled is fitted to the training split and
     told by the observation space, `rlcore.spaces.Inputs`: agents scale them, and keep the statistics.
 
-    The data live on the device and are indexed. They are shown in one permutation after another, so that each example
+    The data live on the device and are indexed; what does not fit is fetched by rows (`rlcore.supervised.loading`).
+    They are shown in one permutation after another, so that each example
     is seen exactly once per epoch; a batch may straddle two epochs. The twin for evaluation shows the validation split,
     and that for the test at the end the test split; without a validation split, the former shows the test split.
 
@@ -101,9 +118,10 @@ class SupervisedEnv(Environment):
         num_envs: PositiveInt = 128
         """N, the batch size."""
         dataset: str | None = None
-        """The name of a data set (``rlcore list datasets``); the path of an ``.npz`` file that holds ``inputs`` and
-        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``; or that of a table, ``.csv`` or
-        ``.parquet``."""
+        """The name of a data set (``rlcore list datasets``); or a path: of an ``.npz`` file that holds ``inputs`` and
+        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``; of a table, ``.csv`` or ``.parquet``;
+        of a folder, ending in ``/``, of such arrays as ``.npy`` files, or of images, ``<class>/*.png`` or
+        ``train/<class>/*.png`` and ``test/<class>/*.png``, perhaps ``validation/<class>/*.png``."""
         target: str | list[str] | None = None
         """Of a table: the column to predict; or several, of numbers."""
         features: list[str] | None = None
@@ -117,6 +135,16 @@ class SupervisedEnv(Environment):
         """Of a table: another one, with the test split."""
         data_dir: ResolvedPath | None = None
         """Where the files of the data set are; null looks in ``$RLCORE_DATA`` and the user's cache."""
+        in_memory: bool | None = None
+        """Whether the inputs of a file or folder are held in memory, on the device. null: images are, decoded, if they
+        take at most half of the memory; arrays of 64 MiB or more that are stored uncompressed are mapped from their
+        file, and go to a GPU if they take at most half of what is free there."""
+        workers: Annotated[int, Field(ge=0, le=256)] = 2
+        """Processes that decode images: those that are not in memory, ahead of time; 0: the main process does."""
+        image_size: tuple[PositiveInt, PositiveInt] | None = None
+        """Height and width to which images of a folder are resized; null: all must have the same."""
+        image_mode: Mode | None = None
+        """Whether images of a folder have one channel or three; null: as the first of them."""
         data_seed: Seed = 1
         """Seed of generated data and of splits drawn at random."""
         action: Literal["logits", "label", "ask", "log_odds", "values", "normal"] = "logits"
@@ -168,8 +196,8 @@ class SupervisedEnv(Environment):
         @classmethod
         def _absolute(cls, dataset: str | None) -> str | None:
             """Makes a path absolute, so that a run resumed from another folder finds the file."""
-            is_path = dataset is not None and dataset.endswith((".npz", *tables.SUFFIXES))
-            return str(Path(dataset).resolve()) if dataset and is_path else dataset
+            named = dataset is not None and (is_path(dataset) or dataset.endswith(tables.SUFFIXES))
+            return str(Path(dataset).resolve()) if dataset and named else dataset
 
         @model_validator(mode="after")
         def _check_folds(self) -> "SupervisedEnv.Settings":
@@ -212,9 +240,9 @@ class SupervisedEnv(Environment):
             dataset = replace(dataset, classes=None, counted=False)  # integers are numbers where answers are
         self.dataset = _prepared(dataset, settings, known)
         if table is not None:
-            columns = columns or table.fit(self.dataset.train.inputs.squeeze(1), settings.missing)
+            columns = columns or table.fit(gathered(self.dataset.train.inputs).squeeze(1), settings.missing)
             rows = tables.Rows(table.values, columns)
-            self.dataset = map_inputs(self.dataset, lambda inputs: torch.from_numpy(rows[inputs[:, 0].numpy()]))
+            self.dataset = map_inputs(self.dataset, lambda x: torch.from_numpy(rows[gathered(x)[:, 0].numpy()]))
             self.remarks = tuple(rows.remarks)
         space = _for_data(fitted, self.dataset) if isinstance(fitted, Inputs) else self._fit(columns)
         self.channels = space.channels
@@ -236,15 +264,16 @@ class SupervisedEnv(Environment):
         self._metrics()  # those that there cannot be are better told now than at the first evaluation
         self._class_weights = self._weights_of_classes()
         self.criterion = self.action.criterion(self.dataset)
-        self._inputs = _channels_first(shown.inputs.to(self.device), self.channels)
-        self.targets = shown.targets.to(self.device)
-        """Of the examples that are shown, [n] int64 or float32 [n, ...]."""
-        self._encoded = self._encode()
+        inputs = placed(shown.inputs, self.device, settings.in_memory)
+        self._stream = Stream(inputs, self.device) if isinstance(inputs, Source) else None
+        self._inputs = None if isinstance(inputs, Source) else _channels_first(inputs, self.channels)
+        self._targets = shown.targets if isinstance(shown.targets, Source) else shown.targets.to(self.device)
         self._augmentations = [choice.make() for choice in settings.augment]
-        if any(augmentation.mixes_targets for augmentation in self._augmentations):
-            self._encoded = self.action.shares(self._encoded)
+        self._mixes_targets = any(augmentation.mixes_targets for augmentation in self._augmentations)
+        self._encoded = None if isinstance(self._targets, Source) else self._as_rewarded(self._encode(self._targets))
         self._check_augmentations()
-        self._generator = torch.Generator(self.device)
+        where = self.device if self._stream is None else torch.device("cpu")
+        self._order = Order(num_examples, self._batch, self._part, settings.shuffle, where)
         self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
         self._terminated = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._truncated = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
@@ -252,15 +281,15 @@ class SupervisedEnv(Environment):
         self._action_shape = torch.Size((self.num_envs, *(self.action.space.shape or ())))
         self._num_answered = 0
         self._target: Tensor
-        self._begin_epoch()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Tensor, dict[str, Any]]:
         """Shows the next N examples; with a seed, the first N of a new permutation."""
         self._check_batch()
         if seed is not None:
-            self._generator.manual_seed(seed)
+            self._order.generator.manual_seed(seed)
+            self._order.begin_epoch()
             self._noise.manual_seed(derive_seed(seed, NOISE) + rank())  # as each process has other examples
-            self._begin_epoch()
+        self._look_ahead()
         return self._show(), {}
 
     def step(self, actions: Tensor) -> StepResult:
@@ -360,20 +389,19 @@ class SupervisedEnv(Environment):
             ``target``, ``answer`` and ``reward`` of each example. With the action ``ask``, ``asked`` is the share of
             answers K; accuracy, recall and confusion matrix are of the other answers.
         """
-        classes, rewards, answers, metrics = self.dataset.classes, [], [], self._metrics()
+        classes, metrics = self.dataset.classes, self._metrics()
         num_classes = None if classes is None else len(classes)
+        rewards, answers, wanted = [], [], []
         with evaluating(agent):
             seed_everything(seed)
-            for rows in torch.arange(self.num_examples, device=self.device).split(self.num_envs):
-                action = agent.predict(self.inputs(rows)).action
-                rewards.append(self.action.reward(action, self._encoded[rows]))
-                if classes is None:
-                    answers.append(self.action.stated(action, None))
-                else:
-                    answers.append(self.action.label(action))
+            for rows in self.in_order(self.num_envs):
+                action, encoded = agent.predict(self.inputs(rows)).action, self._encoded_of(rows)
+                rewards.append(self.action.reward(action, encoded))
+                stated = self.action.stated(action, num_classes)
+                wanted.append(encoded.flatten(1) if classes is None else self._targets_of(rows))
+                answers.append(stated if classes is None else self.action.label(action))
                 for metric in metrics.values():
-                    targets = self._encoded[rows].flatten(1) if classes is None else self.targets[rows]
-                    metric.update(self.action.stated(action, num_classes), targets)
+                    metric.update(stated, wanted[-1])
         reward = torch.cat(rewards)
         columns = {"reward": reward.tolist()}
         scalars, errors = self.action.scalars(reward), ERRORS
@@ -382,9 +410,9 @@ class SupervisedEnv(Environment):
             scalars |= measured
             errors += tuple(measured) if metric.is_error else ()
         if classes is None:
-            measured = prediction_errors(torch.cat(answers), self._encoded.flatten(1))
+            measured = prediction_errors(torch.cat(answers), torch.cat(wanted))
             return Report({**scalars, **measured}, columns=columns, errors=(*errors, *measured))
-        answer, target, K = torch.cat(answers), self.targets, len(classes)
+        answer, target, K = torch.cat(answers), torch.cat(wanted), len(classes)
         answered, right = answer < K, answer == target
         recall = torch.bincount(target[right], minlength=K).double() / torch.bincount(target[answered], minlength=K)
         scalars |= self.action.answer_scalars(answer)
@@ -403,7 +431,7 @@ class SupervisedEnv(Environment):
             return None
         if classes is None:
             raise InputError("env.class_weights: needs classes, the targets are numbers")
-        num = torch.bincount(self.dataset.train.targets, minlength=len(classes)).double()
+        num = torch.bincount(gathered(self.dataset.train.targets), minlength=len(classes)).double()
         if given == "balanced":
             weights = 1 / num.clamp_min(1)
         else:
@@ -426,8 +454,36 @@ class SupervisedEnv(Environment):
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as they are shown, [B, *shape] in the dtype of the observation space."""
+        if self._inputs is None:
+            assert self._stream is not None
+            return self._stream.batch(rows)[0]
         inputs = self._inputs[rows]
         return inputs.movedim(1, -1) if self.channels == "last" else inputs
+
+    def in_order(self, batch: int) -> Iterator[Tensor]:
+        """The rows of every example, [B] int64, so many at a time; what `inputs` returns of them is fetched ahead."""
+        if self._stream is None:
+            yield from torch.arange(self.num_examples, device=self.device).split(batch)
+            return
+        self._stream.follow(in_order(self.num_examples, batch))
+        passed = []
+        try:
+            for rows in torch.arange(self.num_examples).split(batch):
+                self._stream.show(rows)
+                if isinstance(self._targets, Source) and self._targets.ndim == 1:
+                    passed.append(self._targets_of(rows))
+                yield rows
+        finally:
+            self._look_ahead()
+        if passed:
+            self._targets = torch.cat(passed)
+
+    @property
+    def targets(self) -> Tensor:
+        """Of the examples that are shown, [n] int64 or float32 [n, ...]; where they come with the inputs, by a pass."""
+        if isinstance(self._targets, Source):
+            self._targets = gathered(self._targets, self.device)
+        return self._targets
 
     def scaled(self, inputs: Tensor) -> Tensor:
         """Inputs [B, *shape] as the networks of an agent see them, float32, images as [B, C, H, W]."""
@@ -438,23 +494,29 @@ class SupervisedEnv(Environment):
         return {
             "target": self._target,
             "noise": self._noise.get_state(),
-            "cursor": self._cursor,
-            "generator": self._epoch_began_with,
+            "cursor": self._order.cursor,
+            "generator": self._order.began_with,
             "num_answered": self._num_answered,
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Puts back what `checkpoint` returned."""
-        self._show()  # for a target to compare with
-        is_class = not self._target.is_floating_point()
-        low, high = map(int, self._encoded.aminmax()) if is_class else (-math.inf, math.inf)
-        self._target = restored(saved["target"], self._target, "env.target", low=low, high=high)
-        restore_generator(self._generator, saved["generator"])
+        rows = self._next_rows()
+        target = self._wanted(self._encoded_of(rows), self.inputs(rows))  # to compare with
+        low, high = (-math.inf, math.inf) if target.is_floating_point() else (0, len(self.dataset.classes or ()) - 1)
+        if self._encoded is not None and not target.is_floating_point():
+            low, high = map(int, self._encoded.aminmax())
+        self._target = restored(saved["target"], target, "env.target", low=low, high=high)
+        self._order.restore(saved["generator"], restored_number(saved["cursor"], "env.cursor", high=self.num_examples))
         if "noise" in saved:  # rlcore 0.1 kept it only where pixels are drawn
             restore_generator(self._noise, saved["noise"])
-        self._begin_epoch()
-        self._cursor = restored_number(saved["cursor"], "env.cursor", high=self.num_examples)
         self._num_answered = restored_number(saved["num_answered"], "env.num_answered")
+        self._look_ahead()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the processes that fetch examples."""
+        if self._stream is not None:
+            self._stream.close()
 
     def _load(
         self, columns: tuple[Column, ...] | None, classes: tuple[str, ...] | None
@@ -471,28 +533,50 @@ class SupervisedEnv(Environment):
         if s.dataset.endswith(tables.SUFFIXES):
             if s.target is None and self.names_classes:
                 raise InputError(f"env.target: missing; which column of {s.dataset} is to be predicted?")
-            numbers = s.action == "values" and classes is None
+            numbers = s.action in ("values", "normal") and classes is None
             return tables.load(s, numbers, columns, classes or ())
         if s.target is not None or s.test_dataset is not None:
             key = "target" if s.target is not None else "test_dataset"
             raise InputError(f"env.{key}: is for tables, .csv or .parquet; env.dataset is {s.dataset}")
-        return None, load(s.dataset, s.data_dir, s.data_seed)
+        options = FileOptions(s.in_memory, s.workers, s.image_size, s.image_mode)
+        return None, load(s.dataset, s.data_dir, s.data_seed, options)
 
     def _make_action(self, device: torch.device) -> Action:
         """What an answer is, as set by ``action``."""
         return ACTIONS[self.settings.action].from_settings(self.dataset, device, self.settings)
 
-    def _encode(self) -> Tensor:
-        """The encoded targets of every example shown, [n, ...]."""
-        return self.action.encode(self.targets)
+    def _encode(self, targets: Tensor) -> Tensor:
+        """Targets [n, ...] as the action encodes them."""
+        return self.action.encode(targets)
 
     def _wanted(self, encoded: Tensor, inputs: Tensor) -> Tensor:
         """What is rewarded, of the encoded targets of some examples, which are shown as ``inputs``."""
         return encoded
 
+    def _as_rewarded(self, encoded: Tensor) -> Tensor:
+        """Encoded targets [n, ...] in the form in which they are mixed, if they are."""
+        return self.action.shares(encoded) if self._mixes_targets else encoded
+
+    def _encoded_of(self, rows: Tensor | slice) -> Tensor:
+        """The encoded targets of some examples, [B, ...]."""
+        if self._encoded is not None:
+            return self._encoded[rows]
+        return self._as_rewarded(self._encode(self._targets_of(rows)))
+
+    def _targets_of(self, rows: Tensor | slice) -> Tensor:
+        """The targets of some examples, [B, ...]."""
+        if isinstance(self._targets, Tensor):
+            return self._targets[rows]
+        assert self._stream is not None
+        targets = self._stream.batch(rows)[1]
+        assert targets is not None
+        return targets
+
     def _show(self) -> Tensor:
         rows = self._next_rows()
-        inputs, encoded = self.inputs(rows), self._encoded[rows]
+        if self._stream is not None:
+            self._stream.show(rows)
+        inputs, encoded = self.inputs(rows), self._encoded_of(rows)
         if self._augmentations:
             inputs, encoded = self._augmented(inputs, encoded, self._noise)
         self._target = self._wanted(encoded, inputs)
@@ -512,7 +596,10 @@ class SupervisedEnv(Environment):
         Raises:
             InputError: one is not for these inputs or targets, or returns others.
         """
-        inputs, encoded = SupervisedEnv.inputs(self, slice(0, 2)), self._encoded[:2]
+        if not self._augmentations:
+            return
+        first = slice(0, 2)
+        inputs, encoded = SupervisedEnv.inputs(self, first), self._encoded_of(first)
         shown, wanted = self._augmented(inputs, encoded, torch.Generator(self.device).manual_seed(0))
         for what, before, after in (("inputs", inputs, shown), ("targets", encoded, wanted)):
             if (before.shape, before.dtype) != (after.shape, after.dtype):
@@ -521,21 +608,12 @@ class SupervisedEnv(Environment):
 
     def _next_rows(self) -> Tensor:
         """Those of the next batch, of which each process has its part."""
-        start, self._cursor = self._cursor, self._cursor + self._batch
-        if self._cursor <= self.num_examples:
-            return self._order[start : self._cursor][self._part]
-        rest = self._order[start:]
-        self._begin_epoch()
-        self._cursor = self._batch - len(rest)
-        return torch.cat([rest, self._order[: self._cursor]])[self._part]
+        return self._order.next()
 
-    def _begin_epoch(self) -> None:
-        self._epoch_began_with = self._generator.get_state()
-        self._cursor = 0
-        if self.settings.shuffle:
-            self._order = torch.randperm(self.num_examples, generator=self._generator, device=self.device)
-        else:
-            self._order = torch.arange(self.num_examples, device=self.device)
+    def _look_ahead(self) -> None:
+        """From here on the next batches are fetched ahead."""
+        if self._stream is not None:
+            self._stream.follow(self._order.ahead())
 
     def _check_batch(self) -> None:
         """Raises an InputError if there are fewer examples than a batch has."""
@@ -554,12 +632,12 @@ class SupervisedEnv(Environment):
             if inputs.ndim == 4 and channels is None:
                 raise InputError(f"env.scaling: standard is per channel; {unknown_channels(shape)}")
             dtype = np.uint8 if is_bytes else np.float64 if _is_wide(self.dataset) else np.float32
-            mean, std = _mean_and_std(_channels_first(inputs, channels))
+            mean, std = _mean_and_std(inputs, channels)
             if channels == "last":
                 mean, std = (np.moveaxis(x, 0, -1) for x in (mean, std))
             return Inputs(shape, dtype, mean, std, channels, columns)
         space = Inputs(shape, np.uint8 if is_bytes else np.float32, channels=channels, columns=columns)
-        if not is_bytes or self.settings.scaling != "unit" or (most := int(inputs.max())) <= 1:
+        if not is_bytes or self.settings.scaling != "unit" or (most := _largest_byte(inputs)) <= 1:
             return space
         if most < DIM:
             self.remarks = [
@@ -599,12 +677,32 @@ def prediction_errors(answer: Tensor, target: Tensor) -> dict[str, float]:
     return {f"{name}_{k}": value for name, values in means.items() for k, value in enumerate(values[:MOST_CLASSES])}
 
 
-def _mean_and_std(inputs: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of inputs [n, D, ...] over all dimensions but D, [D, 1, ...]; 1 of a constant."""
-    examples = (0, *range(2, inputs.ndim))
-    std, mean = torch.std_mean(inputs.double(), examples, correction=0, keepdim=True)
-    std = torch.where(std > ROUNDING * mean.abs(), std, 1.0)
+def _mean_and_std(
+    inputs: Tensor | Source, channels: Channels | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of inputs [n, *shape] per number, of images per channel; 1 of a constant.
+
+    Those of pieces are joined as by Chan, Golub & LeVeque (1983, "Algorithms for Computing the Sample Variance").
+
+    Returns:
+        Both as [D, 1, ...], D the first dimension of an example, channels first.
+    """
+    num, mean, variance = 0, torch.zeros(()), torch.zeros(())
+    for piece in pieces(inputs):
+        x = _channels_first(piece, channels).double()
+        examples = (0, *range(2, x.ndim))
+        of_piece, middle = torch.var_mean(x, examples, correction=0, keepdim=True)
+        num += len(piece)
+        share, offset = len(piece) / num, middle - mean
+        variance = (1 - share) * variance + share * of_piece + share * (1 - share) * offset.square()
+        mean = mean + share * offset
+    std = torch.where(variance.sqrt() > ROUNDING * mean.abs(), variance.sqrt(), 1.0)
     return mean[0].numpy(force=True), std[0].numpy(force=True)
+
+
+def _largest_byte(inputs: Tensor | Source) -> int:
+    """Of inputs that are bytes; those that are made when they are shown are taken for pixels."""
+    return 255 if isinstance(inputs, Loaded) else max(int(piece.max()) for piece in pieces(inputs))
 
 
 def _channels_first(inputs: Tensor, channels: Channels | None) -> Tensor:
@@ -639,16 +737,26 @@ def _as_shown(dataset: Dataset, space: Inputs) -> Dataset:
     """
     dtype = {"uint8": torch.uint8, "float32": torch.float32, "float64": torch.float64}[space.dtype.name]
 
-    def shown(inputs: Tensor) -> Tensor:
+    def shown(inputs: Tensor | Source) -> Tensor | Source:
+        if dtype == torch.uint8 and inputs.dtype != dtype:
+            _require_bytes(inputs)
+        if isinstance(inputs, Source):
+            return inputs if inputs.dtype == dtype else inputs.of_dtype(dtype)
         converted = inputs.to(dtype)
-        if dtype == torch.uint8 and inputs.dtype != dtype and not torch.equal(converted.to(inputs.dtype), inputs):
-            seen = f"{float(inputs.min()):g} to {float(inputs.max()):g}"
-            raise InputError(f"env.dataset: inputs must be bytes, 0 to 255, as in training; got numbers from {seen}")
         if space.channels != "last" or converted.movedim(-1, 1).is_contiguous():
             return converted
+        if isinstance(large := kept(converted), Kept):
+            return large
         return _channels_first(converted, "last").movedim(1, -1)  # in memory as networks read them
 
     return map_inputs(dataset, shown)
+
+
+def _require_bytes(inputs: Tensor | Source) -> None:
+    if not all(torch.equal(piece.byte().to(piece.dtype), piece) for piece in pieces(inputs)):
+        low, high = zip(*(map(float, piece.aminmax()) for piece in pieces(inputs)), strict=True)
+        seen = f"{min(low):g} to {max(high):g}"
+        raise InputError(f"env.dataset: inputs must be bytes, 0 to 255, as in training; got numbers from {seen}")
 
 
 def _channels(shape: tuple[int, ...], given: Channels | None) -> Channels | None:

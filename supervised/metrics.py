@@ -188,23 +188,6 @@ class AveragePrecision(AUROC):
         return library.AveragePrecision(**self._sizes(), average=self.settings.average)
 
 
-class MAE(LibraryMetric):
-    """The mean absolute error, in the units of the targets; of several numbers, that of each: ``mae_0``, ``mae_1``."""
-
-    tasks = ("numbers",)
-    is_error = True
-
-    def _made(self, library: Any) -> Any:
-        return library.MeanAbsoluteError(num_outputs=self.task.num)
-
-
-class RMSE(MAE):
-    """The root of the mean squared error, as `MAE`."""
-
-    def _made(self, library: Any) -> Any:
-        return library.MeanSquaredError(squared=False, num_outputs=self.task.num)
-
-
 class R2(LibraryMetric):
     """The share of the variance that is explained, at most 1; of several numbers, that of each."""
 

@@ -9,7 +9,6 @@ from typing import IO, Annotated, Any
 
 import numpy as np
 import typer
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.files import write_whole
 from rlcore.run import load
-from rlcore.spaces import Inputs, LogOdds
+from rlcore.spaces import Inputs, LogOdds, Means, Normals
 from rlcore.supervised import tables
 from rlcore.supervised.environment import EVALUATION_BATCH, EVALUATION_NUMBERS
 from rlcore.supervised.reading import open_inputs
@@ -97,7 +96,7 @@ def answer_columns(agent: Agent, obs: Tensor, asked: Agent | MCDropout) -> Colum
             columns["mutual_information"] = together.mutual_information.numpy(force=True)
         return columns
     columns = _bare(together.mean, classes)
-    if type(space) is not Box:  # the reward of plain numbers is minus an error, which says nothing of noise
+    if isinstance(space, (Means, Normals)):  # else the reward is minus an error, which says nothing of noise
         columns |= _numbered("std", together.std, classes)
     return columns if is_one else {**columns, **_numbered("epistemic_std", together.epistemic_std, classes)}
 

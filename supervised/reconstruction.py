@@ -15,6 +15,7 @@ from rlcore.seeding import seed_everything
 from rlcore.supervised.actions import ERRORS, Action, GaussianAction, LogOddsAction, ValuesAction
 from rlcore.supervised.datasets import Dataset, Split
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.loading import pieces
 
 
 class ReconstructionEnv(SupervisedEnv):
@@ -66,7 +67,7 @@ class ReconstructionEnv(SupervisedEnv):
         self.criterion = self.action.unit
         self._bits: Tensor | None = None
         if settings.binarize == "static":
-            self._bits = torch.cat([self._sampled_pixels(rows) for rows in self._rows()])
+            self._bits = torch.cat([self._sampled_pixels(rows) for rows in self.in_order(self.evaluation_batch)])
         if settings.binarize != "none":
             blank = torch.zeros((1, *(self.single_action_space.shape or ())), device=self.device)
             self._off, self._on = (self._scaling.unscaled(blank + bit) for bit in (0, 1))
@@ -103,7 +104,7 @@ class ReconstructionEnv(SupervisedEnv):
 
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, as it is shown, [B, *shape]."""
-        return map(self.inputs, self._rows())
+        return map(self.inputs, self.in_order(self.evaluation_batch))
 
     def pixels(self, answers: Tensor) -> Tensor:
         """What answers [B, *O] look like: probabilities for log-odds, else themselves."""
@@ -119,7 +120,8 @@ class ReconstructionEnv(SupervisedEnv):
         Probabilities are never 0 or 1: as if there had been one more example of each (Laplace's rule of succession).
         """
         inputs = self.dataset.train.inputs
-        mean = self.scaled(inputs.mean(0, dtype=torch.float64).to(self.device))
+        total = torch.stack([piece.sum(0, dtype=torch.float64) for piece in pieces(inputs)]).sum(0)
+        mean = self.scaled((total / len(inputs)).to(self.device))
         return (mean * len(inputs) + 1) / (len(inputs) + 2) if self.settings.action == "log_odds" else mean
 
     @property
@@ -136,13 +138,14 @@ class ReconstructionEnv(SupervisedEnv):
 
     def _make_action(self, device: torch.device) -> Action:
         splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]
-        ends = self.scaled(torch.stack([end for x in splits for end in (x.amin(0), x.amax(0))]).to(device))
+        ends = torch.stack([end for x in splits for piece in pieces(x) for end in (piece.amin(0), piece.amax(0))])
+        least, most = ends.aminmax()
+        ends = self.scaled(torch.stack([ends.amin(0), ends.amax(0)]).to(device))
         low, high = ends.aminmax()
         if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
             seen = f"{float(low):g} to {float(high):g}"
             raise InputError(f"env.binarize: inputs must be probabilities in [0, 1], got {seen}; see env.scaling")
-        least, most = min(x.amin() for x in splits), max(x.amax() for x in splits)
-        has_two = all(bool(((x == least) | (x == most)).all()) for x in splits)
+        has_two = all(bool(((piece == least) | (piece == most)).all()) for x in splits for piece in pieces(x))
         self.is_binary = self.settings.binarize != "none" or bool(has_two and low == 0 and high == 1)
         numbers = Dataset(Split(ends, ends), None, None)
         if self.settings.action == "gaussian":
@@ -154,8 +157,8 @@ class ReconstructionEnv(SupervisedEnv):
             action.unit = "cross_entropy"
         return action
 
-    def _encode(self) -> Tensor:
-        return self.targets  # unused: the target is the input itself
+    def _encode(self, targets: Tensor) -> Tensor:
+        return targets  # unused: the target is the input itself
 
     def _wanted(self, encoded: Tensor, inputs: Tensor) -> Tensor:
         return self.scaled(inputs)
@@ -163,6 +166,3 @@ class ReconstructionEnv(SupervisedEnv):
     def _sampled_pixels(self, rows: Tensor | slice) -> Tensor:
         """New pixels of examples, [B, *O] bool."""
         return torch.bernoulli(self.scaled(super().inputs(rows)), generator=self._noise).bool()
-
-    def _rows(self) -> tuple[Tensor, ...]:
-        return torch.arange(self.num_examples, device=self.device).split(self.evaluation_batch)

@@ -70,7 +70,7 @@ def test_several_labels_are_ints_bools_or_floats(dtype):
 
 def test_several_numbers_have_each_their_own_error_in_their_own_units():
     targets = (RNG.normal(size=(90, 2)) * [1, 1000]).astype(np.float32)
-    report, answers, _ = scored(targets, ["mae", "rmse", "r2"], action="values")
+    report, answers, _ = scored(targets, ["r2"], action="values")
     error = answers.numpy() - targets
     for k in range(2):
         assert report.scalars[f"mae_{k}"] == pytest.approx(np.abs(error[:, k]).mean())
@@ -78,7 +78,7 @@ def test_several_numbers_have_each_their_own_error_in_their_own_units():
         assert report.scalars[f"r2_{k}"] == pytest.approx(sklearn.metrics.r2_score(targets[:, k], answers[:, k]))
     assert {"squared_error", "mae_0", "rmse_1"} <= set(report.errors)
     assert "r2_0" not in report.errors
-    assert set(scored(targets[:, 0], ["rmse"], action="values")[0].scalars) == {"squared_error", "rmse", "mae"}
+    assert set(scored(targets[:, 0], ["r2"], action="values")[0].scalars) == {"squared_error", "rmse", "mae", "r2"}
 
 
 def test_a_metric_of_ones_own_and_the_best_checkpoint_by_it(tmp_path):
@@ -92,7 +92,7 @@ def test_a_metric_of_ones_own_and_the_best_checkpoint_by_it(tmp_path):
     within = np.abs(answers.squeeze(1).numpy() - targets) <= 1
     assert 0 < within.mean() < 1
     assert report.scalars["within_one"] == pytest.approx(within.mean())
-    every = {"num_envs": 30, "validation_fraction": 0.4, "action": "values", "metrics": ["within_one", "mae"]}
+    every = {"num_envs": 30, "validation_fraction": 0.4, "action": "values", "metrics": ["within_one"]}
     env = SupervisedEnv(SupervisedEnv.Settings(**every), dataset=from_arrays(INPUTS, targets))
     for best_by, best in (("within_one", max), ("mae", min)):
         torch.manual_seed(1)
@@ -105,7 +105,7 @@ def test_a_metric_of_ones_own_and_the_best_checkpoint_by_it(tmp_path):
 @pytest.mark.parametrize(
     ("metrics", "settings", "message"),
     [
-        (["mae"], {}, r"env\.metrics: mae: there is no MAE of classes or outcomes"),
+        (["r2"], {}, r"env\.metrics: r2: there is no R2 of classes or outcomes"),
         (["f1"], {"action": "values"}, r"env\.metrics: f1: there is no F1 of numbers"),
         ([{"name": "top_k", "k": 3}], {}, r"env\.metrics: top_k: k: must be below the number of classes, 3; got 3"),
         (["top_g"], {}, r"unknown metric 'top_g' \(did you mean 'top_k'\?\)"),

@@ -11,6 +11,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.loading import gathered
 from rlcore.supervised.reports.common import classified, figure_of
 
 
@@ -46,7 +47,7 @@ class BoundaryReport(ReportMaker):
             InputError: the environment is not a data set of two inputs and classes.
         """
         env, classes = _in_a_plane(env)
-        inputs, targets = env.dataset.train
+        inputs, targets = map(gathered, env.dataset.train)
         margin = self.settings.margin * (inputs.amax(0) - inputs.amin(0))
         ends = torch.stack([inputs.amin(0) - margin, inputs.amax(0) + margin], 1).tolist()
         x, y = (torch.linspace(low, high, self.settings.resolution, dtype=torch.float64) for low, high in ends)

@@ -9,6 +9,7 @@ from torch import Tensor
 from rlcore.evaluation import Report
 from rlcore.supervised.actions import ValuesAction
 from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv
+from rlcore.supervised.loading import gathered
 from rlcore.supervised.reports.common import Ask, figure_of, side_by_side
 from rlcore.trees import take, tree_map
 from rlcore.uncertainty import (
@@ -80,12 +81,12 @@ def measured(env: SupervisedEnv, ask: Ask) -> Measured:
         with it, ``scaled_<measure>``. Of several numbers each has its own, ``<measure>_<k>``, of the first
         `MOST_CLASSES`, after their total ``negative_log_likelihood``.
     """
-    rows = torch.arange(env.num_examples, device=env.device).split(env.evaluation_batch)
-    test, target = _asked(ask, map(env.inputs, rows)), _numbers(env, env.targets)
+    test = _asked(ask, map(env.inputs, env.in_order(env.evaluation_batch)))
+    target = _numbers(env, env.targets)
     held = env.dataset.validation
     if held is not None:
         shown = _asked(ask, (x.to(env.device) for x in held.inputs.split(env.evaluation_batch)))
-        held_target = _numbers(env, held.targets)
+        held_target = _numbers(env, gathered(held.targets))
     each = []
     for k in range(target.shape[1]):
         one = NumberUncertainty(*(field[:, k] for field in test))

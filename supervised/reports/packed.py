@@ -31,7 +31,7 @@ class PackedReport(ReportMaker):
             ]
         )
         same = (answers == torch.tensor(evaluation.columns["answer"])).double().mean().item()
-        accuracy = (answers == split.targets.cpu()).double().mean().item()
+        accuracy = (answers == env.targets.cpu()).double().mean().item()
         floats = 4 * sum(parameter.numel() for parameter in network.parameters())
         text = (
             f"on bits: accuracy {accuracy:.2%}; {same:.2%} of {len(answers):,} answers match those on floats\n"

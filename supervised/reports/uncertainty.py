@@ -16,6 +16,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.settings import Seed
 from rlcore.supervised.environment import SupervisedEnv
+from rlcore.supervised.loading import gathered
 from rlcore.supervised.reports.common import Ask, classified, figure_of, side_by_side, terminal_lines
 from rlcore.supervised.reports.foreign import foreign_inputs
 from rlcore.supervised.reports.number_uncertainty import answers_numbers, number_report
@@ -162,16 +163,16 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
     Raises:
         InputError: the answers are not probabilities of the data set's classes.
     """
-    dataset, target, batch = env.dataset, env.targets.cpu(), env.evaluation_batch
-    all_rows = torch.arange(env.num_examples, device=env.device)
-    test = _asked(ask, (env.inputs(rows) for rows in all_rows.split(batch)))
+    dataset, batch = env.dataset, env.evaluation_batch
+    test = _asked(ask, map(env.inputs, env.in_order(batch)))
+    target = env.targets.cpu()
     known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
     if known != num_classes + len(env.action.other_answers):
         raise InputError(f"the agent knows {known} classes, the data set has {num_classes}")
     scalars = measures(test.probabilities, target, test.predictive_entropy)
     if dataset.validation is not None:
         shown = _asked(ask, (x.to(env.device) for x in dataset.validation.inputs.split(batch)))
-        tau = fit_temperature(shown.probabilities, dataset.validation.targets.cpu())
+        tau = fit_temperature(shown.probabilities, gathered(dataset.validation.targets))
         p = tempered(test.probabilities, tau)
         scalars["temperature"] = tau
         scalars["tempered_negative_log_likelihood"] = negative_log_likelihood(p, target)
