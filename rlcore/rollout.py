@@ -299,7 +299,12 @@ def collect(
 
 
 def collect_episodes(
-    agent: "Agent", env: "Environment", obs: Tree, state: Tree = None, progress: float = 0.0
+    agent: "Agent",
+    env: "Environment",
+    obs: Tree,
+    state: Tree = None,
+    progress: float = 0.0,
+    deterministic: bool = False,
 ) -> Rollout:
     """Plays one episode in every environment to its end, or to ``env.max_episode_steps``.
 
@@ -312,13 +317,15 @@ def collect_episodes(
         obs: [N, *O], of a reset.
         state: recurrent agents only: the state of a reset.
         progress: see `Rollout`.
+        deterministic: it acts by `Agent.predict`, as in evaluation.
     """
+    answer = agent.predict if deterministic else agent.act
     rollout = Rollout(progress, state)
     initial_state = None if state is None else agent.initial_state(env.num_envs)
     running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
     with torch.set_grad_enabled(agent.differentiable):
         while True:
-            step = agent.act(obs, state)
+            step = answer(obs, state)
             start = time.perf_counter()
             next_obs, reward, terminated, truncated, info = env.step(step.action)
             rollout.env_seconds += time.perf_counter() - start
