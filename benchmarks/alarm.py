@@ -26,7 +26,7 @@ from rlcore.rollout import Rollout
 from rlcore.uncertainty import roc_area, uncertainty
 from rlcore.uncertainty.alarm import Alarm, highest_mean
 from rlcore.uncertainty.alarm_report import episodes
-from rlcore.uncertainty.dynamics import DynamicsEnsemble
+from rlcore.uncertainty.dynamics import DynamicsEnsemble, NormalEnsemble, Standardized, with_successor
 
 CARTPOLE = {"gravity": 9.8, "length": 0.5, "force_mag": 10.0}
 HOPPER = ("gravity", "mass", "friction", "motor")
@@ -100,15 +100,21 @@ def td_errors(agent: Any, rollout: Rollout) -> Tensor:
     return reward + gamma * ~rollout.terminated * next_V - V
 
 
-class TDSurprise(DynamicsEnsemble):
+class TDSurprise:
     """The surprise of temporal-difference errors, of which networks predict what they usually are after s and a."""
 
-    def __init__(self, agent: Any, nominal: Rollout):
-        self.agent = agent
-        super().__init__(agent.spec, nominal)
+    def __init__(self, agent: Any, model: DynamicsEnsemble, nominal: Rollout):
+        self.agent, self.model = agent, model
+        known = with_successor(nominal)
+        inputs, errors = self._rows(nominal)
+        self.ensemble = NormalEnsemble(inputs[known.flatten()], errors[known.flatten()])
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        return self.ensemble.surprise(*self._rows(rollout)).view_as(rollout.reward)
 
     def _rows(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        return super()._rows(rollout)[0], td_errors(self.agent, rollout).movedim(0, -1)
+        inputs = self.model.inputs(*(x.flatten(0, 1) for x in (rollout.obs, rollout.action)))
+        return inputs, td_errors(self.agent, rollout).flatten(1).T
 
 
 class RandomNetwork:
@@ -116,7 +122,9 @@ class RandomNetwork:
 
     def __init__(self, model: DynamicsEnsemble, nominal: Rollout):
         self.model = model
-        rows = self._rows(nominal)[nominal.valid & ~nominal.terminated]
+        rows = self._rows(nominal)[with_successor(nominal).flatten()]
+        self.scale = Standardized(rows)
+        rows = self.scale(rows)
         self.target, self.learner = (
             nn.Sequential(nn.Linear(rows.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 16))
             for _ in range(2)
@@ -131,12 +139,12 @@ class RandomNetwork:
 
     @torch.no_grad()
     def __call__(self, rollout: Rollout) -> Tensor:
-        rows = self._rows(rollout)
-        return (self.learner(rows) - self.target(rows)).square().mean(-1)
+        rows = self.scale(self._rows(rollout))
+        return (self.learner(rows) - self.target(rows)).square().mean(1).view_as(rollout.reward)
 
     def _rows(self, rollout: Rollout) -> Tensor:
-        inputs, changes = self.model._rows(rollout)
-        return torch.cat([self.model.inputs(inputs), self.model.changes(changes)], -1)
+        obs, action, next_obs = (x.flatten(0, 1) for x in (rollout.obs, rollout.action, rollout.next_obs))
+        return torch.cat([self.model.inputs(obs, action), (next_obs - obs).float()], 1)
 
 
 def scores(agent: Any, nominal: Rollout) -> dict[str, Score]:
@@ -151,8 +159,8 @@ def scores(agent: Any, nominal: Rollout) -> dict[str, Score]:
         found["mutual information"] = lambda rollout: asked(
             lambda obs: uncertainty(agent.answers(obs)).mutual_information, rollout.obs.float()
         )
-    found["surprise of TD errors"] = TDSurprise(agent, nominal).surprise
     model = DynamicsEnsemble(agent.spec, nominal)
+    found["surprise of TD errors"] = TDSurprise(agent, model, nominal)
     found["RND"] = RandomNetwork(model, nominal)
     found["surprise"] = model.surprise
     return found
@@ -179,7 +187,8 @@ def main(runs: list[str], num: int) -> None:
                 if (factor := halving(agent, name, largest, usual)) is None:
                     print(f"{run}: {name}{sign} never halves the return")
                     continue
-                there = played(agent, num, 100 * seed + 4, name, factor)
+                while mean_return(there := played(agent, num, 100 * seed + 4, name, factor)) > usual / 2:
+                    factor **= 1.05  # bisection had fewer episodes
                 change = f"{name} {sign}"
                 told[change].append(figures(alarm, factor, there, found["surprise"](there)))
                 for score, of in found.items():

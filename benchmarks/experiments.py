@@ -38,7 +38,7 @@ def program(path: str, *arguments: str) -> Command:
 
 
 def uncertainty(runs: Path) -> Iterator[Command]:
-    """MC dropout and ensembles on all digits and on 0 to 7; answering or asking at three costs; a doubtful policy."""
+    """MC dropout and ensembles on all digits and on 0 to 7; answering or asking at three costs; doubtful policies."""
     trained = {"mnist_lenet_dropout": ["agent.network.batch_norm=false"], "mnist_lenet_ensemble": []}
     for suffix, classes in (("", "null"), ("-8", EIGHT)):
         for config, settings in trained.items():
@@ -51,6 +51,8 @@ def uncertainty(runs: Path) -> Iterator[Command]:
     yield program("benchmarks/doubt.py", str(runs))
     yield program("benchmarks/asking.py", str(runs))
     yield program("examples/uncertain_policy.py", *map(str, sorted((runs / "cartpole").glob("*-seed*"))))
+    yield train("cartpole_ppo_ensemble", runs / "cartpole_ensemble", *FIVE)
+    yield program("benchmarks/alarm.py", *map(str, sorted((runs / "cartpole_ensemble").glob("*-seed*"))))
 
 
 def latent(runs: Path) -> Iterator[Command]:

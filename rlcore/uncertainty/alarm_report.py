@@ -78,7 +78,7 @@ class AlarmReport(ReportMaker):
         for number, change in enumerate([{}, *s.changed], 2):
             name = ",".join(f"{key}={value}" for key, value in change.items()) or "nominal"
             other = type(env).for_agent(_changed(env, change), env.device, agent.spec)
-            other.max_episode_steps = env.max_episode_steps
+            other.max_episode_steps, other.float64 = env.max_episode_steps, env.float64
             played = episodes(agent, other, derive_seed(s.seed, number))
             other.close()
             found = _figures(alarm, played, model.surprise(played), usual)
