@@ -62,11 +62,11 @@ def mean_return(rollout: Rollout) -> float:
     return (rollout.reward * rollout.valid).sum(0).mean().item()
 
 
-def halving(agent: Any, name: str, largest: float, nominal: float) -> float | None:
+def halving(agent: Any, name: str, largest: float, nominal: float, num: int) -> float | None:
     """The factor nearest to 1, up to a largest (or least) one, at which the return is halved; None if it is not."""
 
     def halves(exponent: float) -> bool:
-        return mean_return(played(agent, 12, 7, name, largest**exponent)) <= nominal / 2
+        return mean_return(played(agent, num, 7, name, largest**exponent)) <= nominal / 2
 
     low, high = 0.0, 1.0
     if not halves(high):
@@ -184,7 +184,7 @@ def main(runs: list[str], num: int) -> None:
         told["nominal"].append(figures(alarm, 1.0, nominal, found["surprise"](nominal)))
         for name in CARTPOLE if is_cartpole else HOPPER:
             for sign, largest in zip("-+", (1 / 32, 32) if is_cartpole else (1 / 4, 4), strict=True):
-                if (factor := halving(agent, name, largest, usual)) is None:
+                if (factor := halving(agent, name, largest, usual, num // 8)) is None:
                     print(f"{run}: {name}{sign} never halves the return")
                     continue
                 while mean_return(there := played(agent, num, 100 * seed + 4, name, factor)) > usual / 2:
