@@ -1,6 +1,7 @@
 """Augmentations: what is done to the examples of a training batch, drawn anew each time they are shown."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -171,6 +172,39 @@ class AugmentationChoice(Choice):
         """A new one."""
         made: Augmentation = registry.augmentations[self.name](self.settings)
         return made
+
+
+class Augmentations:
+    """Several, one after another.
+
+    Args:
+        choices: which ones.
+        channels_last: whether images are shown as [N, H, W, C].
+    """
+
+    def __init__(self, choices: Sequence[AugmentationChoice], channels_last: bool):
+        self.each, self.channels_last = [choice.make() for choice in choices], channels_last
+        self.mixes_targets = any(augmentation.mixes_targets for augmentation in self.each)
+        """Whether any of them does."""
+
+    def __call__(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """New inputs [N, *shape] and targets; see `Augmentation.forward`."""
+        inputs = inputs.movedim(-1, 1) if self.channels_last else inputs
+        for augmentation in self.each:
+            inputs, targets = augmentation(inputs, targets, generator)
+        return (inputs.movedim(1, -1) if self.channels_last else inputs), targets
+
+    def check(self, inputs: Tensor, targets: Tensor) -> None:
+        """Tries them out on a few examples.
+
+        Raises:
+            InputError: one is not for these inputs or targets, or returns others.
+        """
+        shown, wanted = self(inputs, targets, torch.Generator(inputs.device).manual_seed(0))
+        for what, before, after in (("inputs", inputs, shown), ("targets", targets, wanted)):
+            if (before.shape, before.dtype) != (after.shape, after.dtype):
+                kinds = [f"{x.dtype} {tuple(x.shape)}" for x in (before, after)]
+                raise InputError(f"env.augment: the {what} must remain {kinds[0]}, got {kinds[1]}")
 
 
 def _require_images(inputs: Tensor, name: str) -> None:

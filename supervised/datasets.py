@@ -13,7 +13,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -319,6 +319,41 @@ def lacking(dataset: Dataset) -> list[str]:
             hint = "; labels are counted from 0, so subtract 1 from labels that begin at 1" if begins else ""
             found.append(f"the {name} split has no example of {', '.join(missing[:MOST_NAMED])}{more}{hint}")
     return found
+
+
+def class_weights(dataset: Dataset, given: Literal["balanced"] | Mapping[str, float]) -> Tensor:
+    """How much an example of each class counts, with a mean of 1 over the training examples, [K] float32.
+
+    Args:
+        dataset: with classes.
+        given: by class, 1 of those not named; or in proportion to 1 / the number of training examples.
+
+    Raises:
+        InputError: there are no classes, or none of that name.
+    """
+    if dataset.classes is None:
+        raise InputError("env.class_weights: needs classes, the targets are numbers")
+    num = torch.bincount(gathered(dataset.train.targets), minlength=len(dataset.classes)).double()
+    if given == "balanced":
+        weights = 1 / num.clamp_min(1)
+    else:
+        if unknown := [name for name in given if name not in dataset.classes]:
+            known = ", ".join(dataset.classes)
+            raise InputError(f"env.class_weights: there is no class {unknown[0]!r}; there are {known}")
+        weights = torch.tensor([given.get(name, 1.0) for name in dataset.classes], dtype=torch.float64)
+    return (weights / (weights * num).sum() * num.sum()).float()
+
+
+def weights_of(target: Tensor, of_classes: Tensor) -> Tensor:
+    """Of examples, [N].
+
+    Args:
+        target: classes [N] int64; or shares of them [N, K], or whether it is the second of two [N, 1], float32.
+        of_classes: [K].
+    """
+    if not target.is_floating_point():
+        return of_classes[target]
+    return (target if target.shape[1] > 1 else torch.cat([1 - target, target], 1)) @ of_classes
 
 
 def only_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:

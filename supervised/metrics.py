@@ -12,6 +12,8 @@ from rlcore.errors import InputError
 from rlcore.settings import Choice
 
 CLASSES = "binary", "multiclass"
+MOST_CLASSES = 100
+"""Classes of which a confusion matrix is shown, and numbers of which each has its errors."""
 
 
 class Task(NamedTuple):
@@ -213,3 +215,43 @@ class MetricChoice(Choice):
         except InputError as error:
             raise InputError(f"env.metrics: {self.name}: {error}") from None
         return made
+
+
+def confusion_matrix(target: Tensor, answer: Tensor, num_classes: int) -> Tensor:
+    """How often class i was answered with class j, float64 [K, K].
+
+    Args:
+        target: [n] int64, i.
+        answer: [n] int64, j.
+        num_classes: K.
+    """
+    counts = torch.bincount(target * num_classes + answer, minlength=num_classes**2)
+    return counts.view(num_classes, num_classes).double()
+
+
+def prediction_errors(answer: Tensor, target: Tensor) -> dict[str, float]:
+    """The root of the mean squared error and the mean absolute one of each number, in its own units.
+
+    Args:
+        answer: [n, D].
+        target: [n, D].
+
+    Returns:
+        ``rmse`` and ``mae``; of several numbers ``rmse_<k>`` and ``mae_<k>`` of the first `MOST_CLASSES`.
+    """
+    errors = answer.double() - target.double()
+    means = {"rmse": errors.square().mean(0).sqrt().tolist(), "mae": errors.abs().mean(0).tolist()}
+    if errors.shape[1] == 1:
+        return {name: value for name, (value,) in means.items()}
+    return {f"{name}_{k}": value for name, values in means.items() for k, value in enumerate(values[:MOST_CLASSES])}
+
+
+def matrix_text(matrix: Tensor, classes: tuple[str, ...]) -> str:
+    """A confusion matrix [K, K] as a table, with the recall of each class."""
+    width = max(8, *(len(name) + 2 for name in classes))
+    rows = [["truth", *classes, "recall"]]
+    for name, row in zip(classes, matrix, strict=True):
+        index = len(rows) - 1
+        recall = f"{row[index] / row.sum():.1%}" if row.any() else "-"
+        rows.append([name, *(f"{int(count)}" for count in row.tolist()), recall])
+    return "\n".join("".join(cell.rjust(width) for cell in row) for row in rows)

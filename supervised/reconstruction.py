@@ -67,7 +67,9 @@ class ReconstructionEnv(SupervisedEnv):
         self.criterion = self.action.unit
         self._bits: Tensor | None = None
         if settings.binarize == "static":
-            self._bits = torch.cat([self._sampled_pixels(rows) for rows in self.in_order(self.evaluation_batch)])
+            self._bits = torch.cat(
+                [self._sampled_pixels(rows) for rows in self.examples.in_order(self.evaluation_batch)]
+            )
         if settings.binarize != "none":
             blank = torch.zeros((1, *(self.single_action_space.shape or ())), device=self.device)
             self._off, self._on = (self._scaling.unscaled(blank + bit) for bit in (0, 1))
@@ -104,7 +106,7 @@ class ReconstructionEnv(SupervisedEnv):
 
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, as it is shown, [B, *shape]."""
-        return map(self.inputs, self.in_order(self.evaluation_batch))
+        return map(self.inputs, self.examples.in_order(self.evaluation_batch))
 
     def pixels(self, answers: Tensor) -> Tensor:
         """What answers [B, *O] look like: probabilities for log-odds, else themselves."""

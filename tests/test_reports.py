@@ -228,7 +228,7 @@ def test_what_has_no_uncertainty_is_refused():
         report("uncertainty", agent, env, index=120)
     iris = SupervisedEnv(SupervisedEnv.Settings(num_envs=30, dataset="iris")).evaluation(1)
     two = Supervised(env, Supervised.Settings(network={"name": "mlp", "dropout": 0.1}))
-    iris._inputs = iris._inputs[:, :2]
+    iris.examples._inputs = iris.examples._inputs[:, :2]
     with pytest.raises(InputError, match="knows 2 classes, the data set has 3"):
         UncertaintyReport(UncertaintyReport.Settings())(two, iris, None)
     settings = SupervisedEnv.Settings(dataset="iris", num_envs=4, action="values")

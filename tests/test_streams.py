@@ -193,7 +193,7 @@ def test_evaluation_shows_the_examples_in_order_and_learns_their_targets(monkeyp
     twin = env.evaluation(1)
     x, y = table(21, 1)
     monkeypatch.setattr(twin, "num_envs", 4)
-    shown = [twin.inputs(rows) for rows in twin.in_order(4)]
+    shown = [twin.inputs(rows) for rows in twin.examples.in_order(4)]
     assert torch.equal(torch.cat(shown), torch.from_numpy(x))
     monkeypatch.setattr(Loaded, "fetch", None)  # no second pass
     assert twin.targets.tolist() == y.tolist()

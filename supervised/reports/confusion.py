@@ -6,7 +6,7 @@ from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker
-from rlcore.supervised.environment import MOST_CLASSES, confusion_matrix
+from rlcore.supervised.metrics import MOST_CLASSES, confusion_matrix
 from rlcore.supervised.reports.common import classified, figure_of
 
 

@@ -16,7 +16,7 @@ from rlcore.evaluation import Embedding, Report, ReportMaker, evaluating
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.seeding import seed_everything
 from rlcore.settings import Seed
-from rlcore.supervised.environment import MOST_CLASSES
+from rlcore.supervised.metrics import MOST_CLASSES
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports.common import figure_of
 from rlcore.supervised.reports.likelihood import autoencoding

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from rlcore.evaluation import Report
 from rlcore.supervised.actions import ValuesAction
-from rlcore.supervised.environment import MOST_CLASSES, SupervisedEnv
+from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.loading import gathered
+from rlcore.supervised.metrics import MOST_CLASSES
 from rlcore.supervised.reports.common import Ask, figure_of, side_by_side
 from rlcore.trees import take, tree_map
 from rlcore.uncertainty import (
@@ -81,7 +82,7 @@ def measured(env: SupervisedEnv, ask: Ask) -> Measured:
         with it, ``scaled_<measure>``. Of several numbers each has its own, ``<measure>_<k>``, of the first
         `MOST_CLASSES`, after their total ``negative_log_likelihood``.
     """
-    test = _asked(ask, map(env.inputs, env.in_order(env.evaluation_batch)))
+    test = _asked(ask, map(env.inputs, env.examples.in_order(env.evaluation_batch)))
     target = _numbers(env, env.targets)
     held = env.dataset.validation
     if held is not None:

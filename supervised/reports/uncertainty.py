@@ -164,7 +164,7 @@ def measured(env: SupervisedEnv, ask: Ask, seed: int = 1) -> Measured:
         InputError: the answers are not probabilities of the data set's classes.
     """
     dataset, batch = env.dataset, env.evaluation_batch
-    test = _asked(ask, map(env.inputs, env.in_order(batch)))
+    test = _asked(ask, map(env.inputs, env.examples.in_order(batch)))
     target = env.targets.cpu()
     known, num_classes = test.probabilities.shape[1], len(dataset.classes or ())
     if known != num_classes + len(env.action.other_answers):
