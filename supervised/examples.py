@@ -1,14 +1,90 @@
-"""Examples: the inputs and targets of a split, as an environment shows them."""
+"""Examples: the inputs and targets of a split, as an environment shows them, and in which order."""
 
+import copy
+import zlib
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from rlcore.seeding import restore_generator
 from rlcore.spaces import Channels
 from rlcore.supervised.datasets import Split
-from rlcore.supervised.loading import Order, Source, Stream, gathered, in_order, placed
+from rlcore.supervised.loading import Source, Stream, gathered, in_order, placed
 from rlcore.supervised.preparation import channels_first
+
+
+class Order:
+    """The rows of one batch after another: one permutation after another, each example exactly once per epoch.
+
+    A batch may straddle two epochs.
+
+    Args:
+        num: n, the examples.
+        batch: rows of a batch, of all processes.
+        part: of a batch that is shown here.
+        shuffle: whether to permute them.
+        device: of the rows.
+    """
+
+    def __init__(self, num: int, batch: int, part: slice, shuffle: bool, device: torch.device):
+        self.num, self.batch, self.part, self.shuffle, self.device = num, batch, part, shuffle, device
+        self.generator = torch.Generator(device)
+        self.began_with: Tensor
+        """The state of the generator at the beginning of the epoch."""
+        self.cursor: int
+        """Rows of the epoch that have been shown."""
+        self.rows: Tensor
+        """Of the epoch, in their order."""
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Draws the next permutation."""
+        self.began_with, self.cursor = self.generator.get_state(), 0
+        self.rows = self.of_epoch()
+
+    def of_epoch(self) -> Tensor:
+        """The rows of an epoch in their order, at least a batch, [n] int64."""
+        if self.shuffle:
+            return torch.randperm(self.num, generator=self.generator, device=self.device)
+        torch.rand(1, generator=self.generator, device=self.device)  # no two epochs begin with the same state
+        return torch.arange(self.num, device=self.device)
+
+    def next(self) -> Tensor:
+        """The rows of the next batch that are shown here, [B] int64."""
+        start, self.cursor = self.cursor, self.cursor + self.batch
+        if self.cursor <= len(self.rows):
+            return self.rows[start : self.cursor][self.part]
+        rest = self.rows[start:]
+        self.begin_epoch()
+        self.cursor = self.batch - len(rest)
+        return torch.cat([rest, self.rows[: self.cursor]])[self.part]
+
+    def restore(self, began_with: Tensor, cursor: int) -> None:
+        """Goes on in the epoch that began with this state of the generator."""
+        restore_generator(self.generator, began_with)
+        self.begin_epoch()
+        self.cursor = cursor
+
+    def ahead(self) -> Iterator[Tensor]:
+        """Requests of all batches to come, [B, 2] (see `Source.fetch`), with a seed for each epoch."""
+        order = copy.copy(self)
+        order.part, order.generator = slice(None), torch.Generator(self.device)
+        order.restore(self.began_with, self.cursor)
+        return order._requests(self.part)
+
+    @property
+    def epoch_seed(self) -> int:
+        """A number of this epoch, which follows from the seed."""
+        return zlib.crc32(self.began_with.numpy().tobytes())
+
+    def _requests(self, part: slice) -> Iterator[Tensor]:
+        while True:
+            left, seed = len(self.rows) - self.cursor, self.epoch_seed
+            rows = self.next()
+            seeds = torch.full_like(rows, self.epoch_seed)
+            seeds[:left] = seed
+            yield torch.stack([rows, seeds], 1)[part]
 
 
 class Examples:

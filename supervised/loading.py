@@ -9,7 +9,6 @@ import random
 import signal
 import threading
 import weakref
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from torch.utils import data
 
 from rlcore.errors import InputError
 from rlcore.interruption import ending_signals
-from rlcore.seeding import derive_seed, restore_generator
+from rlcore.seeding import derive_seed
 
 S = TypeVar("S", bound="Source")
 Batch = tuple[Tensor, Tensor | None]
@@ -298,73 +297,6 @@ def _close_all() -> None:
     """Ends the processes of streams that nobody closed, before multiprocessing waits for them."""
     for stream in list(_open_streams):
         stream.close()
-
-
-class Order:
-    """The rows of one batch after another: one permutation after another, each example exactly once per epoch.
-
-    A batch may straddle two epochs.
-
-    Args:
-        num: n, the examples.
-        batch: rows of a batch, of all processes.
-        part: of a batch that is shown here.
-        shuffle: whether to permute them.
-        device: of the rows.
-    """
-
-    def __init__(self, num: int, batch: int, part: slice, shuffle: bool, device: torch.device):
-        self.num, self.batch, self.part, self.shuffle, self.device = num, batch, part, shuffle, device
-        self.generator = torch.Generator(device)
-        self.began_with: Tensor
-        """The state of the generator at the beginning of the epoch."""
-        self.cursor: int
-        """Rows of the epoch that have been shown."""
-        self.begin_epoch()
-
-    def begin_epoch(self) -> None:
-        """Draws the next permutation."""
-        self.began_with, self.cursor = self.generator.get_state(), 0
-        if self.shuffle:
-            self._rows = torch.randperm(self.num, generator=self.generator, device=self.device)
-        else:
-            self._rows = torch.arange(self.num, device=self.device)
-            torch.rand(1, generator=self.generator, device=self.device)  # no two epochs begin with the same state
-
-    def next(self) -> Tensor:
-        """The rows of the next batch that are shown here, [B] int64."""
-        start, self.cursor = self.cursor, self.cursor + self.batch
-        if self.cursor <= self.num:
-            return self._rows[start : self.cursor][self.part]
-        rest = self._rows[start:]
-        self.begin_epoch()
-        self.cursor = self.batch - len(rest)
-        return torch.cat([rest, self._rows[: self.cursor]])[self.part]
-
-    def restore(self, began_with: Tensor, cursor: int) -> None:
-        """Goes on in the epoch that began with this state of the generator."""
-        restore_generator(self.generator, began_with)
-        self.begin_epoch()
-        self.cursor = cursor
-
-    def ahead(self) -> Iterator[Tensor]:
-        """Requests of all batches to come, [B, 2] (see `Source.fetch`), with a seed for each epoch."""
-        order = Order(self.num, self.batch, slice(None), self.shuffle, self.device)
-        order.restore(self.began_with, self.cursor)
-        return order._requests(self.part)
-
-    @property
-    def epoch_seed(self) -> int:
-        """A number of this epoch, which follows from the seed."""
-        return zlib.crc32(self.began_with.numpy().tobytes())
-
-    def _requests(self, part: slice) -> Iterator[Tensor]:
-        while True:
-            left, seed = self.num - self.cursor, self.epoch_seed
-            rows = self.next()
-            seeds = torch.full_like(rows, self.epoch_seed)
-            seeds[:left] = seed
-            yield torch.stack([rows, seeds], 1)[part]
 
 
 def fetched(source: Source, requests: Iterable[Tensor]) -> Iterator[Batch]:

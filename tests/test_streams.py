@@ -24,7 +24,8 @@ from rlcore.agents.supervised import Supervised
 from rlcore.supervised import loading
 from rlcore.supervised.datasets import FileOptions, from_arrays, from_torch, load
 from rlcore.supervised.environment import SupervisedEnv
-from rlcore.supervised.loading import Kept, Loaded, Order
+from rlcore.supervised.examples import Order
+from rlcore.supervised.loading import Kept, Loaded
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports.uncertainty import measured
 
