@@ -112,6 +112,11 @@ class ReconstructionEnv(SupervisedEnv):
         """What answers [B, *O] look like: probabilities for log-odds, else themselves."""
         return answers.sigmoid() if self.settings.action == "log_odds" else answers
 
+    def shades(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, *O] as a figure shows them, in [0, 1]: where the data's are outside, from their least to most."""
+        low, high = self.pixel_range
+        return ((pixels - low) / (high - low)).clamp(0, 1)
+
     def answers(self, pixels: Tensor) -> Tensor:
         """The answers [B, *O] that look like pixels, which are in (0, 1) for log-odds."""
         return pixels.logit() if self.settings.action == "log_odds" else pixels
@@ -136,7 +141,9 @@ class ReconstructionEnv(SupervisedEnv):
         """What pixels the figures are of, to be reported with them."""
         if self.is_binary:
             return f"binary ({'as they are' if self.settings.binarize == 'none' else self.settings.binarize})"
-        return "not binary: not comparable with figures of binary ones"
+        low, high = self.pixel_range
+        shown = "" if (low, high) == (0, 1) else f"; figures show {low:.3g} as 0 and {high:.3g} as 1"
+        return f"not binary: not comparable with figures of binary ones{shown}"
 
     def _make_action(self, device: torch.device) -> Action:
         splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]
@@ -147,6 +154,8 @@ class ReconstructionEnv(SupervisedEnv):
         if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
             seen = f"{float(low):g} to {float(high):g}"
             raise InputError(f"env.binarize: inputs must be probabilities in [0, 1], got {seen}; see env.scaling")
+        self.pixel_range = (0.0, 1.0) if low >= 0 and high <= 1 else (float(low), float(high))
+        """What figures show as black and as white."""
         has_two = all(bool(((piece == least) | (piece == most)).all()) for x in splits for piece in pieces(x))
         self.is_binary = self.settings.binarize != "none" or bool(has_two and low == 0 and high == 1)
         numbers = Dataset(Split(ends, ends), None, None)

@@ -739,3 +739,19 @@ def test_a_code_that_is_the_factors_has_a_gap_of_one_and_a_doubled_one_none():
         assert scalars["class_gap"] == pytest.approx(gap, abs=1e-9)
         gaps = [value for name, value in scalars.items() if name.endswith("_gap") and name != "mean_gap"]
         assert scalars["mean_gap"] == pytest.approx(sum(gaps) / len(gaps))
+
+
+def test_pixels_outside_0_and_1_are_shown_by_their_range_and_told():
+    settings = ReconstructionEnv.Settings(num_envs=64, dataset="digits", scaling="standard", action="values")
+    env = ReconstructionEnv(settings)
+    low, high = env.pixel_range
+    assert low < 0
+    assert high > 1
+    ends = torch.tensor([low, high, (low + high) / 2])
+    assert env.shades(ends).tolist() == pytest.approx([0, 1, 0.5])
+    shown = env.shades(env.scaled(env.inputs(slice(None))))
+    assert len(shown.unique()) == len(env.scaled(env.inputs(slice(None))).unique())  # nothing is cut
+    assert f"figures show {low:.3g} as 0 and {high:.3g} as 1" in env.pixel_kind
+    plain = ReconstructionEnv(ReconstructionEnv.Settings(num_envs=64, dataset="digits"))
+    x = plain.scaled(plain.inputs(slice(0, 4)))
+    assert torch.equal(plain.shades(x), x)

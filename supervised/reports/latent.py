@@ -92,7 +92,9 @@ class LatentReport(ReportMaker):
             rows = _evenly(env, s.num)
             figures = {
                 "reconstructions": _grid(
-                    [*env.scaled(env.inputs(rows)), *drawn(means[rows])], len(rows), ["shown", "reconstructed"]
+                    [*env.shades(env.scaled(env.inputs(rows))), *drawn(means[rows])],
+                    len(rows),
+                    ["shown", "reconstructed"],
                 ),
                 "interpolation": _grid(drawn(_interpolated(means[rows])), len(rows)),
             }
@@ -105,7 +107,8 @@ class LatentReport(ReportMaker):
         scalars = {"active_units": float((means.var(0) > ACTIVE).sum())}
         if kl is not None:
             scalars |= {f"kl_{i}": float(kl[i]) for i in sorted(order.tolist())}
-        return Report(scalars, f"{scalars['active_units']:g} of {means.shape[1]:,} coordinates active", figures)
+        text = f"{scalars['active_units']:g} of {means.shape[1]:,} coordinates active; pixels: {env.pixel_kind}"
+        return Report(scalars, text, figures)
 
     def _manifold(self, drawn: Drawn, device: torch.device) -> "Figure":
         """The images on a grid over a two-dimensional code, the second coordinate upwards."""
@@ -177,9 +180,10 @@ class InpaintingReport(ReportMaker):
                 name: env.action.reward(answer[:, :, half:], shown[:, :, half:]).mean().item()
                 for name, answer in answers.items()
             }
-            seen = torch.cat([shown[:, :, :half], torch.full_like(shown[:, :, half:], GREY)], 2)
-            joined = torch.cat([shown[:, :, :half], env.pixels(completed)[:, :, half:]], 2)
-            figure = _grid([*shown, *seen, *joined], len(shown), ["whole", "seen", "completed"])
+            whole, filled = env.shades(shown), env.shades(env.pixels(completed))
+            seen = torch.cat([whole[:, :, :half], torch.full_like(whole[:, :, half:], GREY)], 2)
+            joined = torch.cat([whole[:, :, :half], filled[:, :, half:]], 2)
+            figure = _grid([*whole, *seen, *joined], len(whole), ["whole", "seen", "completed"])
         lines = [f"{name}: {value:.1f}" for name, value in rewards.items()]
         text = f"reward of the hidden half: {', '.join(lines)}; pixels: {env.pixel_kind}"
         return Report(rewards, text, {"inpainting": figure})
@@ -231,7 +235,7 @@ class ProjectorReport(ReportMaker):
             codes = encoded(agent, env).mean[:num]
             obs = env.scaled(env.inputs(slice(0, num)))
         labels = [env.dataset.classes[k] if env.dataset.classes else str(k) for k in env.targets[:num].tolist()]
-        images = obs.clamp(0, 1).cpu() if obs.ndim == 4 else None
+        images = env.shades(obs).cpu() if obs.ndim == 4 else None
         embedding = Embedding(codes.flatten(1).cpu(), labels, images)
         return Report({}, f"{num:,} codes for TensorBoard's projector", embedding=embedding)
 
@@ -249,15 +253,15 @@ def sampled(agent: AutoencoderAgent, env: ReconstructionEnv, num: int) -> Tensor
 
 
 def decoded(agent: AutoencoderAgent, env: ReconstructionEnv, z: Tensor) -> Tensor:
-    """The images of codes [B, *L], [B, *O]."""
-    return torch.cat([env.pixels(agent.decode(some)) for some in z.split(env.evaluation_batch)])
+    """The images of codes [B, *L], as figures show them, [B, *O] in [0, 1]."""
+    return torch.cat([env.shades(env.pixels(agent.decode(some))) for some in z.split(env.evaluation_batch)])
 
 
 def tiled(images: list[Tensor], columns: int) -> Tensor:
-    """Images [C, H, W] in a grid, grey lines between: [rows * (H + 1) + 1, columns * (W + 1) + 1, C] in [0, 1]."""
+    """Images [C, H, W] in [0, 1] in a grid, grey lines between, [rows * (H + 1) + 1, columns * (W + 1) + 1, C]."""
     rows = math.ceil(len(images) / columns)
     blank = torch.zeros_like(images[0])
-    full = torch.stack([*images, *[blank] * (rows * columns - len(images))]).cpu().clamp(0, 1)
+    full = torch.stack([*images, *[blank] * (rows * columns - len(images))]).cpu()
     framed = nn.functional.pad(full, (1, 0, 1, 0), value=GREY).unflatten(0, (rows, columns))  # [rows, columns, C, H, W]
     picture = framed.permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
     return nn.functional.pad(picture, (0, 1, 0, 1), value=GREY).permute(1, 2, 0)
