@@ -21,6 +21,7 @@ from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.moved import keep_former_names
 from rlcore.optimizers import Accumulation, FusedOptimizer, clip_grad_norm
 from rlcore.rollout import Rollout, Step
+from rlcore.seeding import seeded
 from rlcore.settings import Choice
 from rlcore.stateful import CountersKept, attributes_of_type, restore_state, saved_state
 from rlcore.trees import Tree, tree_map
@@ -175,6 +176,16 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
         Args:
             obs: [B, *O].
         """
+
+    def reinitialize(self, seed: int) -> None:
+        """Forgets all that was learned and counted, as a new agent with other initial parameters.
+
+        Args:
+            seed: of these parameters; torch's global generator is not moved.
+        """
+        with seeded(seed, torch.device("cpu")):
+            new = type(self)(self.spec, self.settings)
+        self.restore(new.checkpoint())
 
     def on_reset(self) -> None:
         """Called by the trainer when the episodes in progress were abandoned: forget what was remembered of them."""

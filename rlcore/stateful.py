@@ -163,8 +163,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], 
         if keep_settings:
             group.pop(INITIAL_RATE, None)
             group.update(new)
-        elif INITIAL_RATE not in group and group.get("lr") != new.get("lr"):  # annealed by rlcore 0.1
-            group[INITIAL_RATE] = new["lr"]
+        elif INITIAL_RATE not in group and group.get("lr") != (rate := new.get(INITIAL_RATE, new.get("lr"))):
+            group[INITIAL_RATE] = rate  # annealed by rlcore 0.1
 
 
 def _checked(optimizer: torch.optim.Optimizer, saved: dict[str, Any], keep_settings: bool) -> dict[str, Any]:

@@ -444,7 +444,7 @@ class SupervisedEnv(Environment):
         if self._encoded is not None and not target.is_floating_point():
             low, high = map(int, self._encoded.aminmax())
         self._target = restored(saved["target"], target, "env.target", low=low, high=high)
-        cursor = restored_number(saved["cursor"], "env.cursor", high=self.num_examples)
+        cursor = restored_number(saved["cursor"], "env.cursor", high=len(self.examples.order.rows))
         self.examples.order.restore(saved["generator"], cursor)
         if "noise" in saved:  # rlcore 0.1 kept it only where pixels are drawn
             restore_generator(self._noise, saved["noise"])

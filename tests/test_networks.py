@@ -32,6 +32,17 @@ def test_lenet_has_its_61684_parameters_and_depthwise_far_fewer():
     assert multiply_adds(depthwise, IMAGE) < 416_520
 
 
+def test_lenet_drops_channels_of_the_second_convolution():
+    network = networks.build("lenet", IMAGE, 10, channels=[3, 8], channel_dropout=0.5)
+    seen = []
+    network.hidden[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    network(torch.rand(16, *IMAGE) + 1)
+    dropped = (seen[0].unflatten(1, (8, 25)) == 0).all(2)
+    network.eval()(torch.rand(16, *IMAGE) + 1)
+    kept = (seen[1].unflatten(1, (8, 25)) == 0).all(2)
+    assert dropped.sum() > kept.sum() + 20  # of 128 channels, about half
+
+
 def test_parameters_of_the_course():
     for hidden, expected in (([128], 513), ([512], 2_049), ([40, 25, 10], 1_416)):
         assert size(networks.build("mlp", (2,), 1, hidden=hidden)) == expected
@@ -43,6 +54,7 @@ def test_parameters_of_the_course():
     [
         ("mlp", {"batch_norm": True, "dropout": 0.3}),
         ("lenet", {"batch_norm": True, "dropout": 0.2}),
+        ("lenet", {"channels": [4, 8], "padding": [0, 0], "channel_dropout": 0.5}),
         ("depthwise_cnn", {}),
         ("binarized_mlp", {}),
     ],
