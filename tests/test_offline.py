@@ -226,7 +226,7 @@ def test_bc_is_the_supervised_agent():
         which = torch.randint(num, (30,))
         env._drawn = lambda which=which: which
         mine = clone.learn(collector.collect(clone, progress))
-        flowers._next_rows = lambda which=which: which
+        flowers.examples.next = lambda which=which: which
         theirs = learner.learn(flowers_rollout(learner, flowers, progress))
         assert mine["loss"] == theirs["loss"]
     for a, b in zip(clone.parameters(), learner.parameters(), strict=True):
