@@ -22,6 +22,9 @@ from rlcore.spaces import Logits, LogOdds, Means, Normals, scaled_space
 from rlcore.targets import target_scale
 from rlcore.trees import Tree
 
+SURE = 1e-6
+"""Probability of another class below which an example counts as certain."""
+
 
 class Batch(NamedTuple):
     """N examples, of which an agent has answered to `obs`."""
@@ -138,7 +141,8 @@ class Supervised(PathwiseAgent):
         """
         s, losses = self.settings, -batch.reward
         if s.focal:
-            losses = losses * (1 - (-losses).exp()) ** s.focal
+            wrong = (-torch.expm1(-losses)).clamp_min(SURE)  # 1 - p; at 0 a root has no slope
+            losses = losses * wrong**s.focal
         if s.label_smoothing:
             losses = (1 - s.label_smoothing) * losses - s.label_smoothing * output.log_softmax(-1).mean(-1)
         return losses.mean() if batch.weight is None else (losses * batch.weight).mean()

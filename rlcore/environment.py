@@ -1,7 +1,7 @@
 """Environment: the base class of what data comes from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Annotated, Any
 
@@ -77,6 +77,8 @@ class Environment(VectorEnv, ABC):
     """The names of the classes that answers are about, in the order of their numbers; None if there are none."""
     kept_by_agents: Sequence[str] = ()
     """Settings that say what is fitted in training and saved with the agent: later changes have no effect."""
+    described_with: Mapping[str, Sequence[str]] = {}
+    """Of a setting, those that are about its value: an evaluation that changes it sets these to their defaults."""
     remarks: Sequence[str] = ()
     """What a user should know of it, a line each; the trainer shows them when it begins."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012

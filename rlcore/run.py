@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -119,10 +119,19 @@ class Run:
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
         """A trainer that writes and prints nothing and has no hooks, with its agent restored; and the checkpoint."""
-        loaded = self.load((*overrides, "trainer.hooks=[]"))
+        loaded = self.load((*overrides, "trainer.hooks=[]", *self._of_other_settings(overrides)))
         trainer, saved, _ = self.build(loaded, self.checkpoint_path(which))
         trainer.restore_agent(saved)
         return trainer, saved
+
+    def _of_other_settings(self, overrides: Sequence[str]) -> list[str]:
+        """Overrides by which settings go back to their defaults that are about what is changed here."""
+        changed = {item.partition("=")[0] for item in overrides}
+        kind = registry.envs[self.load().config.env.name]
+        described: Mapping[str, Sequence[str]] = getattr(kind, "described_with", {})
+        others = {name for key, names in described.items() if f"env.{key}" in changed for name in names}
+        fields = kind.Settings.model_fields
+        return [f"env.{name}={json.dumps(fields[name].default)}" for name in others if f"env.{name}" not in changed]
 
     def build(self, loaded: Loaded, path: Path) -> tuple[Trainer, dict[str, Any], list[str]]:
         """A trainer for the agent of a checkpoint, the checkpoint, and one line for each choice made.

@@ -75,7 +75,8 @@ class Action(ABC):
     def task(self, dataset: Dataset) -> Task:
         """What is to be answered, for metrics."""
         if dataset.classes is not None:
-            return Task("binary" if len(dataset.classes) == 2 else "multiclass", len(dataset.classes))
+            kind: Any = "binary" if len(dataset.classes) == 2 else "multiclass"
+            return Task(kind, len(dataset.classes), type(self).probabilities is not Action.probabilities)
         return Task("numbers", math.prod(self.space.shape or ()))
 
     def criterion(self, dataset: Dataset) -> str:
@@ -161,6 +162,10 @@ class AskAction(LabelAction):
     unit = "reward"
     other_answers = ("asks",)
 
+    def task(self, dataset: Dataset) -> Task:
+        """There is none for metrics, in which asking would be a wrong answer."""
+        raise InputError("env.metrics: with env.action=ask the figures are the reward, what is asked, and the accuracy")
+
     def __init__(self, dataset: Dataset, device: torch.device, wrong: float = 1.0, warmup: int = 0):
         self.num_classes, self.full_cost, self.warmup = len(_classes(dataset, "ask")), wrong, warmup
         self.wrong = wrong
@@ -240,7 +245,8 @@ class LogOddsAction(Action):
         targets = gathered(dataset.train.targets)
         if not ((targets == 0) | (targets == 1)).all():
             raise InputError("env.metrics: are of outcomes that are 0 or 1; these are between")
-        return Task("multilabel", math.prod(self.shape))
+        num = math.prod(self.shape)
+        return Task("multilabel" if num > 1 else "binary", num)
 
     def probabilities(self, action: Tensor, num_classes: int) -> Tensor:
         """Of class 0 and class 1, [N, 2]."""

@@ -32,6 +32,8 @@ class Augmentation(nn.Module, ABC):
 
     mixes_targets: bool = False
     """Whether targets are mixed, so that classes are given as shares of them."""
+    makes_fractions: bool = False
+    """Whether it makes numbers that were not there, to which bytes are rounded."""
 
     def __init__(self, settings: settings.Settings | None = None):
         super().__init__()
@@ -106,6 +108,7 @@ class Crop(Augmentation):
         """The ratio of the part's sides, at most, relative to that of the image."""
 
     settings: Settings
+    makes_fractions = True
 
     def forward(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Augmentation`."""
@@ -132,6 +135,7 @@ class Noise(Augmentation):
         """Standard deviation, in the units of the data set: for bytes 0 to 255, to which they are rounded and cut."""
 
     settings: Settings
+    makes_fractions = True
 
     def forward(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Augmentation`."""
@@ -151,6 +155,7 @@ class Mixup(Augmentation):
 
     settings: Settings
     mixes_targets = True
+    makes_fractions = True
 
     def forward(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """See `Augmentation`."""
@@ -193,6 +198,13 @@ class Augmentations:
         for augmentation in self.each:
             inputs, targets = augmentation(inputs, targets, generator)
         return (inputs.movedim(1, -1) if self.channels_last else inputs), targets
+
+    def require_whole(self, what: str) -> None:
+        """Raises an InputError if one of them would not leave inputs as whole numbers."""
+        for augmentation in self.each:
+            if augmentation.makes_fractions:
+                name = type(augmentation).__name__.lower()
+                raise InputError(f"env.augment: {name} makes other numbers of {what}; store them as floats")
 
     def check(self, inputs: Tensor, targets: Tensor) -> None:
         """Tries them out on a few examples.

@@ -185,6 +185,19 @@ class SupervisedEnv(Environment):
                 raise InputError(f"fold: must be below folds, {describe(self.folds)}; got {self.fold}")
             return self
 
+        @field_validator("target")
+        @classmethod
+        def _each_once(cls, target: str | list[str] | None) -> str | list[str] | None:
+            if isinstance(target, list) and (not target or len(set(target)) < len(target)):
+                raise InputError(f"must be one or more columns, each once; got {target}")
+            return target
+
+        @field_validator("class_weights", mode="before")
+        @classmethod
+        def _named(cls, given: Any) -> Any:
+            """Classes that are numbers in YAML are named by them."""
+            return {str(name): weight for name, weight in given.items()} if isinstance(given, dict) else given
+
         @model_validator(mode="after")
         def _check_targets(self) -> "SupervisedEnv.Settings":
             if self.target_scaling != "raw" and self.action not in ("values", "normal"):
@@ -195,6 +208,7 @@ class SupervisedEnv(Environment):
     num_examples: int
     names_classes = True
     """Whether an answer names a class, if there are classes."""
+    described_with = {"dataset": ("test_dataset", "validation_fraction", "folds", "fold")}  # noqa: RUF012
     kept_by_agents = "scaling", "channels", "features", "ignore", "missing", "target_scaling"
 
     def __init__(
@@ -256,6 +270,8 @@ class SupervisedEnv(Environment):
         targets = self.examples.known_targets
         self._encoded = None if targets is None else self._as_rewarded(self._encode(targets))
         if self._augmentations.each:
+            if space.dtype == np.uint8 and settings.scaling == "unit" and (np.asarray(space.scale) == 1).all():
+                self._augmentations.require_whole("bytes that are only 0 and 1")
             first = slice(0, 2)
             self._augmentations.check(self.examples.inputs(first), self._encoded_of(first))
         self._noise = torch.Generator(self.device).manual_seed(2 * settings.data_seed + (split == "test"))
@@ -317,6 +333,12 @@ class SupervisedEnv(Environment):
         A subclass whose constructor does not take a spec is made as any other.
         """
         return cls(settings, device, spec=spec) if "spec" in signature(cls).parameters else cls(settings, device)
+
+    def on_attach(self, agent: Agent) -> None:
+        """Refuses an agent that has no use for the weights of classes, if there are any."""
+        if self._class_weights is not None and not agent.differentiable:
+            name = type(agent).__name__
+            raise InputError(f"env.class_weights: {name} learns from the reward alone, which they do not change")
 
     @property
     def select_best(self) -> bool:  # type: ignore[override]
@@ -409,9 +431,18 @@ class SupervisedEnv(Environment):
         return Report(scalars, text, columns=columns, errors=errors)
 
     def _metrics(self) -> dict[str, Metric]:
-        """Those of the settings, by name, for one evaluation."""
-        choices = self.settings.metrics
-        return {choice.name: choice.make(self.action.task(self.dataset)) for choice in choices}
+        """Those of the settings, by the names of their figures, for one evaluation.
+
+        Raises:
+            InputError: two have the same name, or one is not for these answers.
+        """
+        found: dict[str, Metric] = {}
+        for choice in self.settings.metrics:
+            metric = choice.make(self.action.task(self.dataset))
+            if (name := f"{choice.name}{metric.ending}") in found:
+                raise InputError(f"env.metrics: {name} is named twice")
+            found[name] = metric
+        return found
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Examples as they are shown, [B, *shape] in the dtype of the observation space."""

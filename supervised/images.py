@@ -57,7 +57,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __init__(self, paths: list[str], first: str, size: tuple[int, int] | None, mode: Mode | None):
         self.paths, self.size, self.mode = paths, size, mode
-        image = _opened(first)
+        image = opened(first)
         self._size = size or (image.height, image.width)
         self._mode = mode or ("grey" if image.mode in GREY else "rgb")
 
@@ -66,7 +66,7 @@ class ImageFiles(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         path, (height, width) = self.paths[index], self._size
-        image = _opened(path)
+        image = opened(path)
         if self.size is not None:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
         if (image.height, image.width) != self._size:
@@ -111,8 +111,12 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         raise InputError(f"env.dataset: {folder} cannot be read: {error.strerror}") from None
 
 
-def _opened(path: str) -> Image.Image:
-    """An image, decoded and upright."""
+def opened(path: str) -> Image.Image:
+    """An image of eight bits a channel, decoded and upright.
+
+    Raises:
+        InputError: it is damaged, of another format or another depth.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -121,7 +125,7 @@ def _opened(path: str) -> Image.Image:
                 upright = ImageOps.exif_transpose(image)
     except Exception as error:  # reading damaged bytes may raise anything
         message = " ".join(f"{error or type(error).__name__}".split())
-        raise InputError(f"env.dataset: {path} cannot be read as an image: {message}") from None
+        raise InputError(f"{path} cannot be read as an image: {message}") from None
     if upright.mode not in (*GREY, *COLOURS):
-        raise InputError(f"env.dataset: {path} has pixels of the mode {upright.mode}; expected eight bits a channel")
+        raise InputError(f"{path} has pixels of the mode {upright.mode}; expected eight bits a channel")
     return upright

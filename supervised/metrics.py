@@ -1,5 +1,6 @@
 """Figures of an evaluation that a config names: those of torchmetrics, and one's own."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -22,6 +23,8 @@ class Task(NamedTuple):
     kind: Literal["binary", "multiclass", "multilabel", "numbers"]
     num: int
     """K classes, or D outcomes or numbers."""
+    stated: bool = True
+    """Whether answers state probabilities, or else only name a class."""
 
 
 class Metric(ABC):
@@ -48,6 +51,11 @@ class Metric(ABC):
     def __init__(self, settings: settings.Settings, task: Task):
         self.settings, self.task = settings, task
 
+    @property
+    def ending(self) -> str:
+        """What the name of the figure has after the metric's own, to tell several of one kind apart."""
+        return ""
+
     @abstractmethod
     def update(self, answers: Tensor, targets: Tensor) -> None:
         """Takes account of B examples.
@@ -59,7 +67,7 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The figures of all examples, by what their names have after the metric's own: ``""`` if it is just one."""
+        """The figures of all examples, by what their names have after that: ``""`` if it is just one."""
 
 
 class MeanMetric(Metric):
@@ -97,12 +105,16 @@ class LibraryMetric(Metric):
     """One of torchmetrics, in float64; a subclass says which."""
 
     tasks: ClassVar[tuple[str, ...]] = (*CLASSES, "multilabel")
+    of_probabilities: ClassVar[bool] = False
+    """Whether naming a class is not enough."""
 
     def __init__(self, settings: settings.Settings, task: Task):
         super().__init__(settings, task)
         if task.kind not in self.tasks:
             asked = "numbers" if task.kind == "numbers" else "classes or outcomes"
             raise InputError(f"there is no {type(self).__name__} of {asked}")
+        if self.of_probabilities and not task.stated:
+            raise InputError("needs probabilities of the classes; use env.action=logits")
         try:
             import torchmetrics
         except ImportError as error:
@@ -115,9 +127,9 @@ class LibraryMetric(Metric):
 
     def update(self, answers: Tensor, targets: Tensor) -> None:
         """See `Metric`."""
-        kind = self.task.kind
-        answers = answers[:, 1] if kind == "binary" else answers
-        targets = targets.double() if kind == "numbers" else targets.long()
+        if self.task.kind == "binary":  # of both classes, or of one outcome
+            answers, targets = answers[:, -1], targets.flatten()
+        targets = targets.double() if self.task.kind == "numbers" else targets.long()
         self._metric.to(answers.device).update(answers.double(), targets)
 
     def compute(self) -> dict[str, float]:
@@ -142,15 +154,17 @@ class TopK(LibraryMetric):
 
     settings: Settings
     tasks = ("multiclass",)
+    of_probabilities = True
+
+    @property
+    def ending(self) -> str:
+        """``_5`` for k = 5."""
+        return f"_{self.settings.k}"
 
     def _made(self, library: Any) -> Any:
         if self.settings.k >= self.task.num:
             raise InputError(f"k: must be below the number of classes, {self.task.num}; got {self.settings.k}")
         return library.Accuracy(**self._sizes(), top_k=self.settings.k, average="micro")
-
-    def compute(self) -> dict[str, float]:
-        """Named by k: ``top_k_5``."""
-        return {f"_{self.settings.k}": super().compute()[""]}
 
 
 class F1(LibraryMetric):
@@ -178,16 +192,42 @@ class AUROC(LibraryMetric):
         """Over the classes: each alike, or each by its number of examples."""
 
     settings: Settings
+    of_probabilities = True
+
+    def __init__(self, settings: Settings, task: Task):
+        super().__init__(settings, task)
+        self._num_positive = torch.zeros(task.num, dtype=torch.int64)
+        self._num = 0
 
     def _made(self, library: Any) -> Any:
-        return library.AUROC(**self._sizes(), average=self.settings.average)
+        return library.AUROC(**self._sizes(), average=None)
+
+    def update(self, answers: Tensor, targets: Tensor) -> None:
+        """See `Metric`."""
+        super().update(answers, targets)
+        if self.task.kind == "multiclass":
+            self._num_positive += torch.bincount(targets.cpu(), minlength=self.task.num)
+        elif self.task.kind == "multilabel":
+            self._num_positive += targets.long().sum(0).cpu()
+        self._num += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """See `Metric`; of the classes that there are, and that not all examples have."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of those that there are not
+            areas = self._metric.compute().double().cpu()
+        if self.task.kind == "binary":
+            return {"": areas.item()}
+        counted = (self._num_positive > 0) & (self._num_positive < self._num)
+        weights = self._num_positive.double() if self.settings.average == "weighted" else torch.ones(self.task.num)
+        return {"": ((areas * weights)[counted].sum() / weights[counted].sum()).item()}
 
 
 class AveragePrecision(AUROC):
     """The area under the curve of precision and recall, as `AUROC`."""
 
     def _made(self, library: Any) -> Any:
-        return library.AveragePrecision(**self._sizes(), average=self.settings.average)
+        return library.AveragePrecision(**self._sizes(), average=None)
 
 
 class R2(LibraryMetric):

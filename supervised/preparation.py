@@ -80,6 +80,9 @@ def divided(dataset: Dataset, settings: Any, known: tuple[str, ...] | None) -> D
     if dataset.test is None and settings.test_fraction:
         train, test = hold_out(dataset.train, settings.test_fraction, by_class, seed)
         dataset = replace(dataset, train=train, test=_some("test_fraction", settings.test_fraction, dataset, test))
+    if dataset.validation is not None and (settings.folds or settings.validation_fraction):
+        key = "folds" if settings.folds else "validation_fraction"
+        raise InputError(f"env.{key}: the data set has a validation split of its own; leave it out")
     if settings.folds is not None:
         train, held = fold(dataset.train, settings.folds, settings.fold, by_class, seed)
         dataset = replace(dataset, train=train, validation=_some("folds", 1 / settings.folds, dataset, held))

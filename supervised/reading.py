@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
 from rlcore.errors import InputError
@@ -12,6 +11,7 @@ from rlcore.observations import unknown_channels
 from rlcore.spaces import Column, Inputs
 from rlcore.supervised import tables
 from rlcore.supervised.datasets import one_line, read_npz
+from rlcore.supervised.images import opened
 
 ARRAYS = (".npz", ".npy")
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -133,17 +133,11 @@ class _Images:
         return np.stack([self._pixels(file) for file in self._files[rows]])
 
     def _pixels(self, file: Path) -> NDArray[np.uint8]:
-        try:
-            with PIL.Image.open(file) as image:
-                size, mode = image.size, image.mode
-                pixels = np.asarray(image.convert(self.mode))
-        except Exception as error:  # reading damaged bytes may raise anything
-            raise InputError(f"{file} cannot be read as an image: {one_line(error)}") from None
-        if size != self.size:
-            sizes = " x ".join(map(str, size)), " x ".join(map(str, self.size))
+        image = opened(str(file))
+        if image.size != self.size:
+            sizes = " x ".join(map(str, image.size)), " x ".join(map(str, self.size))
             raise InputError(f"{file} is {sizes[0]} pixels, the agent reads {sizes[1]}: resize it")
-        if mode.startswith(("I", "F")):
-            raise InputError(f"{file} has pixels of more than a byte (mode {mode}): save it with 8 bits")
+        pixels = np.asarray(image.convert(self.mode))
         if self.channels is None:
             return pixels
         pixels = pixels.reshape(*pixels.shape[:2], -1)

@@ -65,6 +65,8 @@ class ReconstructionEnv(SupervisedEnv):
     ):
         super().__init__(settings, device, dataset, split, spec)
         self.criterion = self.action.unit
+        if settings.binarize != "none":
+            self._augmentations.require_whole("pixels that are drawn")
         self._bits: Tensor | None = None
         if settings.binarize == "static":
             self._bits = torch.cat(
@@ -171,8 +173,13 @@ class ReconstructionEnv(SupervisedEnv):
     def _encode(self, targets: Tensor) -> Tensor:
         return targets  # unused: the target is the input itself
 
+    def _as_rewarded(self, encoded: Tensor) -> Tensor:
+        return encoded.float()  # unused, but it can be mixed
+
     def _wanted(self, encoded: Tensor, inputs: Tensor) -> Tensor:
-        return self.scaled(inputs)
+        pixels = self.scaled(inputs)
+        is_changed = self._augmentations.each and self.settings.action == "log_odds"
+        return pixels.clamp(0, 1) if is_changed else pixels  # noise may leave the range in which there is a likelihood
 
     def _sampled_pixels(self, rows: Tensor | slice) -> Tensor:
         """New pixels of examples, [B, *O] bool."""

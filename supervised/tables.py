@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet")
 """Of files that are tables."""
+DECIMAL_COMMA = r"^\s*[-+]?\d+,\d+\s*$"
 SEPARATORS = ",;\t"
 MISSING = ("", "?", "NA", "N/A", "NaN", "nan", "null", "NULL")
 """Texts that are missing values."""
@@ -182,14 +183,22 @@ def read(path: str | Path, name: str = "") -> Source:
         if is_text:
             with open(path, "rb") as file:
                 separator = max(SEPARATORS, key=file.readline().decode("latin-1").count)
-            frame = polars.read_csv(path, separator=separator, infer_schema=False)
-            frame = frame.rename(str.strip)
+            rows = polars.read_csv(path, separator=separator, infer_schema=False, has_header=False)
+            names = [(column or "").strip() for column in rows.row(0)]
+            if repeated := [column for column in names if names.count(column) > 1]:
+                raise InputError(f"{name} has several columns {repeated[0]!r}; give each a name of its own")
+            frame = rows[1:].rename(dict(zip(rows.columns, names, strict=True)))
+            for column in frame:
+                if separator != "," and len(column) and column.str.contains(DECIMAL_COMMA).all():
+                    raise InputError(f"{name}: column {column.name!r} has decimal commas ({column[0]}); write points")
         else:
             frame = polars.read_parquet(path)
             kinds = (polars.Boolean, polars.Categorical, polars.Enum, polars.Null)
             frame = frame.with_columns(polars.selectors.by_dtype(kinds).cast(polars.String))
     except FileNotFoundError:
         raise InputError(f"{name}: there is no such file") from None
+    except InputError:
+        raise
     except Exception as error:  # reading damaged bytes may raise anything
         raise InputError(f"{name} cannot be read as a table: {one_line(error)}") from None
     if not len(frame):

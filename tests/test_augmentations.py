@@ -167,3 +167,32 @@ def test_what_cannot_be_augmented_is_one_line():
         make(["flip"], IMAGES.reshape(60, -1))
     with pytest.raises(InputError, match=r"env\.augment: only what carries a gradient has mixed targets"):
         make(["mixup"], action="label")
+
+
+def test_bits_are_not_rounded_in_silence():
+    bits = (IMAGES > 128).astype(np.uint8)
+    for augment in ({"name": "mixup"}, {"name": "noise", "std": 0.4}, "crop"):
+        with pytest.raises(
+            InputError, match=r"makes other numbers of bytes that are only 0 and 1; store them as floats"
+        ):
+            make([augment], bits)
+    assert set(make(["flip", "shift"], bits).reset(seed=1)[0].unique().tolist()) <= {0, 1}
+    assert make([{"name": "mixup"}], bits.astype(np.float32)).reset(seed=1)[0].unique().numel() > 2
+    with pytest.raises(InputError, match="noise makes other numbers of pixels that are drawn"):
+        make(
+            [{"name": "noise", "std": 0.1}],
+            (IMAGES / 255).astype(np.float32),
+            kind=ReconstructionEnv,
+            binarize="dynamic",
+        )
+
+
+def test_a_likelihood_of_noisy_pixels_has_a_bound_and_autoencoders_can_mix():
+    greys = (IMAGES / 255).astype(np.float32)
+    env = make([{"name": "noise", "std": 5.0}], greys, kind=ReconstructionEnv)
+    obs, _ = env.reset(seed=1)
+    assert obs.max() > 1
+    assert ((env._target >= 0) & (env._target <= 1)).all()
+    mixed = make([{"name": "mixup", "alpha": 1.0}], greys, kind=ReconstructionEnv)
+    obs, _ = mixed.reset(seed=1)
+    assert torch.equal(mixed._target, obs)

@@ -123,3 +123,48 @@ def test_outcomes_between_0_and_1_have_no_figures_of_labels():
     targets = RNG.uniform(size=(90, 2)).astype(np.float32)
     with pytest.raises(InputError, match=r"env\.metrics: are of outcomes that are 0 or 1"):
         scored(targets, ["f1"], action="log_odds")
+
+
+def test_a_class_without_examples_is_left_out_of_the_mean_of_areas():
+    targets = np.arange(90) % 3
+    env = SupervisedEnv(
+        SupervisedEnv.Settings(num_envs=30, test_fraction=0, metrics=["auroc", "average_precision"]),
+        dataset=from_arrays(INPUTS, targets, INPUTS[targets < 2], targets[targets < 2]),
+    ).evaluation(1)
+    torch.manual_seed(1)
+    agent = Supervised(env)
+    with torch.no_grad():
+        p = agent.outputs(env.inputs(slice(None))).double().softmax(1).numpy()
+    found, present = env.score(agent, 1, 1).scalars, targets[targets < 2]
+    areas = [sklearn.metrics.roc_auc_score(present == k, p[:, k]) for k in range(2)]
+    assert found["auroc"] == pytest.approx(np.mean(areas))
+    areas = [sklearn.metrics.average_precision_score(present == k, p[:, k]) for k in range(2)]
+    assert found["average_precision"] == pytest.approx(np.mean(areas))
+
+
+def test_weighted_areas_are_those_of_scikit_learn():
+    targets = RNG.choice(3, 90, p=[0.6, 0.3, 0.1])
+    report, logits, _ = scored(targets, [{"name": "auroc", "average": "weighted"}])
+    p = logits.softmax(1).numpy()
+    expected = sklearn.metrics.roc_auc_score(targets, p, multi_class="ovr", average="weighted")
+    assert report.scalars["auroc"] == pytest.approx(expected)
+
+
+def test_one_outcome_of_floats_is_one_of_two():
+    targets = RNG.integers(0, 2, 90).astype(np.float32)
+    report, log_odds, _ = scored(targets, ["auroc", "f1"], action="log_odds")
+    assert report.scalars["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(targets, log_odds[:, 0]))
+    assert report.scalars["f1"] == pytest.approx(sklearn.metrics.f1_score(targets, log_odds[:, 0] > 0))
+
+
+def test_metrics_that_would_mislead_are_refused():
+    targets = RNG.integers(0, 3, 90)
+    assert {"top_k_1", "top_k_2"} <= set(scored(targets, [{"name": "top_k", "k": k} for k in (1, 2)])[0].scalars)
+    for metrics, settings, message in (
+        (["f1", {"name": "f1", "average": "micro"}], {}, r"env\.metrics: f1 is named twice"),
+        (["auroc"], {"action": "label"}, r"env\.metrics: auroc: needs probabilities of the classes"),
+        (["f1"], {"action": "ask"}, r"env\.metrics: with env\.action=ask the figures are"),
+    ):
+        every = {"num_envs": 30, "metrics": metrics, **settings}
+        with pytest.raises(InputError, match=message):
+            SupervisedEnv(SupervisedEnv.Settings(**every), dataset=from_arrays(INPUTS, targets))

@@ -12,7 +12,8 @@ from rlcore import InputError, Trainer
 from rlcore.agents.autoencoder import AutoencoderAgent
 from rlcore.agents.bc import BC
 from rlcore.agents.ensemble import Ensemble
-from rlcore.agents.supervised import Supervised
+from rlcore.agents.reinforce import Reinforce
+from rlcore.agents.supervised import Batch, Supervised
 from rlcore.optimizers import Adam
 from rlcore.schedules import anneal
 from rlcore.supervised.datasets import from_arrays
@@ -295,3 +296,25 @@ def test_the_norm_of_gradients_is_logged():
     agent, env = make(agent={"max_grad_norm": 1e-3})
     clipped = Trainer(agent, env, Trainer.Settings(total_steps=10, eval_every=None, hooks=["grad_norm"])).update()
     assert clipped["grad_norm"].item() == pytest.approx(metrics["grad_norm"].item())
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 2.0])
+def test_the_focal_loss_of_a_certain_example_is_finite(gamma):
+    agent, _ = make(agent={"focal": gamma})
+    output = torch.tensor([[100.0, 0, 0], [0, 1, 2.0]], requires_grad=True)
+    target = torch.tensor([0, 1])
+    reward = -F.cross_entropy(output, target, reduction="none")
+    (slope,) = torch.autograd.grad(agent.loss(output, Batch(output, reward, target)), output)
+    assert slope.isfinite().all()
+    assert slope[0].abs().max() == 0
+    assert slope[1].abs().max() > 0
+
+
+def test_weights_of_classes_are_refused_where_nothing_reads_them():
+    env = SupervisedEnv(
+        SupervisedEnv.Settings(num_envs=10, action="label", class_weights={"1": 3.0}),
+        dataset=from_arrays(INPUTS, CLASSES),
+    )
+    with pytest.raises(InputError, match=r"env\.class_weights: Reinforce learns from the reward alone"):
+        Trainer(Reinforce(env), env, total_steps=10)
+    assert SupervisedEnv.Settings(class_weights={1: 3.0}).class_weights == {"1": 3.0}

@@ -209,7 +209,13 @@ def test_images_are_answered_as_the_array_of_them(rlcore_, train, workdir, shape
     PIL.Image.new("L", (6, 5)).save("new/b.png")
     assert "new/b.png is 6 x 5 pixels, the agent reads 5 x 6: resize it" in rlcore_("predict", "run", "new", "out.csv")
     PIL.Image.new("I;16", (5, 6)).save("new/b.png")
-    assert "of more than a byte (mode I;16): save it with 8 bits" in rlcore_("predict", "run", "new", "out.csv")
+    assert "new/b.png has pixels of the mode I;16; expected eight" in rlcore_("predict", "run", "new", "out.csv")
+    stored = PIL.Image.fromarray(images[0].reshape(6, 5, -1).squeeze(), mode).transpose(PIL.Image.Transpose.ROTATE_90)
+    exif = stored.getexif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise, as telephones write it
+    stored.save("new/b.png", exif=exif)
+    rlcore_("predict", "run", "new/b.png", "out.csv")
+    np.testing.assert_allclose(numbers(read("out.csv"), "p_"), softmax(agent(images[:1])), rtol=1e-5)
     (workdir / "new/b.png").write_text("junk")
     assert "new/b.png cannot be read as an image" in rlcore_("predict", "run", "new", "out.csv")
 

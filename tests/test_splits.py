@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+import rlcore
 from rlcore import Agent, InputError, Step, Trainer
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.networks import NetworkChoice
-from rlcore.supervised.datasets import from_arrays, load
+from rlcore.run import Run
+from rlcore.supervised.datasets import Dataset, from_arrays, load
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reports.foreign import foreign_inputs
 
@@ -225,3 +227,25 @@ def test_foreign_images_are_what_their_names_say():
     again = foreign_inputs(env.dataset, num=6)
     assert all(torch.equal(kinds[name], again[name]) for name in kinds)
     assert list(foreign_inputs(make().dataset)) == ["noise"]
+
+
+def test_a_validation_split_of_its_own_is_not_lost():
+    whole = load("iris")
+    data = Dataset(whole.train, whole.train, whole.classes, validation=whole.train)
+    for settings in ({"validation_fraction": 0.2}, {"folds": 3}):
+        with pytest.raises(InputError, match="the data set has a validation split of its own; leave it out"):
+            SupervisedEnv(SupervisedEnv.Settings(num_envs=8, **settings), dataset=data)
+    assert SupervisedEnv(SupervisedEnv.Settings(num_envs=8), dataset=data).select_best
+
+
+def test_another_data_set_is_evaluated_whole_whatever_was_held_out_of_the_first(workdir, capsys):
+    iris = load("iris").train
+    np.savez("iris.npz", inputs=iris.inputs.numpy(), targets=iris.targets.numpy())
+    changed = ["env.num_envs=20", "env.test_fraction=0", "env.folds=3", "env.fold=1", "trainer.epochs=2"]
+    assert rlcore.commands.train("iris_perceptron", changed, "run", None, 1) == 0
+    other = ("env.dataset=iris.npz", "env.test_fraction=0")
+    trainer, _ = Run("run").trainer("best", other)
+    twin = trainer.evaluator.make_test_env(1) or trainer.evaluation_env(1)
+    assert twin.num_examples == 150
+    same, _ = Run("run").trainer("best")
+    assert same.evaluation_env(1).num_examples == 50

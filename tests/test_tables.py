@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -356,3 +357,18 @@ def test_a_table_is_trained_on_evaluated_and_shown(monkeypatch, capsys):
     assert json.loads(run(monkeypatch, capsys, "eval", "run", "--json", *changed))["accuracy"] == 1
     with pytest.raises(InputError, match=r"^env.missing: is 'refuse' for good"):
         rlcore.commands.evaluate("run", None, None, True, None, [], ["env.missing=mean"])
+
+
+def test_several_columns_of_one_name_and_decimal_commas_are_refused(workdir):
+    Path("twice.csv").write_text("a,a,k\n1,2,x\n3,4,y\n")
+    with pytest.raises(InputError, match=r"twice\.csv has several columns 'a'; give each a name of its own"):
+        tables.read("twice.csv")
+    Path("commas.csv").write_text("a;k\n1,5;x\n2,5;y\n")
+    with pytest.raises(InputError, match=r"commas\.csv: column 'a' has decimal commas \(1,5\); write points"):
+        tables.read("commas.csv")
+
+
+@pytest.mark.parametrize("target", [[], ["y", "y"]])
+def test_a_target_of_nothing_or_twice_is_refused(target):
+    with pytest.raises(ValueError, match="must be one or more columns, each once"):
+        SupervisedEnv.Settings(dataset="x.csv", target=target)
