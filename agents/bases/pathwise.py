@@ -142,12 +142,12 @@ class PathwiseAgent(Agent):
                     f"{did_you_mean(group.match, names)}; there are {', '.join(names)}"
                 )
             params = [left.pop(name) for name in found]
-            own = {"lr": group.learning_rate, "weight_decay": group.weight_decay}
-            groups.append({"params": params, **{key: value for key, value in own.items() if value is not None}})
             if group.freeze:
-                groups.pop()
                 for param in params:
                     param.requires_grad_(False)
+                continue
+            own = {"lr": group.learning_rate, "weight_decay": group.weight_decay}
+            groups.append({"params": params, **{key: value for key, value in own.items() if value is not None}})
         if not (left or groups):
             raise InputError("agent.groups: freeze all parameters; leave some to be trained")
         self._frozen = [module for module in self.modules() if _is_frozen(module)]
