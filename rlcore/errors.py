@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def one_line(error: Exception | str) -> str:
+    """What an error of another library says, in one line of at most 200 characters."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 class CheckpointError(InputError):
     """A checkpoint that cannot be read, written or used here."""
 

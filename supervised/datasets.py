@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from rlcore import registry
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 from rlcore.memory import physical_memory, require_memory
 from rlcore.supervised import images
 from rlcore.supervised.loading import LARGE, Kept, Loaded, Recipe, Source, gathered, pieces, taken
@@ -698,11 +698,6 @@ def _require_inflated(num_bytes: int, num_stored: int, what: str) -> None:
     """Raises a ValueError if no compression makes so few bytes of so many."""
     if num_bytes > MOST_INFLATED * (num_stored + 1):
         raise ValueError(f"{what} announces {num_bytes:,} bytes, more than are in {num_stored:,} stored ones")
-
-
-def one_line(error: Exception | str) -> str:
-    """The message of an error, or its class, in one line of bounded length."""
-    return " ".join((str(error) or type(error).__name__).split())[:200]
 
 
 def _mnist_file(name: str, data_dir: Path | None) -> Tensor:

@@ -403,11 +403,10 @@ class SupervisedEnv(Environment):
             for rows in self.examples.in_order(self.num_envs):
                 action, encoded = agent.predict(self.inputs(rows)).action, self._encoded_of(rows)
                 rewards.append(self.action.reward(action, encoded))
-                stated = self.action.stated(action, num_classes)
                 wanted.append(encoded.flatten(1) if classes is None else self.examples.targets(rows))
-                answers.append(stated if classes is None else self.action.label(action))
+                answers.append(self.action.stated(action, None) if classes is None else self.action.label(action))
                 for metric in metrics.values():
-                    metric.update(stated, wanted[-1])
+                    metric.update(self.action.stated(action, num_classes), wanted[-1])
         reward = torch.cat(rewards)
         columns = {"reward": reward.tolist()}
         scalars, errors = self.action.scalars(reward), ERRORS

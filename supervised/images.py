@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 
 Mode = Literal["grey", "rgb"]
 
@@ -124,8 +124,7 @@ def opened(path: str) -> Image.Image:
                 image.load()
                 upright = ImageOps.exif_transpose(image)
     except Exception as error:  # reading damaged bytes may raise anything
-        message = " ".join(f"{error or type(error).__name__}".split())
-        raise InputError(f"{path} cannot be read as an image: {message}") from None
+        raise InputError(f"{path} cannot be read as an image: {one_line(error)}") from None
     if upright.mode not in (*GREY, *COLOURS):
         raise InputError(f"{path} has pixels of the mode {upright.mode}; expected eight bits a channel")
     return upright

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 from rlcore.interruption import ending_signals
 from rlcore.seeding import derive_seed
 
@@ -204,11 +204,15 @@ class Loaded(Source):
                 except InputError:
                     raise
                 except Exception as error:
-                    raise InputError(f"example {number} cannot be loaded: {_one_line(error)}") from error
+                    raise InputError(
+                        f"example {number} cannot be loaded: {type(error).__name__}: {one_line(error)}"
+                    ) from error
             try:
                 batch = self.recipe.collate(examples)
             except Exception as error:
-                raise InputError(f"{self._names(request)} are no batch: {_one_line(error)}") from error
+                raise InputError(
+                    f"{self._names(request)} are no batch: {type(error).__name__}: {one_line(error)}"
+                ) from error
         if not self.recipe.has_targets:
             return _numbers(batch, torch.uint8), None
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -335,7 +339,7 @@ def fetched(source: Source, requests: Iterable[Tensor]) -> Iterator[Batch]:
             except StopIteration:
                 return
             except RuntimeError as error:
-                what = f"a process that loads examples has ended: {_one_line(error)}"
+                what = f"a process that loads examples has ended: {type(error).__name__}: {one_line(error)}"
                 raise InputError(f"{what}; it may have run out of memory, try fewer workers, or none") from None
             if isinstance(batch, str):
                 raise InputError(batch)
@@ -417,10 +421,6 @@ def _numbers(batch: Any, kept: torch.dtype) -> Tensor:
 
 def _described(thing: Any) -> str:
     return f"{thing.dtype} {tuple(thing.shape[1:])}" if isinstance(thing, Tensor) else type(thing).__name__
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _as_it_is(batch: Any) -> Any:

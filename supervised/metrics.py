@@ -206,20 +206,25 @@ class AUROC(LibraryMetric):
         """See `Metric`."""
         super().update(answers, targets)
         if self.task.kind == "multiclass":
-            self._num_positive += torch.bincount(targets.cpu(), minlength=self.task.num)
+            self._num_positive = torch.bincount(targets, minlength=self.task.num) + self._num_positive.to(
+                targets.device
+            )
         elif self.task.kind == "multilabel":
-            self._num_positive += targets.long().sum(0).cpu()
+            self._num_positive = targets.long().sum(0) + self._num_positive.to(targets.device)
         self._num += len(targets)
+
+    def _count(self, positive: Tensor) -> None:
+        self._num_positive = self._num_positive.to(positive.device) + positive
 
     def compute(self) -> dict[str, float]:
         """See `Metric`; of the classes that there are, and that not all examples have."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of those that there are not
-            areas = self._metric.compute().double().cpu()
+            areas = self._metric.compute().double()
         if self.task.kind == "binary":
             return {"": areas.item()}
         counted = (self._num_positive > 0) & (self._num_positive < self._num)
-        weights = self._num_positive.double() if self.settings.average == "weighted" else torch.ones(self.task.num)
+        weights = self._num_positive.double() if self.settings.average == "weighted" else torch.ones_like(areas)
         return {"": ((areas * weights)[counted].sum() / weights[counted].sum()).item()}
 
 

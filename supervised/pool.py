@@ -147,6 +147,7 @@ class PoolEnv(SupervisedEnv):
 
     def on_attach(self, agent: Agent) -> None:
         """Refuses an agent whose answers do not say what the acquisition needs."""
+        super().on_attach(agent)
         if self.settings.acquisition != "random":
             try:
                 self._answers(agent, torch.zeros(1, dtype=torch.int64, device=self.labelled.device))

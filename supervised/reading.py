@@ -6,15 +6,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 from rlcore.observations import unknown_channels
 from rlcore.spaces import Column, Inputs
 from rlcore.supervised import tables
-from rlcore.supervised.datasets import one_line, read_npz
-from rlcore.supervised.images import opened
+from rlcore.supervised.datasets import read_npz
+from rlcore.supervised.images import FORMATS, opened
 
 ARRAYS = (".npz", ".npy")
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """What Pillow calls an image of bytes, by its channels."""
 
@@ -52,7 +51,7 @@ def open_inputs(path: str | Path, space: Inputs) -> InputFile:
         return _rows(path, space)
     if path.suffix in ARRAYS:
         return _Array(path, space)
-    if path.is_dir() or path.suffix.lower() in IMAGES:
+    if path.is_dir() or path.suffix.lower() in tuple(FORMATS):
         return _Images(path, space)
     kinds = ", ".join((*tables.SUFFIXES, *ARRAYS))
     raise InputError(f"{path} is none of the files that inputs are read from: {kinds}, an image, a folder of images")
@@ -109,7 +108,7 @@ class _Images:
     def __init__(self, path: Path, space: Inputs):
         folder = path if path.is_dir() else path.parent
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        self._files = [file for file in files if file.suffix.lower() in IMAGES]
+        self._files = [file for file in files if file.suffix.lower() in tuple(FORMATS)]
         if not self._files:
             raise InputError(f"there is no image in {path}")
         self.names: list[str] | None = [file.relative_to(folder).as_posix() for file in self._files]

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 from rlcore.registry import did_you_mean
 from rlcore.spaces import Column
-from rlcore.supervised.datasets import Dataset, Split, as_floats, one_line
+from rlcore.supervised.datasets import Dataset, Split, as_floats
 
 if TYPE_CHECKING:
     from rlcore.supervised.environment import SupervisedEnv

@@ -14,6 +14,7 @@ from torch import nn
 import rlcore
 from rlcore import Trainer
 from rlcore.agents.ensemble import Ensemble
+from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.errors import CheckpointError, InputError
 from rlcore.supervised.datasets import from_arrays
@@ -340,3 +341,10 @@ def test_a_pool_may_be_where_it_is():
         Trainer(agent, env, total_steps=17 * 8).fit()
         found.append((env.labelled, dict(agent.state_dict())))
     same(*found)
+
+
+def test_weights_of_classes_are_refused_here_too_where_nothing_reads_them():
+    plain = {"num_envs": 8, "dataset": "iris", "labels": 30, "action": "label", "acquisition": "random"}
+    env = PoolEnv(PoolEnv.Settings(**plain, class_weights="balanced"))
+    with pytest.raises(InputError, match=r"env\.class_weights: Reinforce learns from the reward alone"):
+        Trainer(Reinforce(env), env, total_steps=8)

@@ -195,6 +195,7 @@ def test_images_are_answered_as_the_array_of_them(rlcore_, train, workdir, shape
     for name, image in zip(("b.png", "a.bmp", "more/c.png"), images, strict=False):
         PIL.Image.fromarray(image.reshape(6, 5, -1).squeeze(), mode).save(workdir / "new" / name)
     (workdir / "new/notes.txt").write_text("no image")
+    (workdir / "new/film.gif").write_text("of another format than those of training")
     rlcore_("predict", "run", "new", "out.csv")
     found = read("out.csv")
     assert found["input"].tolist() == ["a.bmp", "b.png", "more/c.png"]
