@@ -53,9 +53,15 @@ class Limits(NamedTuple):
     ask: tuple[float, ...] = (5.0, 10.0)  # after which it is asked to end, by SIGTERM; a second one ends it at once
     hang: float = 60.0  # after which it is killed
     memory: int = 2 * GIB  # resident; with more, it took too much
-    address_space: int = 4 * GIB  # of each process; it gets no more
+    address_space: int = 4 * GIB  # of each process, beyond that of this one; it gets no more
     cpu: int = 120  # of each process, should one be left behind
     file: int = GIB  # of each file
+
+
+def _address_space() -> int:
+    """Of this process, bytes: what it has imported, which a fork has too."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
 
 
 USUAL, PATIENT = Limits(), Limits(ask=())
@@ -103,7 +109,7 @@ class Process:
             sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8")
             sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
             for kind, most in (
-                (resource.RLIMIT_AS, self.limits.address_space),
+                (resource.RLIMIT_AS, _address_space() + self.limits.address_space),
                 (resource.RLIMIT_CPU, self.limits.cpu),
                 (resource.RLIMIT_FSIZE, self.limits.file),
                 (resource.RLIMIT_CORE, 0),
