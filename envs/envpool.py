@@ -1,6 +1,5 @@
 """EnvPool: environments in C++, stepped by a pool of threads."""
 
-from importlib import import_module
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from rlcore.environment import Environment, StepResult
 from rlcore.errors import InputError
+from rlcore.imports import optional
 from rlcore.registry import did_you_mean
 from rlcore.seeding import derive_seed
 from rlcore.spaces import Channels, dtype_of_tensor, with_channels
@@ -56,10 +56,7 @@ class EnvPool(Environment):
 
     def __init__(self, settings: Settings, device: torch.device | str = "cpu"):
         self.settings = settings
-        try:
-            self._envpool: Any = import_module("envpool")
-        except ImportError as error:
-            raise InputError(f"env.name: envpool cannot be imported ({error}); pip install envpool") from None
+        self._envpool = optional("envpool", "env.name: it needs")
         known = self._envpool.list_all_envs()
         if settings.id not in known:
             raise InputError(f"env.id: EnvPool has no {settings.id!r}{did_you_mean(settings.id, known)}")

@@ -1,4 +1,4 @@
-"""Modules that a config names under ``imports``: where they are found, and as what they are imported."""
+"""Modules that a config names under ``imports``, and as what they are imported; and packages that are optional."""
 
 import importlib
 import os
@@ -8,11 +8,28 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlcore.errors import InputError
 
 PACKAGE_FILE = "__init__.py"
+
+
+def optional(package: str, who: str, install: str | None = None) -> Any:
+    """A package that rlcore does not require, imported where it is used.
+
+    Args:
+        package: its name.
+        who: needs it, for the message: ``a table needs``.
+        install: what pip installs; None: the package.
+
+    Raises:
+        InputError: it is not installed; says how to.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"{who} {package} ({error}): pip install {install or package}") from error
 
 
 def import_module(name: str, config: Path, trust: bool = True) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlcore import registry, settings
 from rlcore.errors import InputError
+from rlcore.imports import optional
 from rlcore.settings import Choice
 
 CLASSES = "binary", "multiclass"
@@ -115,11 +116,7 @@ class LibraryMetric(Metric):
             raise InputError(f"there is no {type(self).__name__} of {asked}")
         if self.of_probabilities and not task.stated:
             raise InputError("needs probabilities of the classes; use env.action=logits")
-        try:
-            import torchmetrics
-        except ImportError as error:
-            raise InputError(f"needs torchmetrics ({error}): pip install torchmetrics") from error
-        self._metric = self._made(torchmetrics).set_dtype(torch.float64)
+        self._metric = self._made(optional("torchmetrics", "needs")).set_dtype(torch.float64)
 
     @abstractmethod
     def _made(self, library: Any) -> Any:
@@ -196,7 +193,7 @@ class AUROC(LibraryMetric):
 
     def __init__(self, settings: Settings, task: Task):
         super().__init__(settings, task)
-        self._num_positive = torch.zeros(task.num, dtype=torch.int64)
+        self._counts: list[Tensor] = []  # of each batch, the examples of each class
         self._num = 0
 
     def _made(self, library: Any) -> Any:
@@ -206,26 +203,26 @@ class AUROC(LibraryMetric):
         """See `Metric`."""
         super().update(answers, targets)
         if self.task.kind == "multiclass":
-            self._num_positive = torch.bincount(targets, minlength=self.task.num) + self._num_positive.to(
-                targets.device
-            )
+            self._counts.append(torch.bincount(targets, minlength=self.task.num))
         elif self.task.kind == "multilabel":
-            self._num_positive = targets.long().sum(0) + self._num_positive.to(targets.device)
+            self._counts.append(targets.long().sum(0))
         self._num += len(targets)
 
-    def _count(self, positive: Tensor) -> None:
-        self._num_positive = self._num_positive.to(positive.device) + positive
-
     def compute(self) -> dict[str, float]:
-        """See `Metric`; of the classes that there are, and that not all examples have."""
+        """See `Metric`; of the classes of which there is an area."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of those that there are not
             areas = self._metric.compute().double()
         if self.task.kind == "binary":
             return {"": areas.item()}
-        counted = (self._num_positive > 0) & (self._num_positive < self._num)
-        weights = self._num_positive.double() if self.settings.average == "weighted" else torch.ones_like(areas)
-        return {"": ((areas * weights)[counted].sum() / weights[counted].sum()).item()}
+        counts = torch.stack(self._counts).sum(0)
+        weights = counts.double() if self.settings.average == "weighted" else torch.ones_like(areas)
+        known = self._known(counts)
+        return {"": ((areas * weights)[known].sum() / weights[known].sum()).item()}
+
+    def _known(self, counts: Tensor) -> Tensor:
+        """Of which classes there is an area, [K] bool, by their examples: some are of it, and some are not."""
+        return (counts > 0) & (counts < self._num)
 
 
 class AveragePrecision(AUROC):
@@ -233,6 +230,9 @@ class AveragePrecision(AUROC):
 
     def _made(self, library: Any) -> Any:
         return library.AveragePrecision(**self._sizes(), average=None)
+
+    def _known(self, counts: Tensor) -> Tensor:
+        return counts > 0
 
 
 class R2(LibraryMetric):

@@ -5,7 +5,6 @@ are fitted to the training split and kept with an agent, as the columns of `rlco
 """
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlcore.errors import InputError, one_line
+from rlcore.imports import optional
 from rlcore.registry import did_you_mean
 from rlcore.spaces import Column
 from rlcore.supervised.datasets import Dataset, Split, as_floats
@@ -43,7 +43,7 @@ FILL_LATER = "fill it in, or train with env.missing=mean, median or most_common"
 Missing = Literal["refuse", "mean", "median", "most_common"]
 
 
-class Source(NamedTuple):
+class TableFile(NamedTuple):
     """The content of a file."""
 
     name: str
@@ -167,7 +167,7 @@ def load(
     return Table(sources[0].name, values), Dataset(train, test, names, why_numbers=why)
 
 
-def read(path: str | Path, name: str = "") -> Source:
+def read(path: str | Path, name: str = "") -> TableFile:
     """The content of a .csv or .parquet file.
 
     Args:
@@ -204,10 +204,10 @@ def read(path: str | Path, name: str = "") -> Source:
     if not len(frame):
         raise InputError(f"{name} has no rows")
     text = polars.selectors.string()
-    return Source(name, frame.with_columns(text.str.strip_chars().replace(SPELLINGS)), is_text)
+    return TableFile(name, frame.with_columns(text.str.strip_chars().replace(SPELLINGS)), is_text)
 
 
-def encoded(source: Source, columns: Sequence[Column]) -> Rows:
+def encoded(source: TableFile, columns: Sequence[Column]) -> Rows:
     """The rows of a table as the inputs of an agent.
 
     Args:
@@ -220,7 +220,7 @@ def encoded(source: Source, columns: Sequence[Column]) -> Rows:
     return Rows(_known([source], columns), columns)
 
 
-def _features(source: Source, targets: Sequence[str], settings: "SupervisedEnv.Settings") -> list[str]:
+def _features(source: TableFile, targets: Sequence[str], settings: "SupervisedEnv.Settings") -> list[str]:
     """The columns that are read as inputs, as the settings say."""
     if settings.features is not None and settings.ignore:
         raise InputError("env.ignore: leaves out of all columns, but env.features names some; set one of the two")
@@ -238,7 +238,7 @@ def _features(source: Source, targets: Sequence[str], settings: "SupervisedEnv.S
 
 
 def _targets(
-    sources: Sequence[Source], names: Sequence[str], numbers: bool, known: Sequence[str]
+    sources: Sequence[TableFile], names: Sequence[str], numbers: bool, known: Sequence[str]
 ) -> tuple[Tensor, tuple[str, ...] | None, str]:
     """Targets [n] or [n, D] of all files, the names of the classes, and why integers are none; see `Dataset`."""
     advice = "there is no right answer: remove these rows"
@@ -269,7 +269,7 @@ def _targets(
     return torch.from_numpy(_places(column, classes)), classes, ""
 
 
-def _known(sources: Sequence[Source], columns: Sequence[Column]) -> dict[str, Any]:
+def _known(sources: Sequence[TableFile], columns: Sequence[Column]) -> dict[str, Any]:
     """The columns of several files, of the kinds that an agent reads, by name."""
     return {
         name: _together(sources, name, FILL_LATER if fill is None else "", categories is not None)
@@ -277,14 +277,14 @@ def _known(sources: Sequence[Source], columns: Sequence[Column]) -> dict[str, An
     }
 
 
-def _together(sources: Sequence[Source], name: str, advice: str, is_text: bool | None = None) -> Any:
+def _together(sources: Sequence[TableFile], name: str, advice: str, is_text: bool | None = None) -> Any:
     """A column of several files, one after another; of the kind that the first has, unless that is given."""
     first = _column(sources[0], name, advice, is_text)
     others = [_column(source, name, advice, not first.dtype.is_numeric()) for source in sources[1:]]
     return polars_module().concat([first, *others])
 
 
-def _column(source: Source, name: str, advice: str, is_text: bool | None = None) -> Any:
+def _column(source: TableFile, name: str, advice: str, is_text: bool | None = None) -> Any:
     """A column as a polars Series of float64 or text, null where a value is missing.
 
     Args:
@@ -323,7 +323,7 @@ def _column(source: Source, name: str, advice: str, is_text: bool | None = None)
     return series
 
 
-def _typed(source: Source, name: str) -> Any:
+def _typed(source: TableFile, name: str) -> Any:
     """A column; of a .csv file as integers, numbers or dates, if all its values are."""
     polars, series = polars_module(), _require(source, name)
     if not source.is_text or not series.count():
@@ -338,7 +338,7 @@ def _typed(source: Source, name: str) -> Any:
         return series
 
 
-def _require(source: Source, name: str) -> Any:
+def _require(source: TableFile, name: str) -> Any:
     """The column of that name.
 
     Raises:
@@ -380,7 +380,4 @@ def polars_module() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        return import_module("polars")
-    except ImportError as error:
-        raise InputError(f"a table needs polars ({error}): pip install polars") from error
+    return optional("polars", "a table needs")

@@ -21,7 +21,7 @@ def made(env_id="CartPole-v1", **settings):
 
 def test_where_it_is_not_installed_one_line_says_how(monkeypatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
-    with pytest.raises(InputError, match=r"env\.name: envpool cannot be imported .* pip install envpool"):
+    with pytest.raises(InputError, match=r"env\.name: it needs envpool .*: pip install envpool"):
         made()
 
 

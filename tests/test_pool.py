@@ -22,7 +22,7 @@ from rlcore.supervised.loading import Kept
 from rlcore.supervised.pool import PoolEnv
 from rlcore.supervised.reports.labels import LabelsReport
 from rlcore.uncertainty import Classes, uncertainty
-from rlcore.uncertainty.acquisition import batch_bald, joint_entropy, margin
+from rlcore.uncertainty.acquisition import batch_bald, margin
 from rlcore.uncertainty.mc_dropout import MCDropout
 
 DROPOUT = {"name": "mlp", "hidden": [16], "dropout": 0.5}
@@ -42,6 +42,14 @@ def information(p, rows):
         marginal = likelihood.mean()
         found += (likelihood * (likelihood / marginal).log()).mean()
     return float(found)
+
+
+def joint_entropy(p):
+    """H[y_1 .. y_n] of the labels of n examples, by all K^n configurations; p [T, n, K]."""
+    joint = p.new_ones(len(p), 1)  # [T, K^i]
+    for one in p.unbind(1):
+        joint = (joint.unsqueeze(2) * one.unsqueeze(1)).flatten(1)
+    return torch.special.entr(joint.mean(0)).sum()
 
 
 def test_the_joint_entropy_of_independent_labels_is_the_sum():

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from pydantic import AfterValidator
 
 from rlcore.errors import InputError
 from rlcore.experience.recorded import Episode, Recorded
+from rlcore.imports import optional
 from rlcore.memory import require_memory
 from rlcore.registry import did_you_mean
 from rlcore.spaces import ACTION_MASK, dtype_of_tensor
@@ -82,10 +82,7 @@ def minari_module() -> Any:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        return import_module("minari")
-    except ImportError as error:
-        raise InputError(f"recorded episodes need Minari ({error}): pip install 'minari[hdf5]'") from error
+    return optional("minari", "recorded episodes need", "'minari[hdf5]'")
 
 
 def read_metadata(dataset: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Base of the loggers, and what those of services share."""
 
-import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from rlcore import registry, settings
 from rlcore.errors import InputError
 from rlcore.evaluation import Embedding, Film
 from rlcore.files import write_text
+from rlcore.imports import optional
 from rlcore.settings import Choice
 
 if TYPE_CHECKING:
@@ -101,12 +101,8 @@ class LoggerChoice(Choice):
         Raises:
             InputError: the logger's package cannot be imported; says how to install it.
         """
-        package = registry.loggers[self.name].package
-        try:
-            if package:
-                importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(f"the logger {self.name} needs {package} ({error}): pip install {package}") from error
+        if package := registry.loggers[self.name].package:
+            optional(package, f"the logger {self.name} needs")
 
     def make(self, run_dir: Path, purge_step: int | None = None) -> Logger:
         """The logger of a run; see `Logger`."""

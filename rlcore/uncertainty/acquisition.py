@@ -34,18 +34,6 @@ def margin(p: Tensor) -> Tensor:
     return second - first
 
 
-def joint_entropy(p: Tensor) -> Tensor:
-    """H[y_1 .. y_n] of the labels of n examples, 0-d, nats, by all K^n configurations.
-
-    Args:
-        p: [T, n, K].
-    """
-    joint = p.new_ones(len(p), 1)  # [T, K^i]
-    for one in p.unbind(1):
-        joint = (joint.unsqueeze(2) * one.unsqueeze(1)).flatten(1)
-    return torch.special.entr(joint.mean(0)).sum()
-
-
 def batch_bald(
     p: Tensor, size: int, num_configurations: int = 10_000, generator: torch.Generator | None = None
 ) -> Batch:
