@@ -156,6 +156,24 @@ def mistakes(error: ValidationError, schema: type[BaseModel], also: tuple[str, .
     return found
 
 
+def with_changes(base: Settings, changes: Mapping[str, Any], where: str) -> Any:
+    """Settings of the same class, of which some differ.
+
+    Args:
+        base: those that are changed.
+        changes: by key.
+        where: these are, for the message: ``curriculum: stage 2: env``.
+
+    Raises:
+        InputError: there is no such key, or it cannot have that value.
+    """
+    try:
+        return type(base).model_validate({**base.model_dump(), **changes})
+    except ValidationError as error:
+        path, text = mistakes(error, type(base))[0]
+        raise InputError(f"{where}.{'.'.join(path)}: {text}") from None
+
+
 def _fields(schema: type[BaseModel], path: tuple[str, ...]) -> list[str]:
     """The field names of a settings class at a path."""
     inner: Any = schema

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from rlcore import settings
 from rlcore.errors import InputError
 from rlcore.hooks.base import Hook, figure
-from rlcore.settings import mistakes
+from rlcore.settings import with_changes
 
 if TYPE_CHECKING:
     from rlcore.agent import Metrics
@@ -77,10 +77,6 @@ class Curriculum(Hook):
         self._begin(self.stage)
 
     def _begin(self, stage: int) -> None:
-        self.stage, kind, env = stage, type(self._base), self._trainer.env
-        try:
-            settings: Any = kind.model_validate({**self._base.model_dump(), **self.settings.stages[stage].env})
-        except ValidationError as error:
-            path, text = mistakes(error, kind)[0]
-            raise InputError(f"curriculum: stage {stage + 1}: env.{'.'.join(path)}: {text}") from None
+        self.stage, env = stage, self._trainer.env
+        settings = with_changes(self._base, self.settings.stages[stage].env, f"curriculum: stage {stage + 1}: env")
         self._trainer.replace_env(type(env)(settings, env.device))  # type: ignore[call-arg, arg-type]

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from rlcore import settings
@@ -14,7 +14,7 @@ from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating, preserved
 from rlcore.rollout import Rollout, collect_episodes
 from rlcore.seeding import ACTING, derive_seed, seed_everything
-from rlcore.settings import Seed, mistakes
+from rlcore.settings import Seed, with_changes
 from rlcore.uncertainty import roc_area
 from rlcore.uncertainty.alarm import Alarm, highest_mean
 from rlcore.uncertainty.dynamics import DynamicsEnsemble, require_numbers
@@ -51,7 +51,7 @@ class AlarmReport(ReportMaker):
             raise InputError("report alarm: a data set has no physics that could change")
         require_numbers(env)
         for change in self.settings.changed:
-            _changed(env, change)
+            with_changes(env.settings, change, "report alarm: changed")
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """Makes the report; see `rlcore.evaluation.ReportMaker`.
@@ -77,7 +77,8 @@ class AlarmReport(ReportMaker):
         scalars: dict[str, float] = {}
         for number, change in enumerate([{}, *s.changed], 2):
             name = ",".join(f"{key}={value}" for key, value in change.items()) or "nominal"
-            other = type(env).for_agent(_changed(env, change), env.device, agent.spec)
+            physics = with_changes(env.settings, change, "report alarm: changed")
+            other = type(env).for_agent(physics, env.device, agent.spec)
             other.max_episode_steps, other.float64 = env.max_episode_steps, env.float64
             played = episodes(agent, other, derive_seed(s.seed, number))
             other.close()
@@ -94,19 +95,6 @@ def episodes(agent: Agent, env: Environment, seed: int) -> Rollout:
         seed_everything(derive_seed(seed, ACTING))
         obs, _ = env.reset(seed=seed)
         return collect_episodes(agent, env, obs, agent.initial_state(env.num_envs), deterministic=True)
-
-
-def _changed(env: Environment, change: dict[str, Any]) -> settings.Settings:
-    """The settings of an environment with some changed.
-
-    Raises:
-        InputError: there is no such setting, or it cannot have that value.
-    """
-    try:
-        return type(env).Settings.model_validate({**env.settings.model_dump(), **change})
-    except ValidationError as error:
-        path, text = mistakes(error, type(env).Settings)[0]
-        raise InputError(f"report alarm: changed.{'.'.join(path)}: {text}") from None
 
 
 def _figures(alarm: Alarm, played: Rollout, surprise: Tensor, usual: Tensor) -> dict[str, float]:
