@@ -1,10 +1,10 @@
-"""Game: the rules of a two-player game as functions on batches of positions.
+"""Game: the rules of a game of one or two players as functions on batches of positions.
 
 Legend: B positions, A moves, S numbers per state, C planes of H x W cells, K symmetries.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,26 +14,31 @@ from rlcore.errors import InputError
 from rlcore.moved import former_names
 
 DISCOUNT = -1.0
-"""One player's gain is the other's loss: the value of a move is its reward + DISCOUNT * V(next state)."""
+"""One player's gain is the other's loss: the value of a move is its reward + DISCOUNT * V(next state) where the other
+player moves next. See `Game.discount` for the others."""
 
 
 class Transition(NamedTuple):
     """The result of a move."""
 
     state: Tensor
-    """[B, S] int64, as seen by the opponent, who moves next."""
+    """[B, S] int64, as seen by the player who moves next."""
     reward: Tensor
-    """[B] float32 in [-1, 1], for the player who moved; 0 unless the game has ended."""
+    """[B] float32, for the player who moved. Of two players: in [-1, 1], and 0 unless the game has ended."""
     terminated: Tensor
     """[B] bool, whether the game has ended."""
 
 
 class Game(ABC):
-    """Stateless rules of a zero-sum game of two players who move in turn.
+    """Stateless rules of a zero-sum game of two players, or of a game of one.
 
     A state is as seen by the player to move, and is complete. All methods are batched, work on the device of their
     arguments and never wait for it. The result of an illegal move, or of one after the end, is arbitrary: check `legal`
-    first.
+    first. `rlcore.check_game` checks that rules keep to this.
+
+    Two players who move in turn are the default. Where a player may have to pass, a move that is legal only then keeps
+    it so, as in Othello: such games are the cheapest to search. `to_move` says otherwise, where a player moves again;
+    ``num_players = 1`` makes a puzzle; `chance` makes dice.
     """
 
     num_actions: int
@@ -43,15 +48,45 @@ class Game(ABC):
     planes_shape: tuple[int, int, int]
     """(C, H, W)."""
     max_moves: int
-    """Upper bound on the moves of a game."""
+    """Upper bound on the moves of a game, those of chance included."""
+    num_players: int = 2
+    """2, or 1: then rewards may come with any move, and returns lie in [-1, 1]."""
+    impartial: bool = False
+    """Nothing on the board belongs to a player, as in Nim: a position looks the same from either side."""
+    gamma: float = 1.0
+    """Discount of what comes after a player's move, (0, 1]; below 1 sooner is better."""
 
     @abstractmethod
     def initial(self, num: int, device: torch.device | str = "cpu") -> Tensor:
         """Initial states, [num, S] int64."""
 
+    def start(self, num: int, generator: torch.Generator) -> Tensor:
+        """Where games begin, [num, S] int64: `initial`, unless a game draws its beginnings.
+
+        Args:
+            num: games.
+            generator: to draw from, on the device of the states.
+        """
+        return self.initial(num, generator.device)
+
     @abstractmethod
     def legal(self, state: Tensor) -> Tensor:
-        """Legal moves, [B, A] bool; at least one unless the game has ended."""
+        """Legal moves, [B, A] bool; at least one unless the game has ended. If chance is to move, those it may make."""
+
+    def to_move(self, state: Tensor) -> Tensor:
+        """Whose move it is, [B] int64: 0 for the player who began, or the only one, and 1 for the other.
+
+        The default is for players who move in turn. Where chance is to move: the player whose view the state is.
+        """
+        return torch.zeros_like(state[:, 0]) if self.num_players == 1 else self.num_moves(state) % 2
+
+    def chance(self, state: Tensor) -> Tensor | None:
+        """The probabilities of chance's moves, [B, A] float32; 0 in states in which a player is to move.
+
+        A state in which chance is to move is as seen by one of the players, and a player moves after chance. None, the
+        default: chance never moves.
+        """
+        return None
 
     @abstractmethod
     def step(self, state: Tensor, action: Tensor) -> Transition:
@@ -68,11 +103,31 @@ class Game(ABC):
 
     @abstractmethod
     def num_moves(self, state: Tensor) -> Tensor:
-        """Moves made so far, [B] int64."""
+        """Moves made so far, those of chance included, [B] int64."""
 
     @abstractmethod
     def render(self, state: Tensor) -> str:
         """A position [S] as text for the terminal."""
+
+    @property
+    def alternates(self) -> bool:
+        """Whether two players move in turn, and sooner is no better: then `discount` is `DISCOUNT` everywhere."""
+        return self.num_players == 2 and self.gamma == 1 and type(self).to_move is Game.to_move
+
+    def discount(self, state: Tensor, next_state: Tensor) -> Tensor | float:
+        """What the values of the next states count for the players who moved, [B], or the same for all.
+
+        The value of a move is its reward + discount * V(next state): `DISCOUNT` where the other player moves next.
+
+        Args:
+            state: [B, S].
+            next_state: [B, S].
+        """
+        if self.alternates:
+            return DISCOUNT
+        sign = torch.where(self.to_move(state) == self.to_move(next_state), 1.0, DISCOUNT)
+        probability = self.chance(state)
+        return self.gamma * sign if probability is None else sign * torch.where(probability.any(1), 1.0, self.gamma)
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The symmetries of the board that leave the game unchanged.
@@ -94,6 +149,65 @@ class Game(ABC):
         return names.index(text.strip()) if text.strip() in names else None
 
 
+def start_games(game: Game, num: int, generator: torch.Generator) -> Tensor:
+    """Where games begin, [num, S], after chance's move, if it has the first."""
+    state = game.start(num, generator)
+    probability = game.chance(state)
+    if probability is None:
+        return state
+    after = checked_step(game, state, draw(probability, generator)).state
+    return torch.where(probability.any(1, keepdim=True), after, state)
+
+
+def make_move(game: Game, state: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Transition:
+    """A player's move, and chance's after it, if it is chance's turn: then a player is to move, or the game has ended.
+
+    Args:
+        game: the rules.
+        state: [B, S], in which players are to move.
+        action: [B], legal moves.
+        generator: of chance's moves; None: torch's global one.
+
+    Raises:
+        InputError: the rules break their contract.
+    """
+    made = checked_step(game, state, action)
+    probability = game.chance(made.state)
+    if probability is None:
+        return made
+    answer = checked_step(game, made.state, draw(probability, generator))
+    turn = probability.any(1) & ~made.terminated
+    return Transition(
+        torch.where(turn[:, None], answer.state, made.state),
+        torch.where(turn, made.reward + game.discount(state, made.state) * answer.reward, made.reward),
+        torch.where(turn, answer.terminated, made.terminated),
+    )
+
+
+def draw(probability: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A move of each row, drawn by probabilities [B, A], [B]; any, where they are all 0.
+
+    The first of exponential clocks to ring, whose rates are the probabilities.
+    """
+    clocks = torch.empty_like(probability).exponential_(generator=generator)
+    return (probability / clocks).argmax(1)
+
+
+def expected(game: Game, state: Tensor, worth: Tensor) -> Tensor:
+    """The values of states [B, S], [B]: what the best move is worth, or the mean of chance's.
+
+    Args:
+        game: the rules.
+        state: [B, S].
+        worth: of their moves, [B, A]; -inf if illegal.
+    """
+    value, probability = worth.amax(1), game.chance(state)
+    if probability is None:
+        return value
+    mean = (probability * worth.masked_fill(probability == 0, 0)).sum(1)
+    return torch.where(probability.any(1), mean, value)
+
+
 Player = Callable[[Tensor], Tensor]
 """Positions [B, S] to legal moves [B]."""
 
@@ -102,9 +216,9 @@ class Games(NamedTuple):
     """Games that were played to their ends."""
 
     outcome: Tensor
-    """[B] float32, for the player who moved first: 1, 0 or -1."""
+    """[B] float32, for the player who moved first: 1, 0 or -1; of one player the return."""
     moves: Tensor
-    """[B, max_moves] int64, -1 after the end."""
+    """[B, max_moves] int64, the players', -1 after the end."""
 
 
 def play_games(game: Game, first: Player, second: Player, state: Tensor) -> Games:
@@ -113,8 +227,8 @@ def play_games(game: Game, first: Player, second: Player, state: Tensor) -> Game
     Args:
         game: the rules.
         first: the player who moves first.
-        second: the other player.
-        state: [B, S], where the games begin.
+        second: the other player, of two.
+        state: [B, S], where the games begin; players are to move there.
 
     Raises:
         InputError: a player makes an illegal move, or the rules break their contract.
@@ -122,16 +236,20 @@ def play_games(game: Game, first: Player, second: Player, state: Tensor) -> Game
     outcome = torch.zeros(len(state), device=state.device)
     moves = torch.full((len(state), game.max_moves), -1, device=state.device)
     running = torch.arange(len(state), device=state.device)
-    mover, other, sign = first, second, 1.0
+    weight = torch.ones_like(outcome)  # of the mover's reward in the outcome: negative for the second player
     for ply in range(game.max_moves):
         if not len(running):
             break
-        action = mover(state)
+        action = torch.zeros_like(running)
+        for player, turn in ((first, weight > 0), (second, weight < 0)):
+            if turn.any():
+                action[turn] = player(state[turn])
         check_legal(game, state, action)
-        state, reward, terminated = checked_step(game, state, action)
-        outcome[running], moves[running, ply] = sign * reward, action
-        state, running = state[~terminated], running[~terminated]
-        mover, other, sign = other, mover, DISCOUNT * sign
+        after, reward, terminated = make_move(game, state, action)
+        outcome[running] += weight * reward
+        moves[running, ply] = action
+        weight = weight * game.discount(state, after)
+        state, running, weight = after[~terminated], running[~terminated], weight[~terminated]
     if len(running):
         raise too_long(game)
     return Games(outcome, moves)
@@ -184,7 +302,7 @@ def random_moves(legal: Tensor, generator: torch.Generator | None = None) -> Ten
 
 
 def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Positions after random moves from the initial state, in none of which the game has ended, [B, S].
+    """Positions after random moves from where games start, in none of which the game has ended, [B, S].
 
     Args:
         game: the rules.
@@ -192,9 +310,9 @@ def openings(game: Game, num_moves: Tensor, most: int, generator: torch.Generato
         most: the largest of them.
         generator: of the moves, on the device of ``num_moves``.
     """
-    state, left = game.initial(len(num_moves), num_moves.device), num_moves
+    state, left = start_games(game, len(num_moves), generator), num_moves
     for _ in range(most):
-        after, _, terminated = game.step(state, random_moves(game.legal(state), generator))
+        after, _, terminated = make_move(game, state, random_moves(game.legal(state), generator), generator)
         left = torch.where(terminated, 0, left)
         state = torch.where((left > 0)[:, None], after, state)
         left = left - 1
@@ -217,41 +335,6 @@ def check_legal(game: Game, state: Tensor, action: Tensor) -> None:
         raise InputError(f"game {n}: the move {int(action[n])} is illegal; legal there: {allowed}")
 
 
-def check_rules(game: Game, num_games: int = 8) -> None:
-    """Plays random games to their ends, on the CPU, and checks the sizes, shapes and dtypes of the rules.
-
-    Raises:
-        InputError: names the class, what it gave and what was expected.
-    """
-    name = type(game).__name__
-    for size in ("num_actions", "state_size", "max_moves"):
-        value = getattr(game, size, None)
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}.{size} must be a whole number of 1 or more, got {value!r}")
-    planes: Any = getattr(game, "planes_shape", None)
-    if not isinstance(planes, Sequence) or len(planes) != 3:
-        raise InputError(f"{name}.planes_shape must be (C, H, W), got {planes!r}")
-    generator = torch.Generator().manual_seed(0)
-    state = game.initial(num_games, "cpu")
-    _require(game, "initial", state, (num_games, game.state_size), torch.int64, "[num, state_size]")
-    for _ in range(game.max_moves):
-        legal, B = checked_legal(game, state), len(state)
-        if not legal.any(1).all():
-            raise InputError(f"{name}.legal allows no move in a position in which step has not terminated the game")
-        _require(game, "observe", game.observe(state), (B, *planes), torch.float32, "[B, *planes_shape]")
-        _require(game, "num_moves", game.num_moves(state), (B,), torch.int64, "[B]")
-        state, reward, terminated = checked_step(game, state, random_moves(legal, generator))
-        wrong = ~(reward.abs() <= terminated)
-        if wrong.any():
-            ended = "has" if terminated[wrong][0] else "has not"
-            given = f"got {reward[wrong][0]:g} where it {ended}"
-            raise InputError(f"{name}.step: a reward must lie in [-1, 1], and be 0 unless the game has ended; {given}")
-        state = state[~terminated]
-        if not len(state):
-            return
-    raise too_long(game)
-
-
 def checked_legal(game: Game, state: Tensor) -> Tensor:
     """`Game.legal`, [B, A] bool; waits for nothing.
 
@@ -263,7 +346,7 @@ def checked_legal(game: Game, state: Tensor) -> Tensor:
         given = f"{state.dtype} {list(state.shape)}"
         raise InputError(f"{type(game).__name__}: states must be torch.int64 [B, {game.state_size}], got {given}")
     legal = game.legal(state)
-    _require(game, "legal", legal, (B, game.num_actions), torch.bool, "[B, num_actions]")
+    require(game, "legal", legal, (B, game.num_actions), torch.bool, "[B, num_actions]")
     return legal
 
 
@@ -279,9 +362,9 @@ def checked_step(game: Game, state: Tensor, action: Tensor) -> Transition:
         raise InputError(f"{type(game).__name__}.step must return Transition(state, reward, terminated), got {given}")
     made = Transition(*made)
     B = len(state)
-    _require(game, "step().state", made.state, (B, game.state_size), torch.int64, "[B, state_size]")
-    _require(game, "step().reward", made.reward, (B,), torch.float32, "[B]")
-    _require(game, "step().terminated", made.terminated, (B,), torch.bool, "[B]")
+    require(game, "step().state", made.state, (B, game.state_size), torch.int64, "[B, state_size]")
+    require(game, "step().reward", made.reward, (B,), torch.float32, "[B]")
+    require(game, "step().terminated", made.terminated, (B,), torch.bool, "[B]")
     return made
 
 
@@ -293,11 +376,12 @@ def too_long(game: Game) -> InputError:
     )
 
 
-def _require(game: Game, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, legend: str) -> None:
+def require(game: Game, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, legend: str) -> None:
+    """Raises an InputError that names the class, unless what it gave is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
         given = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         expected = f"{dtype} {legend} = {list(shape)}"
         raise InputError(f"{type(game).__name__}.{what} must be {expected}, got {given}")
 
 
-__getattr__ = former_names(__name__, {"count_told": describe_count})
+__getattr__ = former_names(__name__, {"count_told": describe_count, "check_rules": "rlcore.game_checks.check_game"})

@@ -83,14 +83,19 @@ def former_names(module: str, renamed: Mapping[str, Any]) -> Callable[[str], Any
 
     Args:
         module: its name.
-        renamed: former names to the functions.
+        renamed: former names to the functions, or to where they are now: ``"package.module.name"``.
     """
 
     def find(name: str) -> Any:
         if name not in renamed:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warnings.warn(f"{module}.{name} is now {module}.{renamed[name].__name__}", DeprecationWarning, stacklevel=2)
-        return renamed[name]
+        now = renamed[name]
+        where = now if isinstance(now, str) else f"{module}.{now.__name__}"
+        warnings.warn(f"{module}.{name} is now {where}", DeprecationWarning, stacklevel=2)
+        if not isinstance(now, str):
+            return now
+        home, _, function = now.rpartition(".")
+        return getattr(importlib.import_module(home), function)
 
     return find
 

@@ -9,6 +9,7 @@ class Nim(Game):
     """Heaps of 1, 2 and 3; take any number from one; who takes the last wins. A move is heap * 3 + number - 1."""
 
     num_actions, state_size, planes_shape, max_moves = 9, 4, (3, 1, 3), 6
+    impartial = True
 
     def initial(self, num, device="cpu"):
         return torch.tensor([1, 2, 3, 0], device=device).repeat(num, 1)  # heaps, moves made

@@ -431,25 +431,28 @@ class Endless(Nim):
         (Endless(), "Endless: a game goes on after max_moves = 6 moves"),
         (Sized(max_moves=0), "Sized.max_moves must be a whole number of 1 or more, got 0"),
         (Sized(num_actions=None), "Sized.num_actions must be a whole number of 1 or more, got None"),
-        (Sized(num_actions=8), "Sized.legal must be torch.bool [B, num_actions] = [8, 8], got torch.bool [8, 9]"),
-        (Sized(state_size=3), "Sized.initial must be torch.int64 [num, state_size] = [8, 3], got torch.int64 [8, 4]"),
+        (Sized(num_actions=8), "Sized.legal must be torch.bool [B, num_actions] = [64, 8], got torch.bool [64, 9]"),
+        (Sized(state_size=3), "Sized.initial must be torch.int64 [num, state_size] = [64, 3], got torch.int64 [64, 4]"),
         (Sized(planes_shape=(3, 3)), "Sized.planes_shape must be (C, H, W), got (3, 3)"),
         (
             Sized(planes_shape=(3, 3, 1)),
-            "Sized.observe must be torch.float32 [B, *planes_shape] = [8, 3, 3, 1], got torch.float32 [8, 3, 1, 3]",
+            "Sized.observe must be torch.float32 [B, *planes_shape] = [64, 3, 3, 1], got torch.float32 [64, 3, 1, 3]",
         ),
         (
             Faulty("legal", torch.Tensor.float),
-            "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got torch.float32",
+            "Faulty.legal must be torch.bool [B, num_actions] = [64, 9], got torch.float32",
         ),
-        (Faulty("legal", torch.Tensor.tolist), "Faulty.legal must be torch.bool [B, num_actions] = [8, 9], got list"),
+        (Faulty("legal", torch.Tensor.tolist), "Faulty.legal must be torch.bool [B, num_actions] = [64, 9], got list"),
         (
             Faulty("legal", torch.zeros_like),
             "Faulty.legal allows no move in a position in which step has not terminated",
         ),
         (Faulty("initial", torch.Tensor.float), "Faulty.initial must be torch.int64"),
         (Faulty("observe", torch.Tensor.bool), "Faulty.observe must be torch.float32"),
-        (Faulty("num_moves", torch.Tensor.int), "Faulty.num_moves must be torch.int64 [B] = [8], got torch.int32 [8]"),
+        (
+            Faulty("num_moves", torch.Tensor.int),
+            "Faulty.num_moves must be torch.int64 [B] = [64], got torch.int32 [64]",
+        ),
         (
             Faulty("step", lambda made: made.state),
             "Faulty.step must return Transition(state, reward, terminated), got Tensor",
@@ -457,11 +460,11 @@ class Endless(Nim):
         (Faulty("step", lambda made: made._replace(state=made.state.int())), "Faulty.step().state must be torch.int64"),
         (
             Faulty("step", lambda made: made._replace(reward=made.reward.long())),
-            "Faulty.step().reward must be torch.float32 [B] = [8], got torch.int64 [8]",
+            "Faulty.step().reward must be torch.float32 [B] = [64], got torch.int64 [64]",
         ),
         (
             Faulty("step", lambda made: made._replace(terminated=made.terminated[:, None])),
-            "Faulty.step().terminated must be torch.bool [B] = [8], got torch.bool [8, 1]",
+            "Faulty.step().terminated must be torch.bool [B] = [64], got torch.bool [64, 1]",
         ),
         (
             Faulty("step", lambda made: made._replace(reward=made.reward - 0.5)),

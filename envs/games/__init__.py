@@ -5,6 +5,6 @@
 the command.
 """
 
-from rlcore.envs.games.rules import BitBoardGame, ConnectFour, TicTacToe
+from rlcore.envs.games.rules import BitBoardGame, ConnectFour, DotsAndBoxes, EightPuzzle, EinStein, TicTacToe
 
-__all__ = ["BitBoardGame", "ConnectFour", "TicTacToe"]
+__all__ = ["BitBoardGame", "ConnectFour", "DotsAndBoxes", "EightPuzzle", "EinStein", "TicTacToe"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
-from rlcore.envs.games.game_env import game_of
+from rlcore.envs.games.game_env import two_players
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.evaluation import Report, ReportMaker, evaluating
 from rlcore.game import describe_count, different_games, points, random_openings
@@ -37,7 +37,7 @@ class EloReport(ReportMaker):
 
     def check(self, agent: Agent, env: Environment) -> None:
         """See `rlcore.evaluation.ReportMaker`."""
-        game_of("report elo", env)
+        two_players("report elo", env)
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
@@ -49,7 +49,7 @@ class EloReport(ReportMaker):
         Raises:
             InputError: the environment is not a game, or two players have the same name.
         """
-        env = game_of("report elo", env)
+        env = two_players("report elo", env)
         s = self.settings
         players = make_players(s.players, env.game, env.device, "report elo") | {"agent": env.player(agent)}
         names = list(players)

@@ -19,13 +19,15 @@ from rlcore.game import (
     Game,
     Player,
     check_legal,
-    check_rules,
+    contest,
     describe_count,
     different_games,
     openings,
     points,
     random_moves,
+    start_games,
 )
+from rlcore.game_checks import check_once
 from rlcore.seeding import restore_generator, seed_everything
 from rlcore.spaces import ACTION_MASK, Planes, Positions
 from rlcore.trees import Tree
@@ -62,14 +64,14 @@ class GameEnv(Environment):
             return positions if positions in (None, "all") else str(positions_file(str(positions)).resolve())
 
     settings: Settings
-    criterion = "points_random"
     select_best = False
 
     def __init__(self, settings: Settings, space: Space[Any], device: torch.device | str, truth: Truth | None):
         self.settings = settings
         self.game, self.observe = observed(space)
         game = self.game
-        check_rules(game)
+        check_once(game)
+        self.criterion = "points_random" if game.num_players == 2 else "return"
         super().__init__(settings.num_envs, space, Discrete(game.num_actions), device)
         self.truth = truth
         if truth is None and settings.positions is not None:
@@ -111,7 +113,8 @@ class GameEnv(Environment):
 
         Returns:
             ``points_<opponent>``: wins plus half of the draws, as a share of ``num_episodes`` games, half of them begun
-            by the agent; of the `different_games`, where the same ones come again and again. For each of `movers`, the
+            by the agent; of the `different_games`, where the same ones come again and again. In a game of one player
+            instead ``return``, and ``return_<opponent>``: the mean returns of as many games. For each of `movers`, the
             share of moves that are ``<name>_right``, keeping the outcome of the position, and ``<name>_perfect``, with
             the best score: over positions whose moves differ in outcome, and with ``_all`` over all positions. As text,
             how many games were different, if not all, and positions in which the first of `movers` is not right.
@@ -120,9 +123,13 @@ class GameEnv(Environment):
         repeated: list[str] = []
         misses: list[str] = []
         with evaluating(agent):
-            for name, opponent in self.opponents().items():
-                seed_everything(seed)
-                begin = self.game.initial(math.ceil(num_episodes / 2), self.device)
+            if self.game.num_players == 1:
+                players = {"return": self.player(agent)} | {f"return_{n}": one for n, one in self.opponents().items()}
+                for name, player in players.items():
+                    begin = self._begun(num_episodes, seed)
+                    scalars[name] = contest(self.game, player, player, begin).mean().item()
+            for name, opponent in self.opponents().items() if self.game.num_players == 2 else ():
+                begin = self._begun(math.ceil(num_episodes / 2), seed)
                 outcome = different_games(self.game, self.player(agent), opponent, begin)
                 scalars[f"points_{name}"] = points(outcome)
                 if len(outcome) < 2 * len(begin):
@@ -149,6 +156,11 @@ class GameEnv(Environment):
         self._state = restored(saved["state"], self._state, "env.state")
         self._stock = restored(saved["stock"], self._stock, "env.stock", free=0)
         restore_generator(self._generator, saved["generator"])
+
+    def _begun(self, num: int, seed: int) -> Tensor:
+        """Where games of an evaluation begin, [num, S]; seeds what their players draw from as well."""
+        seed_everything(seed)
+        return start_games(self.game, num, torch.Generator(self.device).manual_seed(seed))
 
     def _openings(self, num: int) -> Tensor:
         """The initial states of games, [num, S]."""
@@ -190,4 +202,16 @@ def game_of(what: str, env: Environment) -> GameEnv:
     """
     if not isinstance(env, GameEnv):
         raise InputError(f"{what}: needs a game (env.name=selfplay)")
+    return env
+
+
+def two_players(what: str, env: Environment) -> GameEnv:
+    """As `game_of`, of two players.
+
+    Raises:
+        InputError: it is not.
+    """
+    env = game_of(what, env)
+    if env.game.num_players != 2:
+        raise InputError(f"{what}: needs a game of two players; {env.settings.game} has one")
     return env

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
-from rlcore.envs.games.game_env import GameEnv, game_of
+from rlcore.envs.games.game_env import GameEnv, two_players
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
@@ -39,7 +39,7 @@ class MatchesReport(ReportMaker):
 
     def check(self, agent: Agent, env: Environment) -> None:
         """See `rlcore.evaluation.ReportMaker`."""
-        game_of("report matches", env)
+        two_players("report matches", env)
 
     def __call__(self, agent: Agent, env: Environment, evaluation: Report) -> Report:
         """The report; see `rlcore.evaluation.ReportMaker`.
@@ -51,7 +51,7 @@ class MatchesReport(ReportMaker):
         Raises:
             InputError: the environment is not a game, has no balanced positions, or two opponents have the same name.
         """
-        env = game_of("report matches", env)
+        env = two_players("report matches", env)
         s = self.settings
         begin = self._openings(env)
         scalars: dict[str, float] = {}

@@ -11,7 +11,7 @@ from rlcore import registry, settings
 from rlcore.agent import Agent
 from rlcore.envs.games.game_env import observed
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game, Player, random_moves
+from rlcore.game import Game, Player, expected, random_moves
 from rlcore.run import load
 from rlcore.search import playouts, search, uct
 from rlcore.settings import Choice, ResolvedPath
@@ -66,7 +66,8 @@ class RandomPlayer:
 class MinmaxPlayer:
     """Searches all continuations of ``depth`` moves, with value 0 where the game goes on; plays a best move.
 
-    Ties are broken at random, by torch's global generator of the device.
+    Where chance is to move, which counts as a move, the value is the mean. Ties are broken at random, by torch's global
+    generator of the device.
     """
 
     class Settings(settings.Settings):
@@ -85,16 +86,19 @@ class MinmaxPlayer:
         return torch.rand_like(value).where(best, -1.0).argmax(1)
 
     def worth(self, state: Tensor, depth: int) -> Tensor:
-        """The value of each legal move, in (-1, 1], and -inf of the others, [B, A]."""
+        """The value of each legal move, and -inf of the others, [B, A]; of two players in (-1, 1]."""
         B, A = len(state), self.game.num_actions
         legal = self.game.legal(state)
         each = torch.arange(A, device=state.device).repeat(B)
-        after, reward, terminated = self.game.step(state.repeat_interleave(A, 0), each)
-        value = reward.view(B, A).clone()
-        live = (~terminated).view(B, A) & legal
+        before = state.repeat_interleave(A, 0)
+        after, reward, terminated = self.game.step(before, each)
+        live = ~terminated & legal.flatten()
+        value = reward.clone()
         if depth > 1 and live.any():
-            value[live] = DISCOUNT * (1 - SOONER) * self.worth(after[live.flatten()], depth - 1).amax(1)
-        return value.masked_fill(~legal, -torch.inf)
+            discount = self.game.discount(before, after) * torch.ones_like(reward)
+            sequel = expected(self.game, after[live], self.worth(after[live], depth - 1))
+            value[live] += (1 - SOONER) * discount[live] * sequel
+        return value.view(B, A).masked_fill(~legal, -torch.inf)
 
 
 class UCTPlayer:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from rlcore.checkpoint import restored
-from rlcore.game import DISCOUNT, Game
+from rlcore.game import Game
 from rlcore.replay import Replay
-from rlcore.returns import discounted_returns
+from rlcore.returns import discounted_sum
 from rlcore.rollout import Rollout
 from rlcore.trees import concat, take, tree_map
 
@@ -27,6 +27,7 @@ class Waiting(NamedTuple):
     state: Tensor  # [W, N, S] int64
     policy: Tensor | None  # [W, N, A]
     valid: Tensor  # [W, N] bool; the others are in the replay
+    reward: Tensor | None = None  # [W, N]; None in a file of 0.1, where only the end of a game had one
 
 
 class Batch(NamedTuple):
@@ -73,15 +74,17 @@ class GameReplay:
         if self.waiting is not None:
             old = self.waiting
             state, policy = torch.cat([old.state, state]), concat([old.policy, policy])
-            reward = torch.cat([reward.new_zeros(old.valid.shape), reward])  # only the end of a game has a reward
+            reward = torch.cat([reward.new_zeros(old.valid.shape) if old.reward is None else old.reward, reward])
             done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
-        outcome = discounted_returns(reward, done, torch.zeros_like(done), DISCOUNT)
+        following = torch.cat([state[1:], state[-1:]])  # the last row's is of no account
+        discount = self.game.discount(state.flatten(0, 1), following.flatten(0, 1))
+        outcome = discounted_sum(reward, (discount * ~done.flatten()).view(done.shape))
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
         ready = (ended & valid).nonzero(as_tuple=True)
         self.replay.add(Position(*take((state, policy, outcome), ready)))
         still = valid & ~ended
         first = int((~still.any(1)).cumprod(0).sum())  # no game needs the rows before it
-        self.waiting = Waiting(*take((state, policy, still), slice(first, None)))
+        self.waiting = Waiting(*take((state, policy, still, reward), slice(first, None)))
 
     def sample(self, size: int) -> Batch:
         """``size`` positions, drawn with replacement by torch's global generator of their device."""
@@ -118,5 +121,6 @@ class GameReplay:
         if saved["waiting"] is not None:
             waiting = Waiting(*saved["waiting"])
             games = waiting.valid.shape[1]
-            row = tree_map(lambda x: x[None].expand(1, games, *x.shape[1:]), Waiting(state, policy, outcome.bool()))
+            row = Waiting(state, policy, outcome.bool(), None if waiting.reward is None else outcome)
+            row = tree_map(lambda x: x[None].expand(1, games, *x.shape[1:]), row)
             self.waiting = restored(waiting, row, "the waiting positions", free=0)

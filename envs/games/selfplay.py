@@ -10,7 +10,7 @@ from rlcore.device import sync_is_costly
 from rlcore.environment import StepResult
 from rlcore.envs.games.game_env import GameEnv
 from rlcore.envs.games.truth import Truth
-from rlcore.game import Player, check_legal
+from rlcore.game import Player, check_legal, make_move
 from rlcore.spaces import Positions
 
 
@@ -23,7 +23,7 @@ class HasMovers(Protocol):
 
 
 class SelfPlayEnv(GameEnv):
-    """N games in lockstep; the agent moves for both players, and the reward is the mover's: 1 for a winning move.
+    """N games in lockstep; the agent moves for all players, and the reward is the mover's: 1 for a winning move.
 
     An observation is the state of the game itself, [N, S] int64, as the mover sees it: the agent makes its network's
     input from it (`Game.observe`), and searches from it. A game that has ended is followed by a new one.
@@ -55,7 +55,7 @@ class SelfPlayEnv(GameEnv):
         waits = sync_is_costly(self.device)
         if not waits:
             check_legal(self.game, self._state, actions)
-        state, reward, terminated = self.game.step(self._state, actions)
+        state, reward, terminated = make_move(self.game, self._state, actions, self._generator)
         if waits:  # so avoid looking which have ended
             state = torch.where(terminated[:, None], self._openings(self.num_envs), state)
         elif terminated.any():

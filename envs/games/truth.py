@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlcore.config import SHIPPED
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game
+from rlcore.game import Game, expected
 
 SMALL = 100_000
 """The most positions that are enumerated."""
@@ -28,7 +28,7 @@ class Truth(NamedTuple):
         """The share of moves [P] that are right, and perfect: in positions that `differ`, if any, and in ``_all``."""
         chosen = self.score.gather(1, action[:, None]).squeeze(1)
         best = self.score.amax(1)
-        right, perfect = chosen.sign() == best.sign(), chosen == best
+        right, perfect = chosen.sign() == best.sign(), torch.isclose(chosen, best)  # expectations are not exact
         differ = self.differ
         shares = {"right": right[differ], "right_all": right, "perfect": perfect[differ], "perfect_all": perfect}
         return {name: which.double().mean().item() for name, which in shares.items() if len(which)}
@@ -68,7 +68,7 @@ def positions_file(name: str) -> Path:
 
 
 def enumerate_positions(game: Game) -> Truth:
-    """Every reachable position in which the game has not ended.
+    """Every reachable position in which a player is to move.
 
     Raises:
         InputError: there are more than `SMALL`.
@@ -81,19 +81,23 @@ def enumerate_positions(game: Game) -> Truth:
             raise InputError(f"env.positions: {type(game).__name__} has more than {SMALL:,} positions; give a file")
         row, move = game.legal(state).nonzero(as_tuple=True)
         after, reward, terminated = game.step(state[row], move)
+        discount = game.discount(state[row], after) * ~terminated
         next_state, index = torch.unique(after[~terminated], dim=0, return_inverse=True)
-        plies.append((state, row, move, reward, terminated, index))
+        plies.append((state, row, move, reward, terminated, discount, index))
         state = next_state
     scores: list[Tensor] = []
     best = torch.zeros(0)
-    for state, row, move, reward, terminated, index in reversed(plies):
+    for state, row, move, reward, terminated, discount, index in reversed(plies):
         value = reward.clone()
-        value[~terminated] = DISCOUNT * best[index]
+        value[~terminated] += discount[~terminated] * best[index]
         score = torch.full((len(state), game.num_actions), -torch.inf)
         score[row, move] = value
         scores.insert(0, score)
-        best = score.amax(1)
-    return Truth(torch.cat([ply[0] for ply in plies]), torch.cat(scores))
+        best = expected(game, state, score)
+    state, score = torch.cat([ply[0] for ply in plies]), torch.cat(scores)
+    probability = game.chance(state)
+    players = torch.ones(len(state), dtype=torch.bool) if probability is None else ~probability.any(1)
+    return Truth(state[players], score[players])
 
 
 def read(game: Game, path: Path) -> Truth:

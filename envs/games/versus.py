@@ -15,7 +15,7 @@ from rlcore.envs.games.game_env import GameEnv
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.envs.games.truth import Truth
 from rlcore.errors import CheckpointError, InputError
-from rlcore.game import DISCOUNT, Player, Transition, check_legal
+from rlcore.game import DISCOUNT, Player, Transition, check_legal, make_move
 from rlcore.seeding import seeded
 from rlcore.spaces import ACTION_MASK, Planes
 from rlcore.stateful import attributes_of_type
@@ -55,6 +55,8 @@ class VersusEnv(GameEnv):
         planes = Planes(settings.game)
         space = Dict({"observation": planes, ACTION_MASK: MultiBinary(planes.game.num_actions)})
         super().__init__(settings, space, device, truth)
+        if self.game.num_players != 2:
+            raise InputError(f"env.name: versus is for two players; {settings.game} has one, use env.name=selfplay")
         self.named = make_players(settings.pool, self.game, self.device, "env.pool")
         self.former: list[Agent] = []
         """The agent's former selves, the oldest first."""
@@ -116,12 +118,10 @@ class VersusEnv(GameEnv):
             InputError: a move is illegal.
         """
         check_legal(self.game, self._state, actions)
-        state, reward, terminated = self.game.step(self._state, actions)
-        going_on = (~terminated).nonzero().flatten()
-        answered = self._answer(state[going_on], going_on)
-        reward[going_on] = DISCOUNT * answered.reward
-        terminated[going_on] = answered.terminated
-        state[going_on] = answered.state
+        state, reward, terminated = make_move(self.game, self._state, actions, self._generator)
+        theirs = ((self.game.discount(self._state, state) * ~terminated) < 0).nonzero().flatten()
+        state[theirs], answer, terminated[theirs] = self._answer(state[theirs], theirs)
+        reward[theirs] = DISCOUNT * answer
         self._state = state
         self._begin(terminated.nonzero().flatten())
         return self.observe(self._state), reward, terminated, self._truncated, {}
@@ -141,7 +141,17 @@ class VersusEnv(GameEnv):
         self._state[games] = state
 
     def _answer(self, state: Tensor, games: Tensor) -> Transition:
-        """Plays the opponents' moves in positions [K, S] of games [K]."""
+        """Plays the opponents' moves in positions [K, S] of games [K], until the agent's turn; rewards are theirs."""
+        made = self._opponents_move(state, games)
+        again = ((self.game.discount(state, made.state) * ~made.terminated) > 0).nonzero().flatten()
+        if len(again):
+            more = self._answer(made.state[again], games[again])
+            for x, y in zip(made, more, strict=True):
+                x[again] = y
+        return made
+
+    def _opponents_move(self, state: Tensor, games: Tensor) -> Transition:
+        """Plays one move of the opponents."""
         members = [*self.named.values(), *map(self._former_player, self.former)]
         if not members:
             raise InputError("versus: the pool is empty: name players in env.pool, or train with env.save_every")
@@ -150,7 +160,7 @@ class VersusEnv(GameEnv):
             for member in opponent.unique().tolist():
                 rows = (opponent == member).nonzero().flatten()
                 action[rows] = members[member](state[rows])
-        return self.game.step(state, action)
+        return make_move(self.game, state, action, self._generator)
 
     def _former_player(self, agent: Agent) -> Player:
         @torch.no_grad()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rlcore.device import sync_is_costly
-from rlcore.game import DISCOUNT, Game, random_moves, too_long
+from rlcore.game import Game, make_move, random_moves, too_long
 from rlcore.search.scores import Evaluator
 
 
@@ -12,15 +12,15 @@ def playouts(game: Game) -> Evaluator:
     """Evaluates a state by a game of random moves from there, and all its moves equally."""
 
     def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
-        value, sign = torch.zeros(len(state), device=state.device), 1.0
+        value, weight = torch.zeros(len(state), device=state.device), torch.ones(len(state), device=state.device)
         running = game.legal(state).any(1)
         for _ in range(game.max_moves):
             if not sync_is_costly(state.device) and not running.any():
                 break
-            state, reward, terminated = game.step(state, random_moves(game.legal(state)))
-            value += sign * reward * running
-            running = running & ~terminated
-            sign *= DISCOUNT
+            after, reward, terminated = make_move(game, state, random_moves(game.legal(state)))
+            value += weight * reward * running
+            weight = weight * game.discount(state, after)
+            state, running = after, running & ~terminated
         if not sync_is_costly(state.device) and running.any():
             raise too_long(game)
         return torch.zeros(len(state), game.num_actions, device=state.device), value

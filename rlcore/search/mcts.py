@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.game import DISCOUNT, Game, checked_step, too_long
+from rlcore.game import Game, checked_step, too_long
 from rlcore.search.scores import (
     Evaluator,
     Score,
@@ -17,7 +17,6 @@ from rlcore.search.scores import (
     considered_visits,
     gumbel,
     improved_logits,
-    masked_prior,
     puct,
     softmax,
 )
@@ -27,6 +26,7 @@ from rlcore.search.tree import (
     SearchTree,
     backup,
     copy_subtree,
+    evaluate_nodes,
     expand,
     init_tree,
     select,
@@ -171,11 +171,16 @@ def simulate(
     """
     edge = select(tree, root_move)
     parent, action = edge // game.num_actions, edge % game.num_actions
-    new, reward, terminated = checked_step(game, tree.state.flatten(0, 1).index_select(0, parent), action)
-    logits, value = evaluate(new)
-    path, moves, depth = expand(tree, node, parent, action, new, masked_prior(logits, game.legal(new)), value)
-    outcome = torch.where(terminated, reward, reward + DISCOUNT * value)
-    backup(tree, path, moves, depth, outcome)
+    before = tree.state.flatten(0, 1).index_select(0, parent)
+    new, reward, terminated = checked_step(game, before, action)
+    discount = game.discount(before, new)
+    prior, value, chance = evaluate_nodes(game, new, evaluate)
+    path, moves, depth = expand(tree, node, parent, action, new, prior, value)
+    if tree.reward is not None and tree.discount is not None:
+        tree.reward[:, node], tree.discount[:, node] = reward, discount
+    if tree.chance is not None and chance is not None:
+        tree.chance[:, node] = chance
+    backup(tree, path, moves, depth, torch.where(terminated, reward, reward + discount * value))
     grown = ~terminated
     if expand_after > 1:
         grown &= tree.visits.take(edge) >= expand_after

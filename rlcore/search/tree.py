@@ -33,7 +33,8 @@ import torch
 from torch import Tensor
 
 from rlcore.device import sync_is_costly
-from rlcore.game import DISCOUNT, Game, checked_legal
+from rlcore.game import DISCOUNT, Game, checked_legal, checked_step, draw
+from rlcore.returns import discounted_sum
 from rlcore.search.scores import Edges, Evaluator, Score, masked_prior
 
 ROOT = 0
@@ -55,6 +56,9 @@ class SearchTree(NamedTuple):
     moves: Tensor  # [N, M, D] int64, the moves between them; arbitrary moves after them
     depth: Tensor  # [N, M] int64, moves from the root; 0 for an unused node
     leaf: Tensor  # [N, M] int64, the edge by which the next simulation through this node leaves the tree
+    reward: Tensor | None  # [N, M], of the move to this node; None, as the next, for a game that alternates
+    discount: Tensor | None  # [N, M], what the value of this node counts for the player who made that move
+    chance: Tensor | None  # [N, M] bool, whether chance is to move; None: it never is
 
     def edges(self, node: int) -> Edges:
         """The edges of one node of each tree, [N]."""
@@ -80,7 +84,7 @@ def init_tree(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) ->
     Raises:
         InputError: states or legal moves have another shape or dtype than they should.
     """
-    legal = checked_legal(game, state)
+    prior, value, chance = evaluate_nodes(game, state, evaluate)
     (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
     roots = num_nodes * torch.arange(N, device=device)
     tree = SearchTree(
@@ -94,11 +98,33 @@ def init_tree(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) ->
         moves=torch.zeros(N, num_nodes, D, dtype=torch.int64, device=device),
         depth=torch.zeros(N, num_nodes, dtype=torch.int64, device=device),
         leaf=torch.empty(N, num_nodes, dtype=torch.int64, device=device),
+        reward=None if game.alternates else torch.zeros(N, num_nodes, device=device),
+        discount=None if game.alternates else torch.zeros(N, num_nodes, device=device),
+        chance=None if chance is None else torch.zeros(N, num_nodes, dtype=torch.bool, device=device),
     )
-    logits, value = evaluate(state)
     tree.state[:, ROOT], tree.value[:, ROOT], tree.path[:, ROOT, 0], tree.depth[:, ROOT] = state, value, roots, 0
-    tree.prior[:, ROOT] = masked_prior(logits, legal)
+    tree.prior[:, ROOT] = prior
+    if tree.chance is not None and chance is not None:
+        tree.chance[:, ROOT] = chance
     return tree
+
+
+def evaluate_nodes(game: Game, state: Tensor, evaluate: Evaluator) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What nodes of states [B, S] begin with: priors [B, A], values [B], and where chance is to move, [B] bool or None.
+
+    Where it is, the priors are its probabilities, and the value is that of a state drawn by them: a network sees only
+    states in which players are to move.
+    """
+    legal, probability = checked_legal(game, state), game.chance(state)
+    if probability is None:
+        logits, value = evaluate(state)
+        return masked_prior(logits, legal), value, None
+    chance = probability.any(1)
+    after, reward, terminated = checked_step(game, state, draw(probability))
+    logits, value = evaluate(torch.where(chance[:, None], after, state))
+    drawn = torch.where(terminated, reward, reward + game.discount(state, after) * value)
+    prior = torch.where(chance[:, None], probability.where(legal, -torch.inf), masked_prior(logits, legal))
+    return prior, torch.where(chance, drawn, value), chance
 
 
 def select(tree: SearchTree, root_move: Tensor | None = None) -> Tensor:
@@ -151,7 +177,12 @@ def backup(tree: SearchTree, path: Tensor, moves: Tensor, depth: Tensor, outcome
     before_last = depth[:, None] - 1 - torch.arange(moves.shape[1], device=moves.device)  # moves from here to the last
     counts = (before_last >= 0).float()
     edge = (path[:, :-1] * tree.prior.shape[-1] + moves).flatten()
-    seen = outcome[:, None] * torch.where(before_last % 2 == 0, counts, DISCOUNT * counts)
+    if tree.reward is None or tree.discount is None:
+        seen = outcome[:, None] * torch.where(before_last % 2 == 0, counts, DISCOUNT * counts)
+    else:
+        reward = torch.where(before_last == 0, outcome[:, None], tree.reward.take(path[:, 1:]))
+        discount = torch.where(before_last > 0, tree.discount.take(path[:, 1:]), 0)
+        seen = counts * discounted_sum(reward.T, discount.T).T
     tree.visits.view(-1).index_add_(0, edge, counts.flatten())
     tree.total.view(-1).index_add_(0, edge, seen.flatten())
 
@@ -163,7 +194,12 @@ def update_leaves(tree: SearchTree, path: Tensor, score: Score) -> None:
     node of the path, whose leaf is then also this node's.
     """
     W = path.shape[1] - 1
-    best = path * tree.prior.shape[-1] + score(tree.edges_of(path)).max(-1).indices  # argmax is slower
+    edges = tree.edges_of(path)
+    scores = score(edges)
+    if tree.chance is not None:  # the next move of chance is drawn, as by `rlcore.game.draw`
+        clocks = torch.empty_like(scores).exponential_()
+        scores = torch.where(tree.chance.take(path)[..., None], edges.prior / clocks, scores)
+    best = path * tree.prior.shape[-1] + scores.max(-1).indices  # argmax is slower
     child = tree.child.take(best)
     own = torch.where(child == UNVISITED, best, tree.leaf.take(child.clamp_min(0)))
     places = torch.arange(W + 1, device=path.device)
@@ -195,7 +231,7 @@ def copy_subtree(tree: SearchTree, kept: Tensor, into: SearchTree) -> None:
     place = torch.where(kept, places, UNVISITED).flatten()  # new row of each old node
     new = place[old]
     for source, target in zip(tree, into, strict=True):
-        if source is not tree.path and source is not tree.moves:
+        if source is not None and target is not None and source is not tree.path and source is not tree.moves:
             target.flatten(0, 1)[new] = source.flatten(0, 1)[old]
     into.depth.view(-1)[new] -= 1
     into.leaf.view(-1)[new] = place[into.leaf.view(-1)[new] // A] * A + into.leaf.view(-1)[new] % A

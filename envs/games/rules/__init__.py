@@ -2,6 +2,9 @@
 
 from rlcore.envs.games.rules.bitboard import BitBoardGame
 from rlcore.envs.games.rules.connect_four import ConnectFour
+from rlcore.envs.games.rules.dots_and_boxes import DotsAndBoxes
+from rlcore.envs.games.rules.eight_puzzle import EightPuzzle
+from rlcore.envs.games.rules.einstein import EinStein
 from rlcore.envs.games.rules.tic_tac_toe import TicTacToe
 
-__all__ = ["BitBoardGame", "ConnectFour", "TicTacToe"]
+__all__ = ["BitBoardGame", "ConnectFour", "DotsAndBoxes", "EightPuzzle", "EinStein", "TicTacToe"]
