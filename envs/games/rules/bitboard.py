@@ -58,18 +58,28 @@ class BitBoardGame(Game):
 
     def render(self, state: Tensor) -> str:
         """The board, with X for the player who began."""
-        mine, theirs = state.tolist()
-        turn = int(self.num_moves(state[None])) % 2
-        mover, other = SYMBOLS[turn], SYMBOLS[1 - turn]
-        rows = (
-            [mover if mine >> bit & 1 else other if theirs >> bit & 1 else "." for bit in row] for row in self.cells
-        )
-        return "\n".join(" ".join(row) for row in rows)
+        return "\n".join(" ".join(row) for row in symbols(self, state))
 
     @property
     def full(self) -> int:
         """All cells, as bits."""
         return sum(1 << bit for row in self.cells for bit in row)
+
+
+def symbols(game: Game, state: Tensor) -> list[list[str]]:
+    """The rows of a position [S] of a game that observes the mover's stones and the opponent's.
+
+    A cell is X for the player who began, O for the other one, or a dot.
+    """
+    mine, theirs = game.observe(state[None])[0].bool().tolist()
+    turn = int(game.num_moves(state[None])) % 2
+    symbol = {(True, False): SYMBOLS[turn], (False, True): SYMBOLS[1 - turn], (False, False): "."}
+    return [[symbol[cell] for cell in zip(*row, strict=True)] for row in zip(mine, theirs, strict=True)]
+
+
+def bits(words: Tensor, num: int) -> Tensor:
+    """The lowest ``num`` bits of words, [...] int64 to [..., num] int64 of 0 and 1; 64 are all, the sign's included."""
+    return words[..., None] >> torch.arange(num, device=words.device) & 1
 
 
 @cache

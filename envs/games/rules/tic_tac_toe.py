@@ -1,9 +1,9 @@
 """Tic-tac-toe."""
 
-import torch
 from torch import Tensor
 
 from rlcore.envs.games.rules.bitboard import BitBoardGame, constants
+from rlcore.envs.games.rules.square import square_symmetries
 from rlcore.game import Transition
 
 
@@ -32,7 +32,5 @@ class TicTacToe(BitBoardGame):
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The four rotations of the board and of its mirror image."""
-        board = torch.arange(9).view(3, 3)
-        ways = [side.rot90(turns) for side in (board, board.flip(1)) for turns in range(4)]
-        cells = torch.stack(ways).flatten(1)
+        cells = square_symmetries(3)
         return cells, cells
