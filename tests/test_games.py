@@ -7,7 +7,7 @@ import torch
 from nim import Nim
 
 from rlcore import InputError, check_environment, registry
-from rlcore.envs.games import ConnectFour, TicTacToe
+from rlcore.envs.games import ConnectFour, Gomoku, TicTacToe
 from rlcore.envs.games.players import MinmaxPlayer, PlayerChoice, RandomPlayer
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.solver import Solver
@@ -88,12 +88,24 @@ class RuleBook:
         return [[[float(cell == who) for cell in row] for row in self.board] for who in (self.player, 1 - self.player)]
 
 
+class Gomoku6(Gomoku):
+    """A size of one's own, on which random games end in draws too."""
+
+    size = 6
+
+
 @pytest.mark.parametrize(
-    ("game", "book"), [(TTT, (3, 3, 3, False)), (C4, (6, 7, 4, True))], ids=["tictactoe", "connect4"]
+    ("game", "book", "N"),
+    [
+        (TTT, (3, 3, 3, False), 2_000),
+        (C4, (6, 7, 4, True), 2_000),
+        (Gomoku6(), (6, 6, 5, False), 400),
+        (Gomoku(), (15, 15, 5, False), 20),
+    ],
+    ids=["tictactoe", "connect4", "gomoku6", "gomoku15"],
 )
-def test_the_rules_are_those_of_a_plain_rule_book(game, book):
-    """2,000 random games."""
-    N = 2_000
+def test_the_rules_are_those_of_a_plain_rule_book(game, book, N):
+    """In random games."""
     generator = random.Random(0)
     books, state = [RuleBook(*book) for _ in range(N)], game.initial(N)
     running = list(range(N))
@@ -110,12 +122,15 @@ def test_the_rules_are_those_of_a_plain_rule_book(game, book):
         assert reward.tolist() == [float(w) for w in won]
         assert terminated.tolist() == [w or f for w, f in zip(won, full, strict=True)]
         state, running = state[~terminated], [n for n, t in zip(running, terminated.tolist(), strict=True) if not t]
+        if not running:
+            break
     assert not running
 
 
-@pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
-def test_a_turned_game_is_the_same_game(game):
+@pytest.mark.parametrize("name", registry.games.names())
+def test_a_turned_game_is_the_same_game(name):
     """To turn the moves and play is to play and turn the board."""
+    game = registry.games[name]()
     torch.manual_seed(0)
     cells, moves = game.symmetries()
     assert (cells.sort(1).values == torch.arange(cells.shape[1])).all()
@@ -363,7 +378,9 @@ def test_openings_are_of_the_length_asked_for_and_have_not_ended():
 # The environment
 
 
-@pytest.mark.parametrize("settings", [{"game": "tictactoe"}, {"game": "connect4", "random_openings": 6}])
+@pytest.mark.parametrize(
+    "settings", [{"game": "tictactoe"}, {"game": "connect4", "random_openings": 6}, {"game": "othello6"}]
+)
 def test_self_play_keeps_the_contract(settings):
     env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=16, **settings))
     check_environment(env, num_steps=120)

@@ -5,6 +5,36 @@
 the command.
 """
 
-from rlcore.envs.games.rules import BitBoardGame, ConnectFour, DotsAndBoxes, EightPuzzle, EinStein, TicTacToe
+from rlcore.envs.games.rules import (
+    BitBoardGame,
+    ConnectFour,
+    DotsAndBoxes,
+    EightPuzzle,
+    EinStein,
+    Gomoku,
+    Gomoku9,
+    Hex,
+    Hex5,
+    Hex7,
+    Othello,
+    Othello6,
+    SquareGame,
+    TicTacToe,
+)
 
-__all__ = ["BitBoardGame", "ConnectFour", "DotsAndBoxes", "EightPuzzle", "EinStein", "TicTacToe"]
+__all__ = [
+    "BitBoardGame",
+    "ConnectFour",
+    "DotsAndBoxes",
+    "EightPuzzle",
+    "EinStein",
+    "Gomoku",
+    "Gomoku9",
+    "Hex",
+    "Hex5",
+    "Hex7",
+    "Othello",
+    "Othello6",
+    "SquareGame",
+    "TicTacToe",
+]

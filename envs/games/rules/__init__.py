@@ -5,6 +5,25 @@ from rlcore.envs.games.rules.connect_four import ConnectFour
 from rlcore.envs.games.rules.dots_and_boxes import DotsAndBoxes
 from rlcore.envs.games.rules.eight_puzzle import EightPuzzle
 from rlcore.envs.games.rules.einstein import EinStein
+from rlcore.envs.games.rules.gomoku import Gomoku, Gomoku9
+from rlcore.envs.games.rules.hex import Hex, Hex5, Hex7
+from rlcore.envs.games.rules.othello import Othello, Othello6
+from rlcore.envs.games.rules.square import SquareGame
 from rlcore.envs.games.rules.tic_tac_toe import TicTacToe
 
-__all__ = ["BitBoardGame", "ConnectFour", "DotsAndBoxes", "EightPuzzle", "EinStein", "TicTacToe"]
+__all__ = [
+    "BitBoardGame",
+    "ConnectFour",
+    "DotsAndBoxes",
+    "EightPuzzle",
+    "EinStein",
+    "Gomoku",
+    "Gomoku9",
+    "Hex",
+    "Hex5",
+    "Hex7",
+    "Othello",
+    "Othello6",
+    "SquareGame",
+    "TicTacToe",
+]
