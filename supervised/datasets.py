@@ -50,8 +50,10 @@ MOST_INFLATED = 1032
 READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """By the version of an .npy file."""
 
-ARRAYS = "inputs", "targets", "test_inputs", "test_targets"
-"""What an .npz file, or a folder of .npy files, holds; the latter two if there is a test split."""
+PARTS = "", "test_", "validation_"
+"""What the names of a split's arrays begin with; training has none."""
+ARRAYS = tuple(f"{part}{kind}" for part in PARTS for kind in ("inputs", "targets"))
+"""What an .npz file, or a folder of .npy files, holds: those of training, and of the other splits that there are."""
 READ_AT_ONCE = 2**20
 """Bytes."""
 
@@ -122,8 +124,8 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1, options: 
 
     Args:
         name: a registered name; or the path of an ``.npz`` file with ``inputs`` and ``targets``, and perhaps
-            ``test_inputs`` and ``test_targets`` (see `from_arrays`), or of a folder, ending in ``/``, with these as
-            ``.npy`` files, or with images (see `from_images`).
+            ``test_inputs`` and ``test_targets``, ``validation_inputs`` and ``validation_targets`` (see `from_arrays`),
+            or of a folder, ending in ``/``, with these as ``.npy`` files, or with images (see `from_images`).
         data_dir: where its files are; None looks in the usual places.
         seed: of data that are generated.
         options: how files are read.
@@ -148,7 +150,8 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1, options: 
         what = "a folder of .npy files" if is_folder else "an .npz file of plain arrays"
         message = f"{name} is not {what}, or is damaged: {one_line(error)}"
         raise InputError(f"env.dataset: {message}") from None
-    if not {"inputs", "targets"} <= arrays.keys() <= set(ARRAYS) or len(arrays) == 3:
+    in_pairs = all((f"{part}inputs" in arrays) == (f"{part}targets" in arrays) for part in PARTS)
+    if not {"inputs", "targets"} <= arrays.keys() <= set(ARRAYS) or not in_pairs:
         held = one_line(", ".join(arrays) or "nothing")
         raise InputError(f"env.dataset: {name} holds {held}; expected {', '.join(ARRAYS)}")
     try:
@@ -157,7 +160,14 @@ def load(name: str, data_dir: str | Path | None = None, seed: int = 1, options: 
         raise InputError(f"env.dataset: {name}: {error}") from None
 
 
-def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets: Any = None) -> Dataset:
+def from_arrays(
+    inputs: Any,
+    targets: Any,
+    test_inputs: Any = None,
+    test_targets: Any = None,
+    validation_inputs: Any = None,
+    validation_targets: Any = None,
+) -> Dataset:
     """The user's own arrays or tensors as a data set.
 
     Args:
@@ -167,28 +177,36 @@ def from_arrays(inputs: Any, targets: Any, test_inputs: Any = None, test_targets
             (``env.action=values``) they are numbers, as are floats [n] or [n, *D] and integers that cannot be classes.
         test_inputs: as ``inputs``; None: no test split.
         test_targets: as ``targets``.
+        validation_inputs: as ``inputs``, by which training is judged; None: no validation split of its own.
+        validation_targets: as ``targets``.
 
     Raises:
         InputError: an array does not hold real numbers; or see `Dataset`.
     """
-    labels, test_labels = _targets(targets), None if test_inputs is None else _targets(test_targets)
+    labels = _targets(targets)
     train = Split(_inputs(inputs), labels)
-    test = None if test_labels is None else Split(_inputs(test_inputs), test_labels)
+    given = {"test": (test_inputs, test_targets), "validation": (validation_inputs, validation_targets)}
+    held = {name: Split(_inputs(x), _targets(y)) for name, (x, y) in given.items() if x is not None or y is not None}
     if labels.is_floating_point():
-        return Dataset(train, test, None)
+        return Dataset(train, held.get("test"), None, held.get("validation"))
     num_classes, num = 1 + int(labels.max()) if labels.numel() else 0, len(labels)
     why_numbers = _not_classes("training", labels, num_classes)
     if num_classes > num:
         why_numbers = f"labels from 0 to {num_classes - 1:,} are more classes than the {num:,} training examples"
-    if test_labels is not None and not why_numbers:
-        why_numbers = _not_classes("test", test_labels, num_classes)
-    if why_numbers:
-        return Dataset(train, test, None, why_numbers=why_numbers)
-    return Dataset(train, test, tuple(map(str, range(num_classes))), counted=True)
+    for name, split in held.items():
+        why_numbers = why_numbers or _not_classes(name, gathered(split.targets), num_classes)
+    names = None if why_numbers else tuple(map(str, range(num_classes)))
+    return Dataset(
+        train, held.get("test"), names, held.get("validation"), counted=not why_numbers, why_numbers=why_numbers
+    )
 
 
 def from_torch(
-    train: Any, test: Any = None, classes: Sequence[str] | None = None, workers: int | None = None
+    train: Any,
+    test: Any = None,
+    classes: Sequence[str] | None = None,
+    workers: int | None = None,
+    validation: Any = None,
 ) -> Dataset:
     """Examples of torch Datasets, each made when it is shown.
 
@@ -203,24 +221,26 @@ def from_torch(
         test: the same, for evaluation; None holds out a part of ``train``.
         classes: their names; None: ``train.classes``, if it has them.
         workers: processes that fetch; 0: the main one. None: those of the DataLoader, or 2.
+        validation: as ``test``, by which training is judged; None: no validation split of its own.
 
     Raises:
         InputError: it is not such a Dataset, or a sampler decides what it shows.
     """
-    recipes = [_recipe(name, given, workers) for name, given in (("train", train), ("test", test)) if given is not None]
-    if classes is None and isinstance(names := getattr(recipes[0].dataset, "classes", None), (list, tuple)):
+    parts = {"train": train, "test": test, "validation": validation}
+    recipes = {name: _recipe(name, given, workers) for name, given in parts.items() if given is not None}
+    if classes is None and isinstance(names := getattr(recipes["train"].dataset, "classes", None), (list, tuple)):
         classes = tuple(map(str, names))
-    splits = []
-    for recipe in recipes:
+    splits = {}
+    for name, recipe in recipes.items():
         examples = Loaded(recipe)
         is_class = examples.targets.dtype == torch.int64 and examples.targets.ndim == 1
         if is_class and classes is None:
             raise InputError("from_torch: targets are integers; name their classes=[...], or make numbers floats")
         if is_class and classes is not None:
             examples = Loaded(replace(recipe, num_classes=len(classes)))
-        splits.append(Split(examples, examples.targets))
-    names = None if classes is None or splits[0].targets.dtype != torch.int64 else tuple(classes)
-    return Dataset(splits[0], splits[1] if len(splits) > 1 else None, names)
+        splits[name] = Split(examples, examples.targets)
+    names = None if classes is None or splits["train"].targets.dtype != torch.int64 else tuple(classes)
+    return Dataset(splits["train"], splits.get("test"), names, splits.get("validation"))
 
 
 def from_images(folder: Path, options: FileOptions | None = None) -> Dataset:

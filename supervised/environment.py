@@ -97,9 +97,10 @@ class SupervisedEnv(Environment):
         """N, the batch size."""
         dataset: str | None = None
         """The name of a data set (``rlcore list datasets``); or a path: of an ``.npz`` file that holds ``inputs`` and
-        ``targets`` and, for a test split, ``test_inputs`` and ``test_targets``; of a table, ``.csv`` or ``.parquet``;
-        of a folder, ending in ``/``, of such arrays as ``.npy`` files, or of images, ``<class>/*.png`` or
-        ``train/<class>/*.png`` and ``test/<class>/*.png``, perhaps ``validation/<class>/*.png``."""
+        ``targets`` and, for splits of its own, ``test_inputs`` and ``test_targets``, ``validation_inputs`` and
+        ``validation_targets``; of a table, ``.csv`` or ``.parquet``; of a folder, ending in ``/``, of such arrays as
+        ``.npy`` files, or of images, ``<class>/*.png`` or ``train/<class>/*.png`` and ``test/<class>/*.png``, perhaps
+        ``validation/<class>/*.png``."""
         target: str | list[str] | None = None
         """Of a table: the column to predict; or several, of numbers."""
         features: list[str] | None = None

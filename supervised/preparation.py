@@ -172,7 +172,7 @@ def channels_first(inputs: Tensor, channels: Channels | None) -> Tensor:
 
 def _is_wide(dataset: Dataset) -> bool:
     """Whether float32 would round inputs."""
-    splits = (dataset.train, dataset.test)
+    splits = (dataset.train, dataset.test, dataset.validation)
     return any(split is not None and split.inputs.dtype == torch.float64 for split in splits)
 
 

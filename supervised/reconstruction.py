@@ -148,9 +148,16 @@ class ReconstructionEnv(SupervisedEnv):
         return f"not binary: not comparable with figures of binary ones{shown}"
 
     def _make_action(self, device: torch.device) -> Action:
-        splits = [split.inputs for split in (self.dataset.train, self.dataset.test) if split is not None]
-        ends = torch.stack([end for x in splits for piece in pieces(x) for end in (piece.amin(0), piece.amax(0))])
+        data = self.dataset
+        splits = [split.inputs for split in (data.train, data.test, data.validation) if split is not None]
+        found, has_two = [], True  # whether each piece has no number between its least and its most
+        for piece in (piece for x in splits for piece in pieces(x)):
+            low, high = piece.aminmax()
+            has_two = has_two and bool(((piece == low) | (piece == high)).all())
+            found += [piece.amin(0), piece.amax(0)]
+        ends = torch.stack(found)
         least, most = ends.aminmax()
+        has_two = has_two and bool(((ends == least) | (ends == most)).all())
         ends = self.scaled(torch.stack([ends.amin(0), ends.amax(0)]).to(device))
         low, high = ends.aminmax()
         if self.settings.binarize != "none" and not (low >= 0 and high <= 1):
@@ -158,8 +165,7 @@ class ReconstructionEnv(SupervisedEnv):
             raise InputError(f"env.binarize: inputs must be probabilities in [0, 1], got {seen}; see env.scaling")
         self.pixel_range = (0.0, 1.0) if low >= 0 and high <= 1 else (float(low), float(high))
         """What figures show as black and as white."""
-        has_two = all(bool(((piece == least) | (piece == most)).all()) for x in splits for piece in pieces(x))
-        self.is_binary = self.settings.binarize != "none" or bool(has_two and low == 0 and high == 1)
+        self.is_binary = self.settings.binarize != "none" or (has_two and bool(low == 0 and high == 1))
         numbers = Dataset(Split(ends, ends), None, None)
         if self.settings.action == "gaussian":
             return GaussianAction(numbers, device, self.settings.std)

@@ -17,7 +17,7 @@ from rlcore.evaluation import Report
 from rlcore.networks import build
 from rlcore.networks.autoencoder import VAE, Code, kl_from_standard_normal
 from rlcore.run import Run
-from rlcore.supervised.datasets import Dataset, Split, from_arrays
+from rlcore.supervised.datasets import Dataset, Split, from_arrays, from_torch
 from rlcore.supervised.reconstruction import ReconstructionEnv
 from rlcore.supervised.reports.latent import MOST_COORDINATES
 from rlcore.supervised.reports.likelihood import BoundReport, ELBOReport, log_weights
@@ -435,17 +435,41 @@ def test_settings_that_would_do_nothing_are_refused():
         make(std=2.0)
 
 
-def test_both_splits_decide_what_pixels_are():
+def test_every_split_decides_what_pixels_are():
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (40, 1, 4, 4)).astype(np.float32)
     classes = np.arange(40) % 2
     assert make(from_arrays(bits, classes, bits, classes)).is_binary
     assert not make(from_arrays(bits, classes, bits * 0.7, classes)).is_binary
-    with pytest.raises(InputError, match=r"got 0 to 1\.5"):
-        make(from_arrays(bits, classes, bits * 1.5, classes))
+    assert not make(from_arrays(bits, classes, bits * 0 + 0.7, classes)).is_binary  # of which each has one number
+    assert not make(from_arrays(bits, classes, bits, classes, bits * 0.7, classes)).is_binary
+    for held in ((bits * 1.5, classes), (bits, classes, bits * 1.5, classes)):
+        with pytest.raises(InputError, match=r"got 0 to 1\.5"):
+            make(from_arrays(bits, classes, *held))
     raw = make(from_arrays(bits.astype(np.uint8), classes), binarize="static", scaling="raw")
     assert raw.inputs(slice(0, 5)).unique().tolist() == [0, 1]
     assert raw.evaluation(1).inputs(slice(0, 5)).unique().tolist() == [0, 1]
+
+
+class Counted(torch.utils.data.Dataset):
+    """Black and white images, and how often one was made."""
+
+    made = 0
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, number):
+        self.made += 1
+        return torch.full((1, 4, 4), float(number % 3 == 0)), 0.0
+
+
+def test_what_pixels_are_is_found_in_one_pass():
+    train, test = Counted(), Counted()
+    dataset = from_torch(train, test, workers=0)
+    train.made = test.made = 0
+    assert make(dataset).is_binary
+    assert (train.made, test.made) == (40, 40)
 
 
 def test_what_the_pixels_are_is_told_with_the_figures():

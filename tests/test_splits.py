@@ -1,5 +1,7 @@
 """Classes left out, examples kept back, and the choice to ask a person."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.networks import NetworkChoice
 from rlcore.run import Run
-from rlcore.supervised.datasets import Dataset, from_arrays, load
+from rlcore.supervised.datasets import Dataset, from_arrays, from_torch, load
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reports.foreign import foreign_inputs
 
@@ -236,6 +238,56 @@ def test_a_validation_split_of_its_own_is_not_lost():
         with pytest.raises(InputError, match="the data set has a validation split of its own; leave it out"):
             SupervisedEnv(SupervisedEnv.Settings(num_envs=8, **settings), dataset=data)
     assert SupervisedEnv(SupervisedEnv.Settings(num_envs=8), dataset=data).select_best
+
+
+@pytest.mark.parametrize("how", ["arrays", "npz", "folder", "torch"])
+def test_training_is_judged_by_validation_arrays_which_it_never_sees(workdir, how):
+    rng = np.random.default_rng(1)
+    arrays = {}
+    for number, part in enumerate(("", "test_", "validation_")):  # numbers that tell the splits apart
+        arrays[f"{part}inputs"] = (10 * number + rng.random((20, 3))).astype(np.float32)
+        arrays[f"{part}targets"] = np.arange(20) % 2
+    settings = {"num_envs": 8, "scaling": "standard"}
+    if how == "torch":
+        train, test, validation = (
+            torch.utils.data.TensorDataset(
+                *(torch.from_numpy(arrays[f"{part}{kind}"]) for kind in ("inputs", "targets"))
+            )
+            for part in ("", "test_", "validation_")
+        )
+        data = from_torch(train, test, ["0", "1"], workers=0, validation=validation)
+        env = SupervisedEnv(SupervisedEnv.Settings(**settings), dataset=data)
+    elif how == "arrays":
+        env = SupervisedEnv(SupervisedEnv.Settings(**settings), dataset=from_arrays(**arrays))
+    elif how == "npz":
+        np.savez("parts.npz", **arrays)
+        env = SupervisedEnv(SupervisedEnv.Settings(**settings, dataset="parts.npz"))
+    else:
+        (workdir / "parts").mkdir()
+        for name, array in arrays.items():
+            np.save(f"parts/{name}.npy", array)
+        env = SupervisedEnv(SupervisedEnv.Settings(**settings, dataset="parts/"))
+    assert env.num_examples == 20
+    assert env.select_best
+    shown = [env.reset(seed=1)[0]] + [env.step(torch.zeros(8, 2))[0] for _ in range(10)]
+    assert max(obs.max() for obs in shown) < 1
+    assert env.single_observation_space.shift.flatten() == pytest.approx(arrays["inputs"].mean(0), rel=1e-6)
+    for twin, part in ((env.evaluation(1), "validation_"), (env.test(1), "test_")):
+        assert torch.equal(twin.inputs(slice(0, 20)), torch.from_numpy(arrays[f"{part}inputs"]))
+        assert torch.equal(twin.targets, torch.from_numpy(arrays[f"{part}targets"]))
+
+
+def test_wrong_validation_arrays_are_named():
+    x, y = np.zeros((6, 3), np.float32), np.arange(6) % 2
+    for held, words in (
+        ((x, y[:5]), "the validation split has 6 inputs and 5 targets"),
+        ((x[:, :2], y), "a validation input has shape (2,), a training input (3,)"),
+        ((x, None), "must be numbers"),
+        ((None, y), "must be numbers"),
+    ):
+        with pytest.raises(InputError, match=re.escape(words)):
+            from_arrays(x, y, None, None, *held)
+    assert "a validation label is 2" in from_arrays(x, y, None, None, x, y + 1).why_numbers
 
 
 def test_another_data_set_is_evaluated_whole_whatever_was_held_out_of_the_first(workdir, capsys):
