@@ -15,6 +15,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -193,11 +195,15 @@ class SupervisedEnv(Environment):
                 raise InputError(f"must be one or more columns, each once; got {target}")
             return target
 
-        @field_validator("class_weights", mode="before")
+        @field_validator("class_weights", mode="wrap")
         @classmethod
-        def _named(cls, given: Any) -> Any:
+        def _named(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
             """Classes that are numbers in YAML are named by them."""
-            return {str(name): weight for name, weight in given.items()} if isinstance(given, dict) else given
+            try:
+                return read({str(name): x for name, x in given.items()} if isinstance(given, dict) else given)
+            except ValidationError:  # of several lines, as neither alternative fits
+                message = "must be balanced, or a number above 0 by class, as {cat: 2.0}"
+                raise InputError(f"{message}; got {given!r}") from None
 
         @model_validator(mode="after")
         def _check_targets(self) -> "SupervisedEnv.Settings":

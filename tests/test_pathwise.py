@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from compare import same
+from pydantic import ValidationError
 from torch.nn import functional as F
 
 from rlcore import InputError, Trainer
@@ -16,6 +17,7 @@ from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Batch, Supervised
 from rlcore.optimizers import Adam
 from rlcore.schedules import anneal
+from rlcore.settings import mistakes
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
@@ -108,6 +110,14 @@ def test_balanced_weights_make_all_classes_count_alike():
     assert weights.mean().item() == pytest.approx(1)
     sums = torch.zeros(3).index_add(0, targets, weights)
     assert sums.tolist() == pytest.approx([len(targets) / 3] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["balance", 3, [1.0, 2.0], {"0": -1.0}, {"0": "x"}, {0: True}])
+def test_class_weights_of_a_wrong_kind_are_one_line(wrong):
+    with pytest.raises(ValidationError) as caught:
+        SupervisedEnv.Settings(class_weights=wrong)
+    words = f"must be balanced, or a number above 0 by class, as {{cat: 2.0}}; got {wrong!r}"
+    assert mistakes(caught.value, SupervisedEnv.Settings) == [(("class_weights",), words)]
 
 
 def test_class_weights_are_those_of_torch_but_for_their_scale():
