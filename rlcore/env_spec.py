@@ -48,12 +48,15 @@ class EnvSpec(NamedTuple):
     """Of observations and actions."""
     classes: tuple[str, ...] | None = None
     """The names of the classes that answers are about, in the order of their numbers; None if there are none."""
+    target_names: tuple[str, ...] | None = None
+    """The names of the numbers that an answer has, in order; None if they have none."""
 
     @classmethod
     def of(cls, env: "HasSpaces") -> "EnvSpec":
         """That of an environment."""
         spaces = env.single_observation_space, env.single_action_space
-        return cls(env.num_envs, *spaces, env.device, getattr(env, "classes", None))
+        names = getattr(env, "classes", None), getattr(env, "target_names", None)
+        return cls(env.num_envs, *spaces, env.device, *names)
 
     def plain(self) -> dict[str, Any] | None:
         """The spec in tensors and plain containers, for a checkpoint; None if a space is of a class not known here."""
@@ -62,7 +65,8 @@ class EnvSpec(NamedTuple):
         except InputError:
             return None
         spaces = {"observation_space": observation, "action_space": action}
-        return {"num_envs": self.num_envs, **spaces, "classes": self.classes}
+        names = {"classes": self.classes, "target_names": self.target_names}
+        return {"num_envs": self.num_envs, **spaces, **names}
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any], device: torch.device) -> "EnvSpec":
@@ -72,9 +76,9 @@ class EnvSpec(NamedTuple):
             Exception: of any kind, if it is not what `plain` returned; see `rlcore.checkpoint.fitting`.
         """
         spaces = space_from(plain["observation_space"]), space_from(plain["action_space"])
-        names = plain.get("classes")
-        classes = None if names is None else tuple(map(str, names))
-        return cls(restored_number(plain["num_envs"], "num_envs", low=1), *spaces, device, classes)
+        held = (plain.get(key) for key in ("classes", "target_names"))
+        names = (None if some is None else tuple(map(str, some)) for some in held)
+        return cls(restored_number(plain["num_envs"], "num_envs", low=1), *spaces, device, *names)
 
 
 def plain_of(space: Space[Any]) -> dict[str, Any]:

@@ -75,6 +75,8 @@ class Environment(VectorEnv, ABC):
     """For a data set, the length of an epoch in steps; None for other environments."""
     classes: tuple[str, ...] | None = None
     """The names of the classes that answers are about, in the order of their numbers; None if there are none."""
+    target_names: tuple[str, ...] | None = None
+    """The names of the numbers that an answer has, in order; None if they have none."""
     kept_by_agents: Sequence[str] = ()
     """Settings that say what is fitted in training and saved with the agent: later changes have no effect."""
     described_with: Mapping[str, Sequence[str]] = {}

@@ -102,6 +102,8 @@ class Dataset:
     """Whether the classes were only counted: targets are integers, which may as well be numbers."""
     why_numbers: str = ""
     """Why targets that are integers cannot be classes, for the message of what needs classes."""
+    target_names: tuple[str, ...] | None = None
+    """The names of several numbers that are one target, in order; None if they have none."""
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test), ("validation", self.validation)):

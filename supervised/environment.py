@@ -362,6 +362,11 @@ class SupervisedEnv(Environment):
         """The names of the classes, if answers name one."""
         return self.dataset.classes if self.names_classes else None
 
+    @property
+    def target_names(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The names of several targets of a table, if answers are about them."""
+        return self.dataset.target_names if self.names_classes else None
+
     def _for_evaluation(self) -> Dataset:
         """The data set, such that its test split is what is evaluated during training."""
         held = self.dataset.validation

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.cli import Trust
 from rlcore.deployment import as_batch, device_of
+from rlcore.env_spec import EnvSpec
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.files import write_whole
@@ -82,23 +83,23 @@ def answer_columns(agent: Agent, obs: Tensor, asked: Agent | MCDropout) -> Colum
         obs: the inputs, on its device.
         asked: the agent itself, or its MC dropout.
     """
-    classes, space = agent.spec.classes or (), agent.action_space
+    spec, space = agent.spec, agent.action_space
     if asked is agent and not _has_distribution(agent):
-        return _bare(agent.predict(obs).action, classes, isinstance(space, LogOdds))
+        return _bare(agent.predict(obs).action, spec, isinstance(space, LogOdds))
     answers = asked.answers(obs)
     together, is_one = uncertainty(answers), len(answers[0]) == 1
     if isinstance(together, ClassUncertainty):
         p = together.probabilities.numpy(force=True)
-        names = _names(classes, p.shape[1])
+        names = _names(spec.classes, p.shape[1])
         columns = {"class": names[p.argmax(1)], **{f"p_{name}": p[:, k] for k, name in enumerate(names)}}
         columns["entropy"] = together.predictive_entropy.numpy(force=True)
         if not is_one:
             columns["mutual_information"] = together.mutual_information.numpy(force=True)
         return columns
-    columns = _bare(together.mean, classes)
+    columns = _bare(together.mean, spec)
     if isinstance(space, (Means, Normals)):  # else the reward is minus an error, which says nothing of noise
-        columns |= _numbered("std", together.std, classes)
-    return columns if is_one else {**columns, **_numbered("epistemic_std", together.epistemic_std, classes)}
+        columns |= _numbered("std", together.std, spec)
+    return columns if is_one else {**columns, **_numbered("epistemic_std", together.epistemic_std, spec)}
 
 
 def _has_distribution(agent: Agent) -> bool:
@@ -109,25 +110,27 @@ def _has_distribution(agent: Agent) -> bool:
     return kind.distribution is not Agent.distribution or kind.answers is not Agent.answers
 
 
-def _bare(action: Tensor, classes: Sequence[str], is_log_odds: bool = False) -> Columns:
+def _bare(action: Tensor, spec: EnvSpec, is_log_odds: bool = False) -> Columns:
     """Actions [B] of classes, or numbers [B, *A]."""
+    classes = spec.classes or ()
     if not action.is_floating_point():
         return {"class": _names(classes, len(classes) + 1)[action.numpy(force=True)]}
     if is_log_odds:
-        return _numbered("p", action.sigmoid(), classes)
-    values = _numbered("value", action, classes)
+        return _numbered("p", action.sigmoid(), spec)
+    values = _numbered("value", action, spec)
     return {"class": np.array(classes)[action.argmax(1).numpy(force=True)], **values} if classes else values
 
 
-def _numbered(name: str, values: Tensor, classes: Sequence[str]) -> Columns:
-    """Numbers [B, *A] as a column each."""
+def _numbered(name: str, values: Tensor, spec: EnvSpec) -> Columns:
+    """Numbers [B, *A] as a column each, named by the classes or targets that they are of, if these have names."""
     array = values.flatten(1).numpy(force=True)
     if array.shape[1] == 1:
         return {name: array[:, 0]}
-    return {f"{name}_{ending}": array[:, k] for k, ending in enumerate(classes or range(array.shape[1]))}
+    endings = spec.classes or spec.target_names or range(array.shape[1])
+    return {f"{name}_{ending}": array[:, k] for k, ending in enumerate(endings)}
 
 
-def _names(classes: Sequence[str], num: int) -> NDArray[np.str_]:
+def _names(classes: Sequence[str] | None, num: int) -> NDArray[np.str_]:
     """The names of K answers; what follows the classes is to ask a person."""
     return np.array([*(classes or map(str, range(num))), "ask"][:num])
 

@@ -164,7 +164,8 @@ def load(
         values = _known(sources, columns)
     train = Split(rows[:num_train], answers[:num_train])
     test = Split(rows[num_train:], answers[num_train:]) if len(sources) > 1 else None
-    return Table(sources[0].name, values), Dataset(train, test, names, why_numbers=why)
+    together = tuple(targets) if len(targets) > 1 else None
+    return Table(sources[0].name, values), Dataset(train, test, names, why_numbers=why, target_names=together)
 
 
 def read(path: str | Path, name: str = "") -> TableFile:

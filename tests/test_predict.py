@@ -158,6 +158,21 @@ def test_members_of_an_ensemble_differ_about_numbers(rlcore_, train):
     np.testing.assert_allclose(numbers(found, "epistemic")[:, 0], abs(first - second) / 2, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("action", ["values", "normal", "log_odds"])
+def test_several_targets_of_a_table_are_named_as_its_columns(rlcore_, train, action):
+    bits = (X > 0).astype(int)
+    polars.DataFrame({"a": X[:, 0], "price": bits[:, 0], "b": X[:, 1], "days left": bits[:, 1]}).write_csv("data.csv")
+    agent = train("env.target=[days left, price]", f"env.action={action}", file="data.csv")
+    assert agent.spec.target_names == ("days left", "price")
+    polars.DataFrame({"a": X[:, 0], "b": X[:, 1]}).write_csv("new.csv")
+    rlcore_("predict", "run", "new.csv", "out.csv")
+    found, answers = read("out.csv"), torch.as_tensor(agent(X[:, :2]))
+    kinds = {"values": ["value"], "normal": ["value", "std"], "log_odds": ["p"]}[action]
+    assert list(found) == [f"{kind}_{name}" for kind in kinds for name in ("days left", "price")]
+    stated = answers.sigmoid() if action == "log_odds" else answers[:, 0] if action == "normal" else answers
+    np.testing.assert_allclose(numbers(found, f"{kinds[0]}_"), stated, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("agent", "words", "targets", "names"),
     [
