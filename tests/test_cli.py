@@ -204,6 +204,18 @@ def test_every_fold_is_held_out_once(rlcore_, workdir):
     assert (status, err) == (2, "rlcore: --folds: all have the config's seed; leave out --seeds\n")
 
 
+@pytest.mark.parametrize("several", ["--folds", "--seeds"])
+def test_what_cannot_run_is_told_once_and_starts_nothing(rlcore_, workdir, several):
+    waits = ("trainer.hooks=[{name: early_stopping, figure: eval/accuracy, patience: 1}]", "trainer.eval_every=null")
+    for changed, message in (
+        (["env.num_envs=151"], "rlcore: env.num_envs: a batch of 151 is larger than"),
+        (["env.num_envs=10", *waits], "rlcore: trainer.hooks: early_stopping: needs evaluations"),
+    ):
+        status, _, err = rlcore_("train", "iris_perceptron", *changed, several, 2, "--run-dir", "none")
+        assert (status, err.count("\n"), message in err) == (2, 1, True)
+        assert not Path("none").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_passed_on_to_all_seeds_which_save(workdir, number):
     (workdir / "quick.yaml").write_text(QUICK)

@@ -1,5 +1,6 @@
 """Several seeds or folds of a config, each in a process of its own."""
 
+import gc
 import math
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,18 +44,28 @@ def trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Pat
     ]
 
 
-def fold_trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, folds: int) -> list[Training]:
-    """The runs of a config in which one part of the data set after the other is held out.
-
-    Raises:
-        InputError: it has no data set that can be divided.
-    """
+def fold_trainings(source: str, overrides: Sequence[str], folder: Path, folds: int) -> list[Training]:
+    """The runs of a config in which one part of the data set after the other is held out."""
     stamp, made = time.strftime("%Y%m%d-%H%M%S"), []
     for fold in range(folds):
         changed = (*overrides, f"env.folds={folds}", f"env.fold={fold}")
         made.append(Training(source, changed, folder / f"{stamp}-fold{fold}", f"fold{fold}"))
-    configs.load(source, made[-1].overrides)
     return made
+
+
+def check(training: Training) -> None:
+    """Builds a run and throws it away.
+
+    Raises:
+        InputError: it cannot be built, nor could the others of its config.
+    """
+    trainer, _ = configs.build(configs.load(training.source, training.overrides).config)
+    with closing(trainer):
+        for logger in trainer.settings.loggers:
+            logger.check()
+    del trainer
+    gc.collect()  # its data would otherwise remain beside those of the runs
+    torch.cuda.empty_cache()
 
 
 def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, int]]:

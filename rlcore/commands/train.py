@@ -9,7 +9,7 @@ from rlcore import distributed
 from rlcore.commands.processes import launch
 from rlcore.commands.resume import resume
 from rlcore.commands.run_ends import conclude, follow, introduce
-from rlcore.commands.seeds import fold_trainings, print_figures, train_all, trainings
+from rlcore.commands.seeds import check, fold_trainings, print_figures, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -53,8 +53,9 @@ def train(
         each = (
             trainings(loaded, source, overrides, folder, seeds)
             if seeds is not None
-            else fold_trainings(loaded, source, overrides, folder, folds or 0)
+            else fold_trainings(source, overrides, folder, folds or 0)
         )
+        check(each[0])  # so that a mistake is told once, not by each of them
         runs = list(train_all(each, jobs))
         print_figures(each, runs)
         return max(status for _, status in runs)
