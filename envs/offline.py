@@ -169,6 +169,11 @@ class OfflineEnv(Environment):
         """A twin, which reads the same episodes."""
         return copy.copy(self)
 
+    @property
+    def score_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Environment`."""
+        return (self.criterion,)
+
     @torch.no_grad()
     def score(self, agent: Agent, num_episodes: int, seed: int) -> Report:
         """Compares actions with those recorded, of up to 10,000 steps, evenly spaced.

@@ -63,6 +63,9 @@ class Environment(VectorEnv, ABC):
 
     criterion = "return"
     """The main figure of `score`, by which the best checkpoint is chosen."""
+    score_names: Sequence[str] | None = None
+    """The names of the figures of `score`, of which one that ends in ``*`` stands for all that begin so; None: they are
+    not known before. Those of a base class do not count where `score` is overridden."""
     select_best: bool = True
     """Whether the best checkpoint is chosen; False if that would use the very examples that results are reported on."""
     float64 = False

@@ -162,6 +162,13 @@ class Evaluator:
         for _, report in self.reports:
             report.check(agent, self.source)
 
+    @property
+    def known_names(self) -> "Sequence[str] | None":
+        """The names of the figures of an evaluation, if they are known before; see `Environment.score_names`."""
+        bases = type(self.source).__mro__
+        names, score = (next(kind for kind in bases if name in vars(kind)) for name in ("score_names", "score"))
+        return self.source.score_names if issubclass(names, score) else None
+
     def make_env(self, num_episodes: int) -> "Environment":
         """A twin for the evaluation of that many episodes."""
         return self._set_up(self.source.evaluation(self._num_envs(num_episodes)))

@@ -118,8 +118,9 @@ class Run:
         return path
 
     def trainer(self, which: str, overrides: Sequence[str] = ()) -> tuple[Trainer, dict[str, Any]]:
-        """A trainer that writes and prints nothing and has no hooks, with its agent restored; and the checkpoint."""
-        loaded = self.load((*overrides, "trainer.hooks=[]", *self._of_other_settings(overrides)))
+        """A trainer without hooks that writes, prints and chooses nothing, its agent restored; and the checkpoint."""
+        nothing = "trainer.hooks=[]", "trainer.best_by=null"
+        loaded = self.load((*overrides, *nothing, *self._of_other_settings(overrides)))
         trainer, saved, _ = self.build(loaded, self.checkpoint_path(which))
         trainer.restore_agent(saved)
         return trainer, saved

@@ -25,6 +25,7 @@ from rlcore.hooks import Hook, HookChoice
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.loggers import LoggerChoice
 from rlcore.memory import require_memory
+from rlcore.registry import did_you_mean
 from rlcore.rollout import Rollout
 from rlcore.seeding import ACTING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import flatten
@@ -203,6 +204,8 @@ class Trainer:
         self._finite = FiniteCheck()
         self._remarked: set[str] = set()
         self.hooks = [*(choice.make() for choice in s.hooks), *hooks]
+        if s.best_by:
+            self.check_figure(s.best_by, "trainer.best_by")
         for hook in self.hooks:
             hook.on_start(self)
 
@@ -405,6 +408,24 @@ class Trainer:
         """
         self.figures |= figures
         self.tracker.scalars(figures, self.steps)
+
+    def check_figure(self, name: str, where: str) -> None:
+        """Refuses a figure that evaluations will not have, where that is known before; see `Environment.score_names`.
+
+        Args:
+            name: of the figure.
+            where: it is asked for, for the message.
+
+        Raises:
+            InputError: there will be no such figure.
+        """
+        known = self.evaluator.known_names
+        may_add = any(not type(hook).on_evaluation.__module__.startswith("rlcore.") for hook in self.hooks)
+        if known is None or may_add:  # a hook of one's own, to what it is called with
+            return
+        if not any(name == one or (one.endswith("*") and name.startswith(one[:-1])) for one in known):
+            message = f"there is no figure {name!r}{did_you_mean(name, known)}"
+            raise InputError(f"{where}: {message}; an evaluation has {', '.join(known)}")
 
     def stop(self, reason: str) -> None:
         """Ends the run after this update as at its last step; for hooks, and for the body of a loop over `updates`.

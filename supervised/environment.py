@@ -441,6 +441,17 @@ class SupervisedEnv(Environment):
             text = matrix_text(confusion_matrix(target[answered], answer[answered], K), classes)
         return Report(scalars, text, columns=columns, errors=errors)
 
+    @property
+    def score_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Environment`; a metric may have several figures, whose names begin with its own."""
+        classes, blank = self.dataset.classes, torch.zeros(1, device=self.device)
+        if classes is None:
+            numbers = blank.expand(1, math.prod(self.dataset.train.targets.shape[1:]))
+            measured = (*prediction_errors(numbers, numbers),)
+        else:
+            measured = (*self.action.answer_scalars(blank.long()), "accuracy", *(f"recall_{name}" for name in classes))
+        return (*self.action.scalars(blank), *(f"{name}*" for name in self._metrics()), *measured)
+
     def _metrics(self) -> dict[str, Metric]:
         """Those of the settings, by the names of their figures, for one evaluation.
 

@@ -203,6 +203,11 @@ class PoolEnv(SupervisedEnv):
             report.scalars["labels"] = num_labels
         return report
 
+    @property
+    def score_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Environment`."""
+        return (*super().score_names, "labels")
+
     def checkpoint(self) -> dict[str, Any]:
         """What `SupervisedEnv.checkpoint` has, the labelled rows, the place in the round, and the curve."""
         return {

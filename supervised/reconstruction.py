@@ -106,6 +106,11 @@ class ReconstructionEnv(SupervisedEnv):
         text, columns = f"pixels: {self.pixel_kind}", {"reward": reward.tolist()}
         return Report(self.action.scalars(reward), text, columns=columns, errors=ERRORS)
 
+    @property
+    def score_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """See `Environment`."""
+        return (*self.action.scalars(torch.zeros(1)),)
+
     def batches(self) -> Iterator[Tensor]:
         """Every example once, in order, as it is shown, [B, *shape]."""
         return map(self.inputs, self.examples.in_order(self.evaluation_batch))

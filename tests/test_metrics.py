@@ -8,11 +8,13 @@ import sklearn.metrics
 import torch
 
 import rlcore
-from rlcore import InputError, Trainer
+from rlcore import Agent, InputError, Step, Trainer
 from rlcore.agents.supervised import Supervised
 from rlcore.supervised.datasets import from_arrays
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.metrics import MeanMetric
+from rlcore.supervised.pool import PoolEnv
+from rlcore.supervised.reconstruction import ReconstructionEnv
 
 RNG = np.random.default_rng(1)
 INPUTS = RNG.normal(size=(90, 4)).astype(np.float32)
@@ -27,6 +29,44 @@ def scored(targets, metrics, **settings):
     with torch.no_grad():
         answers = agent.outputs(env.inputs(slice(None)))
     return env.score(agent, 1, 1), answers.double(), env
+
+
+class Guesses(Agent):
+    def act(self, obs, state=None):
+        return Step(torch.as_tensor(np.stack([self.action_space.sample() for _ in obs])))
+
+    def learn(self, rollout):
+        return {}
+
+
+LABELS = np.arange(90) % 3
+NUMBERS = RNG.normal(size=(90, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "settings"),
+    [
+        (SupervisedEnv, LABELS, {"metrics": ["f1", {"name": "top_k", "k": 2}]}),
+        (SupervisedEnv, LABELS, {"action": "ask"}),
+        (SupervisedEnv, LABELS, {"action": "values", "classes": ["2", "0"]}),
+        (SupervisedEnv, LABELS, {"action": "values", "metrics": ["r2"]}),
+        (SupervisedEnv, NUMBERS, {"action": "values", "metrics": ["r2"]}),
+        (SupervisedEnv, NUMBERS, {"action": "normal"}),
+        (SupervisedEnv, (NUMBERS > 0).astype(int), {"action": "log_odds", "metrics": ["f1"]}),
+        (PoolEnv, LABELS, {"acquisition": "random", "initial": 5, "labels": 9}),
+        (ReconstructionEnv, LABELS, {"action": "values"}),
+        (ReconstructionEnv, LABELS, {"action": "gaussian"}),
+    ],
+)
+def test_the_names_of_figures_are_known_before_there_are_any(kind, targets, settings):
+    env = kind(kind.Settings(num_envs=30, **settings), dataset=from_arrays(INPUTS, targets))
+    env.reset(seed=1)
+    found = env.evaluation(1).score(Guesses(env), 1, 1).scalars
+    metrics = [name[:-1] for name in env.score_names if name.endswith("*")]
+    assert {name for name in found if not name.startswith(tuple(metrics))} == set(env.score_names) - {
+        f"{name}*" for name in metrics
+    }
+    assert all(any(name.startswith(metric) for name in found) for metric in metrics)
 
 
 def test_figures_of_classes_are_those_of_scikit_learn():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import rlcore
-from rlcore import Agent, InputError, Step, Trainer
+from rlcore import Agent, Hook, InputError, Step, Trainer
 from rlcore.agents.reinforce import Reinforce
 from rlcore.agents.supervised import Supervised
 from rlcore.networks import NetworkChoice
@@ -141,9 +141,72 @@ def test_a_best_checkpoint_is_chosen_by_another_figure_if_asked():
     assert trainer.best < 0
     with pytest.raises(InputError, match=r"trainer\.best_by: no best checkpoint is chosen here; a data set needs val"):
         Trainer(Supervised(make()), make(), Trainer.Settings(total_steps=80, best_by="accuracy"))
-    other = Trainer(Supervised(env), env, Trainer.Settings(total_steps=80, best_by="f1"))
-    with pytest.raises(InputError, match=r"returned .*accuracy.*; trainer\.best_by is 'f1'"):
+
+
+MISSPELT = [{"name": "early_stopping", "figure": "eval/acuracy", "patience": 2}]
+CURRICULUM = [
+    {"name": "curriculum", "figure": "eval/acuracy", "stages": [{"env": {"augment": []}, "until": 1}, {"env": {}}]}
+]
+
+
+def trainer_of(env, added=(), **settings):
+    agent = Supervised(env, Supervised.Settings(network={"name": "mlp", "hidden": [8], "dropout": 0.1}))
+    return Trainer(agent, env, Trainer.Settings(total_steps=80, **settings), hooks=added)
+
+
+@pytest.mark.parametrize("asked", [{"best_by": "acuracy"}, {"hooks": MISSPELT}, {"hooks": CURRICULUM}])
+def test_a_figure_that_evaluations_will_not_have_is_told_before_training(asked):
+    where = "best_by" if "best_by" in asked else f"hooks: {asked['hooks'][0]['name']}"
+    words = f"trainer.{where}: there is no figure 'acuracy' (did you mean 'accuracy'?); an evaluation has log_likelih"
+    env = make(validation_fraction=0.25)
+    with pytest.raises(InputError, match=re.escape(words)):
+        trainer_of(env, **asked)
+
+
+class Scores(SupervisedEnv):
+    """Has a figure of its own, of which its base knows nothing."""
+
+    def score(self, agent, num_episodes, seed):
+        report = super().score(agent, num_episodes, seed)
+        report.scalars["mine"] = report.scalars["accuracy"]
+        return report
+
+
+class Adds(Hook):
+    def on_evaluation(self, trainer, report):
+        report.scalars["mine"] = trainer.figures["eval/mine"] = report.scalars["accuracy"]
+
+
+@pytest.mark.parametrize("kind", [SupervisedEnv, Scores])
+def test_a_figure_that_an_evaluation_may_have_is_waited_for(kind):
+    env = kind(kind.Settings(num_envs=8, dataset="iris", validation_fraction=0.25))
+    adds = [Adds()] if kind is SupervisedEnv else []
+    trainer = trainer_of(env, adds, best_by="mine")
+    trainer.fit()
+    assert 0 < trainer.best <= 1
+    other = trainer_of(env, adds, best_by="yours")
+    with pytest.raises(InputError, match=r"returned .*mine; trainer\.best_by is 'yours'"):
         other.fit()
+
+
+def test_a_figure_of_a_report_is_waited_for():
+    env = make(validation_fraction=0.25)
+    hooks = [
+        {"name": "early_stopping", "figure": "uncertainty/softmax_calibration_error", "patience": 1, "min_delta": 1.0}
+    ]
+    trainer = trainer_of(env, eval_every=8, reports=["uncertainty"], hooks=hooks)
+    with pytest.warns(UserWarning, match="the run ends at step"):
+        trainer.fit()
+    assert trainer.stopped.startswith("uncertainty/softmax_calibration_error has not improved")
+
+
+def test_a_run_that_chooses_its_best_is_evaluated_on_data_that_nothing_is_chosen_by(workdir):
+    iris = load("iris").train
+    np.savez("iris.npz", inputs=iris.inputs.numpy(), targets=iris.targets.numpy())
+    changed = ["env.num_envs=20", "env.validation_fraction=0.2", "trainer.epochs=2", "trainer.best_by=recall_setosa"]
+    assert rlcore.commands.train("iris_perceptron", changed, "run", None, 1) == 0
+    trainer, _ = Run("run").trainer("best", ("env.dataset=iris.npz", "env.test_fraction=0"))
+    assert trainer.evaluation_env(1).num_examples == 150
 
 
 def test_early_stopping_knows_errors():

@@ -91,6 +91,22 @@ def figure(trainer: Trainer, name: str, hook: str) -> float | None:
     return trainer.figures.get(name)
 
 
+def check_figure(trainer: Trainer, name: str, hook: str) -> None:
+    """Refuses the name of a figure that there will not be, as far as that is known before training.
+
+    Args:
+        trainer: which has been made.
+        name: as in TensorBoard.
+        hook: for the message.
+
+    Raises:
+        InputError: evaluations will have no such figure.
+    """
+    kind, _, rest = name.partition("/")
+    if kind == "eval":
+        trainer.check_figure(rest, f"trainer.hooks: {hook}")
+
+
 class HookChoice(Choice):
     """A hook by name, with its settings: ``{name: ema, decay: 0.99}``."""
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rlcore import settings
 from rlcore.errors import InputError
-from rlcore.hooks.base import Hook, figure
+from rlcore.hooks.base import Hook, check_figure, figure
 from rlcore.settings import with_changes
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class Curriculum(Hook):
         """Begins the first stage, after every other one has been tried out; see `Hook`.
 
         Raises:
-            InputError: a stage has no valid settings, other spaces, or the environment cannot be made of them.
+            InputError: a stage has no valid settings, other spaces, or the environment cannot be made of them; or
+                evaluations will not have the figure.
         """
+        check_figure(trainer, self.settings.figure, "curriculum")
         self._trainer, self._base = trainer, trainer.env.settings
         for stage in reversed(range(len(self.settings.stages))):
             self._begin(stage)

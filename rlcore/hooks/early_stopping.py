@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from rlcore import settings
 from rlcore.errors import InputError
-from rlcore.hooks.base import Hook, figure
+from rlcore.hooks.base import Hook, check_figure, figure
 
 if TYPE_CHECKING:
     from rlcore.agent import Metrics
@@ -59,10 +59,12 @@ class EarlyStopping(Hook):
         """See `Hook`.
 
         Raises:
-            InputError: evaluations are to be waited for, or judged by, and there are none.
+            InputError: evaluations are to be waited for, or judged by, and there are none; or they will not have the
+                figure.
         """
         if trainer.eval_every is None and (self.settings.patience or self.settings.figure.startswith("eval/")):
             raise InputError("trainer.hooks: early_stopping: needs evaluations; set trainer.eval_every")
+        check_figure(trainer, self.settings.figure, "early_stopping")
 
     def on_update(self, trainer: Trainer, metrics: Metrics) -> None:
         """Compares the figure of the latest log, or evaluation, with the thresholds; see `Hook`.
