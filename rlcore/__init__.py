@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
     from rlcore.evaluation import Report
+    from rlcore.game_checks import check_game
     from rlcore.gym_environment import GymEnvironment
     from rlcore.hooks import Hook
     from rlcore.rollout import Rollout, Step, collect
@@ -43,6 +44,7 @@ __all__ = [
     "Trainer",
     "check_agent",
     "check_environment",
+    "check_game",
     "collect",
     "commands",
     "distributed",
@@ -60,6 +62,7 @@ _HOMES = {
     "environment": ("Environment",),
     "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
+    "game_checks": ("check_game",),
     "gym_environment": ("GymEnvironment",),
     "hooks": ("Hook",),
     "rollout": ("Rollout", "Step", "collect"),

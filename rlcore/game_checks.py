@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.game import Game, Transition, checked_legal, checked_step, draw, random_moves, require, too_long
+from rlcore.game import Game, Transition, checked_step, draw, random_moves, require, too_long
 
 GAMES = 64
 """Random games that are played."""
@@ -107,19 +107,16 @@ def _play(game: Game, state: Tensor, generator: torch.Generator) -> None:
 def _check_position(game: Game, state: Tensor, ply: int) -> Tensor:
     """Checks what the rules say of positions [B, S] after ``ply`` moves; the legal moves, [B, A]."""
     name, B = _name(game), len(state)
-    checked_legal(game, state)
-    legal = _of_each_row(game, "legal", state)
+    legal: Tensor = _asked(game, "legal", (B, game.num_actions), torch.bool, "[B, num_actions]", state)
     if not legal.any(1).all():
         raise InputError(f"{name}.legal allows no move in a position in which step has not terminated the game")
-    require(game, "observe", game.observe(state), (B, *game.planes_shape), torch.float32, "[B, *planes_shape]")
-    if not _of_each_row(game, "observe", state).isfinite().all():
+    planes = _asked(game, "observe", (B, *game.planes_shape), torch.float32, "[B, *planes_shape]", state)
+    if not planes.isfinite().all():
         raise InputError(f"{name}.observe must be finite numbers, got NaN or infinity")
-    require(game, "num_moves", game.num_moves(state), (B,), torch.int64, "[B]")
-    counted = _of_each_row(game, "num_moves", state)
+    counted = _asked(game, "num_moves", (B,), torch.int64, "[B]", state)
     if (counted != ply).any():
         raise InputError(f"{name}.num_moves must count the moves made, {ply} here; got {counted[counted != ply][0]}")
-    require(game, "to_move", game.to_move(state), (B,), torch.int64, "[B]")
-    mover = _of_each_row(game, "to_move", state)
+    mover = _asked(game, "to_move", (B,), torch.int64, "[B]", state)
     if ((mover < 0) | (mover >= game.num_players)).any():
         raise InputError(f"{name}.to_move must be one of {list(range(game.num_players))}, got {mover.tolist()[:8]}")
     if not isinstance(game.render(state[0]), str):
@@ -133,11 +130,12 @@ def _check_chance(game: Game, state: Tensor, legal: Tensor, after_chance: Tensor
     if probability is None:
         return torch.zeros(legal.shape)
     name = _name(game)
-    require(game, "chance", probability, tuple(legal.shape), torch.float32, "[B, num_actions]")
-    _of_each_row(game, "chance", state)
+    _asked(game, "chance", tuple(legal.shape), torch.float32, "[B, num_actions]", state)
     total, turn = probability.sum(1), probability.any(1)
     if (probability < 0).any() or ((total[turn] - 1).abs() > TOLERANCE).any():
-        raise InputError(f"{name}.chance must be probabilities that sum to 1, or all 0; got {probability[turn][0]}")
+        raise InputError(
+            f"{name}.chance must be probabilities that sum to 1, or all 0; got {probability[turn][0].tolist()}"
+        )
     if ((probability > 0) != legal)[turn].any():
         raise InputError(f"{name}.legal must be the moves that chance may make, where it is to move")
     if (turn & after_chance).any():
@@ -147,8 +145,9 @@ def _check_chance(game: Game, state: Tensor, legal: Tensor, after_chance: Tensor
 
 def _check_move(game: Game, state: Tensor, action: Tensor) -> Transition:
     """Checks what moves [B] lead to."""
-    checked_step(game, state, action)
-    made = Transition(*_of_each_row(game, "step", state, action))
+    result = _same_again(game, "step", state, action)
+    made = checked_step(game, state, action)
+    _check_rows(game, "step", result, state, action)
     _, reward, terminated = made
     free = torch.ones_like(terminated) if game.num_players == 1 else terminated
     wrong = ~(reward.abs() <= free)
@@ -276,19 +275,25 @@ def _require_states(game: Game, what: str, state: Any) -> None:
     require(game, what, state, (B, game.state_size), torch.int64, "[num, state_size]")
 
 
-def _of_each_row(game: Game, method: str, *given: Tensor) -> Any:
-    """What a method says of B rows; the same of half of them in another order.
+def _asked(game: Game, method: str, shape: tuple[int, ...], dtype: torch.dtype, legend: str, state: Tensor) -> Tensor:
+    """What a method says of states [B, S], after the checks of `_same_again`, `require` and `_check_rows`."""
+    result = _same_again(game, method, state)
+    require(game, method, result, shape, dtype, legend)
+    _check_rows(game, method, result, state)
+    return result
+
+
+def _check_rows(game: Game, method: str, result: Any, *given: Tensor) -> None:
+    """Asks for half of the rows in another order.
 
     Raises:
-        InputError: it depends on the other rows, or `_same_again` finds something.
+        InputError: what a method says of a row depends on the others.
     """
-    result = _same_again(game, method, *given)
     rows = torch.arange(len(given[0])).flip(0)[::2]
     half = getattr(game, method)(*(x[rows] for x in given))
     for whole, part in zip(_parts(result), _parts(half), strict=True):
         if not torch.equal(whole[rows], part):
             raise InputError(f"{_name(game)}.{method}: what it says of a row must not depend on the other rows")
-    return result
 
 
 def _same_again(game: Game, method: str, *given: Any) -> Any:
