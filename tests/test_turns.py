@@ -9,13 +9,18 @@ import pytest
 import torch
 from test_search import constant, hashed
 
-from rlcore import registry
+from rlcore import InputError, Trainer, check_agent, check_environment, collect, registry
 from rlcore import search as S
+from rlcore.agents.alphazero import AlphaZero
 from rlcore.envs.games import DotsAndBoxes, EightPuzzle, EinStein, TicTacToe
+from rlcore.envs.games.elo import EloReport
+from rlcore.envs.games.matches import MatchesReport
 from rlcore.envs.games.players import MinmaxPlayer
 from rlcore.envs.games.rules import eight_puzzle as puzzle
 from rlcore.envs.games.rules import einstein
+from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.truth import enumerate_positions
+from rlcore.envs.games.versus import VersusEnv
 from rlcore.game import (
     DISCOUNT,
     Game,
@@ -341,7 +346,7 @@ def test_every_simulation_of_dice_counts_for_the_right_player():
     game = Endgame()
     torch.manual_seed(0)
     for state in (game.initial(1), first_states(game, 1)):
-        found = S.search(game, state.expand(8, -1), playouts(game), 500, random_score)
+        found = S.search(game, state.expand(16, -1), playouts(game), 250, random_score)
         assert found.value.mean().item() == pytest.approx(random_worth(game, state), abs=0.05)
         if game.chance(state).any():
             assert (found.visits.sum(0) / 4000)[:6].tolist() == pytest.approx([1 / 6] * 6, abs=0.025)
@@ -399,3 +404,110 @@ def test_a_game_that_alternates_keeps_no_more_of_a_node_than_before():
     assert [tree.chance for tree in kept] == [None, None]
     dice = Endgame()
     assert S.search(dice, dice.initial(2), constant(dice), 4).tree.chance[:, 0].all()
+
+
+# Environments
+
+
+@pytest.fixture
+def small_games(monkeypatch):
+    monkeypatch.setitem(registry.games._registered, "boxes", lambda: Boxes(2, 2))
+    monkeypatch.setitem(registry.games._registered, "two_boxes", lambda: Boxes(1, 2))
+    monkeypatch.setitem(registry.games._registered, "climb", Climb)
+
+
+SMALL = {"network": {"name": "policy_value", "hidden": [32], "head": 16}, "simulations": 4, "batch_size": 32}
+GAMES = ["boxes", "eight_puzzle", "einstein", "climb"]
+
+
+def make(game, num_envs=6, env=None, **settings):
+    env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=num_envs, game=game, **(env or {})))
+    torch.manual_seed(0)
+    return env, AlphaZero(env, AlphaZero.Settings.model_validate({**SMALL, **settings}))
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_environments_and_agents_keep_the_contract(small_games, game):
+    env, agent = make(game, env={"random_openings": 3})
+    check_environment(env, 120)
+    check_agent(agent, env)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_positions_learn_what_was_to_come_for_their_mover(small_games, game):
+    """By hand, from one row of a game to the next; over rollouts that end within games."""
+    env, agent = make(game, horizon=3)
+    rules = env.game
+    obs, _ = env.reset(seed=1)
+    running, finished = [[] for _ in range(6)], []
+    for _ in range(60):
+        rollout = collect(agent, env, obs, 3)
+        obs = rollout.last_obs
+        agent.replay.add(rollout, rollout.memory.policy)
+        for t, n in itertools.product(range(3), range(6)):
+            running[n].append((rollout.obs[t, n], float(rollout.reward[t, n])))
+            if rollout.terminated[t, n]:
+                z, mover = 0.0, None
+                for state, reward in reversed(running[n]):
+                    before = rules.to_move(state[None]).item()
+                    z = reward + rules.gamma * (z if before == mover else -z)
+                    mover = before
+                    finished.append((*state.tolist(), round(z, 4)))
+                running[n] = []
+    num, kept = len(agent.replay), agent.replay.replay._rows
+    assert num == len(finished) > 20
+    states, outcomes = kept.state[:num].tolist(), kept.outcome[:num].tolist()
+    found = [(*state, round(z, 4)) for state, z in zip(states, outcomes, strict=True)]
+    assert sorted(found) == sorted(finished)
+    assert len({z for *_, z in finished}) > 1
+
+
+def test_a_step_against_an_opponent_is_all_that_happens_until_it_is_the_agents_turn(small_games):
+    """By hand: the opponent draws the first line that is free, for as long as it is to move."""
+    env = VersusEnv(VersusEnv.Settings.model_validate({"num_envs": 6, "game": "boxes", "pool": [{"name": "random"}]}))
+    env.named = {"first": lambda state: env.game.legal(state).int().argmax(1)}
+    game, generator = env.game, torch.Generator().manual_seed(3)
+    obs, _ = env.reset(seed=1)
+    side = env.game.to_move(env._state)
+    state, answers, seen = env._state.clone(), [], set()
+    for _ in range(80):
+        assert torch.equal(obs["observation"], game.observe(state))
+        action = random_moves(game.legal(state), generator)
+        obs, reward, terminated, *_ = env.step(action)
+        for n in range(6):
+            after, paid, over = game.step(state[n : n + 1], action[n : n + 1])
+            expected, answered = float(paid), 0
+            while not over and game.to_move(after) != side[n]:
+                after, paid, over = game.step(after, game.legal(after).int().argmax(1))
+                expected, answered = float(paid if game.to_move(after) == side[n] and not over else -paid), answered + 1
+            answers.append(answered)
+            assert (float(reward[n]), bool(terminated[n])) == (expected, bool(over))
+            if over:
+                seen.add(expected)
+                side[n] = game.to_move(env._state[n : n + 1])
+            else:
+                assert torch.equal(after[0], env._state[n])
+        state = env._state.clone()
+    assert {0, 1, 2} <= set(answers)
+    assert {-1, 1} <= seen
+
+
+def test_a_player_who_moves_again_is_learned_in_seconds(small_games):
+    how = {"learning_rate": 5e-3, "batch_size": 256, "horizon": 8, "eval_simulations": 8}
+    env, agent = make("two_boxes", 64, {"random_openings": 5, "positions": "all"}, **how)
+    assert Trainer(agent, env, total_steps=4_000).fit().scalars["policy_right"] > 0.9
+
+
+def test_a_game_of_one_player_is_judged_by_its_return_and_has_no_opponents(small_games):
+    env, agent = make("climb", eval_simulations=30)
+    report = env.score(agent, 20, seed=1)
+    assert env.criterion == "return"
+    assert report.scalars["return"] == pytest.approx(float(enumerate_positions(Climb()).score[0].max()), abs=0.02)
+    assert report.scalars["return"] > report.scalars["return_random"] + 0.1
+    players = {"players": [{"name": "random"}]}
+    with pytest.raises(InputError, match="report elo: needs a game of two players; climb has one"):
+        EloReport(EloReport.Settings.model_validate(players)).check(agent, env)
+    with pytest.raises(InputError, match="report matches: needs a game of two players; climb has one"):
+        MatchesReport(MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}]})).check(agent, env)
+    with pytest.raises(InputError, match=r"versus is for two players; climb has one, use env.name=selfplay"):
+        VersusEnv(VersusEnv.Settings.model_validate({"game": "climb", "pool": [{"name": "random"}]}))
