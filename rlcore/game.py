@@ -4,7 +4,7 @@ Legend: B positions, A moves, S numbers per state, C planes of H x W cells, K sy
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,32 @@ class Transition(NamedTuple):
     """[B] float32, for the player who moved. Of two players: in [-1, 1], and 0 unless the game has ended."""
     terminated: Tensor
     """[B] bool, whether the game has ended."""
+
+
+SQUARE = (-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)
+"""The outline of a square cell."""
+
+
+class Cell(NamedTuple):
+    """A part of a board as it is drawn and clicked; lengths are in squares, x to the right and y downwards."""
+
+    x: float
+    """Of its centre."""
+    y: float
+    """Of its centre."""
+    action: int | None = None
+    """The move that a click makes, where it is legal. Several cells may share one, as those of a column in connect
+    four: the last of them on which nothing stands is where it goes."""
+    owner: int | None = None
+    """Whose piece stands here: 0, the player who began, or 1."""
+    label: str = ""
+    """What is written on it: the number of a tile, the seeds in a pit."""
+    decisive: bool = False
+    """Whether it decided the game, as a part of the winning line."""
+    filled: bool = False
+    """The owner's colour fills the cell, as in Dots and Boxes; otherwise it is that of a stone on the cell."""
+    outline: tuple[tuple[float, float], ...] = SQUARE
+    """Its corners, from its centre."""
 
 
 class Game(ABC):
@@ -108,6 +134,13 @@ class Game(ABC):
     @abstractmethod
     def render(self, state: Tensor) -> str:
         """A position [S] as text for the terminal."""
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """A position [S] as it is drawn and clicked, in `rlcore play`.
+
+        Moves of no cell become buttons. The default has no cells: `render` is shown instead.
+        """
+        return ()
 
     @property
     def alternates(self) -> bool:

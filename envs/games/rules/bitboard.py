@@ -1,11 +1,12 @@
 """Stones on bitboards: what games of lines have in common."""
 
+from collections.abc import Sequence
 from functools import cache, reduce
 
 import torch
 from torch import Tensor
 
-from rlcore.game import Game, Transition
+from rlcore.game import Cell, Game, Transition
 
 SYMBOLS = "XO"
 """Of the player who began, and of the other one."""
@@ -60,21 +61,49 @@ class BitBoardGame(Game):
         """The board, with X for the player who began."""
         return "\n".join(" ".join(row) for row in symbols(self, state))
 
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The stones, and the line that won."""
+        line = int(self.line_of(state[1]))  # only who has just moved may have one
+        return [
+            Cell(column, row, self.action_of(row, column), owner, decisive=bool(line >> self.cells[row][column] & 1))
+            for row, owned in enumerate(owners(self, state))
+            for column, owner in enumerate(owned)
+        ]
+
+    def action_of(self, row: int, column: int) -> int:
+        """The move that a click on a cell makes: the cell's number, by row from top to bottom."""
+        return row * self.planes_shape[2] + column
+
+    def line_of(self, stones: Tensor) -> Tensor:
+        """The bits of all lines in stones [...] int64, 0 without one."""
+        whole = torch.zeros_like(stones)
+        for distance, count in self.directions:
+            begin = self.lines(stones, distance, count)
+            whole = reduce(torch.bitwise_or, (begin << distance * k for k in range(count)), whole)
+        return whole
+
     @property
     def full(self) -> int:
         """All cells, as bits."""
         return sum(1 << bit for row in self.cells for bit in row)
 
 
-def symbols(game: Game, state: Tensor) -> list[list[str]]:
-    """The rows of a position [S] of a game that observes the mover's stones and the opponent's.
+def owners(game: Game, state: Tensor) -> list[list[int | None]]:
+    """Who has a stone on each cell of a position [S], by row: 0, the player who began, 1, or None.
 
-    A cell is X for the player who began, O for the other one, or a dot.
+    Args:
+        game: observes the mover's stones and the opponent's.
+        state: [S].
     """
     mine, theirs = game.observe(state[None])[0].bool().tolist()
-    turn = int(game.num_moves(state[None])) % 2
-    symbol = {(True, False): SYMBOLS[turn], (False, True): SYMBOLS[1 - turn], (False, False): "."}
-    return [[symbol[cell] for cell in zip(*row, strict=True)] for row in zip(mine, theirs, strict=True)]
+    mover = int(game.to_move(state[None]))
+    owner = {(True, False): mover, (False, True): 1 - mover, (False, False): None}
+    return [[owner[cell] for cell in zip(*row, strict=True)] for row in zip(mine, theirs, strict=True)]
+
+
+def symbols(game: Game, state: Tensor) -> list[list[str]]:
+    """As `owners`: X for the player who began, O for the other one, or a dot."""
+    return [["." if owner is None else SYMBOLS[owner] for owner in row] for row in owners(game, state)]
 
 
 def bits(words: Tensor, num: int) -> Tensor:

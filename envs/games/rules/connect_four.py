@@ -33,6 +33,10 @@ class ConnectFour(BitBoardGame):
         # adding the lowest bit of a column carries up to its first empty cell
         return self.place(state, (taken + bottom) & (bottom * 0b111_111))
 
+    def action_of(self, row: int, column: int) -> int:
+        """A click anywhere in a column drops a stone there."""
+        return column
+
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The board and its mirror image."""
         board, moves = torch.arange(42).view(6, 7), torch.arange(7)

@@ -1,5 +1,8 @@
 """Tic-tac-toe."""
 
+from functools import reduce
+
+import torch
 from torch import Tensor
 
 from rlcore.envs.games.rules.bitboard import BitBoardGame, constants
@@ -29,6 +32,12 @@ class TicTacToe(BitBoardGame):
         """Whether stones [B] int64 contain one of the eight lines, [B] bool."""
         rows = constants(stones.device, self.rows)
         return ((stones[:, None] & rows) == rows).any(1)
+
+    def line_of(self, stones: Tensor) -> Tensor:
+        """The bits of all lines in stones [...] int64, 0 without one."""
+        rows = constants(stones.device, self.rows)
+        whole = torch.where((stones[..., None] & rows) == rows, rows, 0)
+        return reduce(torch.bitwise_or, whole.unbind(-1))
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The four rotations of the board and of its mirror image."""
