@@ -325,57 +325,6 @@ def test_mistakes_are_one_line():
         MatchesReport.Settings.model_validate({"opponents": []})
 
 
-# Playing
-
-
-def session(monkeypatch, capsys, agent, answers, first=True):
-    from rlcore.envs.games.play import Session
-
-    left = list(answers)
-
-    def answer(prompt):
-        if not left:
-            raise EOFError
-        return left.pop(0)
-
-    monkeypatch.setattr("builtins.input", answer)
-    Session(agent, 10).run(first)
-    return capsys.readouterr().out
-
-
-def test_a_game_in_the_terminal(monkeypatch, capsys):
-    _, agent = make()
-    out = session(monkeypatch, capsys, agent, ["5", "5", "x", "hint", "undo", "undo", "1", "help"])
-    assert "5 cannot be played now; legal: " in out
-    assert "'x' is not a move" in out
-    assert "I would play" in out
-    assert "you have no move to take back" in out
-    assert "expected" in out
-    assert out.rstrip().endswith("Goodbye.")
-    out = session(monkeypatch, capsys, agent, [], first=False)
-    assert "I play" in out
-
-
-def test_a_move_after_undo_is_made_where_undo_led(monkeypatch):
-    from rlcore.envs.games.play import Session
-
-    _, agent = make()
-    answers = iter(["5", "undo", "9", "quit"])
-    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
-    played = Session(agent, 10)
-    played.run(person_begins=True)
-    assert [int(agent.game.legal(state).sum()) for state in played.history] == [9, 8, 7]
-    assert not agent.game.legal(played.history[1])[0, 8]
-
-
-def test_a_game_in_the_terminal_ends(monkeypatch, capsys):
-    _, agent = make()
-    every = [str(cell) for cell in range(1, 10)] * 3
-    out = session(monkeypatch, capsys, agent, every)
-    assert any(words in out for words in ("A draw.", "You win.", "I win."))
-    assert "Another game; I begin." in out
-
-
 def test_positions_of_abandoned_games_are_forgotten():
     """They have no outcome: that of the next game is another's."""
     env, agent = make(horizon=6)

@@ -1,116 +1,78 @@
-"""The command ``rlcore play``: a game in the terminal against the agent of a run."""
+"""The command ``rlcore play``: games against the agent of a run, or between two, in the terminal or on a page."""
 
+from itertools import zip_longest
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
 
 from rlcore.cli import Trust
+from rlcore.envs.games.engine import LEVELS, Engine, Strength
+from rlcore.envs.games.server import LOOPBACK, MOST_SIMULATIONS, MOST_TEMPERATURE, serve
+from rlcore.envs.games.terminal import Terminal, watch
 from rlcore.errors import InputError
+from rlcore.moved import former_names
 from rlcore.run import load
-from rlcore.search import Searcher, SearchResult
-
-HELP = "a move, or: hint, undo, new, quit (or Ctrl-D), help"
 
 
 def play(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")],
     simulations: Annotated[
-        int | None, typer.Option(min=1, help="Strength; default: as in the run's evaluation.")
+        int | None,
+        typer.Option(
+            min=0, max=MOST_SIMULATIONS, help="Strength; 0: the policy alone. Default: as in the run's evaluation."
+        ),
     ] = None,
     first: Annotated[bool, typer.Option("--first/--second", help="Who begins; default: you.")] = True,
     trust: Trust = False,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="OTHER", help="Another run of the game, or the same: the two play each other."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, max=MOST_TEMPERATURE, help="0: the best move; 1: as often as the search visits it.")
+    ] = 0.0,
+    level: Annotated[
+        int | None,
+        typer.Option(min=min(LEVELS), max=max(LEVELS), help="Both at once, from the weakest; 4 is the default."),
+    ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="best, last, a kept one, or a path; a second one is OTHER's. Default: best if there is one, else last."
+        ),
+    ] = None,
+    web: Annotated[bool, typer.Option("--web", help="On a page in the browser (extra: play).")] = False,
+    host: Annotated[str, typer.Option(help="Of the page; the default is reached from this machine alone.")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the page; 0: one that is free.")] = 8000,
 ) -> None:
-    """Play a game in the terminal against the agent of a run."""
-    agent = load(run, device="cpu", trust=trust)  # the fastest for one game
-    if not isinstance(agent, Searcher):
-        raise InputError(f"play: the agent of {run} does not search; train one with agent.name=alphazero")
-    Session(agent, simulations).run(first)
+    """Play a game against the agent of a run, in the terminal or on a page."""
+    if level is not None and (simulations is not None or temperature > 0):
+        raise InputError("play: --level sets --simulations and --temperature; give it or them")
+    strength = Strength(simulations, temperature) if level is None else LEVELS[level]
+    runs = [run] if other is None else [run, other]
+    checkpoints = checkpoint or []
+    if len(checkpoints) > len(runs):
+        raise InputError(f"play: --checkpoint is given {len(checkpoints)} times, more often than runs ({len(runs)})")
+    engines = [_engine(one, which, trust) for one, which in zip_longest(runs, checkpoints)]
+    if len({type(engine.game) for engine in engines}) > 1:
+        kinds = ", ".join(f"{engine.name} plays {type(engine.game).__name__}" for engine in engines)
+        raise InputError(f"play: {kinds}; two agents of one game can play each other")
+    torch.set_num_threads(1)  # of one position at a time, several wait for one another more than they compute
+    if web:
+        serve(engines, strength, first, host, port)
+    elif len(engines) > 1:
+        watch(engines[0], engines[1], strength)
+    else:
+        Terminal(engines[0].agent, *strength, engines[0].name).run(first)
 
 
-class Session:
-    """Games between a person and an agent.
+def _engine(run: str, checkpoint: str | None, trust: bool) -> Engine:
+    """The agent of a run, called by the last two parts of its path, and by its checkpoint if one was named."""
+    agent = load(run, checkpoint, device="cpu", trust=trust)  # the fastest for one game
+    name = "/".join(Path(run).parts[-2:])
+    return Engine(agent, name if checkpoint is None else f"{name} ({Path(checkpoint).stem})")
 
-    Args:
-        agent: the opponent.
-        simulations: per search of the agent; None: as in evaluation.
-    """
 
-    def __init__(self, agent: Searcher, simulations: int | None):
-        self.agent, self.game, self.simulations = agent, agent.game, simulations
-        self.history: list[Tensor] = []
-        """States [1, S] from the first to the current one."""
-
-    def run(self, person_begins: bool) -> None:
-        """Plays games until the person quits."""
-        try:
-            while True:
-                self._game(person_begins)
-                person_begins = not person_begins
-                print(f"\nAnother game; {'you begin' if person_begins else 'I begin'}.")
-        except (EOFError, KeyboardInterrupt):
-            print("\nGoodbye.")
-
-    def _game(self, person_begins: bool) -> None:
-        self.history = [self.game.initial(1)]
-        persons_turn = person_begins
-        while True:
-            self._show()
-            if persons_turn:
-                action = self._ask()
-                if action is None:
-                    return
-            else:
-                result = self._search()
-                action = int(result.action)
-                print(f"I play {self.game.action_name(action)}. {self._outlook(result)}")
-            after, reward, terminated = self.game.step(self.history[-1], torch.tensor([action]))
-            self.history.append(after)
-            if terminated:
-                self._show()
-                print("A draw." if reward == 0 else "You win." if (reward > 0) == persons_turn else "I win.")
-                return
-            persons_turn = not persons_turn
-
-    def _ask(self) -> int | None:
-        """The person's move in the current position, which `undo` changes; None begins a new game."""
-        while True:
-            text = input("your move: ").strip()
-            action = self.game.parse_action(text)
-            if action is not None:
-                if self.game.legal(self.history[-1])[0, action]:
-                    return action
-                print(f"{text} cannot be played now; legal: {self._legal()}")
-            elif text == "hint":
-                result = self._search()
-                print(f"I would play {self.game.action_name(int(result.action))}. {self._outlook(result)}")
-            elif text == "undo":
-                if len(self.history) < 3:
-                    print("you have no move to take back")
-                    continue
-                del self.history[-2:]
-                self._show()
-            elif text == "new":
-                return None
-            elif text in ("quit", "exit"):
-                raise EOFError
-            else:
-                if text not in ("", "help"):
-                    print(f"{text!r} is not a move")
-                print(f"{HELP}; legal moves: {self._legal()}")
-
-    def _show(self) -> None:
-        print(f"\n{self.game.render(self.history[-1][0])}\n")
-
-    def _search(self) -> SearchResult:
-        return self.agent.search(self.history[-1], self.simulations)
-
-    def _legal(self) -> str:
-        return " ".join(map(self.game.action_name, self.game.legal(self.history[-1])[0].nonzero().flatten().tolist()))
-
-    def _outlook(self, result: SearchResult) -> str:
-        """The shares of the visits, and the expected result for the player to move."""
-        shares = result.policy[0].tolist()
-        likely = [f"{self.game.action_name(a)} {share:.0%}" for a, share in enumerate(shares) if share >= 0.01]
-        return f"(visits: {', '.join(likely)}; expected {float(result.value):+.2f})"
+__getattr__ = former_names(__name__, {"Session": Terminal})
