@@ -173,7 +173,7 @@ class Game(ABC):
         return torch.arange(height * width)[None], torch.arange(self.num_actions)[None]
 
     def action_name(self, action: int) -> str:
-        """The name of a move for people; `parse_action` reads it."""
+        """The name of a move for people, one word without a comma; `parse_action` reads it."""
         return str(action + 1)
 
     def parse_action(self, text: str) -> int | None:

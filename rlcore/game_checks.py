@@ -214,6 +214,8 @@ def _check_sizes(game: Game) -> None:
 def _check_names(game: Game) -> None:
     for action in range(game.num_actions):
         text = game.action_name(action)
+        if not text or len(text.replace(",", " ").split()) != 1:
+            raise InputError(f"{_name(game)}.action_name({action}) must be one word without a comma, got {text!r}")
         read = game.parse_action(text)
         if read != action:
             raise InputError(f"{_name(game)}.parse_action({text!r}) must be {action}, whose name that is; got {read!r}")

@@ -356,3 +356,73 @@ def test_the_former_session_is_the_terminal():
 
     with pytest.warns(DeprecationWarning, match="Session is now"):
         assert play.Session is Terminal
+
+
+# Every game
+
+
+@pytest.mark.parametrize("name", registry.games.names())
+def test_every_game_is_drawn_and_played_and_taken_back(name):
+    """What is drawn may be clicked, what is the same stays the same, whoever is to move, with dice or alone."""
+    game, torch_draws = registry.games[name](), torch.Generator().manual_seed(0)
+    session = Session(game, seed=5)
+    while not session.ended:
+        board, legal = session.board(), torch.tensor([session.legal])
+        clicked = {cell.action for cell in board} - {None}
+        assert clicked <= set(range(game.num_actions))
+        places = [place(board, action) for action in session.legal if action in clicked]
+        assert len(set(places)) == len(places)
+        assert session.player == game.to_move(session.state).item()
+        chosen = torch.randint(legal.shape[1], (), generator=torch_draws)
+        session.play(int(legal[0, chosen]))
+    assert session.legal == []
+    again = Session(game, session.moves, seed=5)
+    assert torch.equal(again.state, session.state)
+    assert again.outcome == session.outcome
+    assert len(session.movers) == len(session.moves) == len(session.rewards)
+    drawing(session)
+    while session.undo([0]):
+        assert session.outcome is None
+    assert session.player == 0
+    for text in map(game.action_name, Session(game, seed=5).legal):
+        assert Session(game, seed=5).parse(text) == [game.parse_action(text)]
+
+
+def test_who_moves_again_takes_back_one_of_several_moves():
+    session = Session(registry.games["dots_and_boxes"](), [0, 3, 12, 13])  # the second player closes a box
+    assert session.movers == [0, 1, 0, 1]
+    assert session.player == 1
+    assert next(cell.owner for cell in session.board() if cell.filled) == 1
+    session.play(1)
+    assert session.undo([1])
+    assert session.moves == [0, 3, 12, 13]
+    assert session.undo([0])
+    assert session.moves == [0, 3]
+
+
+def test_dice_are_those_of_the_seed_and_of_the_number_of_moves():
+    game = registry.games["einstein"]()
+    thrown = set()
+    for seed in range(40):
+        session = Session(game, seed=seed)
+        die = int(session.state[0, 12])
+        thrown.add(die)
+        session.play(session.legal[0])
+        first = session.state
+        session.undo()
+        assert int(session.state[0, 12]) == die
+        session.play(session.legal[0])
+        assert torch.equal(session.state, first)
+    assert thrown == {1, 2, 3, 4, 5, 6}
+
+
+def test_a_puzzle_is_played_alone_in_the_terminal(monkeypatch, capsys):
+    asked = iter(["hint", "analysis", *["up", "down", "left", "right"] * 60, "quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(asked))
+    torch.manual_seed(1)
+    Terminal(alphazero("eight_puzzle"), 5).run(person_begins=False)
+    printed = capsys.readouterr().out
+    assert "You play; I can be asked for a hint" in printed
+    assert "I would play" in printed
+    assert "The game has ended with " in printed
+    assert "I play" not in printed

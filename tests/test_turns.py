@@ -12,7 +12,7 @@ from test_search import constant, hashed
 from rlcore import InputError, Trainer, check_agent, check_environment, collect, registry
 from rlcore import search as S
 from rlcore.agents.alphazero import AlphaZero
-from rlcore.envs.games import DotsAndBoxes, EightPuzzle, EinStein, TicTacToe
+from rlcore.envs.games import DotsAndBoxes, EightPuzzle, Einstein, TicTacToe
 from rlcore.envs.games.elo import EloReport
 from rlcore.envs.games.matches import MatchesReport
 from rlcore.envs.games.players import MinmaxPlayer
@@ -71,7 +71,7 @@ class Climb(Game):
         return str(state.tolist())
 
 
-class Endgame(EinStein):
+class Endgame(Einstein):
     """Two stones each, two or three moves from the far corner."""
 
     def initial(self, num, device="cpu"):
@@ -181,7 +181,7 @@ def test_a_puzzle_is_solved_by_a_player_who_looks_ahead():
     assert (played.moves >= 0).sum(1).tolist() == [1, 3, 4]
 
 
-class PlainEinStein:
+class PlainEinstein:
     """Stones by number on cells of the first player's board, and the rules as they are told."""
 
     def __init__(self, state):
@@ -220,12 +220,12 @@ class PlainEinStein:
 
 
 def test_einstein_is_played_as_its_rules_are_told():
-    game, draws = EinStein(), random.Random(0)
+    game, draws = Einstein(), random.Random(0)
     generator = torch.Generator().manual_seed(0)
     lengths = []
     for _ in range(60):
         state = game.start(1, generator)
-        plain = PlainEinStein(state[0].tolist())
+        plain = PlainEinstein(state[0].tolist())
         while True:
             assert game.chance(state)[0].tolist() == [pytest.approx(1 / 6)] * 6 + [0] * 12
             die = draws.randrange(6)
@@ -246,7 +246,7 @@ def test_einstein_is_played_as_its_rules_are_told():
 
 
 def test_dice_and_beginnings_are_drawn_from_the_generator():
-    game = EinStein()
+    game = Einstein()
     first, again, other = (start_games(game, 2000, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -493,9 +493,9 @@ def test_a_step_against_an_opponent_is_all_that_happens_until_it_is_the_agents_t
 
 
 def test_a_player_who_moves_again_is_learned_in_seconds(small_games):
-    how = {"learning_rate": 5e-3, "batch_size": 256, "horizon": 8, "eval_simulations": 8}
+    how = {"learning_rate": 5e-3, "batch_size": 256, "simulations": 16, "passes": 16.0, "eval_simulations": 8}
     env, agent = make("two_boxes", 64, {"random_openings": 5, "positions": "all"}, **how)
-    assert Trainer(agent, env, total_steps=4_000).fit().scalars["policy_right"] > 0.9
+    assert Trainer(agent, env, total_steps=8_000).fit().scalars["search_right"] > 0.9
 
 
 def test_a_game_of_one_player_is_judged_by_its_return_and_has_no_opponents(small_games):

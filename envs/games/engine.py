@@ -104,9 +104,12 @@ class Engine:
 
 
 def principal_variation(tree: SearchTree) -> list[int]:
-    """The moves of most visits, from the root of the first tree on; of equals the one of the best mean outcome."""
+    """The moves of most visits, from the root of the first tree on; of equals the one of the best mean outcome.
+
+    It ends where chance is to move.
+    """
     moves, node = [], ROOT
-    while node != UNVISITED:
+    while node != UNVISITED and not (tree.chance is not None and tree.chance[0, node]):
         edges = tree.edges(node)
         visits = edges.visits[0]
         if visits.sum() == 0:

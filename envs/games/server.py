@@ -48,7 +48,9 @@ class PositionRequest(Settings):
     """A position, by the moves that lead to it."""
 
     moves: list[int] = Field(max_length=10_000)
-    """From the beginning, by their numbers."""
+    """Of the players from the beginning, by their numbers."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Of what chance does; see `Session`."""
 
 
 class AnalysisRequest(PositionRequest):
@@ -70,6 +72,7 @@ def game_facts(engines: Sequence[Engine], strength: Strength, first: bool) -> di
     game = engines[0].game
     return {
         "title": title(game),
+        "players": game.num_players,
         "names": [game.action_name(action) for action in range(game.num_actions)],
         "agents": [{"name": engine.name, "searches": engine.searches} for engine in engines],
         "levels": {level: one._asdict() for level, one in LEVELS.items()},
@@ -89,7 +92,7 @@ def position_facts(session: Session) -> dict[str, Any]:
     board = session.board()
     return {
         "moves": session.moves,
-        "movers": session.players[: len(session.moves)],
+        "movers": session.movers,
         "player": session.player,
         "outcome": session.outcome,
         "legal": session.legal,
@@ -109,7 +112,7 @@ def analysis_facts(session: Session, engine: Engine, strength: Strength) -> dict
     if session.outcome is not None:
         raise InputError("the game has ended: there is nothing to analyse")
     analysis = engine.analyse(session.state, strength)
-    ahead = Session(session.game, session.moves)
+    ahead = Session(session.game, session.moves, session.seed)
     variation = []
     for action in analysis.variation:
         variation.append({"action": action, "player": ahead.player, "place": place(ahead.board(), action)})
@@ -142,12 +145,12 @@ def make_app(
     facts = game_facts(engines, strength or Strength(), first)
 
     def position(asked: PositionRequest) -> dict[str, Any]:
-        return position_facts(Session(game, asked.moves))
+        return position_facts(Session(game, asked.moves, asked.seed))
 
     def analysis(asked: AnalysisRequest) -> dict[str, Any]:
         if asked.agent >= len(engines):
             raise InputError(f"agent: must be 0 to {len(engines) - 1}, got {asked.agent}")
-        session = Session(game, asked.moves)
+        session = Session(game, asked.moves, asked.seed)
         with searching:
             return analysis_facts(session, engines[asked.agent], Strength(asked.simulations, asked.temperature))
 

@@ -1,4 +1,4 @@
-"""A game in progress, for a person to play: no input, no output."""
+"""A game in progress, for people to play: no input, no output."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.game import Cell, Game
+from rlcore.game import Cell, Game, make_move, start_games
+from rlcore.seeding import derive_seed
 
 
 class Session:
@@ -14,21 +15,22 @@ class Session:
 
     Args:
         game: the rules.
-        moves: made already.
+        moves: made already, by the players.
+        seed: of where the game begins, and of chance's moves: they are the same after as many moves of players.
 
     Raises:
         InputError: one of them cannot be made.
     """
 
-    def __init__(self, game: Game, moves: Iterable[int] = ()):
-        self.game = game
+    def __init__(self, game: Game, moves: Iterable[int] = (), seed: int = 0):
+        self.game, self.seed = game, seed
         self.moves: list[int] = []
-        self.states = [game.initial(1)]
-        """[1, S] each, one more than moves."""
-        self.players = [0]
-        """Who is to move in each of them: 0, the player who began, or 1."""
-        self.outcome: int | None = None
-        """For the player who began: 1, 0 or -1; None while the game goes on."""
+        self.states = [start_games(game, 1, self._generator())]
+        """[1, S] each, in which players are to move; one more than moves."""
+        self.rewards: list[float] = []
+        """Of the moves, each for the player who made it."""
+        self.ended = False
+        """Whether the game has ended."""
         for action in moves:
             self.play(action)
 
@@ -39,13 +41,25 @@ class Session:
 
     @property
     def player(self) -> int:
-        """Who is to move, 0 or 1."""
-        return self.players[-1]
+        """Who is to move: 0, the player who began, or 1."""
+        return int(self.game.to_move(self.state))
+
+    @property
+    def outcome(self) -> float | None:
+        """For the player who began: 1, 0 or -1; of one player the sum of rewards; None while the game goes on."""
+        if not self.ended:
+            return None
+        return sum(reward if mover == 0 else -reward for reward, mover in zip(self.rewards, self.movers, strict=True))
+
+    @property
+    def movers(self) -> list[int]:
+        """Who made each of the moves."""
+        return [int(self.game.to_move(state)) for state in self.states[:-1]]
 
     @property
     def legal(self) -> list[int]:
         """The moves that can be made now; none once the game has ended."""
-        return [] if self.outcome is not None else self.game.legal(self.state)[0].nonzero().flatten().tolist()
+        return [] if self.ended else self.game.legal(self.state)[0].nonzero().flatten().tolist()
 
     def play(self, action: int) -> None:
         """Makes a move.
@@ -55,11 +69,9 @@ class Session:
         """
         if action not in self.legal:
             raise InputError(f"{self._name(action)} cannot be played now; legal: {self._legal_names()}")
-        made = self.game.step(self.state, torch.tensor([action]))
-        if made.terminated:
-            reward = int(made.reward.sign())
-            self.outcome = reward if self.player == 0 else -reward
-        self.players.append(1 - self.player)
+        made = make_move(self.game, self.state, torch.tensor([action]), self._generator())
+        self.rewards.append(float(made.reward))
+        self.ended = bool(made.terminated)
         self.states.append(made.state)
         self.moves.append(action)
 
@@ -69,12 +81,12 @@ class Session:
         Returns:
             Whether there was one; otherwise nothing is taken back.
         """
-        theirs = [number for number in range(len(self.moves)) if self.players[number] in players]
+        theirs = [number for number, mover in enumerate(self.movers) if mover in players]
         if not theirs:
             return False
         number = theirs[-1]
-        del self.moves[number:], self.states[number + 1 :], self.players[number + 1 :]
-        self.outcome = None
+        del self.moves[number:], self.rewards[number:], self.states[number + 1 :]
+        self.ended = False
         return True
 
     def board(self) -> Sequence[Cell]:
@@ -99,6 +111,9 @@ class Session:
                 raise InputError(f"{word!r} is not a move; moves are named as {self._legal_names()}")
             moves.append(action)
         return moves
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, len(self.moves)))
 
     def _name(self, action: int) -> str:
         inside = 0 <= action < self.game.num_actions

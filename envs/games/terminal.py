@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -43,18 +44,21 @@ class Terminal:
         """Plays games until the person quits."""
         try:
             while True:
-                self._game(person_begins)
+                self._game(person_begins or self.engine.game.num_players == 1)
                 person_begins = not person_begins
                 print("\nAnother game.")
         except (EOFError, KeyboardInterrupt):
             print("\nGoodbye.")
 
     def _game(self, person_begins: bool) -> None:
-        self.session = Session(self.engine.game)
+        self.session = Session(self.engine.game, seed=new_seed())
         person = 0 if person_begins else 1
-        begins = "begin" if person_begins else "move second"
-        me = f": {self.engine.name}, {self._strength()}"
-        say(self.console, "You are ", symbol(person), f" and {begins}; I am ", symbol(1 - person), me)
+        me = f"{self.engine.name}, {self._strength()}"
+        if self.engine.game.num_players == 1:
+            say(self.console, f"You play; I can be asked for a hint: {me}")
+        else:
+            begins = "begin" if person_begins else "move second"
+            say(self.console, "You are ", symbol(person), f" and {begins}; I am ", symbol(1 - person), f": {me}")
         while self.session.outcome is None:
             show(self.console, self.session)
             if self.session.player == person:
@@ -65,8 +69,11 @@ class Terminal:
                 say(self.console, f"I play {self._name(analysis.action)}. {_outlook(self.engine.game, analysis)}")
                 self.session.play(analysis.action)
         show(self.console, self.session)
-        sign = self.session.outcome if person_begins else -self.session.outcome
-        print(["A draw.", "You win.", "I win."][sign])
+        if self.engine.game.num_players == 1:
+            print(f"The game has ended with {self.session.outcome:g}.")
+            return
+        result = self.session.outcome if person_begins else -self.session.outcome
+        print("A draw." if result == 0 else "You win." if result > 0 else "I win.")
 
     def _ask(self, person: int) -> bool:
         """Lets the person move, or change the position; False begins a new game."""
@@ -92,7 +99,7 @@ class Terminal:
                     self.strength = parse_level(rest)
                     say(self.console, f"from now on {self._strength()}")
                 elif word == "position":
-                    there = Session(game, self.session.parse(rest))
+                    there = Session(game, self.session.parse(rest), self.session.seed)
                     if there.outcome is not None:
                         raise InputError("the game has ended there")
                     self.session = there
@@ -122,7 +129,7 @@ class Terminal:
 
 def watch(first: Engine, second: Engine, strength: Strength) -> None:
     """A game between two engines of one game, to its end or Ctrl-C."""
-    console, session, engines = make_console(), Session(first.game), (first, second)
+    console, session, engines = make_console(), Session(first.game, seed=new_seed()), (first, second)
     for player, engine in enumerate(engines):
         say(console, symbol(player), f" is {engine.name}, {describe(engine, strength)}")
     try:
@@ -137,7 +144,15 @@ def watch(first: Engine, second: Engine, strength: Strength) -> None:
         print("\nGoodbye.")
         return
     show(console, session)
-    print("A draw." if session.outcome == 0 else f"{SYMBOLS[0 if session.outcome > 0 else 1]} wins.")
+    if session.game.num_players == 1:
+        print(f"The game has ended with {session.outcome:g}.")
+    else:
+        print("A draw." if session.outcome == 0 else f"{SYMBOLS[0 if session.outcome > 0 else 1]} wins.")
+
+
+def new_seed() -> int:
+    """Of what chance does in a game."""
+    return int(torch.randint(2**31 - 1, ()))
 
 
 def say(console: Console, *parts: str | Text) -> None:

@@ -30,7 +30,7 @@ async function ask(what, question) {
   return found;
 }
 
-const think = (agent, strength) => ask("analysis", { moves: game.moves, agent, ...strength });
+const think = (agent, strength) => ask("analysis", { moves: game.moves, seed: game.seed, agent, ...strength });
 
 // What happens
 
@@ -46,16 +46,20 @@ async function start() {
 
 function fresh() {
   const agents = facts.agents.map((_, agent) => agent);
-  const who = agents.length > 1 ? agents : facts.person === 0 ? [PERSON, 0] : [0, PERSON];
+  const who = agents.length > 1 ? agents : facts.person === 0 || facts.players === 1 ? [PERSON, 0] : [0, PERSON];
   return {
     of: identity(),
     moves: [],
-    seats: who.map((one) => ({ who: one, ...facts.strength })),
+    seed: newSeed(),
+    seats: who.slice(0, facts.players).map((one) => ({ who: one, ...facts.strength })),
     waiting: false,
     analysing: false,
     adviser: 0,
   };
 }
+
+// Of what chance does in a game.
+const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 
 const identity = () => JSON.stringify([facts.title, facts.agents, facts.strength, facts.person]);
 
@@ -68,7 +72,7 @@ function kept() {
 async function changed() {
   const mine = ++turn;
   try {
-    const found = await ask("position", { moves: game.moves });
+    const found = await ask("position", { moves: game.moves, seed: game.seed });
     if (mine !== turn) return;
     [position, analysis, hint] = [found, null, null];
     sessionStorage.setItem("game", JSON.stringify(game));
@@ -202,11 +206,13 @@ function makeControls() {
   $("new").onclick = () => {
     say("");
     game.moves = [];
+    game.seed = newSeed();
     game.waiting = false;
     changed();
   };
   $("undo").onclick = undo;
   $("hint").onclick = giveHint;
+  $("swap").hidden = facts.players === 1;
   $("swap").onclick = () => {
     game.seats.reverse();
     makeSeats();
@@ -259,6 +265,8 @@ function drawStatus() {
   const title = (number) =>
     alone ? (game.seats[number].who === PERSON ? "You" : facts.agents[game.seats[number].who].name) : PLAYERS[number];
   const disc = (number) => element("span", { class: number ? "disc second" : "disc" });
+  if (facts.players === 1 && outcome !== null)
+    return $("status").replaceChildren(outcome > 0 ? `Done: ${outcome}` : "The game has ended.");
   if (outcome === 0) return $("status").replaceChildren("A draw.");
   if (outcome !== null) {
     const winner = outcome > 0 ? 0 : 1;
@@ -266,7 +274,7 @@ function drawStatus() {
   }
   if (game.waiting) return $("status").replaceChildren(disc(player), `${PLAYERS[player]} to move; agents wait`);
   if (seat === PERSON)
-    return $("status").replaceChildren(disc(player), alone ? "Your move" : `${PLAYERS[player]} to move`);
+    return $("status").replaceChildren(disc(player), alone || facts.players === 1 ? "Your move" : `${PLAYERS[player]} to move`);
   $("status").replaceChildren(
     disc(player),
     element("span", { class: "dots" }, `${facts.agents[seat].name} is thinking`),

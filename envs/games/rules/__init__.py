@@ -4,7 +4,7 @@ from rlcore.envs.games.rules.bitboard import BitBoardGame
 from rlcore.envs.games.rules.connect_four import ConnectFour
 from rlcore.envs.games.rules.dots_and_boxes import DotsAndBoxes
 from rlcore.envs.games.rules.eight_puzzle import EightPuzzle
-from rlcore.envs.games.rules.einstein import EinStein
+from rlcore.envs.games.rules.einstein import Einstein
 from rlcore.envs.games.rules.gomoku import Gomoku, Gomoku9
 from rlcore.envs.games.rules.hex import Hex, Hex5, Hex7
 from rlcore.envs.games.rules.othello import Othello, Othello6
@@ -16,7 +16,7 @@ __all__ = [
     "ConnectFour",
     "DotsAndBoxes",
     "EightPuzzle",
-    "EinStein",
+    "Einstein",
     "Gomoku",
     "Gomoku9",
     "Hex",

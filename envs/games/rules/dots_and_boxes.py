@@ -1,15 +1,20 @@
 """Dots and boxes."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from rlcore.envs.games.rules.bitboard import constants
-from rlcore.game import Game, Transition
+from rlcore.game import Cell, Game, Transition
 
 LINE, MINE, THEIRS = range(3)
 """Planes."""
+ACROSS = (-0.9, -0.18), (0.9, -0.18), (0.9, 0.18), (-0.9, 0.18)
+DOWN = tuple((y, x) for x, y in ACROSS)
+"""Outlines of lines, in cells; a box is two cells wide."""
+INSIDE = (-0.8, -0.8), (0.8, -0.8), (0.8, 0.8), (-0.8, 0.8)
 
 
 class DotsAndBoxes(Game):
@@ -66,7 +71,7 @@ class DotsAndBoxes(Game):
         lines, mine, theirs, player = state.unbind(1)
         lines = lines | (torch.ones_like(action) << action)
         around = constants(state.device, self.box_lines)
-        closed = ((lines[:, None] & around == around) << torch.arange(len(around), device=state.device)).sum(1)
+        closed = ((lines[:, None] & around == around).long() << torch.arange(len(around), device=state.device)).sum(1)
         new = closed & ~(mine | theirs)
         again = new != 0
         mine = mine | new
@@ -100,6 +105,23 @@ class DotsAndBoxes(Game):
             text[cell] = drawn if lines >> e & 1 else f"{self.action_name(e):^3}"
         return "\n".join("".join(text.get(r * width + c, "+") for c in range(width)) for r in range(height))
 
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """Lines and boxes; a click draws a line."""
+        lines, *boxes, player = state.tolist()
+        width = self.planes_shape[2]
+        shown = []
+        for e, cell in enumerate(self.line_cells):
+            row, column = divmod(cell, width)
+            label = "" if lines >> e & 1 == 0 else "─" if row % 2 == 0 else "│"
+            shown.append(Cell(column / 2, row / 2, e, label=label, outline=_half(ACROSS if row % 2 == 0 else DOWN)))
+        for box, cell in enumerate(self.box_cells):
+            row, column = divmod(cell, width)
+            owner = next(
+                (who for who, owned in zip((player, 1 - player), boxes, strict=True) if owned >> box & 1), None
+            )
+            shown.append(Cell(column / 2, row / 2, None, owner, filled=True, outline=_half(INSIDE)))
+        return shown
+
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The rotations and reflections that leave the board's shape as it is: 8 of a square, else 4."""
         _, height, width = self.planes_shape
@@ -115,3 +137,7 @@ class DotsAndBoxes(Game):
     def _bits(words: Tensor, number: int) -> Tensor:
         """The lowest bits of words [B], [B, number] int64."""
         return words[:, None] >> torch.arange(number, device=words.device) & 1
+
+
+def _half(outline: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    return tuple((x / 2, y / 2) for x, y in outline)

@@ -1,10 +1,12 @@
 """The 8-puzzle."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from rlcore.envs.games.rules.bitboard import constants
-from rlcore.game import Game, Transition
+from rlcore.game import Cell, Game, Transition
 
 SIDE = 3
 CELLS = SIDE * SIDE
@@ -74,6 +76,17 @@ class EightPuzzle(Game):
         """The tiles."""
         rows = state[:CELLS].view(SIDE, SIDE).tolist()
         return "\n".join(" ".join(str(tile) if tile else "." for tile in row) for row in rows)
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The tiles; a click on one beside the blank slides it."""
+        tiles = state[:CELLS].tolist()
+        blank = divmod(tiles.index(BLANK), SIDE)
+        ways = {divmod(blank[0] * SIDE + blank[1] + way, SIDE): action for action, way in enumerate(WAYS.values())}
+        cells = ((divmod(cell, SIDE), tile) for cell, tile in enumerate(tiles))
+        return [
+            Cell(c, r, ways.get((r, c)) if abs(r - blank[0]) + abs(c - blank[1]) == 1 else None, label=str(tile or ""))
+            for (r, c), tile in cells
+        ]
 
     def action_name(self, action: int) -> str:
         """Where the blank goes: up, down, left or right."""

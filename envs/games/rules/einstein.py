@@ -1,10 +1,12 @@
 """EinStein würfelt nicht."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from rlcore.envs.games.rules.bitboard import SYMBOLS, constants
-from rlcore.game import Game, Transition
+from rlcore.game import Cell, Game, Transition
 
 SIDE = 5
 CELLS = SIDE * SIDE
@@ -17,7 +19,7 @@ GONE = -1
 MINE, THEIRS, DIE, MOVES, PLAYER = slice(0, STONES), slice(STONES, 2 * STONES), 12, 13, 14
 
 
-class EinStein(Game):
+class Einstein(Game):
     """Six stones each, from corner to corner on 5 x 5 cells, by the throw of a die (Althöfer 2004).
 
     The die, which is thrown before each move, says which stone moves; if it is gone, the next lower or the next higher
@@ -100,16 +102,32 @@ class EinStein(Game):
 
     def render(self, state: Tensor) -> str:
         """The board as the one who began sees it: X for that player's stones, O for the other's; and the die."""
+        text = {cell: f"{SYMBOLS[owner]}{number}" for cell, (owner, number) in self._stones(state).items()}
+        rows = [" ".join(text.get(row * SIDE + column, " .") for column in range(SIDE)) for row in range(SIDE)]
+        return "\n".join([*rows, f"die: {int(state[DIE]) or 'to be thrown'}"])
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The stones with their numbers, as the one who began sees them, and the die; moves are named, not clicked."""
+        stones = self._stones(state)
+        shown = [Cell(cell % SIDE, cell // SIDE, None, *_owned(stones.get(cell))) for cell in range(CELLS)]
+        return [*shown, Cell(SIDE + 0.5, (SIDE - 1) / 2, label=f"{int(state[DIE]) or '?'}")]
+
+    @staticmethod
+    def _stones(state: Tensor) -> dict[int, tuple[int, int]]:
+        """By cell, as the one who began sees it: whose stone stands there, 0 or 1, and its number."""
         numbers = state.tolist()
-        turned = numbers[PLAYER] == 1
-        text = [" . "] * CELLS
-        for name, stones in zip(SYMBOLS[::-1] if turned else SYMBOLS, (MINE, THEIRS), strict=True):
-            for number, cell in enumerate(numbers[stones], 1):
-                if cell != GONE:
-                    text[CELLS - 1 - cell if turned else cell] = f"{name}{number} "
-        rows = ["".join(text[row * SIDE : (row + 1) * SIDE]).rstrip() for row in range(SIDE)]
-        return "\n".join([*rows, f"die: {numbers[DIE] or 'to be thrown'}"])
+        mover = numbers[PLAYER]
+        return {
+            CELLS - 1 - cell if mover else cell: (owner, number)
+            for owner, stones in ((mover, MINE), (1 - mover, THEIRS))
+            for number, cell in enumerate(numbers[stones], 1)
+            if cell != GONE
+        }
 
     def action_name(self, action: int) -> str:
-        """The stone, and where it goes as its player sees it: ``4 down``."""
-        return f"{action // len(WAYS) + 1} {list(WAYS)[action % len(WAYS)]}"
+        """The stone, and where it goes as its player sees it: ``4-down``."""
+        return f"{action // len(WAYS) + 1}-{list(WAYS)[action % len(WAYS)]}"
+
+
+def _owned(stone: tuple[int, int] | None) -> tuple[int | None, str]:
+    return (None, "") if stone is None else (stone[0], str(stone[1]))

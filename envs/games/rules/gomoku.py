@@ -1,11 +1,13 @@
 """Gomoku."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rlcore.envs.games.rules.bitboard import bits, constants
+from rlcore.envs.games.rules.bitboard import bits, constants, owners
 from rlcore.envs.games.rules.square import SquareGame, square_symmetries
-from rlcore.game import Transition
+from rlcore.game import Cell, Transition
 
 
 class Gomoku(SquareGame):
@@ -61,6 +63,19 @@ class Gomoku(SquareGame):
     def num_moves(self, state: Tensor) -> Tensor:
         """The number of stones on the board, [B] int64."""
         return bits(state, self.size).flatten(1).sum(1)
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The stones, and the line that won."""
+        placed, n = owners(self, state), self.size
+        lines = (
+            [(r + k * down, c + k * right) for k in range(5)]
+            for r in range(n)
+            for c in range(n)
+            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1))
+            if r + 4 * down < n and 0 <= c + 4 * right < n
+        )
+        decisive = {cell for line in lines if {placed[r][c] for r, c in line} in ({0}, {1}) for cell in line}
+        return [cell._replace(decisive=(cell.y, cell.x) in decisive) for cell in super().board(state)]
 
     def symmetries(self) -> tuple[Tensor, Tensor]:
         """The four rotations of the board and of its mirror image."""

@@ -1,11 +1,17 @@
 """Hex."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from rlcore.envs.games.rules.bitboard import SYMBOLS, constants
+from rlcore.envs.games.rules.bitboard import SYMBOLS, constants, owners
 from rlcore.envs.games.rules.square import SquareGame
-from rlcore.game import Transition
+from rlcore.game import Cell, Transition
+
+HEXAGON = tuple((math.sin(k * math.pi / 3) / math.sqrt(3), math.cos(k * math.pi / 3) / math.sqrt(3)) for k in range(6))
+"""The outline of a cell as wide as a square."""
 
 
 class Hex(SquareGame):
@@ -80,6 +86,23 @@ class Hex(SquareGame):
         aims = f"{SYMBOLS[turn]}: top to bottom, {SYMBOLS[1 - turn]}: left to right"
         rows = super().render(state).splitlines()
         return "\n".join([aims, *(" " * r + row for r, row in enumerate(rows))])
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The rhombus as the player who began sees it, who connects the top to the bottom."""
+        placed = owners(self, state)
+        mirrored = int(self.num_moves(state[None])) % 2 == 1
+        return [
+            Cell(
+                c + r / 2,
+                r * math.sqrt(3) / 2,
+                action,
+                placed[action // self.size][action % self.size],
+                outline=HEXAGON,
+            )
+            for r in range(self.size)
+            for c in range(self.size)
+            for action in [c * self.size + r if mirrored else r * self.size + c]
+        ]
 
 
 class Hex5(Hex):

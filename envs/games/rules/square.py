@@ -1,13 +1,14 @@
 """Games of stones on a square board: its size, the names of its cells, its picture."""
 
+from collections.abc import Sequence
 from string import ascii_lowercase
 
 import torch
 from torch import Tensor
 
-from rlcore.envs.games.rules.bitboard import symbols
+from rlcore.envs.games.rules.bitboard import owners, symbols
 from rlcore.errors import InputError
-from rlcore.game import Game
+from rlcore.game import Cell, Game
 
 
 class SquareGame(Game):
@@ -36,6 +37,11 @@ class SquareGame(Game):
         columns = " ".join(ascii_lowercase[: self.size])
         rows = (f"{r:2} {' '.join(row)}" for r, row in enumerate(symbols(self, state), 1))
         return "\n".join([f"   {columns}", *rows])
+
+    def board(self, state: Tensor) -> Sequence[Cell]:
+        """The stones; a click on a cell places one."""
+        placed = enumerate(owners(self, state))
+        return [Cell(c, r, r * self.size + c, owner) for r, row in placed for c, owner in enumerate(row)]
 
     def action_name(self, action: int) -> str:
         """Column and row of a cell: a1 is the one at the top left."""
