@@ -11,12 +11,15 @@ from torch import Tensor
 from rlcore.errors import InputError
 from rlcore.game import Game, checked_step, too_long
 from rlcore.search.scores import (
+    TINY,
     Evaluator,
     Score,
     best_of,
     considered_visits,
+    forced_visits,
     gumbel,
     improved_logits,
+    masked_prior,
     puct,
     softmax,
 )
@@ -72,6 +75,8 @@ def search(
     noise_fraction: float = 0.25,
     expand_after: int = 1,
     earlier: tuple[SearchTree, Tensor] | None = None,
+    temperature: float = 1.0,
+    forced: float = 0.0,
 ) -> SearchResult:
     """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
 
@@ -88,18 +93,28 @@ def search(
         expand_after: simulations that must reach a state before it joins the tree.
         earlier: the trees of a search one move ago, and the moves made then [N]. Where they lead to ``state``, the
             subtree is kept, and its visits count.
+        temperature: T of the priors of the roots, in proportion to P^(1/T); above 1 they are flatter, before the noise.
+        forced: k of `forced_visits` at the roots, for moves that noise would have tried once only.
 
     Raises:
         InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
     """
     score = score or puct()
     tree, num_used = _init_trees(game, state, evaluate, num_simulations, earlier)
+    prior = tree.prior[:, ROOT]
+    if temperature != 1:
+        prior = masked_prior(prior.clamp_min(TINY).log() / temperature, prior >= 0)
     if noise is not None:
-        prior = tree.prior[:, ROOT]
-        tree.prior[:, ROOT] = torch.where(prior >= 0, torch.lerp(prior, noise, noise_fraction), prior)
+        prior = torch.where(prior >= 0, torch.lerp(prior, noise, noise_fraction), prior)
+    tree.prior[:, ROOT] = prior
     update_leaves(tree, tree.path[:, ROOT, :1], score)
     for node in range(num_used, num_used + num_simulations):
-        simulate(tree, game, evaluate, score, node, expand_after=expand_after)
+        root_move = None
+        if forced:
+            root = tree.edges(ROOT)
+            is_due = (root.visits > 0) & (root.visits < forced_visits(root, forced))
+            root_move = score(root).masked_fill(is_due, torch.inf).argmax(-1)
+        simulate(tree, game, evaluate, score, node, root_move, expand_after)
     _check(game, tree)
     root = tree.edges(ROOT)
     policy = root.visits / root.visits.sum(-1, keepdim=True)

@@ -46,25 +46,64 @@ Score = Callable[[Edges], Tensor]
 """Edges [...] to scores [..., A], -inf for illegal moves; the best is tried next."""
 
 
-def puct(exploration: float = 1.25, first_play: float | None = 0.0) -> Score:
+def puct(
+    exploration: float = 1.25, first_play: float | None = 0.0, reduction: float = 0.0, base: float | None = None
+) -> Score:
     """Q + c P sqrt(N) / (1 + n), with N = 1 + the sum of n, where the 1 lets the prior decide the first visit.
 
     Silver et al. 2017, "Mastering the game of Go without human knowledge", methods.
 
     Args:
-        exploration: c > 0.
+        exploration: c > 0; with a base c grows as log((N + base) / base) + c (Silver et al. 2018, pseudocode).
         first_play: Q of a move never made; None means the mean value of the node.
+        reduction: with None, what is taken off that, times the root of the priors of all moves made (Wu 2019).
+        base: of the growth, 19652 in AlphaZero; None: c is constant.
     """
 
     def score(e: Edges) -> Tensor:
-        Q = e.mean
+        Q, N = e.mean, 1 + e.visits.sum(-1, keepdim=True)
         if first_play is None:
-            Q = torch.where(e.visits > 0, Q, e.node_value)
+            unseen = e.node_value
+            if reduction:
+                unseen = unseen - reduction * (e.prior * (e.visits > 0)).nansum(-1, keepdim=True).sqrt()
+            Q = torch.where(e.visits > 0, Q, unseen)
         elif first_play:
             Q = torch.where(e.visits > 0, Q, first_play)
-        return Q + exploration * e.prior * (1 + e.visits.sum(-1, keepdim=True)).sqrt() / (1 + e.visits)
+        c = exploration if base is None else exploration + ((N + base) / base).log()
+        return Q + c * e.prior * N.sqrt() / (1 + e.visits)
 
     return score
+
+
+def forced_visits(e: Edges, forced: float) -> Tensor:
+    """The visits sqrt(k P N) that a move once made at the root gets in any case, [..., A] (Wu 2019, section 3.2).
+
+    Args:
+        e: edges of roots.
+        forced: k; 2 in KataGo.
+    """
+    return (forced * e.prior.clamp_min(0) * e.visits.sum(-1, keepdim=True)).sqrt()
+
+
+def pruned_visits(e: Edges, forced: float, exploration: float = 1.25) -> Tensor:
+    """Visits without those that only `forced_visits` made, [..., A], as a target (Wu 2019, section 3.2).
+
+    Of each move but the most visited one, as many forced visits are taken off as leave its `puct` below that one's; and
+    a move that is left with a single visit loses it too.
+
+    Args:
+        e: edges of roots.
+        forced: k.
+        exploration: c of `puct`.
+    """
+    visits, most = e.visits, e.visits.amax(-1, keepdim=True)
+    best = visits == most
+    bonus = exploration * e.prior.clamp_min(0) * (1 + visits.sum(-1, keepdim=True)).sqrt()
+    bar = (e.mean + bonus / (1 + visits)).where(best, -torch.inf).amax(-1, keepdim=True)
+    gap = (bar - e.mean).clamp_min(TINY)
+    needed = torch.where(bar > e.mean, bonus / gap - 1, torch.inf).ceil()
+    kept = torch.maximum(visits - forced_visits(e, forced), torch.minimum(visits, needed)).clamp_min(0)
+    return torch.where(best, visits, kept.where(kept > 1, 0))
 
 
 def uct(exploration: float = 1.4) -> Score:
