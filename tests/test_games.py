@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from nim import Nim
+from scipy.stats import binomtest
 
 from rlcore import InputError, check_environment, registry
 from rlcore.envs.games import ConnectFour, Gomoku, TicTacToe
+from rlcore.envs.games.intervals import Z, effective_games, points_interval
 from rlcore.envs.games.players import MinmaxPlayer, PlayerChoice, RandomPlayer
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.solver import Solver
@@ -286,6 +288,37 @@ def moves(*wanted):
     """A player who makes these moves, whatever the position."""
     left = list(wanted)
     return lambda state: torch.full((len(state),), left.pop(0))
+
+
+def test_intervals_of_points_have_the_opening_as_their_unit():
+    alike = torch.tensor([1.0] * 7 + [-1.0] * 3)  # by opening
+    assert effective_games(torch.cat([alike, alike])) == pytest.approx(10)
+    wilson = binomtest(7, 10).proportion_ci(method="wilson")
+    assert points_interval(torch.cat([alike, alike])) == pytest.approx((wilson.low, wilson.high))
+    sides = torch.ones(10)  # the side alone decides: each opening tells that the players are equal
+    assert effective_games(torch.cat([sides, -sides])) == pytest.approx(10 * 12 / 2)
+    assert effective_games(torch.zeros(20)) == pytest.approx(10 * 12 / 2)
+    assert points_interval(torch.ones(20)) == pytest.approx((10 / (10 + Z**2), 1))
+    assert points_interval(-torch.ones(2)) == pytest.approx((0, Z**2 / (1 + Z**2)))
+    outcome = torch.randint(-1, 2, (100, 24)).double()
+    for row in outcome:
+        low, high = points_interval(row)
+        assert low < points(row) < high
+        assert points_interval(-row) == pytest.approx((1 - high, 1 - low))
+        assert effective_games(row) >= 12
+
+
+@pytest.mark.parametrize(("drawn", "alike"), [(0.0, 0.0), (0.0, 1.0), (0.5, 0.0), (0.5, 0.5)])
+@pytest.mark.parametrize("won", [0.4, 0.25])
+def test_intervals_of_points_cover_the_true_share(drawn, alike, won):
+    """Games of which some are drawn, and openings of which some end alike from either side."""
+    u = torch.rand(1000, 2, 20)
+    u[:, 1] = torch.where(torch.rand(1000, 20) < alike, u[:, 0], u[:, 1])
+    outcome = ((u >= 1 - won).double() - (u < 1 - won - drawn).double()).flatten(1)
+    intervals = torch.tensor([points_interval(row) for row in outcome])
+    share = won + drawn / 2
+    covered = ((intervals[:, 0] <= share) & (share <= intervals[:, 1])).double().mean()
+    assert 0.93 < covered < 0.99
 
 
 def test_a_contest_is_scored_for_the_one_who_begins():

@@ -238,7 +238,8 @@ def test_the_run_of_a_policy_is_a_player(pool_run):
     obs, _ = env.reset(seed=1)
     obs, *_ = env.step(agent.act(obs).action)
     scores = env.evaluation(2).score(agent, 4, 1).scalars
-    assert set(scores) == {"points_random", "points_run_stage1"}
+    assert set(scores) == {f"points_{name}{end}" for name in ("random", "run_stage1") for end in ("", "_low", "_high")}
+    assert 0 <= scores["points_random_low"] <= scores["points_random"] <= scores["points_random_high"] <= 1
 
 
 def test_ratings_are_the_most_likely():

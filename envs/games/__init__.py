@@ -1,8 +1,8 @@
 """Games: their rules, environments that play them, players, and how strength is measured.
 
 ``rules``: a file a game; ``selfplay`` and ``versus``: environments; ``players``: opponents by name; ``truth`` and
-``solver``: exact scores of positions; ``elo`` and ``matches``: reports; ``replay``: positions to learn from; ``play``:
-the command.
+``solver``: exact scores of positions; ``elo`` and ``matches``: reports; ``intervals``: how sure their figures are;
+``replay``: positions to learn from; ``play``: the command.
 """
 
 from rlcore.envs.games.rules import (

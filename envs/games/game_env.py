@@ -12,6 +12,7 @@ from torch import Tensor
 from rlcore.agent import Agent
 from rlcore.checkpoint import restored
 from rlcore.environment import Environment
+from rlcore.envs.games.intervals import points_interval
 from rlcore.envs.games.truth import Truth, positions_file, truth_of
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, evaluating
@@ -113,7 +114,8 @@ class GameEnv(Environment):
 
         Returns:
             ``points_<opponent>``: wins plus half of the draws, as a share of ``num_episodes`` games, half of them begun
-            by the agent; of the `different_games`, where the same ones come again and again. In a game of one player
+            by the agent; of the `different_games`, where the same ones come again and again; and its 95 % interval,
+            ``points_<opponent>_low`` and ``points_<opponent>_high`` (see `points_interval`). In a game of one player
             instead ``return``, and ``return_<opponent>``: the mean returns of as many games. For each of `movers`, the
             share of moves that are ``<name>_right``, keeping the outcome of the position, and ``<name>_perfect``, with
             the best score: over positions whose moves differ in outcome, and with ``_all`` over all positions. As text,
@@ -131,7 +133,8 @@ class GameEnv(Environment):
             for name, opponent in self.opponents().items() if self.game.num_players == 2 else ():
                 begin = self._begun(math.ceil(num_episodes / 2), seed)
                 outcome = different_games(self.game, self.player(agent), opponent, begin)
-                scalars[f"points_{name}"] = points(outcome)
+                low, high = points_interval(outcome)
+                scalars |= {f"points_{name}": points(outcome), f"points_{name}_low": low, f"points_{name}_high": high}
                 if len(outcome) < 2 * len(begin):
                     repeated.append(f"points_{name}: {describe_count(outcome, 2 * len(begin))}")
             if self.truth is not None:

@@ -9,6 +9,7 @@ from rlcore import settings
 from rlcore.agent import Agent
 from rlcore.environment import Environment
 from rlcore.envs.games.game_env import GameEnv, two_players
+from rlcore.envs.games.intervals import points_interval
 from rlcore.envs.games.players import PlayerChoice, make_players
 from rlcore.errors import InputError
 from rlcore.evaluation import Report, ReportMaker, evaluating
@@ -45,8 +46,9 @@ class MatchesReport(ReportMaker):
         """The report; see `rlcore.evaluation.ReportMaker`.
 
         Returns:
-            For each opponent ``<name>_points``, the share of wins plus half of the draws, and ``<name>_wins``, both of
-            the `different_games`.
+            For each opponent ``<name>_points``, the share of wins plus half of the draws, its 95 % interval
+            ``<name>_points_low`` and ``<name>_points_high`` (see `points_interval`), and ``<name>_wins``, all of the
+            `different_games`.
 
         Raises:
             InputError: the environment is not a game, has no balanced positions, or two opponents have the same name.
@@ -61,10 +63,13 @@ class MatchesReport(ReportMaker):
                 seed_everything(derive_seed(s.seed, ACTING))
                 outcome = different_games(env.game, env.player(agent), opponent, begin)
             won, drawn = int((outcome > 0).sum()), int((outcome == 0).sum())
-            scalars |= {f"{name}_points": points(outcome), f"{name}_wins": won / len(outcome)}
+            low, high = points_interval(outcome)
+            scalars |= {f"{name}_points": points(outcome), f"{name}_points_low": low, f"{name}_points_high": high}
+            scalars[f"{name}_wins"] = won / len(outcome)
             lost = len(outcome) - won - drawn
-            played = describe_count(outcome, 2 * len(begin))
-            lines.append(f"{name}: {won} won, {drawn} drawn, {lost} lost of {played} from {self._describe(begin)}")
+            share = f"{points(outcome):.1%} of the points [{low:.1%}, {high:.1%}]"
+            played = f"{describe_count(outcome, 2 * len(begin))} from {self._describe(begin)}"
+            lines.append(f"{name}: {share}, {won} won, {drawn} drawn, {lost} lost of {played}")
         return Report(scalars, "\n".join(lines))
 
     def _openings(self, env: GameEnv) -> torch.Tensor:
