@@ -1,5 +1,6 @@
 """Games against a pool, and AlphaGo's recipe upon them."""
 
+import itertools
 import math
 
 import pytest
@@ -11,11 +12,13 @@ from rlcore import InputError, Trainer, check_agent, check_environment, commands
 from rlcore.agents.alphago import AlphaGo
 from rlcore.agents.reinforce import Reinforce
 from rlcore.envs.games import ConnectFour, TicTacToe
-from rlcore.envs.games.elo import EloReport, ratings
+from rlcore.envs.games.elo import LARGEST, EloReport, rating_intervals, ratings
+from rlcore.envs.games.intervals import Z, effective_games, points_interval
 from rlcore.envs.games.players import PlayerChoice
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.versus import VersusEnv
 from rlcore.evaluation import Report
+from rlcore.game import points
 from rlcore.stateful import attributes_of_type
 
 RANDOM = [{"name": "random"}]
@@ -244,9 +247,9 @@ def test_the_run_of_a_policy_is_a_player(pool_run):
 
 def test_ratings_are_the_most_likely():
     """Of two players in closed form; of five, those whose expected points are the points taken."""
-    points = torch.tensor([[0.5, 0.25], [0.75, 0.5]], dtype=torch.float64)
+    shares = torch.tensor([[0.5, 0.25], [0.75, 0.5]], dtype=torch.float64)
     odds = (0.75 * 1000 + 0.5) / (0.25 * 1000 + 0.5)
-    assert ratings(points, 1000).tolist() == pytest.approx([0, 400 * math.log10(odds)])
+    assert ratings(shares, 1000).tolist() == pytest.approx([0, 400 * math.log10(odds)])
     true = torch.tensor([0.0, 100, 50, 400, -300], dtype=torch.float64)
     expected = 1 / (1 + 10 ** ((true - true[:, None]) / 400))
     torch.testing.assert_close(ratings(expected, 10**9), true, atol=0.01, rtol=0)
@@ -255,9 +258,76 @@ def test_ratings_are_the_most_likely():
     num_games = torch.tensor([[0, 2, 40], [2, 0, 40], [40, 40, 0]])
     shares = torch.tensor([[0.5, 1.0, 0.6], [0.0, 0.5, 0.3], [0.4, 0.7, 0.5]], dtype=torch.float64)
     found = ratings(shares, num_games)
-    expected = (num_games + 1) / (1 + 10 ** ((found - found[:, None]) / 400))
-    taken = (shares * num_games + 0.5).fill_diagonal_(0).sum(1)
+    expected = (num_games + 0.5) / (1 + 10 ** ((found - found[:, None]) / 400))
+    taken = (shares * num_games + 0.25).fill_diagonal_(0).sum(1)
     torch.testing.assert_close(expected.fill_diagonal_(0).sum(1), taken)
+
+
+def test_what_is_added_to_the_games_with_the_anchor_is_one_draw_however_many_beat_it():
+    K, num_games = 8, 40
+    shares = torch.full((K, K), 0.5, dtype=torch.float64)
+    shares[0, 1:], shares[1:, 0] = 0, 1
+    odds = (num_games * (K - 1) + 0.5) / 0.5
+    assert ratings(shares, num_games)[1:].tolist() == pytest.approx([400 * math.log10(odds)] * (K - 1))
+
+
+def tournament(true, num_openings, generator):
+    """Games of players of known ratings: draws, and openings of which both games end alike, in three of ten."""
+    K = len(true)
+    shares, num_games, effective = torch.full((K, K), 0.5).double(), torch.zeros(K, K), torch.ones(K, K).double()
+    for i, j in itertools.combinations(range(K), 2):
+        p = 1 / (1 + 10 ** ((true[j] - true[i]) / 400))
+        drawn = 0.6 * min(p, 1 - p)
+        u = torch.rand(2, num_openings, generator=generator)
+        u[1] = torch.where(torch.rand(num_openings, generator=generator) < 0.3, u[0], u[1])
+        outcome = ((u < p - drawn / 2).double() - (u > p + drawn / 2).double()).flatten()
+        shares[i, j], shares[j, i] = points(outcome), 1 - points(outcome)
+        num_games[i, j] = num_games[j, i] = len(outcome)
+        effective[i, j] = effective[j, i] = effective_games(outcome)
+    return shares, num_games, effective
+
+
+def test_intervals_of_ratings_cover_the_true_ones():
+    true = torch.tensor([0.0, 150, 300, -100], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    found = torch.stack([rating_intervals(*tournament(true, 20, generator)) for _ in range(200)])
+    covered = ((found[..., 0] <= true) & (true <= found[..., 1])).double().mean(0)
+    assert covered[0] == 1
+    assert ((covered[1:] > 0.9) & (covered[1:] < 0.99)).all()
+
+
+def test_the_interval_of_two_players_is_that_of_their_points():
+    outcome = torch.tensor([1.0, 1, 1, 0, -1, 1, 0, 1, 1, 0, -1, 1])
+    share, n = points(outcome), effective_games(outcome)
+    shares = torch.tensor([[0.5, 1 - share], [share, 0.5]], dtype=torch.float64)
+    found = rating_intervals(shares, torch.full((2, 2), 12), torch.full((2, 2), n))
+    ends = [400 * math.log10(p / (1 - p)) for p in points_interval(outcome)]
+    assert found.tolist() == [[0, 0], pytest.approx(ends, abs=1e-3)]
+
+
+def test_the_interval_of_who_won_everything_is_open_and_begins_higher_with_more_games():
+    beaten = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
+    lows = []
+    for num in (20.0, 40.0):
+        low, high = rating_intervals(beaten, torch.full((2, 2), 2 * num), torch.full((2, 2), num))[1].tolist()
+        assert low == pytest.approx(400 * math.log10(num / Z**2), abs=1e-3)
+        assert high == math.inf
+        assert rating_intervals(beaten.T, torch.full((2, 2), 2 * num), torch.full((2, 2), num))[1, 0] == -math.inf
+        lows.append(low)
+    assert lows[1] - lows[0] == pytest.approx(400 * math.log10(2), abs=1e-3)
+
+
+def test_intervals_exist_however_separate_the_players_are():
+    """Two groups, of which one won every game against the other, and a perfect order; thousands of games."""
+    groups = torch.tensor([[0.5, 0, 0, 0], [1, 0.5, 0, 0], [1, 1, 0.5, 0.6], [1, 1, 0.4, 0.5]], dtype=torch.float64)
+    order = torch.ones(5, 5, dtype=torch.float64).tril(-1) + 0.5 * torch.eye(5, dtype=torch.float64)
+    for shares in (groups, order):
+        games = torch.full(shares.shape, 4000.0)
+        low, high = rating_intervals(shares, games, games / 2).T
+        assert (low[1:] > 400 * math.log10(2000 / Z**2) - 1e-3).all()  # direct games alone say as much
+        assert (high[1:] == math.inf).all()
+    assert low.diff().min() > 0
+    assert low[-1] == pytest.approx(LARGEST)  # at least
 
 
 def test_a_tournament_rates_the_agent_among_players():
@@ -266,7 +336,13 @@ def test_a_tournament_rates_the_agent_among_players():
     report = EloReport(EloReport.Settings.model_validate(players))(agent, env.evaluation(2), Report({}))
     assert report.scalars["random"] == 0
     assert report.scalars["minmax_2"] > 200
-    assert set(report.scalars) == {"random", "minmax_2", "agent"}
+    assert report.scalars["minmax_2_low"] < report.scalars["minmax_2"]
+    assert {"random", "minmax_2", "agent", "agent_low", "agent_high"} <= set(report.scalars)
+    assert "random_low" not in report.scalars
+    assert report.scalars["agent_low"] < report.scalars["agent"] < report.scalars["agent_high"]
+    assert all(map(math.isfinite, report.scalars.values()))
+    interval = "{agent_low:6.0f} to {agent_high:5.0f}".format_map(report.scalars)
+    assert interval in next(line for line in report.text.splitlines() if line.startswith("agent"))
     assert report.text.splitlines()[1].startswith("minmax_2")
     assert "different" not in report.text
     twice = EloReport.Settings.model_validate({"players": [{"name": "random"}, {"name": "random"}]})
