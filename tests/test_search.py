@@ -41,15 +41,17 @@ def hashed(game, seed=0):
     return evaluate
 
 
-def plain_puct(c=1.25, first_play=0.0):
+def plain_puct(c=1.25, first_play=0.0, reduction=0.0, base=math.inf):
     """As `puct`, move by move."""
 
     def score(e):
         N, scores = float(e.visits.sum()), []
         mean = float(e.value + e.total.sum()) / (1 + N)
+        mean -= reduction * math.sqrt(sum(P for P, n in zip(e.prior.tolist(), e.visits.tolist(), strict=True) if n))
+        growing = c + math.log1p((1 + N) / base)
         for P, n, w in zip(e.prior.tolist(), e.visits.tolist(), e.total.tolist(), strict=True):
             Q = w / n if n else mean if first_play is None else first_play
-            scores.append(Q + c * P * math.sqrt(1 + N) / (1 + n))
+            scores.append(Q + growing * P * math.sqrt(1 + N) / (1 + n))
         return torch.tensor(scores)
 
     return score
@@ -109,10 +111,12 @@ class Plain:
         (puct(), plain_puct(), 1),
         (puct(3.0, None), plain_puct(3.0, None), 1),
         (puct(1.0, -0.5), plain_puct(1.0, -0.5), 3),
+        (puct(1.0, None, reduction=0.4), plain_puct(1.0, None, reduction=0.4), 1),
+        (puct(0.5, base=30), plain_puct(0.5, base=30), 1),
         (uct(), plain_uct(), 1),
         (S.gumbel(), S.gumbel(), 1),
     ],
-    ids=["puct", "puct-parent", "puct-late", "uct", "gumbel"],
+    ids=["puct", "puct-parent", "puct-late", "reduced", "growing", "uct", "gumbel"],
 )
 def test_it_equals_a_plain_recursive_search(game, score, plain, expand_after):
     evaluate = hashed(game)
@@ -366,6 +370,66 @@ def expected_of_random_play(state):
     after, reward, terminated = TTT.step(state.expand(len(legal), -1), legal)
     rest = [0.0 if end else expected_of_random_play(s[None]) for s, end in zip(after, terminated, strict=True)]
     return float((reward + DISCOUNT * torch.tensor(rest)).mean())
+
+
+def test_a_temperature_flattens_the_priors_of_the_root_alone():
+    state = states_after(C4, [], [3, 3, 2])
+    plain, flat = (S.search(C4, state, hashed(C4), 8, temperature=T).tree for T in (1.0, 2.0))
+    expected = plain.prior[:, ROOT].sqrt()
+    torch.testing.assert_close(flat.prior[:, ROOT], expected / expected.sum(1, keepdim=True))
+    child = int(flat.child[0, ROOT].argmax())
+    torch.testing.assert_close(
+        flat.prior[0, flat.child[0, ROOT, child]],
+        hashed(C4)(flat.state[0, flat.child[0, ROOT, child]][None])[0][0].softmax(0),
+    )
+
+
+def forced_by_hand(edges, k):
+    N = float(edges.visits.sum())
+    return [math.sqrt(k * max(P, 0.0) * N) for P in edges.prior.tolist()]
+
+
+def test_moves_once_made_get_their_forced_visits():
+    """Wu 2019, section 3.2; at the root alone, so that the rest equals a plain search with the same first moves."""
+    evaluate, state = hashed(C4), states_after(C4, [3, 3, 2])
+
+    def first(e):
+        due = [0 < n < f for n, f in zip(e.visits.tolist(), forced_by_hand(e, 3.0), strict=True)]
+        return torch.where(torch.tensor(due), torch.inf, plain_puct()(e))
+
+    plain = Plain(C4, evaluate, plain_puct())
+    root = plain.node(state)
+    plain.score = lambda e: first(e) if torch.equal(e.prior, root["prior"]) else plain_puct()(e)
+    for _ in range(120):
+        plain.simulate(root)
+    found = S.search(C4, state, evaluate, 120, forced=3.0)
+    assert torch.equal(found.visits[0], root["n"])
+    assert not torch.equal(found.visits, S.search(C4, state, evaluate, 120).visits)
+
+
+def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
+    """One visit after the other is taken off by hand."""
+    generator = torch.Generator().manual_seed(0)
+    pruned_some = 0
+    for _ in range(300):
+        visits = torch.randint(0, 40, (6,), generator=generator).float()
+        prior = torch.rand(6, generator=generator).softmax(0)
+        prior[5], visits[5] = -torch.inf, 0
+        edges = Edges(prior, visits, visits * (2 * torch.rand(6, generator=generator) - 1), torch.tensor(0.0))
+        N, Q = float(visits.sum()), edges.mean.tolist()
+        bonus = [1.25 * max(P, 0.0) * math.sqrt(1 + N) for P in prior.tolist()]
+        most = visits.max().item()
+        bar = max(q + b / (1 + n) for q, b, n in zip(Q, bonus, visits.tolist(), strict=True) if n == most)
+        expected = []
+        for n, q, b, f in zip(visits.tolist(), Q, bonus, forced_by_hand(edges, 2.0), strict=True):
+            left = n
+            while n < most and left > 0 and n - left < math.floor(f) and q + b / left < bar:
+                left -= 1
+            expected.append(0 if left <= 1 and n < most else left)
+        found = S.pruned_visits(edges, 2.0)
+        assert found.tolist() == expected
+        pruned_some += found.sum() < visits.sum()
+    assert pruned_some > 100
 
 
 def test_playouts_judge_by_random_play():

@@ -101,8 +101,8 @@ def pruned_visits(e: Edges, forced: float, exploration: float = 1.25) -> Tensor:
     bonus = exploration * e.prior.clamp_min(0) * (1 + visits.sum(-1, keepdim=True)).sqrt()
     bar = (e.mean + bonus / (1 + visits)).where(best, -torch.inf).amax(-1, keepdim=True)
     gap = (bar - e.mean).clamp_min(TINY)
-    needed = torch.where(bar > e.mean, bonus / gap - 1, torch.inf).ceil()
-    kept = torch.maximum(visits - forced_visits(e, forced), torch.minimum(visits, needed)).clamp_min(0)
+    needed = torch.where(bar > e.mean, (bonus / gap).floor(), torch.inf)  # the fewest that stay below the bar
+    kept = torch.maximum((visits - forced_visits(e, forced)).ceil(), torch.minimum(visits, needed)).clamp_min(0)
     return torch.where(best, visits, kept.where(kept > 1, 0))
 
 
