@@ -432,6 +432,39 @@ def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
     assert pruned_some > 100
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_tree_of_limited_depth_ends_there_and_is_else_the_same(depth):
+    """What lies deeper is evaluated at its edge, again and again."""
+    evaluate, state = hashed(C4), states_after(C4, [], [3, 3, 2])
+    found = S.search(C4, state, evaluate, 150, max_depth=depth)
+    assert found.tree.moves.shape == (2, 151, depth)
+    assert found.tree.depth.max() == depth
+    for n in range(2):
+
+        class Cut(Plain):
+            def simulate(self, node, at=1):
+                a = int(self.score(Edges(node["prior"], node["n"], node["w"], node["value"])).argmax())
+                reached, reward, terminated = self.game.step(node["state"], torch.tensor([a]))
+                if a in node["children"] and at < depth:
+                    outcome = DISCOUNT * self.simulate(node["children"][a], at + 1)
+                else:
+                    child = node["children"].setdefault(a, self.node(reached))
+                    outcome = float(reward) if terminated else DISCOUNT * float(child["value"])
+                    if terminated:
+                        del node["children"][a]
+                node["n"][a] += 1
+                node["w"][a] += outcome
+                return outcome
+
+        root = Cut(C4, evaluate, plain_puct()).run(state[n : n + 1], 150)
+        assert torch.equal(found.visits[n], root["n"])
+
+
+def test_paths_are_no_longer_than_the_tree():
+    assert S.search(C4, C4.initial(1), constant(C4), 5).tree.moves.shape[-1] == 6
+    assert S.search(C4, C4.initial(1), constant(C4), 100).tree.moves.shape[-1] == 42
+
+
 def test_playouts_judge_by_random_play():
     state = states_after(TTT, [0, 3, 1, 4], [0, 1, 3, 4], [0, 4, 8, 2])
     values = torch.stack([playouts(TTT)(state)[1] for _ in range(4000)])

@@ -32,6 +32,7 @@ from rlcore.search.tree import (
     evaluate_nodes,
     expand,
     init_tree,
+    longest_path,
     select,
     subtree,
     update_leaves,
@@ -77,6 +78,7 @@ def search(
     earlier: tuple[SearchTree, Tensor] | None = None,
     temperature: float = 1.0,
     forced: float = 0.0,
+    max_depth: int | None = None,
 ) -> SearchResult:
     """Monte Carlo tree search; with `puct` and a network, that of AlphaZero (Silver et al. 2017, 2018).
 
@@ -95,12 +97,13 @@ def search(
             subtree is kept, and its visits count.
         temperature: T of the priors of the roots, in proportion to P^(1/T); above 1 they are flatter, before the noise.
         forced: k of `forced_visits` at the roots, for moves that noise would have tried once only.
+        max_depth: moves from the root beyond which no state joins the tree; see `init_tree`.
 
     Raises:
         InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
     """
     score = score or puct()
-    tree, num_used = _init_trees(game, state, evaluate, num_simulations, earlier)
+    tree, num_used = _init_trees(game, state, evaluate, num_simulations, earlier, max_depth)
     prior = tree.prior[:, ROOT]
     if temperature != 1:
         prior = masked_prior(prior.clamp_min(TINY).log() / temperature, prior >= 0)
@@ -132,6 +135,7 @@ def search_gumbel(
     max_considered: int = 16,
     visit_scale: float = 50.0,
     value_scale: float = 1.0,
+    max_depth: int | None = None,
 ) -> SearchResult:
     """Gumbel AlphaZero's search, which improves the policy with any number of simulations (Danihelka et al. 2022).
 
@@ -147,11 +151,12 @@ def search_gumbel(
         max_considered: largest number of moves tried at the root.
         visit_scale: c_visit.
         value_scale: c_scale.
+        max_depth: see `search`.
 
     Raises:
         InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
     """
-    tree, num_used = _init_trees(game, state, evaluate, num_simulations)
+    tree, num_used = _init_trees(game, state, evaluate, num_simulations, max_depth=max_depth)
     score = gumbel(visit_scale, value_scale)
     noise = torch.zeros_like(tree.prior[:, ROOT]) if noise is None else noise
     num_considered = game.legal(state).sum(1).clamp_max(max_considered)
@@ -196,7 +201,9 @@ def simulate(
     if tree.chance is not None and chance is not None:
         tree.chance[:, node] = chance
     backup(tree, path, moves, depth, torch.where(terminated, reward, reward + discount * value))
-    grown = ~terminated
+    grown, longest = ~terminated, tree.moves.shape[-1]
+    if longest < longest_path(game, tree.depth.shape[1]):
+        grown &= depth < longest
     if expand_after > 1:
         grown &= tree.visits.take(edge) >= expand_after
     tree.child.view(-1)[edge] = torch.where(grown, path[:, -1], UNVISITED)
@@ -209,15 +216,16 @@ def _init_trees(
     evaluate: Evaluator,
     num_simulations: int,
     earlier: tuple[SearchTree, Tensor] | None = None,
+    max_depth: int | None = None,
 ) -> tuple[SearchTree, int]:
     """Trees with room for the simulations, and the number of their nodes in use."""
     if num_simulations < 1:
         raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
     if earlier is None:
-        return init_tree(game, state, evaluate, 1 + num_simulations), 1
+        return init_tree(game, state, evaluate, 1 + num_simulations, max_depth), 1
     kept = subtree(*earlier, state)
     num_used = max(1, int(kept.sum(1).max()))  # one sync per search
-    tree = init_tree(game, state, evaluate, num_used + num_simulations)
+    tree = init_tree(game, state, evaluate, num_used + num_simulations, max_depth)
     copy_subtree(earlier[0], kept, tree)
     return tree, num_used
 

@@ -72,7 +72,9 @@ class SearchTree(NamedTuple):
         return Edges(prior, visits, total, self.value.take(nodes))
 
 
-def init_tree(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) -> SearchTree:
+def init_tree(
+    game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int, max_depth: int | None = None
+) -> SearchTree:
     """Trees that consist of a root each.
 
     Args:
@@ -80,12 +82,15 @@ def init_tree(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) ->
         state: [N, S], in none of which the game has ended.
         evaluate: evaluates the roots.
         num_nodes: M.
+        max_depth: D, the moves of the longest path; None: as many as there may be. Each node has a path, which is most of
+            a tree where games are long.
 
     Raises:
         InputError: states or legal moves have another shape or dtype than they should.
     """
     prior, value, chance = evaluate_nodes(game, state, evaluate)
-    (N, S), A, D, device = state.shape, game.num_actions, game.max_moves, state.device
+    (N, S), A, device = state.shape, game.num_actions, state.device
+    D = longest_path(game, num_nodes) if max_depth is None else min(max_depth, longest_path(game, num_nodes))
     roots = num_nodes * torch.arange(N, device=device)
     tree = SearchTree(
         state=state.new_empty(N, num_nodes, S),
@@ -107,6 +112,11 @@ def init_tree(game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int) ->
     if tree.chance is not None and chance is not None:
         tree.chance[:, ROOT] = chance
     return tree
+
+
+def longest_path(game: Game, num_nodes: int) -> int:
+    """The most moves that there may be from the root to a node of a tree."""
+    return min(game.max_moves, num_nodes)
 
 
 def evaluate_nodes(game: Game, state: Tensor, evaluate: Evaluator) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -237,8 +247,8 @@ def copy_subtree(tree: SearchTree, kept: Tensor, into: SearchTree) -> None:
     into.leaf.view(-1)[new] = place[into.leaf.view(-1)[new] // A] * A + into.leaf.view(-1)[new] % A
     child = into.child.flatten(0, 1)
     child[new] = torch.where(child[new] == UNVISITED, UNVISITED, place[child[new].clamp_min(0)])
-    D = tree.moves.shape[-1]
-    into.moves.flatten(0, 1)[new, : D - 1] = tree.moves.flatten(0, 1)[old, 1:]
+    D = min(tree.moves.shape[-1], into.moves.shape[-1])  # no path that is kept is longer
+    into.moves.flatten(0, 1)[new, : D - 1] = tree.moves.flatten(0, 1)[old, 1:D]
     on_path = torch.arange(D, device=old.device) <= into.depth.view(-1)[new, None]
-    path = torch.where(on_path, tree.path.flatten(0, 1)[old, 1:], 0)
+    path = torch.where(on_path, tree.path.flatten(0, 1)[old, 1 : D + 1], 0)
     into.path.flatten(0, 1)[new, :D] = torch.where(on_path, place[path], new[:, None])
