@@ -13,7 +13,7 @@ from rlcore.envs.games.replay import Batch
 from rlcore.errors import InputError
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
-from rlcore.search import Evaluator, SearchResult, mixed, playouts, puct, search
+from rlcore.search import Evaluator, SearchResult, mixed, playouts, search
 from rlcore.settings import ResolvedPath
 from rlcore.trees import Tree
 
@@ -88,8 +88,10 @@ class AlphaGo(SelfPlayAgent):
         """Searches from states [N, S], with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
-        score = puct(s.exploration)
-        return search(self.game, state, self.evaluate, num_simulations, score, expand_after=s.expand_after)
+        return search(
+            self.game, state, self.evaluate, num_simulations, self.score,
+            expand_after=s.expand_after, max_depth=s.max_depth,
+        )  # fmt: skip
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and fits the value network to their outcomes."""

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn.functional import kl_div
 
 from rlcore.agent import Metrics
 from rlcore.agents.bases.self_play import SelfPlayAgent
@@ -17,7 +18,17 @@ from rlcore.envs.games.replay import Batch
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
-from rlcore.search import SearchResult, SearchTree, dirichlet, gumbels, puct, search, search_gumbel
+from rlcore.search import (
+    ROOT,
+    TINY,
+    SearchResult,
+    SearchTree,
+    dirichlet,
+    gumbels,
+    pruned_visits,
+    search,
+    search_gumbel,
+)
 from rlcore.trees import Tree
 
 EVEN = 0.5
@@ -28,6 +39,9 @@ class Memory(NamedTuple):
     """What AlphaZero records of a move in N games."""
 
     policy: Tensor  # [N, A], the search's
+    value: Tensor  # [N], the search's
+    prior: Tensor  # [N, A], the network's policy; -inf for illegal moves
+    is_full: Tensor  # [N] bool, whether it is learned from
 
 
 class AlphaZero(SelfPlayAgent):
@@ -47,13 +61,25 @@ class AlphaZero(SelfPlayAgent):
         network: NetworkChoice = NetworkChoice.model_validate({"name": "policy_value"})
         """Network from planes to the logits of the moves and the value."""
         search: Literal["gumbel", "puct"] = "gumbel"
-        """Search used while learning; evaluation always uses puct."""
+        """Search used while learning."""
+        eval_search: Literal["gumbel", "puct"] = "puct"
+        """Search used in evaluation."""
         simulations: PositiveInt = 16
         """Simulations per search while learning."""
+        fast_simulations: PositiveInt | None = None
+        """Simulations of fast searches, without noise, whose positions are not learned from (playout cap randomization,
+        Wu 2019, section 3.1); null: all are full."""
+        full_share: float = Field(default=0.25, gt=0, le=1)
+        """With fast searches, the share of full ones; drawn for each move of all games."""
         dirichlet_alpha: PositiveFloat = 1.0
         """With puct, concentration of the Dirichlet noise in the root's prior."""
         noise_fraction: float = Field(default=0.25, ge=0, le=1)
         """With puct, weight of the Dirichlet noise in the root's prior, [0, 1]."""
+        root_temperature: PositiveFloat = 1.0
+        """With puct while learning, temperature of the root's prior before the noise; KataGo begins with 1.25."""
+        forced_visits: NonNegativeFloat = 0.0
+        """With puct while learning, k of forced visits at the root, which are pruned from the target (Wu 2019, section
+        3.2); 2 in KataGo."""
         reuse_tree: bool = False
         """With puct while learning, continue from the subtree of the move just played; its visits count as well."""
         temperature_moves: NonNegativeInt = 12
@@ -65,6 +91,11 @@ class AlphaZero(SelfPlayAgent):
         """With gumbel, c_scale: scale of the values against the logits."""
         value_coefficient: NonNegativeFloat = 1.0
         """c_v, weight of the value loss."""
+        value_mix: float = Field(default=0.0, ge=0, le=1)
+        """Weight of the search's value in the target of the value, whose other part is the outcome."""
+        surprise: float = Field(default=0.0, ge=0, le=1)
+        """Share of learning that goes to positions in proportion to how much the search surprised the network (policy
+        surprise weighting; 0.5 in KataGo)."""
         max_grad_norm: PositiveFloat | None = None
         """Bound on the gradient's 2-norm; null disables clipping."""
         gate_every: PositiveInt | None = None
@@ -104,27 +135,48 @@ class AlphaZero(SelfPlayAgent):
         s = self.settings
         legal = self.game.legal(obs)
         early = self.game.num_moves(obs) < s.temperature_moves
+        is_full = s.fast_simulations is None or bool(torch.rand(()) < s.full_share)
+        simulations = s.simulations if is_full or s.fast_simulations is None else s.fast_simulations
         if s.search == "gumbel":
-            noise = gumbels(legal) * early[:, None]
-            found = search_gumbel(
-                self.game, obs, self.policy_and_value, s.simulations, noise, s.max_considered, value_scale=s.value_scale
-            )
-            return Step(found.action, Memory(found.policy))
-        noise = dirichlet(legal, s.dirichlet_alpha)
-        found = search(
-            self.game, obs, self.policy_and_value, s.simulations, puct(s.exploration), noise, s.noise_fraction,
-            earlier=self.earlier,
-        )  # fmt: skip
-        action = torch.where(early, Categorical(found.policy.log()).sample(), found.action)
-        if s.reuse_tree:
-            self.earlier = found.tree, action
-        return Step(action, Memory(found.policy))
+            found = self._search_gumbel(obs, simulations, gumbels(legal) * early[:, None])
+            action = found.action
+        else:
+            found = self._search_puct(obs, simulations, is_full)
+            action = torch.where(early, Categorical(found.visits.log()).sample(), found.action)
+            if s.reuse_tree:
+                self.earlier = found.tree, action
+        return Step(action, Memory(found.policy, found.value, found.prior, torch.full_like(early, is_full)))
 
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
         """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
-        return search(self.game, state, self.policy_and_value, num_simulations, puct(s.exploration))
+        if s.eval_search == "gumbel":
+            return self._search_gumbel(state, num_simulations)
+        return search(self.game, state, self.policy_and_value, num_simulations, self.score, max_depth=s.max_depth)
+
+    def _search_gumbel(self, state: Tensor, simulations: int, noise: Tensor | None = None) -> SearchResult:
+        s = self.settings
+        return search_gumbel(
+            self.game, state, self.policy_and_value, simulations, noise, s.max_considered,
+            value_scale=s.value_scale, max_depth=s.max_depth,
+        )  # fmt: skip
+
+    def _search_puct(self, state: Tensor, simulations: int, is_full: bool) -> SearchResult:
+        """While learning: a full search has noise, and visits that it forced do not count in the policy."""
+        s = self.settings
+        noise, forced = None, s.forced_visits if is_full else 0.0
+        if is_full:
+            noise = dirichlet(self.game.legal(state), s.dirichlet_alpha)
+        found = search(
+            self.game, state, self.policy_and_value, simulations, self.score, noise, s.noise_fraction,
+            earlier=self.earlier, temperature=s.root_temperature if is_full else 1.0, forced=forced,
+            max_depth=s.max_depth,
+        )  # fmt: skip
+        if not forced:
+            return found
+        visits = pruned_visits(found.tree.edges(ROOT), forced, s.exploration)
+        return found._replace(policy=visits / visits.sum(1, keepdim=True))
 
     def distribution(self, obs: Tree) -> Categorical:
         """The network's own policy in states [B, S], without a search."""
@@ -132,11 +184,12 @@ class AlphaZero(SelfPlayAgent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, takes minibatch steps, and runs the gate if due."""
-        s = self.settings
+        s, memory = self.settings, rollout.memory
         self.num_rollouts += 1
-        self.replay.add(rollout, rollout.memory.policy)
+        copies, value = self._copies(memory), memory.value if s.value_mix else None
+        self.replay.add(rollout, memory.policy, value, s.value_mix, copies)
         self.earlier = None  # its values are from the network before this update
-        metrics = self._fit(rollout)
+        metrics = self._fit(rollout, 1.0 if copies is None else copies.double().mean().item())
         if s.gate_every is not None and self.num_rollouts % s.gate_every == 0:
             metrics |= self._gate(s.gate_threshold, "gate")
         return metrics
@@ -165,6 +218,20 @@ class AlphaZero(SelfPlayAgent):
         value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), batch.outcome)
         loss = policy_loss + self.settings.value_coefficient * value_loss
         return {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss}
+
+    def _copies(self, memory: Memory) -> Tensor | None:
+        """How often each position [T, N] is put into the replay; None: once.
+
+        A share (1 - s) of all goes evenly to the positions of full searches, and s in proportion to their surprise, the
+        divergence of the search's policy from the network's (Wu 2020, "KataGo methods", policy surprise weighting).
+        """
+        s = self.settings
+        if s.fast_simulations is None and not s.surprise:
+            return None
+        full = memory.is_full.float()
+        surprise = kl_div(memory.prior.clamp_min(TINY).log(), memory.policy, reduction="none").sum(-1) * full
+        weight = (1 - s.surprise) * full + s.surprise * surprise * (full.sum() / surprise.sum().clamp_min(TINY))
+        return (weight + torch.rand_like(weight)).long()
 
     @torch.no_grad()
     def _gate(self, threshold: float, name: str) -> Metrics:

@@ -4,7 +4,7 @@ from compare import Syncs, same
 
 import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
-from rlcore.agents.alphazero import AlphaZero
+from rlcore.agents.alphazero import AlphaZero, Memory
 from rlcore.envs.games.matches import MatchesReport
 from rlcore.envs.games.replay import Position
 from rlcore.envs.games.selfplay import SelfPlayEnv
@@ -12,6 +12,7 @@ from rlcore.evaluation import Report
 from rlcore.game import DISCOUNT
 from rlcore.networks import build
 from rlcore.replay import Replay
+from rlcore.search import search_gumbel
 
 SMALL = {"network": {"name": "policy_value", "hidden": [32], "head": 16}, "simulations": 4, "batch_size": 32}
 
@@ -61,6 +62,108 @@ def test_positions_wait_until_their_game_has_ended_and_learn_who_won():
     )
     assert got == sorted((s, [round(p, 6) for p in pi], z) for s, pi, z in finished)
     assert {z for *_, z in finished} >= {1.0, -1.0}
+
+
+def rollouts(agent, env, num, horizon=3):
+    obs, _ = env.reset(seed=1)
+    for _ in range(num):
+        rollout = rlcore.collect(agent, env, obs, horizon)
+        obs = rollout.last_obs
+        yield rollout
+
+
+def test_a_share_of_the_searchs_value_is_in_the_outcome():
+    """Over rollouts that end within games."""
+    env, agent = make(num_envs=5)
+    weights = 0.0, 0.25, 1.0
+    replays, values = [make()[1].replay for _ in weights], []
+    for rollout in rollouts(agent, env, 20):
+        values += rollout.memory.value.flatten().tolist()
+        for replay, weight in zip(replays, weights, strict=True):
+            replay.add(rollout, rollout.memory.policy, rollout.memory.value, weight)
+    z, mixed, value = (replay.replay._rows.outcome[: len(replay)] for replay in replays)
+    assert set(z.unique().tolist()) == {-1, 0, 1}
+    assert set(value.tolist()) <= set(values)
+    torch.testing.assert_close(mixed, 0.75 * z + 0.25 * value)
+
+
+def test_fast_searches_have_no_noise_and_are_not_learned_from(monkeypatch):
+    import rlcore.agents.alphazero as module
+
+    calls, plain = [], module.search
+    monkeypatch.setattr(
+        module, "search", lambda *given, **named: calls.append((given, named)) or plain(*given, **named)
+    )
+    settings = {
+        "search": "puct",
+        "fast_simulations": 2,
+        "full_share": 0.4,
+        "forced_visits": 2.0,
+        "root_temperature": 1.3,
+    }
+    env, agent = make(num_envs=6, simulations=9, **settings)
+    full = []
+    for rollout in rollouts(agent, env, 30):
+        agent.learn(rollout)
+        full += rollout.memory.is_full.all(1).tolist()
+        assert torch.equal(rollout.memory.is_full.any(1), rollout.memory.is_full.all(1))
+    kinds = {(given[3], given[5] is not None, named["temperature"], named["forced"]) for given, named in calls}
+    assert kinds == {(9, True, 1.3, 2.0), (2, False, 1.0, 0.0)}
+    assert [given[3] == 9 for given, _ in calls] == full
+    assert 0.2 < sum(full) / len(full) < 0.6
+    kept = len(agent.replay) + int((agent.replay.waiting.valid * agent.replay.waiting.copies).sum())
+    assert kept == 6 * sum(full)
+
+
+def test_what_surprised_the_network_is_learned_from_more_often():
+    _, agent = make(surprise=0.5)
+    generator = torch.Generator().manual_seed(0)
+    policy, prior = (torch.rand(50, 8, 9, generator=generator).softmax(-1) for _ in range(2))
+    prior[..., 8], policy[..., 8] = -torch.inf, 0
+    policy /= policy.sum(-1, keepdim=True)
+    memory = Memory(policy, torch.zeros(50, 8), prior, torch.ones(50, 8, dtype=torch.bool))
+    kl = (policy * (policy.clamp_min(1e-30) / prior.clamp_min(1e-30)).log()).sum(-1)
+    expected = 0.5 + 0.5 * kl / kl.mean()
+    mean = torch.stack([agent._copies(memory) for _ in range(2000)]).double().mean(0)
+    torch.testing.assert_close(mean, expected.double(), atol=0.06, rtol=0)
+    assert mean.mean() == pytest.approx(1, abs=0.01)
+    assert make()[1]._copies(memory) is None
+
+
+def test_rows_are_added_as_often_as_they_have_copies():
+    env, agent = make(num_envs=4)
+    replay, expected = make()[1].replay, []
+
+    def repeated(states, copies):
+        return [tuple(s) for s, k in zip(states.tolist(), copies.tolist(), strict=True) for _ in range(k)]
+
+    for rollout in rollouts(agent, env, 25):
+        copies = torch.randint(0, 3, (3, 4))
+        replay.add(rollout, rollout.memory.policy, copies=copies)
+        expected += repeated(rollout.obs.flatten(0, 1), copies.flatten())
+    waiting = replay.waiting
+    left = repeated(waiting.state[waiting.valid], waiting.copies[waiting.valid])
+    kept = [tuple(s) for s in replay.replay._rows.state[: len(replay)].tolist()]
+    assert sorted(kept + left) == sorted(expected)
+
+
+def test_evaluation_may_search_as_learning_does():
+    _, agent = make(eval_search="gumbel", max_considered=5, eval_simulations=12)
+    state = agent.game.initial(3)
+    found, expected = agent.search(state), search_gumbel(agent.game, state, agent.policy_and_value, 12, None, 5)
+    same(tuple(found[:4]), tuple(expected[:4]))
+    assert not torch.equal(found.visits, make(eval_simulations=12)[1].search(state).visits)
+
+
+def test_everything_together_learns_tictactoe():
+    settings = {
+        "search": "puct", "fast_simulations": 4, "full_share": 0.5, "surprise": 0.5, "value_mix": 0.3,
+        "simulations": 24, "forced_visits": 2.0, "root_temperature": 1.2, "first_play": None,
+        "first_play_reduction": 0.2, "exploration_base": 2000, "eval_simulations": 12, "max_depth": 8,
+    }  # fmt: skip
+    env = {"random_openings": 7, "positions": "all"}
+    env, agent = make(64, env=env, learning_rate=5e-3, batch_size=256, horizon=8, **settings)
+    assert Trainer(agent, env, total_steps=6_000).fit().scalars["search_right"] > 0.85
 
 
 def test_the_loss_is_that_of_the_paper():

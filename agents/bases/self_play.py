@@ -18,7 +18,7 @@ from rlcore.networks import Network
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
-from rlcore.search import SearchResult
+from rlcore.search import Score, SearchResult, puct
 from rlcore.spaces import Positions
 from rlcore.trees import Tree
 
@@ -38,6 +38,14 @@ class SelfPlayAgent(Agent):
         """Simulations per search in evaluation, by puct and without noise."""
         exploration: PositiveFloat = 1.25
         """Exploration constant c of puct."""
+        exploration_base: PositiveFloat | None = None
+        """Of puct, how c grows with the visits N, by log((N + base) / base); 19652 in AlphaZero. null: it does not."""
+        first_play: float | None = 0.0
+        """Of puct, the value of a move that was not made before; null is the mean of the position."""
+        first_play_reduction: NonNegativeFloat = 0.0
+        """With null, what is taken off that, times the root of the prior of the moves made."""
+        max_depth: PositiveInt | None = None
+        """Moves that the search looks ahead at most; null: all. Trees of long games take less memory."""
         replay_size: PositiveInt = 200_000
         """Positions kept; the oldest are dropped first."""
         batch_size: PositiveInt = 512
@@ -71,6 +79,12 @@ class SelfPlayAgent(Agent):
         capacity = share(s.replay_size, "agent.replay_size")
         self.replay = GameReplay(self.game, capacity, s.symmetries, self.learns_policy, self.spec.device)
 
+    @property
+    def score(self) -> Score:
+        """How the search selects moves; made anew, as a closure cannot be pickled with the agent."""
+        s = self.settings
+        return puct(s.exploration, s.first_play, s.first_play_reduction, s.exploration_base)
+
     @abstractmethod
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
         """Searches from states [N, S] without noise, with ``eval_simulations`` or another number of simulations."""
@@ -96,8 +110,13 @@ class SelfPlayAgent(Agent):
         params = self.network.parameters()
         return Adam(params, s.learning_rate, weight_decay=s.weight_decay, decoupled_weight_decay=True)
 
-    def _fit(self, rollout: Rollout) -> Metrics:
-        """Takes as many minibatch steps on the replay as the rollout calls for, once that holds a batch."""
+    def _fit(self, rollout: Rollout, share: float = 1.0) -> Metrics:
+        """Takes as many minibatch steps on the replay as the rollout calls for, once that holds a batch.
+
+        Args:
+            rollout: of which positions were added.
+            share: of its rows, what is learned from.
+        """
         s = self.settings
         learning_rate = anneal(self.optimizer, s.learning_rate, s.learning_rate_schedule, rollout.progress)
         metrics: Metrics = {"replay": float(len(self.replay)), "learning_rate": learning_rate}
@@ -105,7 +124,7 @@ class SelfPlayAgent(Agent):
             return metrics
         steps: list[dict[str, Tensor]] = []
         self.network.train()
-        for _ in range(max(1, round(s.passes * rollout.num_steps / self.batch_size))):
+        for _ in range(max(1, round(s.passes * share * rollout.num_steps / self.batch_size))):
             losses = self.losses(self.replay.sample(self.batch_size))
             metrics |= self.minimize(losses["loss"])
             steps.append({name: loss.detach() for name, loss in losses.items()})

@@ -28,6 +28,8 @@ class Waiting(NamedTuple):
     policy: Tensor | None  # [W, N, A]
     valid: Tensor  # [W, N] bool; the others are in the replay
     reward: Tensor | None = None  # [W, N]; None in a file of 0.1, where only the end of a game had one
+    value: Tensor | None = None  # [W, N], the search's
+    copies: Tensor | None = None  # [W, N] int64
 
 
 class Batch(NamedTuple):
@@ -68,23 +70,43 @@ class GameReplay:
         """Positions kept."""
         return len(self.replay)
 
-    def add(self, rollout: Rollout, policy: Tensor | None = None) -> None:
-        """Adds a rollout of `SelfPlayEnv` and, if they are to be learned, policies [T, N, A] of its rows."""
+    def add(
+        self,
+        rollout: Rollout,
+        policy: Tensor | None = None,
+        value: Tensor | None = None,
+        value_weight: float = 0.0,
+        copies: Tensor | None = None,
+    ) -> None:
+        """Adds a rollout of `SelfPlayEnv`.
+
+        Args:
+            rollout: of T moves in N games.
+            policy: targets of its rows, [T, N, A], if they are to be learned.
+            value: of a search from its rows, [T, N].
+            value_weight: w, [0, 1]: an outcome z becomes (1 - w) z + w value.
+            copies: of each row, [T, N] int64; rows of 0 are not learned from. None: one of each.
+        """
         state, reward, done, valid = rollout.obs, rollout.reward, rollout.done, torch.ones_like(rollout.done)
         if self.waiting is not None:
             old = self.waiting
             state, policy = torch.cat([old.state, state]), concat([old.policy, policy])
             reward = torch.cat([reward.new_zeros(old.valid.shape) if old.reward is None else old.reward, reward])
+            value, copies = concat([old.value, value]), concat([old.copies, copies])
             done, valid = torch.cat([torch.zeros_like(old.valid), done]), torch.cat([old.valid, valid])
         following = torch.cat([state[1:], state[-1:]])  # the last row's is of no account
         discount = self.game.discount(state.flatten(0, 1), following.flatten(0, 1))
         outcome = discounted_sum(reward, (discount * ~done.flatten()).view(done.shape))
+        if value is not None:
+            outcome = torch.lerp(outcome, value, value_weight)
         ended = done.flip(0).cummax(0).values.flip(0)  # in this row or a later one
         ready = (ended & valid).nonzero(as_tuple=True)
+        if copies is not None:
+            ready = tuple(place.repeat_interleave(copies[ready]) for place in ready)
         self.replay.add(Position(*take((state, policy, outcome), ready)))
         still = valid & ~ended
         first = int((~still.any(1)).cumprod(0).sum())  # no game needs the rows before it
-        self.waiting = Waiting(*take((state, policy, still, reward), slice(first, None)))
+        self.waiting = Waiting(*take((state, policy, still, reward, value, copies), slice(first, None)))
 
     def sample(self, size: int) -> Batch:
         """``size`` positions, drawn with replacement by torch's global generator of their device."""
@@ -121,6 +143,8 @@ class GameReplay:
         if saved["waiting"] is not None:
             waiting = Waiting(*saved["waiting"])
             games = waiting.valid.shape[1]
-            row = Waiting(state, policy, outcome.bool(), None if waiting.reward is None else outcome)
+            rewards, values = (None if x is None else outcome for x in (waiting.reward, waiting.value))
+            copies = None if waiting.copies is None else outcome.long()
+            row = Waiting(state, policy, outcome.bool(), rewards, values, copies)
             row = tree_map(lambda x: x[None].expand(1, games, *x.shape[1:]), row)
             self.waiting = restored(waiting, row, "the waiting positions", free=0)

@@ -7,6 +7,7 @@ from rlcore.moved import former_names
 from rlcore.search.evaluators import mixed, playouts
 from rlcore.search.mcts import Searcher, SearchResult, search, search_gumbel, simulate
 from rlcore.search.scores import (
+    TINY,
     Edges,
     Evaluator,
     Score,
@@ -39,6 +40,7 @@ from rlcore.search.tree import (
 
 __all__ = [
     "ROOT",
+    "TINY",
     "UNVISITED",
     "Edges",
     "Evaluator",

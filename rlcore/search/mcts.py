@@ -53,6 +53,8 @@ class SearchResult(NamedTuple):
     """[N, A] float32, simulations that began with each move."""
     tree: SearchTree
     """The whole trees; see ``earlier`` of `search`."""
+    prior: Tensor
+    """[N, A], the evaluator's probabilities, before temperature and noise; -inf for illegal moves."""
 
 
 @runtime_checkable
@@ -104,12 +106,11 @@ def search(
     """
     score = score or puct()
     tree, num_used = _init_trees(game, state, evaluate, num_simulations, earlier, max_depth)
-    prior = tree.prior[:, ROOT]
-    if temperature != 1:
-        prior = masked_prior(prior.clamp_min(TINY).log() / temperature, prior >= 0)
+    prior = tree.prior[:, ROOT].clone()
+    tried = prior if temperature == 1 else masked_prior(prior.clamp_min(TINY).log() / temperature, prior >= 0)
     if noise is not None:
-        prior = torch.where(prior >= 0, torch.lerp(prior, noise, noise_fraction), prior)
-    tree.prior[:, ROOT] = prior
+        tried = torch.where(prior >= 0, torch.lerp(tried, noise, noise_fraction), prior)
+    tree.prior[:, ROOT] = tried
     update_leaves(tree, tree.path[:, ROOT, :1], score)
     for node in range(num_used, num_used + num_simulations):
         root_move = None
@@ -122,7 +123,7 @@ def search(
     root = tree.edges(ROOT)
     policy = root.visits / root.visits.sum(-1, keepdim=True)
     action = best_of(root.mean, root.visits, root.visits.amax(-1))
-    return SearchResult(action, policy, root.node_value.squeeze(-1), root.visits, tree)
+    return SearchResult(action, policy, root.node_value.squeeze(-1), root.visits, tree, prior)
 
 
 @torch.no_grad()
@@ -171,7 +172,7 @@ def search_gumbel(
     logits = improved_logits(root, visit_scale, value_scale)
     action = best_of(noise + logits, root.visits, root.visits.amax(-1))
     value = root.mean.gather(1, action[:, None]).squeeze(1)
-    return SearchResult(action, softmax(logits), value, root.visits, tree)
+    return SearchResult(action, softmax(logits), value, root.visits, tree, root.prior)
 
 
 def simulate(

@@ -82,8 +82,8 @@ def init_tree(
         state: [N, S], in none of which the game has ended.
         evaluate: evaluates the roots.
         num_nodes: M.
-        max_depth: D, the moves of the longest path; None: as many as there may be. Each node has a path, which is most of
-            a tree where games are long.
+        max_depth: D, the moves of the longest path; None: as many as there may be. Each node has a path, which is most
+            of a tree where games are long.
 
     Raises:
         InputError: states or legal moves have another shape or dtype than they should.
