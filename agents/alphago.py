@@ -1,5 +1,7 @@
 """AlphaGo: a value network that learns from a policy's games against itself, and a search with both."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ class AlphaGo(SelfPlayAgent):
 
     The policy plays against itself, and a value network learns the outcomes: minimise E[(z - v(s))^2]. In evaluation a
     search plays the most visited move: priors are the policy's, and the value of a leaf is (1 - w) v + w z, z being the
-    outcome of a game of random moves from there. The policy's parameters are read from its run when the agent is made;
+    outcome of a game from there. The policy's parameters are read from its run when the agent is made;
     from then on they are in this agent's checkpoints.
     """
 
@@ -37,7 +39,9 @@ class AlphaGo(SelfPlayAgent):
         prior_temperature: PositiveFloat = 1.0
         """Temperature of the policy as prior of the search; above 1 the prior is flatter."""
         value_weight: float = Field(default=0.5, ge=0, le=1)
-        """w, weight of the random games in a leaf's value; 0 is the value network alone."""
+        """w, weight of the games from there in a leaf's value; 0 is the value network alone."""
+        rollouts: Literal["random", "policy"] = "random"
+        """Who plays these games: random moves, or the policy, which evaluates its network for each move of them."""
         expand_after: PositiveInt = 1
         """Simulations that must reach a position before it joins the tree."""
         replay_size: PositiveInt = 500_000
@@ -78,7 +82,10 @@ class AlphaGo(SelfPlayAgent):
     def evaluate(self) -> Evaluator:
         """What the search evaluates states by; made anew, as a closure cannot be pickled with the agent."""
         w = self.settings.value_weight
-        return mixed(self.policy_and_value, playouts(self.game), w) if w else self.policy_and_value
+        if not w:
+            return self.policy_and_value
+        player = None if self.settings.rollouts == "random" else lambda state: self.distribution(state).sample()
+        return mixed(self.policy_and_value, playouts(self.game, player), w)
 
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """Draws from the policy; obs [N, S]."""

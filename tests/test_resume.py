@@ -57,6 +57,10 @@ RAINBOW = {
 }  # fmt: skip
 VARIANTS = {
     "alphazero puct": (SelfPlayEnv, TICTACTOE, AlphaZero, {**PLAYER, "search": "puct"}),
+    "alphazero katago": (
+        SelfPlayEnv, {**TICTACTOE, "game": "einstein"}, AlphaZero,
+        {**PLAYER, "search": "puct", "fast_simulations": 2, "surprise": 0.5, "value_mix": 0.3, "forced_visits": 2.0},
+    ),
     "alphazero tree": (SelfPlayEnv, TICTACTOE, AlphaZero, {**PLAYER, "search": "puct", "reuse_tree": True}),
     "alphazero resnet": (
         SelfPlayEnv, TICTACTOE, AlphaZero,

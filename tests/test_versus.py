@@ -230,6 +230,23 @@ def test_alphagos_leaves_are_worth_the_weighted_sum(pool_run):
     torch.testing.assert_close(half, 0.75 * agent.policy_and_value(state)[1] + 0.25 * played)
 
 
+def test_alphagos_leaves_may_be_played_out_by_its_policy(pool_run):
+    env, agent = alphago(value_weight=1.0, rollouts="policy")
+    state = env.game.initial(400)
+    torch.manual_seed(1)
+    _, value = agent.evaluate(state)
+    assert set(value.tolist()) <= {-1.0, 0.0, 1.0}
+    torch.manual_seed(1)
+    outcome, by_hand, sign = torch.zeros(400), state, 1.0
+    running = torch.ones(400, dtype=torch.bool)
+    while running.any():
+        by_hand, reward, terminated = env.game.step(by_hand, agent.distribution(by_hand).sample())
+        outcome += sign * reward * running
+        running, sign = running & ~terminated, -sign
+    assert torch.equal(value, outcome)
+    assert agent.search(env.game.initial(2), 8).visits.sum(1).tolist() == [8, 8]
+
+
 def test_alphago_on_another_game_is_one_line(pool_run):
     env = SelfPlayEnv(SelfPlayEnv.Settings(game="tictactoe", num_envs=2))
     with pytest.raises(InputError, match="stage1 plays ConnectFour, the game here is TicTacToe"):

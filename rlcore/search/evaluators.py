@@ -4,12 +4,18 @@ import torch
 from torch import Tensor
 
 from rlcore.device import sync_is_costly
-from rlcore.game import Game, make_move, random_moves, too_long
+from rlcore.game import Game, Player, make_move, random_moves, too_long
 from rlcore.search.scores import Evaluator
 
 
-def playouts(game: Game) -> Evaluator:
-    """Evaluates a state by a game of random moves from there, and all its moves equally."""
+def playouts(game: Game, player: Player | None = None) -> Evaluator:
+    """Evaluates a state by a game from there to its end, and all its moves equally.
+
+    Args:
+        game: the rules.
+        player: plays for both sides; None moves at random.
+    """
+    play = player or (lambda state: random_moves(game.legal(state)))
 
     def evaluate(state: Tensor) -> tuple[Tensor, Tensor]:
         value, weight = torch.zeros(len(state), device=state.device), torch.ones(len(state), device=state.device)
@@ -17,7 +23,7 @@ def playouts(game: Game) -> Evaluator:
         for _ in range(game.max_moves):
             if not sync_is_costly(state.device) and not running.any():
                 break
-            after, reward, terminated = make_move(game, state, random_moves(game.legal(state)))
+            after, reward, terminated = make_move(game, state, play(state))
             value += weight * reward * running
             weight = weight * game.discount(state, after)
             state, running = after, running & ~terminated
