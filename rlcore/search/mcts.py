@@ -208,7 +208,8 @@ def simulate(
     if expand_after > 1:
         grown &= tree.visits.take(edge) >= expand_after
     tree.child.view(-1)[edge] = torch.where(grown, path[:, -1], UNVISITED)
-    update_leaves(tree, path, score)
+    below = path if root_move is None else path[:, 1:]  # where moves of the root are given, its leaf is of no use
+    update_leaves(tree, below, score)
 
 
 def _init_trees(
