@@ -102,7 +102,8 @@ class Game(ABC):
     def to_move(self, state: Tensor) -> Tensor:
         """Whose move it is, [B] int64: 0 for the player who began, or the only one, and 1 for the other.
 
-        The default is for players who move in turn. Where chance is to move: the player whose view the state is.
+        The default is for players who move in turn. Where chance is to move: the player whose view the state is; so a
+        game of two players with chance overrides it.
         """
         return torch.zeros_like(state[:, 0]) if self.num_players == 1 else self.num_moves(state) % 2
 

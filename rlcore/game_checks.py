@@ -130,6 +130,8 @@ def _check_chance(game: Game, state: Tensor, legal: Tensor, after_chance: Tensor
     if probability is None:
         return torch.zeros(legal.shape)
     name = _name(game)
+    if game.num_players == 2 and type(game).to_move is Game.to_move:
+        raise InputError(f"{name} has chance, whose moves num_moves counts, so it must override to_move")
     _asked(game, "chance", tuple(legal.shape), torch.float32, "[B, num_actions]", state)
     total, turn = probability.sum(1), probability.any(1)
     if (probability < 0).any() or ((total[turn] - 1).abs() > TOLERANCE).any():

@@ -13,7 +13,7 @@ from rlcore import InputError, check_game, registry
 from rlcore.envs.games import ConnectFour, DotsAndBoxes, TicTacToe
 from rlcore.envs.games.rules import einstein
 from rlcore.envs.games.selfplay import SelfPlayEnv
-from rlcore.game import Transition
+from rlcore.game import Game, Transition
 from rlcore.game_checks import check_once
 
 
@@ -213,6 +213,12 @@ class Loaded(Broken, Endgame):
         return legal
 
 
+class Uncounted(Broken, Endgame):
+    """Players move in turn, if chance were one of them."""
+
+    to_move = Game.to_move
+
+
 class WhoseMove(Broken, DotsAndBoxes):
     """Players are numbered from 1."""
 
@@ -257,6 +263,7 @@ ERRORS = {
     Infinite: "observe must be finite numbers, got NaN or infinity",
     Unfair: "chance must be probabilities that sum to 1, or all 0",
     Loaded: "legal must be the moves that chance may make, where it is to move",
+    Uncounted: "has chance, whose moves num_moves counts, so it must override to_move",
     WhoseMove: r"to_move must be one of \[0, 1\], got \[2",
     TooMuch: r"step: returns must lie in \[-1, 1\], got 1\.",
     Unseeded: "start: draw from the generator given; two of the same seed gave other states",
