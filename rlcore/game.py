@@ -269,21 +269,22 @@ def play_games(game: Game, first: Player, second: Player, state: Tensor) -> Game
     """
     outcome = torch.zeros(len(state), device=state.device)
     moves = torch.full((len(state), game.max_moves), -1, device=state.device)
-    running = torch.arange(len(state), device=state.device)
-    weight = torch.ones_like(outcome)  # of the mover's reward in the outcome: negative for the second player
+    running, begins = torch.arange(len(state), device=state.device), game.to_move(state)
     for ply in range(game.max_moves):
         if not len(running):
             break
-        action = torch.zeros_like(running)
-        for player, turn in ((first, weight > 0), (second, weight < 0)):
+        action, is_first = torch.zeros_like(running), game.to_move(state) == begins[running]
+        for player, turn in ((first, is_first), (second, ~is_first)):
             if turn.any():
                 action[turn] = player(state[turn])
         check_legal(game, state, action)
-        after, reward, terminated = make_move(game, state, action)
-        outcome[running] += weight * reward
+        state, reward, terminated = make_move(game, state, action)
+        if game.num_players == 1:
+            outcome[running] += game.gamma**ply * reward
+        else:  # a win is a win, however late or large
+            outcome[running] += torch.where(is_first, reward, -reward).sign()
         moves[running, ply] = action
-        weight = weight * game.discount(state, after)
-        state, running, weight = after[~terminated], running[~terminated], weight[~terminated]
+        state, running = state[~terminated], running[~terminated]
     if len(running):
         raise too_long(game)
     return Games(outcome, moves)
@@ -302,8 +303,8 @@ def mirrored_contest(game: Game, one: Player, other: Player, state: Tensor) -> T
 def different_games(game: Game, one: Player, other: Player, state: Tensor) -> Tensor:
     """`mirrored_contest`, where games that are always the same are evidence only once.
 
-    A position that comes several times counts once if all its games were the same, from either side. If two differ,
-    someone plays at random, and all of them count.
+    A position that comes several times counts once if all its games were the same, from either side. If two differ, in
+    a move or the outcome, someone plays at random, or dice do, and all of them count.
 
     Returns:
         The outcomes that count, for ``one``: of the games it begins, then of as many others, [2 K], K <= B.
@@ -312,8 +313,8 @@ def different_games(game: Game, one: Player, other: Player, state: Tensor) -> Te
     position = state.unique(dim=0, return_inverse=True)[1]
     places = torch.arange(len(state), device=state.device)
     first = torch.full_like(places, len(state)).scatter_reduce(0, position, places, "amin")[position]
-    moves = torch.cat([begun.moves, answered.moves], 1)
-    repeats = (moves == moves[first]).all(1)
+    played = torch.cat([torch.cat([games.moves, games.outcome[:, None]], 1) for games in (begun, answered)], 1)
+    repeats = (played == played[first]).all(1)
     varies = torch.zeros_like(repeats).index_fill(0, position[~repeats], True)[position]
     counts = varies | (places == first)
     return torch.cat([begun.outcome[counts], -answered.outcome[counts]])

@@ -25,6 +25,7 @@ from rlcore.game import (
     DISCOUNT,
     Game,
     Transition,
+    different_games,
     draw,
     openings,
     play_games,
@@ -80,6 +81,38 @@ class Endgame(Einstein):
 
     def start(self, num, generator):
         return self.initial(num, generator.device)
+
+
+class Bet(Game):
+    """Move 0 is a draw at once; after move 1 a die of ten faces decides: three win, three lose, four draw."""
+
+    num_actions, state_size, planes_shape, max_moves = 10, 1, (1, 1, 1), 2
+
+    def initial(self, num, device="cpu"):
+        return torch.zeros(num, 1, dtype=torch.int64, device=device)
+
+    def to_move(self, state):
+        return torch.zeros_like(state[:, 0])
+
+    def chance(self, state):
+        return state.float().expand(-1, 10) / 10
+
+    def legal(self, state):
+        return (state == 1) | (torch.arange(10) < 2)
+
+    def step(self, state, action):
+        thrown = state[:, 0] == 1
+        reward = torch.where(action < 3, 1.0, torch.where(action < 6, -1.0, 0.0)) * thrown
+        return Transition(state + 1, reward, thrown | (action == 0))
+
+    def observe(self, state):
+        return state.float()[:, None, None]
+
+    def num_moves(self, state):
+        return state[:, 0]
+
+    def render(self, state):
+        return str(state.tolist())
 
 
 # Rules
@@ -380,6 +413,56 @@ def test_random_games_are_worth_what_is_expected_of_them():
         assert playouts(game)(many)[1].mean().item() == expected
         players = 2 * [lambda state, game=game: random_moves(game.legal(state))]
         assert play_games(game, *players, many).outcome.mean().item() == expected
+
+
+def test_a_win_is_a_win_however_late_or_large():
+    class Late(TicTacToe):
+        gamma = 0.01
+
+        def step(self, state, action):
+            made = super().step(state, action)
+            return made._replace(reward=0.5 * made.reward)
+
+    def player(state):
+        return random_moves(TTT.legal(state))
+
+    games = []
+    for game in (Late(), TTT):
+        torch.manual_seed(0)
+        games.append(play_games(game, player, player, TTT.initial(300)))
+    for one, other in zip(*games, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_return_of_a_long_game_alone_is_discounted_and_its_player_moves_to_the_end():
+    class Long(Climb):
+        gamma, max_moves = 0.5, 200
+
+        def step(self, state, action):
+            after = state + torch.stack([action + 1, torch.ones_like(action)], 1)
+            return Transition(after, 0.5 * torch.ones(len(state)), after[:, 1] == 200)
+
+    played = play_games(Long(), lambda state: torch.ones_like(state[:, 0]), None, Long().initial(2))
+    assert played.outcome.tolist() == [1, 1]
+    assert (played.moves == 1).all()  # though the weight of the last rewards is 0 in float32
+
+
+def test_games_in_which_the_dice_differ_are_different_games():
+    game = Bet()
+    torch.manual_seed(0)
+    outcomes = [
+        different_games(game, player, player, game.initial(100))
+        for player in (lambda state: torch.ones_like(state[:, 0]), lambda state: torch.zeros_like(state[:, 0]))
+    ]
+    assert [len(outcome) for outcome in outcomes] == [200, 2]
+    assert set(outcomes[0].tolist()) == {-1, 0, 1}
+
+
+def test_what_is_even_by_chance_is_exactly_a_draw():
+    """In float32 three tenths won and three lost are 1.5e-8."""
+    truth = enumerate_positions(Bet())
+    assert truth.score[0, :2].tolist() == [0, 0]
+    assert not truth.differ.any()
 
 
 @pytest.mark.parametrize("name", ["dots_and_boxes", "eight_puzzle", "einstein"])
