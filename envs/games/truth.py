@@ -14,6 +14,8 @@ from rlcore.game import Game, expected
 
 SMALL = 100_000
 """The most positions that are enumerated."""
+DECIMALS = 6
+"""Of enumerated scores: what chance makes even is a draw, whose sum of products may not be 0 in float32."""
 FULL_COLUMN = -1000
 """In a file, the score of an illegal move."""
 
@@ -91,7 +93,7 @@ def enumerate_positions(game: Game) -> Truth:
         value = reward.clone()
         value[~terminated] += discount[~terminated] * best[index]
         score = torch.full((len(state), game.num_actions), -torch.inf)
-        score[row, move] = value
+        score[row, move] = value.round(decimals=DECIMALS)
         scores.insert(0, score)
         best = expected(game, state, score)
     state, score = torch.cat([ply[0] for ply in plies]), torch.cat(scores)
