@@ -432,6 +432,17 @@ def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
     assert pruned_some > 100
 
 
+def test_limits_of_depth_that_do_not_fit_are_refused():
+    state = C4.initial(2)
+    for search in (S.search, S.search_gumbel):
+        with pytest.raises(InputError, match="max_depth must be 1 or more, got 0"):
+            search(C4, state, constant(C4), 4, max_depth=0)
+    found = S.search(C4, state, constant(C4), 20)
+    after = C4.step(state, found.action).state
+    with pytest.raises(InputError, match="max_depth = 2, but the earlier trees have paths of up to 21 moves"):
+        S.search(C4, after, constant(C4), 20, earlier=(found.tree, found.action), max_depth=2)
+
+
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_tree_of_limited_depth_ends_there_and_is_else_the_same(depth):
     """What lies deeper is evaluated at its edge, again and again."""

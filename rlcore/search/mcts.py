@@ -102,7 +102,8 @@ def search(
         max_depth: moves from the root beyond which no state joins the tree; see `init_tree`.
 
     Raises:
-        InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
+        InputError: a game has no legal move, ``num_simulations`` or ``max_depth`` is below 1, ``earlier`` trees are
+            deeper than it, or the rules break their contract.
     """
     score = score or puct()
     tree, num_used = _init_trees(game, state, evaluate, num_simulations, earlier, max_depth)
@@ -155,7 +156,8 @@ def search_gumbel(
         max_depth: see `search`.
 
     Raises:
-        InputError: a game has no legal move, ``num_simulations`` is below 1, or the rules break their contract.
+        InputError: a game has no legal move, ``num_simulations`` or ``max_depth`` is below 1, or the rules break their
+            contract.
     """
     tree, num_used = _init_trees(game, state, evaluate, num_simulations, max_depth=max_depth)
     score = gumbel(visit_scale, value_scale)
@@ -223,8 +225,14 @@ def _init_trees(
     """Trees with room for the simulations, and the number of their nodes in use."""
     if num_simulations < 1:
         raise InputError(f"search: simulations must be 1 or more, got {num_simulations}")
+    if max_depth is not None and max_depth < 1:
+        raise InputError(f"search: max_depth must be 1 or more, got {max_depth}; None is without a limit")
     if earlier is None:
         return init_tree(game, state, evaluate, 1 + num_simulations, max_depth), 1
+    paths = earlier[0].moves.shape[-1]
+    if max_depth is not None and paths > max_depth:
+        given = f"max_depth = {max_depth}, but the earlier trees have paths of up to {paths} moves"
+        raise InputError(f"search: {given}; both searches need the same limit")
     kept = subtree(*earlier, state)
     num_used = max(1, int(kept.sum(1).max()))  # one sync per search
     tree = init_tree(game, state, evaluate, num_used + num_simulations, max_depth)
