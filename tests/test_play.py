@@ -173,6 +173,7 @@ def test_temperature_sharpens_the_shares():
         drawn = torch.bincount(torch.tensor([draw(shares, temperature) for _ in range(2000)]), minlength=4) / 2000
         assert (drawn - expected).abs().max() < 0.04
         assert drawn[3] == 0
+    assert {draw(shares, temperature) for temperature in (1e-40, 1e-300)} == {0}
     session = Session(TicTacToe())
     actions = {Engine(alphazero()).analyse(session.state, Strength(20, 50.0)).action for _ in range(30)}
     assert len(actions) > 3

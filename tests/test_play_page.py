@@ -138,7 +138,7 @@ def test_only_this_page_is_answered(port):
     ("host", "meant", "not_meant"),
     [
         ("127.0.0.1", ["127.0.0.1", "localhost", "::1"], ["evil.example", "192.168.0.7", ""]),
-        ("box.local", ["box.local", "localhost"], ["evil.example", "192.168.0.7"]),
+        ("Box.local", ["box.local", "localhost"], ["evil.example", "192.168.0.7"]),
         ("0.0.0.0", ["192.168.0.7", "localhost", "fe80::1"], ["evil.example", "192.168.0.7.evil.example"]),
     ],
 )

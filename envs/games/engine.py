@@ -126,4 +126,5 @@ def draw(shares: Tensor, temperature: float) -> int:
         shares: [A], in [0, 1].
         temperature: T > 0.
     """
-    return int(torch.multinomial((shares.log() / temperature).softmax(0), 1))
+    behind = (shares / shares.max()).log().double()  # 0 for the best, so that no temperature is too low
+    return int(torch.multinomial((behind / temperature).softmax(0), 1))

@@ -236,7 +236,7 @@ class Guard:
 
     def is_meant(self, name: str) -> bool:
         """Whether a host of this name is the one that is served."""
-        if name in (*LOCAL_NAMES, self.host):
+        if name in (*LOCAL_NAMES, self.host.lower()):
             return True
         return self.host in EVERY_ADDRESS and _is_address(name)
 
