@@ -10,13 +10,25 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rlcore.errors import InputError
-from rlcore.game import Game, Transition, checked_step, draw, random_moves, require, too_long
+from rlcore.errors import InputError, one_line
+from rlcore.game import Cell, Game, Transition, checked_step, draw, random_moves, require, too_long
+from rlcore.returns import discounted_sum
 
 GAMES = 64
 """Random games that are played."""
 TOLERANCE = 1e-5
-"""Of sums of rewards and of probabilities."""
+"""Of sums of rewards and of probabilities, and of what is computed in batches of other sizes."""
+SOME = 4
+"""Positions of each length that are looked at more closely."""
+ALONE = 16
+"""Positions that are asked for by themselves, at most."""
+FEW = 5
+"""Games from which on it is no accident how they ended."""
+LOOKAHEAD = 4
+"""Moves within which views are compared."""
+METHODS = "legal", "observe", "num_moves", "to_move", "chance"
+NO_MOVE = "?"
+"""What no move is called."""
 
 _checked: set[tuple[type, str]] = set()
 """Classes and attributes of the games that have passed."""
@@ -38,10 +50,12 @@ def check_game(game: Game, num_games: int = GAMES, seed: int = 0) -> None:
     - There is a legal move until the game ends, within `Game.max_moves`; `Game.num_moves` counts the moves.
     - Rewards and returns are in [-1, 1]; of two players only the end has one. Chance's probabilities sum to 1.
     - `Game.symmetries` are a group of permutations, and a turned game is the same game.
-    - `Game.parse_action` reads the names of moves.
+    - `Game.parse_action` reads the names of moves, and nothing else. `Game.board` is of cells.
+    - An illegal move, and one after the end, does not raise.
 
     What is most likely a mistake, but may be meant, is a warning: positions look the same from either side, though the
-    game is not `Game.impartial`; no move ever wins; wherever a move wins, all do.
+    game is not `Game.impartial`; no move ever wins; all that one player ends are won, and all that the other ends lost;
+    wherever a move wins, all do; a player never moves.
 
     Args:
         game: the rules.
@@ -69,38 +83,55 @@ class _Seen(NamedTuple):
     """Counts over all random games."""
 
     won: list[int]
-    """Moves that won."""
+    """Moves of each player that won, [2]."""
     lost: list[int]
-    """Moves that lost."""
+    """Moves of each player that lost, [2]."""
+    moved: list[int]
+    """Moves of each player, [2]."""
     all_win: list[bool]
     """Of moves that won, of several that were legal: whether all of these win."""
+    shown: list[float]
+    """What is seen of positions, where they are compared with one that follows: seen by the other player, by the same
+    one, [2]."""
     stays: list[float]
-    """What is seen of a position that is seen at the same place after one move, and after two."""
+    """How much of it is seen there at the same place, [2]."""
+    asked: list[tuple[Tensor, Tensor]]
+    """Positions of all lengths, and moves made there, [b, S] and [b]."""
 
 
 def _play(game: Game, state: Tensor, generator: torch.Generator) -> None:
     """Plays random games from states [B, S] to their ends, and checks each position and move."""
     name = _name(game)
-    total, weight = torch.zeros(len(state)), torch.ones(len(state))
+    num, rows = len(state), torch.arange(len(state))
+    rewards: list[Tensor] = []
+    decays: list[Tensor] = []
     after_chance = torch.zeros(len(state), dtype=torch.bool)
-    seen = _Seen([], [], [], [0.0, 0.0])
+    seen = _Seen([0, 0], [0, 0], [0, 0], [], [0.0, 0.0], [0.0, 0.0], [])
     for ply in range(game.max_moves):
         legal = _check_position(game, state, ply)
         probability = _check_chance(game, state, legal, after_chance)
         chance = probability.any(1)
         action = torch.where(chance, draw(probability, generator), random_moves(legal, generator))
         made = _check_move(game, state, action)
-        total = total + weight * made.reward
-        if game.num_players == 1 and (total.abs() > 1 + TOLERANCE).any():
-            raise InputError(f"{name}.step: returns must lie in [-1, 1], got {total[total.abs().argmax()]:g}")
-        _note(game, state, legal, chance, made, seen)
-        weight = weight * _same_again(game, "discount", state, made.state)
         on = ~made.terminated
-        state, total, weight, after_chance = made.state[on], total[on], weight[on], chance[on]
+        if ply & (ply - 1) == 0 or len(made.state) == num != int(on.sum()):  # now and then, and when a game first ends
+            _check_any_move(game, torch.cat([state[:1], made.state[~on][:1]]))
+        _note(game, state, legal, chance, action, made, seen)
+        discount = _same_again(game, "discount", state, made.state)
+        if not torch.equal(torch.as_tensor(discount), torch.as_tensor(Game.discount(game, state, made.state))):
+            raise InputError(f"{name}.discount follows from to_move and gamma; define these instead")
+        for told, values in ((rewards, made.reward), (decays, discount * on)):
+            told.append(torch.zeros(num).index_put((rows,), values))
+        state, rows, after_chance = made.state[on], rows[on], chance[on]
         if not len(state):
             break
     if len(state):
         raise too_long(game)
+    returns = discounted_sum(torch.stack(rewards), torch.stack(decays))
+    if (returns.abs() > 1 + TOLERANCE).any():
+        given = f"got {returns.flatten()[returns.abs().argmax()]:g}"
+        raise InputError(f"{name}.step: returns must lie in [-1, 1], from every position on; {given}")
+    _check_alone(game, *map(torch.cat, zip(*seen.asked, strict=True)))
     _warn(game, seen)
 
 
@@ -119,6 +150,9 @@ def _check_position(game: Game, state: Tensor, ply: int) -> Tensor:
     mover = _asked(game, "to_move", (B,), torch.int64, "[B]", state)
     if ((mover < 0) | (mover >= game.num_players)).any():
         raise InputError(f"{name}.to_move must be one of {list(range(game.num_players))}, got {mover.tolist()[:8]}")
+    if ply == 0 and mover.any():
+        raise InputError(f"{name}.to_move must be 0 where a game begins: the player who began; got 1")
+    _check_board(game, state[0])
     if not isinstance(game.render(state[0]), str):
         raise InputError(f"{name}.render must be text, got {type(game.render(state[0])).__name__}")
     return legal
@@ -161,22 +195,43 @@ def _check_move(game: Game, state: Tensor, action: Tensor) -> Transition:
     return made
 
 
-def _note(game: Game, state: Tensor, legal: Tensor, chance: Tensor, made: Transition, seen: _Seen) -> None:
+def _note(
+    game: Game, state: Tensor, legal: Tensor, chance: Tensor, action: Tensor, made: Transition, seen: _Seen
+) -> None:
     """Notes what may tell of a mistake."""
-    won, lost = made.reward > 0, made.reward < 0
-    seen.won.append(int(won.sum()))
-    seen.lost.append(int(lost.sum()))
-    for row in (won & (legal.sum(1) > 1) & ~chance).nonzero().flatten()[:4].tolist():
+    seen.asked.append((state[:GAMES], action[:GAMES]))
+    if game.num_players == 1:
+        return
+    won, mover = made.reward > 0, game.to_move(state)
+    for player in range(2):
+        its = (mover == player) & ~chance
+        for counts, which in ((seen.moved, its), (seen.won, its & won), (seen.lost, its & (made.reward < 0))):
+            counts[player] += int(which.sum())
+    for row in (won & (legal.sum(1) > 1) & ~chance).nonzero().flatten()[:SOME].tolist():
         moves = legal[row].nonzero().flatten()
         seen.all_win.append(bool((game.step(state[row].expand(len(moves), -1), moves).reward > 0).all()))
-    if game.alternates:
-        on = ~made.terminated
-        legal = game.legal(made.state[on])
-        later, _, ended = game.step(made.state[on], legal.float().argmax(1))
-        views = (game.observe(x)[~ended] for x in (state[on], made.state[on], later))
-        before, *after = (x.flatten(1) for x in views)
-        for place, view in enumerate(after):
-            seen.stays[place] += float((before * view).sum())
+    if not game.impartial:
+        _compare_views(game, state[~chance], seen)
+
+
+def _compare_views(game: Game, state: Tensor, seen: _Seen) -> None:
+    """Compares what is seen of positions [B, S] with what the other player sees next, and what the same one does."""
+    mover, before, later = game.to_move(state), game.observe(state).flatten(1).double(), state
+    goes_on = torch.ones_like(mover, dtype=torch.bool)
+    sought = goes_on.repeat(2, 1)
+    for _ in range(LOOKAHEAD):
+        if not (sought & goes_on).any():
+            break
+        later, _, ended = game.step(later, game.legal(later).float().argmax(1))
+        goes_on = goes_on & ~ended
+        probability = game.chance(later)
+        players = goes_on if probability is None else goes_on & ~probability.any(1)
+        overlap = (before * game.observe(later).flatten(1)).sum(1)
+        for view, same in enumerate((game.to_move(later) != mover, game.to_move(later) == mover)):
+            found = sought[view] & same & players
+            seen.shown[view] += float(before[found].square().sum())
+            seen.stays[view] += float(overlap[found].sum())
+            sought[view] &= ~found
 
 
 def _warn(game: Game, seen: _Seen) -> None:
@@ -186,12 +241,18 @@ def _warn(game: Game, seen: _Seen) -> None:
     won, lost = sum(seen.won), sum(seen.lost)
     if lost and not won:
         _tell(game, f"no move ever won, and {lost} lost: the reward must be that of the player who moved")
+    for player in range(2):
+        if seen.won[player] >= FEW < seen.lost[1 - player] and not seen.lost[player] + seen.won[1 - player]:
+            _tell(game, f"every game that ended with a move of player {player} was won by it, and of the other lost: "
+                "the reward must be that of the player who moved, not of one of them")  # fmt: skip
+        if not seen.moved[player]:
+            _tell(game, f"player {player} never moves: to_move must say who is to move, and the default is for players "
+                "who move in turn, without dice; of one player, set num_players = 1")  # fmt: skip
     if seen.all_win and all(seen.all_win):
         _tell(game, "wherever a move won, every move did: a win must come with the move that makes it")
-    once, twice = seen.stays
-    if not game.impartial and game.alternates and once >= twice > 0:
+    if seen.stays[1] > 0 and seen.stays[0] * seen.shown[1] >= seen.stays[1] * seen.shown[0] > 0:
         _tell(game, "observe shows the same from either side: the state that step gives must be as seen by the "
-            "opponent; or nothing on the board belongs to a player, as in Nim: then set impartial = True")  # fmt: skip
+            "player to move; or nothing on it belongs to a player, as in Nim: then set impartial = True")  # fmt: skip
 
 
 def _tell(game: Game, what: str) -> None:
@@ -221,6 +282,49 @@ def _check_names(game: Game) -> None:
         read = game.parse_action(text)
         if read != action:
             raise InputError(f"{_name(game)}.parse_action({text!r}) must be {action}, whose name that is; got {read!r}")
+    try:
+        given = repr(game.parse_action(NO_MOVE))
+    except Exception as error:  # whatever the rules raise
+        given = type(error).__name__
+    if given != "None":
+        raise InputError(f"{_name(game)}.parse_action({NO_MOVE!r}) must be None: there is no such move; got {given}")
+
+
+def _check_board(game: Game, state: Tensor) -> None:
+    """Checks how a position [S] is drawn."""
+    for cell in game.board(state):
+        if not isinstance(cell, Cell):
+            raise InputError(f"{_name(game)}.board must be cells, got {type(cell).__name__}")
+        for what, value, end in (("owner", cell.owner, game.num_players), ("action", cell.action, game.num_actions)):
+            if value is not None and not (isinstance(value, int) and 0 <= value < end):
+                raise InputError(f"{_name(game)}.board: {what} must be None or a whole number below {end}, got {value}")
+
+
+def _check_alone(game: Game, state: Tensor, action: Tensor) -> None:
+    """Asks of positions [B, S] of all lengths at once, and of some by themselves."""
+    for method, given in (*((method, (state,)) for method in METHODS), ("step", (state, action))):
+        together = _parts(getattr(game, method)(*given))
+        for row in range(0, len(state), -(-len(state) // ALONE)):
+            for whole, part in zip(
+                together, _parts(getattr(game, method)(*(x[row : row + 1] for x in given))), strict=True
+            ):
+                if whole is not None and not _same(whole[row : row + 1], part):
+                    raise _of_others(game, method)
+
+
+def _check_any_move(game: Game, state: Tensor) -> None:
+    """Makes every move in states [B, S], and asks what searches ask after it: legal or not, and after the end."""
+    try:
+        each = torch.arange(game.num_actions).repeat(len(state))
+        before = state.repeat_interleave(game.num_actions, 0)
+        for method in (*METHODS, "step"):
+            getattr(game, method)(before, *([each] if method == "step" else []))
+    except Exception as error:  # whatever the rules raise
+        told = one_line(f"{type(error).__name__}: {error}")
+        raise InputError(
+            f"{_name(game)}.{method}: what it says of an illegal move, or after the end, is arbitrary, but it must not "
+            f"raise, as searches ask for whole batches; got {told}"
+        ) from error
 
 
 def _check_symmetries(game: Game) -> tuple[Tensor, Tensor]:
@@ -263,7 +367,7 @@ def _check_turned(game: Game, state: Tensor, cells: Tensor, moves: Tensor, k: in
         pairs["step().reward"] = one.reward, other.reward
         pairs["step().terminated"] = one.terminated, other.terminated
         for what, (expected, given) in pairs.items():
-            if not torch.equal(expected, given):
+            if not _same(expected, given):
                 raise InputError(
                     f"{_name(game)}.symmetries: symmetry {k} does not fit {what} after {ply} moves: a turned game "
                     "must be the same game"
@@ -296,8 +400,19 @@ def _check_rows(game: Game, method: str, result: Any, *given: Tensor) -> None:
     rows = torch.arange(len(given[0])).flip(0)[::2]
     half = getattr(game, method)(*(x[rows] for x in given))
     for whole, part in zip(_parts(result), _parts(half), strict=True):
-        if not torch.equal(whole[rows], part):
-            raise InputError(f"{_name(game)}.{method}: what it says of a row must not depend on the other rows")
+        if not _same(whole[rows], part):
+            raise _of_others(game, method)
+
+
+def _of_others(game: Game, method: str) -> InputError:
+    return InputError(f"{_name(game)}.{method}: what it says of a row must not depend on the other rows")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether they are equal; floats nearly, as sums in batches of other sizes are not exactly the same."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True)
 
 
 def _same_again(game: Game, method: str, *given: Any) -> Any:

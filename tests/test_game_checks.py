@@ -243,6 +243,96 @@ class Unseeded(Broken, Endgame):
         return state
 
 
+class CountOfTheFirst(Broken, TicTacToe):
+    """The first game's moves are counted for all, which are as many as long as all began together."""
+
+    def num_moves(self, state):
+        return super().num_moves(state[:1]).expand(len(state))
+
+
+class AllEnd(Broken, TicTacToe):
+    """As soon as one game has ended all have."""
+
+    def step(self, state, action):
+        made = super().step(state, action)
+        return made._replace(terminated=made.terminated.any().expand(len(state)))
+
+
+class Raises(Broken, TicTacToe):
+    """An illegal move raises."""
+
+    def step(self, state, action):
+        if not self.legal(state).gather(1, action[:, None]).all():
+            raise ValueError("not legal")
+        return super().step(state, action)
+
+
+class Discounts(Broken, TicTacToe):
+    """A discount that a search of players who move in turn does not ask for."""
+
+    def discount(self, state, next_state):
+        return -0.9
+
+
+class ReadsNumbers(Broken, TicTacToe):
+    """What is no number raises."""
+
+    def parse_action(self, text):
+        return int(text) - 1
+
+
+class ThirdOwner(Broken, TicTacToe):
+    """Players are numbered from 1 on the board."""
+
+    def board(self, state):
+        return [cell if cell.owner is None else cell._replace(owner=cell.owner + 1) for cell in super().board(state)]
+
+
+class LaterTooMuch(Broken, Climb):
+    """The return from the beginning is 0.4, but 1.4 from the second move on."""
+
+    gamma = 1
+
+    def step(self, state, action):
+        after, _, terminated = super().step(state, action)
+        return Transition(after, torch.where(after[:, 1] == 1, -1.0, 0.28), terminated)
+
+
+class PaidToTheFirst(Broken, TicTacToe):
+    """The reward is that of the player who began."""
+
+    def step(self, state, action):
+        made = super().step(state, action)
+        return made._replace(reward=torch.where(self.num_moves(state) % 2 == 0, made.reward, -made.reward))
+
+
+class NeverTurns(Broken, DotsAndBoxes):
+    """The same player always moves again."""
+
+    def to_move(self, state):
+        return torch.zeros_like(state[:, 0])
+
+
+class DiceInTurn(Broken, Endgame):
+    """Throws count as moves of the default `to_move`."""
+
+    to_move = Game.to_move
+
+
+class TurnsEachMove(Broken, DotsAndBoxes):
+    """To move is not who sees the board."""
+
+    to_move = Game.to_move
+
+
+class BoxesFromOneSide(Broken, DotsAndBoxes):
+    """Planes are of the one who began, whoever moves."""
+
+    def observe(self, state):
+        planes = super().observe(state)
+        return torch.where(state[:, 3, None, None, None] == 1, planes[:, [0, 2, 1]], planes)
+
+
 ERRORS = {
     Drawn: "legal must say the same when it is asked again",
     OfTheFirst: "legal: what it says of a row must not depend on the other rows",
@@ -264,11 +354,23 @@ ERRORS = {
     Unfair: "chance must be probabilities that sum to 1, or all 0",
     Loaded: "legal must be the moves that chance may make, where it is to move",
     Uncounted: "has chance, whose moves num_moves counts, so it must override to_move",
-    WhoseMove: r"to_move must be one of \[0, 1\], got \[2",
-    TooMuch: r"step: returns must lie in \[-1, 1\], got 1\.",
+    WhoseMove: "to_move must be 0 where a game begins: the player who began; got 1",
+    TooMuch: r"step: returns must lie in \[-1, 1\], from every position on; got 1\.",
+    CountOfTheFirst: "num_moves: what it says of a row must not depend on the other rows",
+    AllEnd: "step: what it says of a row must not depend on the other rows",
+    Raises: "step: what it says of an illegal move, or after the end, is arbitrary, but it must not raise",
+    Discounts: "discount follows from to_move and gamma; define these instead",
+    ReadsNumbers: r"parse_action\('\?'\) must be None: there is no such move; got ValueError",
+    ThirdOwner: "board: owner must be None or a whole number below 2, got 2",
+    LaterTooMuch: r"step: returns must lie in \[-1, 1\], from every position on; got 1\.4",
     Unseeded: "start: draw from the generator given; two of the same seed gave other states",
 }
 WARNINGS = {
+    PaidToTheFirst: "every game that ended with a move of player 0 was won by it, and of the other lost",
+    NeverTurns: "player 1 never moves: to_move must say who is to move",
+    DiceInTurn: "player 0 never moves: to_move must say who is to move",
+    TurnsEachMove: "observe shows the same from either side",
+    BoxesFromOneSide: "observe shows the same from either side",
     NotTurned: "observe shows the same from either side",
     SeenFromOneSide: "observe shows the same from either side",
     PaidToTheOther: "no move ever won, and .* lost: the reward must be that of the player who moved",
@@ -302,6 +404,31 @@ def test_the_rules_that_are_shipped_pass_without_a_trace(name):
         warnings.simplefilter("error")
         check_game(registry.games[name]())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_features_need_not_be_the_same_to_the_last_bit_in_batches_of_other_sizes():
+    class Features(TicTacToe):
+        planes_shape = (16, 3, 3)
+        weight = torch.randn(18, 144, generator=torch.Generator().manual_seed(0))
+
+        def observe(self, state):
+            planes = super().observe(state)
+            noise = 1e-8 * len(state)  # as of a kernel for another size
+            return (planes.flatten(1) @ self.weight).view(-1, *self.planes_shape) + noise
+
+        def num_moves(self, state):
+            return super().observe(state).flatten(1).sum(1).long()
+
+        def symmetries(self):
+            return Game.symmetries(self)
+
+        def render(self, state):
+            return str(state.tolist())
+
+        def board(self, state):
+            return ()
+
+    check_game(Features())
 
 
 def test_an_impartial_game_says_so():
