@@ -213,12 +213,6 @@ class Loaded(Broken, Endgame):
         return legal
 
 
-class Uncounted(Broken, Endgame):
-    """Players move in turn, if chance were one of them."""
-
-    to_move = Game.to_move
-
-
 class WhoseMove(Broken, DotsAndBoxes):
     """Players are numbered from 1."""
 
@@ -353,7 +347,7 @@ ERRORS = {
     Infinite: "observe must be finite numbers, got NaN or infinity",
     Unfair: "chance must be probabilities that sum to 1, or all 0",
     Loaded: "legal must be the moves that chance may make, where it is to move",
-    Uncounted: "has chance, whose moves num_moves counts, so it must override to_move",
+    DiceInTurn: "has chance, whose moves num_moves counts, so it must override to_move",
     WhoseMove: "to_move must be 0 where a game begins: the player who began; got 1",
     TooMuch: r"step: returns must lie in \[-1, 1\], from every position on; got 1\.",
     CountOfTheFirst: "num_moves: what it says of a row must not depend on the other rows",
@@ -368,7 +362,6 @@ ERRORS = {
 WARNINGS = {
     PaidToTheFirst: "every game that ended with a move of player 0 was won by it, and of the other lost",
     NeverTurns: "player 1 never moves: to_move must say who is to move",
-    DiceInTurn: "player 0 never moves: to_move must say who is to move",
     TurnsEachMove: "observe shows the same from either side",
     BoxesFromOneSide: "observe shows the same from either side",
     NotTurned: "observe shows the same from either side",
