@@ -5,7 +5,7 @@ Legend: B positions, A moves, S numbers per state, C planes of H x W cells, K sy
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,40 @@ class Transition(NamedTuple):
     """The result of a move."""
 
     state: Tensor
-    """[B, S] int64, as seen by the player who moves next."""
+    """[B, S], as seen by the player who moves next."""
     reward: Tensor
     """[B] float32, for the player who moved. Of two players: in [-1, 1], and 0 unless the game has ended."""
     terminated: Tensor
     """[B] bool, whether the game has ended."""
+
+
+class Model(Protocol):
+    """What a search asks for: the moves, and where they lead. A `Game` is one; another may have been learned."""
+
+    num_actions: int
+    """A."""
+    state_size: int
+    """S."""
+    state_dtype: torch.dtype
+    """Of states."""
+    max_moves: int
+    """Upper bound on the moves of a path."""
+
+    @property
+    def alternates(self) -> bool:
+        """Whether `discount` is `DISCOUNT` everywhere."""
+
+    def legal(self, state: Tensor) -> Tensor:
+        """Moves that may be made in states [B, S], [B, A] bool."""
+
+    def chance(self, state: Tensor) -> Tensor | None:
+        """The probabilities of chance's moves, [B, A]; None: chance never moves."""
+
+    def step(self, state: Tensor, action: Tensor) -> Transition:
+        """Makes moves [B] in states [B, S]."""
+
+    def discount(self, state: Tensor, next_state: Tensor) -> Tensor | float:
+        """What the values of the next states count for the players who moved, [B], or the same for all."""
 
 
 SQUARE = (-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)
@@ -71,6 +100,8 @@ class Game(ABC):
     """A."""
     state_size: int
     """S."""
+    state_dtype: torch.dtype = torch.int64
+    """Of states."""
     planes_shape: tuple[int, int, int]
     """(C, H, W)."""
     max_moves: int
@@ -370,22 +401,24 @@ def check_legal(game: Game, state: Tensor, action: Tensor) -> None:
         raise InputError(f"game {n}: the move {int(action[n])} is illegal; legal there: {allowed}")
 
 
-def checked_legal(game: Game, state: Tensor) -> Tensor:
+def checked_legal(game: Model, state: Tensor) -> Tensor:
     """`Game.legal`, [B, A] bool; waits for nothing.
 
     Raises:
         InputError: the states, or what it returned, are of another shape or dtype.
     """
     B = len(state)
-    if state.shape != (B, game.state_size) or state.dtype != torch.int64:
+    if state.shape != (B, game.state_size) or state.dtype != game.state_dtype:
         given = f"{state.dtype} {list(state.shape)}"
-        raise InputError(f"{type(game).__name__}: states must be torch.int64 [B, {game.state_size}], got {given}")
+        raise InputError(
+            f"{type(game).__name__}: states must be {game.state_dtype} [B, {game.state_size}], got {given}"
+        )
     legal = game.legal(state)
     require(game, "legal", legal, (B, game.num_actions), torch.bool, "[B, num_actions]")
     return legal
 
 
-def checked_step(game: Game, state: Tensor, action: Tensor) -> Transition:
+def checked_step(game: Model, state: Tensor, action: Tensor) -> Transition:
     """`Game.step`; waits for nothing.
 
     Raises:
@@ -397,13 +430,13 @@ def checked_step(game: Game, state: Tensor, action: Tensor) -> Transition:
         raise InputError(f"{type(game).__name__}.step must return Transition(state, reward, terminated), got {given}")
     made = Transition(*made)
     B = len(state)
-    require(game, "step().state", made.state, (B, game.state_size), torch.int64, "[B, state_size]")
+    require(game, "step().state", made.state, (B, game.state_size), game.state_dtype, "[B, state_size]")
     require(game, "step().reward", made.reward, (B,), torch.float32, "[B]")
     require(game, "step().terminated", made.terminated, (B,), torch.bool, "[B]")
     return made
 
 
-def too_long(game: Game) -> InputError:
+def too_long(game: Model) -> InputError:
     """The error of a game that goes on after `Game.max_moves`."""
     return InputError(
         f"{type(game).__name__}: a game goes on after max_moves = {game.max_moves} moves; every game must end, and "
@@ -411,7 +444,7 @@ def too_long(game: Game) -> InputError:
     )
 
 
-def require(game: Game, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, legend: str) -> None:
+def require(game: Model, what: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, legend: str) -> None:
     """Raises an InputError that names the class, unless what it gave is a tensor of this shape and dtype."""
     if not isinstance(value, Tensor) or value.shape != shape or value.dtype != dtype:
         given = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

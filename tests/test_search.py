@@ -129,6 +129,47 @@ def test_it_equals_a_plain_recursive_search(game, score, plain, expand_after):
         torch.testing.assert_close(found.value[n], value, atol=1e-5, rtol=0)
 
 
+def perfect_model(game, evaluate, num_simulations):
+    """The rules as a learned model: a latent state is a state, whether the game has ended, and its value if so."""
+    size = game.state_size
+
+    def dynamics(latent, move):
+        state, ended, value = latent[:, :size].long(), latent[:, size] > 0, latent[:, size + 1]
+        after, reward, terminated = game.step(state, move)
+        after, value = torch.where(ended[:, None], state, after), DISCOUNT * torch.where(ended, value, reward)
+        return torch.cat([after.float(), torch.stack([(ended | terminated).float(), value], 1)], 1)
+
+    def prediction(latent):
+        state, ended = latent[:, :size].long(), latent[:, size] > 0
+        logits, value = evaluate(state)
+        logits = logits.masked_fill(~game.legal(state) & ~ended[:, None], -torch.inf)
+        return logits, torch.where(ended, latent[:, size + 1], value)
+
+    return S.LearnedGame(dynamics, prediction, game.num_actions, size + 2, num_simulations)
+
+
+@pytest.mark.parametrize("num_simulations", [1, 6, 150])
+@pytest.mark.parametrize("kind", ["puct", "gumbel"])
+def test_a_search_in_a_perfect_model_equals_one_in_the_rules(kind, num_simulations):
+    """Visit for visit, also where the game ends within the search, in which the model goes on."""
+    evaluate = hashed(TTT)
+    state = states_after(TTT, [], [0], [1, 4, 2], [4, 0, 3, 5], [6, 2, 1, 4, 0], [0, 3, 1, 4], [0, 3, 8, 4, 1, 2, 6])
+    model = perfect_model(TTT, evaluate, num_simulations)
+    begun = torch.zeros(len(state), 2)
+    root = model.root(torch.cat([state.float(), begun], 1), TTT.legal(state))
+    if kind == "puct":  # as lost as the worst: an illegal move, of probability 0, is never the best
+        score = puct(first_play=-1.0)
+        rules = S.search(TTT, state, evaluate, num_simulations, score)
+        found = S.search(model, root, model.evaluate, num_simulations, score)
+    else:
+        rules = S.search_gumbel(TTT, state, evaluate, num_simulations)
+        found = S.search_gumbel(model, root, model.evaluate, num_simulations)
+    assert torch.equal(found.visits, rules.visits)
+    assert torch.equal(found.action, rules.action)
+    torch.testing.assert_close(found.value, rules.value)
+    torch.testing.assert_close(found.policy, rules.policy)
+
+
 @pytest.mark.parametrize("game", [TTT, C4], ids=["tictactoe", "connect4"])
 @pytest.mark.parametrize(
     ("score", "plain", "expand_after"),

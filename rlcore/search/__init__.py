@@ -1,10 +1,12 @@
 """Search: Monte Carlo tree search on whole tensors, for many games at once.
 
-``scores``: which move is tried next; ``tree``: the trees; ``mcts``: the searches; ``evaluators``: playouts.
+``scores``: which move is tried next; ``tree``: the trees; ``mcts``: the searches; ``evaluators``: playouts;
+``learned``: what is searched if only a model of the rules is known.
 """
 
 from rlcore.moved import former_names
 from rlcore.search.evaluators import mixed, playouts
+from rlcore.search.learned import LearnedGame
 from rlcore.search.mcts import Searcher, SearchResult, search, search_gumbel, simulate
 from rlcore.search.scores import (
     TINY,
@@ -44,6 +46,7 @@ __all__ = [
     "UNVISITED",
     "Edges",
     "Evaluator",
+    "LearnedGame",
     "Score",
     "SearchResult",
     "SearchTree",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlcore.errors import InputError
-from rlcore.game import Game, checked_step, too_long
+from rlcore.game import Game, Model, checked_step, too_long
 from rlcore.search.scores import (
     TINY,
     Evaluator,
@@ -69,7 +69,7 @@ class Searcher(Protocol):
 
 @torch.no_grad()
 def search(
-    game: Game,
+    game: Model,
     state: Tensor,
     evaluate: Evaluator,
     num_simulations: int,
@@ -87,7 +87,7 @@ def search(
     The move to make is the most visited one, and of equally visited ones that of the largest mean outcome.
 
     Args:
-        game: the rules.
+        game: the rules, or a model of them.
         state: [N, S].
         evaluate: evaluates states; `playouts` and the score `uct` make it UCT.
         num_simulations: per position.
@@ -129,7 +129,7 @@ def search(
 
 @torch.no_grad()
 def search_gumbel(
-    game: Game,
+    game: Model,
     state: Tensor,
     evaluate: Evaluator,
     num_simulations: int,
@@ -145,7 +145,7 @@ def search_gumbel(
     halving, algorithm 2); below the root, moves are selected by `gumbel`.
 
     Args:
-        game: the rules.
+        game: the rules, or a model of them.
         state: [N, S].
         evaluate: evaluates states.
         num_simulations: per position.
@@ -178,14 +178,14 @@ def search_gumbel(
 
 
 def simulate(
-    tree: SearchTree, game: Game, evaluate: Evaluator, score: Score, node: int, root_move: Tensor | None = None,
+    tree: SearchTree, game: Model, evaluate: Evaluator, score: Score, node: int, root_move: Tensor | None = None,
     expand_after: int = 1,
 ) -> None:  # fmt: skip
     """One simulation in every tree, in place.
 
     Args:
         tree: the trees; `update_leaves` has been called for their roots.
-        game: the rules.
+        game: the rules, or a model of them.
         evaluate: evaluates the new states.
         score: selects the moves.
         node: index of the new state's node, which no simulation has used.
@@ -215,7 +215,7 @@ def simulate(
 
 
 def _init_trees(
-    game: Game,
+    game: Model,
     state: Tensor,
     evaluate: Evaluator,
     num_simulations: int,
@@ -240,7 +240,7 @@ def _init_trees(
     return tree, num_used
 
 
-def _check(game: Game, tree: SearchTree) -> None:
+def _check(game: Model, tree: SearchTree) -> None:
     """Raises an InputError if a root has no legal move, or if a path was cut that is longer than `Game.max_moves`."""
     stuck, cut = ~game.legal(tree.state[:, ROOT]).any(1), (tree.depth > game.max_moves).any(1)
     if not (stuck | cut).any():  # one sync per search

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from rlcore.device import sync_is_costly
-from rlcore.game import DISCOUNT, Game, checked_legal, checked_step, draw
+from rlcore.game import DISCOUNT, Model, checked_legal, checked_step, draw
 from rlcore.returns import discounted_sum
 from rlcore.search.scores import Edges, Evaluator, Score, masked_prior
 
@@ -46,7 +46,7 @@ UNVISITED = -1
 class SearchTree(NamedTuple):
     """N trees with room for M nodes each."""
 
-    state: Tensor  # [N, M, S] int64
+    state: Tensor  # [N, M, S]
     prior: Tensor  # [N, M, A]
     visits: Tensor  # [N, M, A] float32
     total: Tensor  # [N, M, A]
@@ -73,12 +73,12 @@ class SearchTree(NamedTuple):
 
 
 def init_tree(
-    game: Game, state: Tensor, evaluate: Evaluator, num_nodes: int, max_depth: int | None = None
+    game: Model, state: Tensor, evaluate: Evaluator, num_nodes: int, max_depth: int | None = None
 ) -> SearchTree:
     """Trees that consist of a root each.
 
     Args:
-        game: the rules.
+        game: the rules, or a model of them.
         state: [N, S], in none of which the game has ended.
         evaluate: evaluates the roots.
         num_nodes: M.
@@ -114,12 +114,12 @@ def init_tree(
     return tree
 
 
-def longest_path(game: Game, num_nodes: int) -> int:
+def longest_path(game: Model, num_nodes: int) -> int:
     """The most moves that there may be from the root to a node of a tree."""
     return min(game.max_moves, num_nodes)
 
 
-def evaluate_nodes(game: Game, state: Tensor, evaluate: Evaluator) -> tuple[Tensor, Tensor, Tensor | None]:
+def evaluate_nodes(game: Model, state: Tensor, evaluate: Evaluator) -> tuple[Tensor, Tensor, Tensor | None]:
     """What nodes of states [B, S] begin with: priors [B, A], values [B], and where chance is to move, [B] bool or None.
 
     Where it is, the priors are its probabilities, and the value is that of a state drawn by them: a network sees only
