@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcore import settings
 from rlcore.agent import Agent, Metrics
@@ -14,7 +14,6 @@ from rlcore.environment import Environment
 from rlcore.envs.games.replay import Batch, GameReplay
 from rlcore.errors import InputError
 from rlcore.game import Game
-from rlcore.networks import Network
 from rlcore.optimizers import Adam
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
@@ -62,7 +61,7 @@ class SelfPlayAgent(Agent):
         """Transform each position that is learned from by a random symmetry of the game."""
 
     settings: Settings
-    network: Network
+    network: nn.Module
     learns_policy = True
     """Whether the replay keeps policies to learn."""
 
@@ -77,7 +76,13 @@ class SelfPlayAgent(Agent):
         self.batch_size = share(s.batch_size, "agent.batch_size")
         """B of this process."""
         capacity = share(s.replay_size, "agent.replay_size")
-        self.replay = GameReplay(self.game, capacity, s.symmetries, self.learns_policy, self.spec.device)
+        device, K = self.spec.device, self.num_following
+        self.replay = GameReplay(self.game, capacity, s.symmetries, self.learns_policy, device, K)
+
+    @property
+    def num_following(self) -> int:
+        """K, moves after each position that the replay keeps with it."""
+        return 0
 
     @property
     def score(self) -> Score:
