@@ -99,7 +99,7 @@ VARIANTS = {
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": {**MEMBER, "network": DROPOUT}, "members": 2}),
 }  # fmt: skip
 NEW = (
-    "example_dqn", "crossq", "discrete_sac", "dqn", "pqn", "sac", "td3", "trpo",
+    "example_dqn", "crossq", "discrete_sac", "dqn", "muzero", "pqn", "sac", "td3", "trpo",
     "bc", "td3_bc", "iql", "cql", "discrete_cql",
 )  # fmt: skip
 """Not in 0.1, or saved otherwise there."""

@@ -15,6 +15,7 @@ from rlcore.agents.discrete_sac import DiscreteSAC
 from rlcore.agents.dqn import DQN
 from rlcore.agents.ensemble import Ensemble
 from rlcore.agents.iql import IQL
+from rlcore.agents.muzero import MuZero
 from rlcore.agents.ppo import PPO
 from rlcore.agents.pqn import PQN
 from rlcore.agents.random_search import RandomSearch
@@ -62,6 +63,10 @@ EXAMPLE_DQN = {
 }
 PLAYER = {"network": MLP, "simulations": 4, "eval_simulations": 4, "batch_size": 16, "replay_size": 40, "horizon": 6,
           "gate_every": 3, "gate_games": 4}  # fmt: skip
+MUZERO = {
+    "latent_size": 4, "representation": MLP, "dynamics": MLP, "prediction": MLP, "unroll_steps": 3,
+    "simulations": 4, "eval_simulations": 4, "batch_size": 16, "replay_size": 40, "horizon": 6,
+}  # fmt: skip
 MEMBER = {"name": "ppo", "horizon": 8, "minibatch_size": 16, "network": MLP}
 
 
@@ -107,6 +112,7 @@ TRAINERS = {
     ),
     "ensemble": (CartPole, CARTPOLE, Ensemble, {"agent": MEMBER, "members": 2}),
     "alphazero": (SelfPlayEnv, TICTACTOE, AlphaZero, PLAYER),
+    "muzero": (SelfPlayEnv, TICTACTOE, MuZero, MUZERO),
     "versus": (VersusEnv, {**TICTACTOE, "save_every": 2}, Reinforce, {"gamma": 1.0, "network": MLP}),
     "trpo": (CartPole, CARTPOLE, TRPO, {**NORMALIZED_TRPO, "network": MLP}),
     "random_search": (CartPole, CARTPOLE, RandomSearch, {}),
