@@ -48,6 +48,9 @@ class AlphaGo(SelfPlayAgent):
         """Positions kept; the oldest are dropped first."""
         passes: PositiveFloat = 2.0
         """Average number of times that a position is learned from."""
+        one_of_each_game: bool = False
+        """Learn from one position of each game, drawn at random, as AlphaGo did: those of one game share an outcome,
+        which the network would learn by heart."""
 
     settings: Settings
     learns_policy = False
@@ -102,8 +105,11 @@ class AlphaGo(SelfPlayAgent):
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and fits the value network to their outcomes."""
-        self.replay.add(rollout)
-        return self._fit(rollout)
+        if not self.settings.one_of_each_game:
+            self.replay.add(rollout)
+            return self._fit(rollout)
+        num_added = self.replay.add(rollout, one_of_each_game=True)
+        return self._fit(rollout, num_added / rollout.num_steps)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The squared error to the outcome."""

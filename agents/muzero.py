@@ -1,11 +1,12 @@
 """MuZero: a player that learns the model in which it searches."""
 
+from typing import NamedTuple
+
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from rlcore.agent import Metrics
-from rlcore.agents.alphazero import Memory
 from rlcore.agents.bases.self_play import SelfPlayAgent
 from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.env_spec import EnvSpec
@@ -15,13 +16,17 @@ from rlcore.errors import InputError
 from rlcore.game import DISCOUNT
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
-from rlcore.search import LearnedGame, SearchResult, gumbels, puct, search, search_gumbel
+from rlcore.search import LearnedGame, SearchResult, gumbels, search, search_gumbel
 from rlcore.trees import Tree
 
 SMALLEST_RANGE = 1e-5
 """Of the numbers of a latent state, which is divided by it."""
-LOST = -1.0
-"""The value of a move never made, in evaluation: else moves that cannot be made would be tried in lost positions."""
+
+
+class Memory(NamedTuple):
+    """What MuZero records of a move in N games."""
+
+    policy: Tensor  # [N, A], the search's
 
 
 class MuZero(SelfPlayAgent):
@@ -52,6 +57,9 @@ class MuZero(SelfPlayAgent):
         """f, from latent states to the logits of the moves and the value."""
         unroll_steps: PositiveInt = 5
         """K, moves along which the model is unrolled."""
+        first_play: float | None = -1.0
+        """Of puct, the value of a move that was not made before; null is the mean of the position. Above -1 moves that
+        cannot be made would be tried in lost positions."""
         simulations: PositiveInt = 16
         """Simulations per search while learning."""
         temperature_moves: NonNegativeInt = 12
@@ -90,7 +98,7 @@ class MuZero(SelfPlayAgent):
         model, root = self._begin(obs, s.simulations)
         early = self.game.num_moves(obs) < s.temperature_moves
         noise = gumbels(model.legal(root)) * early[:, None]
-        found = search_gumbel(model, root, model.evaluate, s.simulations, noise)
+        found = search_gumbel(model, root, model.evaluate, s.simulations, noise, max_depth=s.max_depth)
         return Step(found.action, Memory(found.policy))
 
     def search(self, state: Tensor, simulations: int | None = None) -> SearchResult:
@@ -101,7 +109,7 @@ class MuZero(SelfPlayAgent):
         s = self.settings
         num_simulations = s.eval_simulations if simulations is None else simulations
         model, root = self._begin(state, num_simulations)
-        return search(model, root, model.evaluate, num_simulations, puct(s.exploration, LOST))
+        return search(model, root, model.evaluate, num_simulations, self.score, max_depth=s.max_depth)
 
     def distribution(self, obs: Tree) -> Categorical:
         """The model's own policy in states [B, S], without a search."""

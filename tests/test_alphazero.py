@@ -147,6 +147,20 @@ def test_rows_are_added_as_often_as_they_have_copies():
     assert sorted(kept + left) == sorted(expected)
 
 
+def test_one_position_of_each_game_is_any_of_them():
+    env, agent = make(num_envs=6)
+    one, every, num_games, num_added = make()[1].replay, make()[1].replay, 0, 0
+    for rollout in rollouts(agent, env, 120):
+        num_games += int(rollout.terminated.sum())
+        added = one.add(rollout, rollout.memory.policy, one_of_each_game=True)
+        assert added == int(rollout.terminated.sum())
+        num_added += every.add(rollout, rollout.memory.policy)
+    assert len(one) == num_games > 200
+    assert len(every) == num_added > 5 * num_games
+    stones = agent.game.num_moves(one.replay._rows.state[:num_games])
+    assert stones.bincount(minlength=5)[:5].min() > num_games / 20  # all games have as many positions
+
+
 def test_evaluation_may_search_as_learning_does():
     _, agent = make(eval_search="gumbel", max_considered=5, eval_simulations=12)
     state = agent.game.initial(3)
