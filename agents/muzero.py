@@ -75,8 +75,9 @@ class MuZero(SelfPlayAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         if not self.game.alternates:
+            name = type(self.game).__name__
             raise InputError(
-                f"agent.name: MuZero plays games of two players who move in turn; {type(self.game).__name__} is not one"
+                f"agent.name: MuZero plays games of two players who move in turn; for {name} use agent.name=alphazero"
             )
         s, A = self.settings, self.game.num_actions
         self.max_grad_norm = s.max_grad_norm

@@ -205,7 +205,7 @@ def test_turned_rows_are_what_the_turned_board_would_show():
     rollout = rlcore.collect(agent, env, obs, 3)
     rows = Position(rollout.last_obs, rollout.memory.policy[-1], torch.arange(8.0))
     cells, moves = agent.game.symmetries()
-    planes, legal, policy, outcome = agent.replay.turned(rows)
+    planes, legal, policy, outcome, _ = agent.replay.turned(rows)
     assert torch.equal(outcome, rows.outcome)
     shown, allowed = agent.game.observe(rows.state).flatten(2), agent.game.legal(rows.state)
     found = set()

@@ -175,5 +175,5 @@ def test_the_beginnings_of_tictactoe_are_learned_in_seconds():
 
 def test_mistakes_are_one_line():
     env = SelfPlayEnv(SelfPlayEnv.Settings(num_envs=4, game="dots_and_boxes"))
-    with pytest.raises(InputError, match="MuZero plays games of two players who move in turn; DotsAndBoxes is not one"):
+    with pytest.raises(InputError, match="MuZero plays games of two players who move in turn; for DotsAndBoxes use"):
         MuZero(env)
