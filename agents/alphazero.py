@@ -15,6 +15,7 @@ from rlcore.distributions import FORBIDDEN, Categorical
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.envs.games.replay import Batch
+from rlcore.errors import InputError
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
 from rlcore.rollout import Rollout, Step
@@ -113,6 +114,10 @@ class AlphaZero(SelfPlayAgent):
     def __init__(self, env: Environment | EnvSpec, settings: Settings | None = None):
         super().__init__(env, settings)
         s = self.settings
+        if s.gate_every is not None and self.game.num_players != 2:
+            raise InputError("agent.gate_every: a match is for two players; set it to null")
+        if s.reuse_tree and self.game.chance(self.game.initial(1, self.spec.device)) is not None:
+            raise InputError("agent.reuse_tree: the tree of the last move does not lead past a throw; set it to false")
         self.max_grad_norm = s.max_grad_norm
         self.network = s.network.build(self.game.planes_shape, self.game.num_actions + 1)
         self.player = copy.deepcopy(self.network).requires_grad_(False) if s.gate_every else self.network

@@ -592,5 +592,9 @@ def test_a_game_of_one_player_is_judged_by_its_return_and_has_no_opponents(small
         EloReport(EloReport.Settings.model_validate(players)).check(agent, env)
     with pytest.raises(InputError, match="report matches: needs a game of two players; climb has one"):
         MatchesReport(MatchesReport.Settings.model_validate({"opponents": [{"name": "random"}]})).check(agent, env)
+    with pytest.raises(InputError, match=r"agent\.gate_every: a match is for two players"):
+        make("climb", gate_every=2)
+    with pytest.raises(InputError, match=r"agent\.reuse_tree: the tree of the last move does not lead past a throw"):
+        make("einstein", search="puct", reuse_tree=True)
     with pytest.raises(InputError, match=r"versus is for two players; climb has one, use env.name=selfplay"):
         VersusEnv(VersusEnv.Settings.model_validate({"game": "climb", "pool": [{"name": "random"}]}))
