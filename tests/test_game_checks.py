@@ -185,6 +185,13 @@ class SameNames(Broken, TicTacToe):
         return "abc"[action // 3]
 
 
+class Sentences(Broken, TicTacToe):
+    """Names of two words."""
+
+    def action_name(self, action):
+        return f"row {action + 1}"
+
+
 class Infinite(Broken, Nim):
     """An empty heap is minus infinity."""
 
@@ -354,12 +361,13 @@ ERRORS = {
     AllEnd: "step: what it says of a row must not depend on the other rows",
     Raises: "step: what it says of an illegal move, or after the end, is arbitrary, but it must not raise",
     Discounts: "discount follows from to_move and gamma; define these instead",
-    ReadsNumbers: r"parse_action\('\?'\) must be None: there is no such move; got ValueError",
     ThirdOwner: "board: owner must be None or a whole number below 2, got 2",
     LaterTooMuch: r"step: returns must lie in \[-1, 1\], from every position on; got 1\.4",
     Unseeded: "start: draw from the generator given; two of the same seed gave other states",
 }
 WARNINGS = {
+    ReadsNumbers: r"parse_action\('\?'\) must be None: there is no such move; got ValueError",
+    Sentences: "a move is called 'row 1': one word without a comma is read among several",
     PaidToTheFirst: "every game that ended with a move of player 0 was won by it, and of the other lost",
     NeverTurns: "player 1 never moves: to_move must say who is to move",
     TurnsEachMove: "observe shows the same from either side",
