@@ -7,7 +7,7 @@ import torch
 from nim import Nim
 from scipy.stats import binomtest
 
-from rlcore import InputError, check_environment, registry
+from rlcore import InputError, check_environment, check_game, registry
 from rlcore.envs.games import ConnectFour, Gomoku, TicTacToe
 from rlcore.envs.games.intervals import Z, effective_games, points_interval
 from rlcore.envs.games.players import MinmaxPlayer, PlayerChoice, RandomPlayer
@@ -17,7 +17,6 @@ from rlcore.envs.games.truth import Truth, enumerate_positions, read
 from rlcore.game import (
     Transition,
     check_legal,
-    check_rules,
     contest,
     describe_count,
     different_games,
@@ -534,7 +533,7 @@ def test_wrong_rules_are_one_line_when_an_environment_is_made(monkeypatch, game,
 @pytest.mark.parametrize("game", [TTT, C4, Nim()])
 def test_right_rules_are_checked_without_a_trace(game):
     before = torch.get_rng_state()
-    check_rules(game)
+    check_game(game)
     assert torch.equal(torch.get_rng_state(), before)
 
 
