@@ -180,7 +180,7 @@ class AlphaZero(SelfPlayAgent):
         )  # fmt: skip
         if not forced:
             return found
-        visits = pruned_visits(found.tree.edges(ROOT), forced, s.exploration)
+        visits = pruned_visits(found.tree.edges(ROOT), forced, s.exploration, s.exploration_base)
         return found._replace(policy=visits / visits.sum(1, keepdim=True))
 
     def distribution(self, obs: Tree) -> Categorical:

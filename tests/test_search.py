@@ -448,7 +448,8 @@ def test_moves_once_made_get_their_forced_visits():
     assert not torch.equal(found.visits, S.search(C4, state, evaluate, 120).visits)
 
 
-def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
+@pytest.mark.parametrize("base", [None, 20.0])
+def test_pruned_visits_are_those_that_the_score_alone_would_have_made(base):
     """One visit after the other is taken off by hand."""
     generator = torch.Generator().manual_seed(0)
     pruned_some = 0
@@ -458,7 +459,8 @@ def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
         prior[5], visits[5] = -torch.inf, 0
         edges = Edges(prior, visits, visits * (2 * torch.rand(6, generator=generator) - 1), torch.tensor(0.0))
         N, Q = float(visits.sum()), edges.mean.tolist()
-        bonus = [1.25 * max(P, 0.0) * math.sqrt(1 + N) for P in prior.tolist()]
+        c = 1.25 + (math.log1p((1 + N) / base) if base else 0)
+        bonus = [c * max(P, 0.0) * math.sqrt(1 + N) for P in prior.tolist()]
         most = visits.max().item()
         bar = max(q + b / (1 + n) for q, b, n in zip(Q, bonus, visits.tolist(), strict=True) if n == most)
         expected = []
@@ -467,7 +469,7 @@ def test_pruned_visits_are_those_that_the_score_alone_would_have_made():
             while n < most and left > 0 and n - left < math.floor(f) and q + b / left < bar:
                 left -= 1
             expected.append(0 if left <= 1 and n < most else left)
-        found = S.pruned_visits(edges, 2.0)
+        found = S.pruned_visits(edges, 2.0, base=base)
         assert found.tolist() == expected
         pruned_some += found.sum() < visits.sum()
     assert pruned_some > 100

@@ -69,10 +69,14 @@ def puct(
             Q = torch.where(e.visits > 0, Q, unseen)
         elif first_play:
             Q = torch.where(e.visits > 0, Q, first_play)
-        c = exploration if base is None else exploration + ((N + base) / base).log()
-        return Q + c * e.prior * N.sqrt() / (1 + e.visits)
+        return Q + _growing(exploration, base, N) * e.prior * N.sqrt() / (1 + e.visits)
 
     return score
+
+
+def _growing(exploration: float, base: float | None, N: Tensor) -> Tensor | float:
+    """The c of `puct` after N visits."""
+    return exploration if base is None else exploration + ((N + base) / base).log()
 
 
 def forced_visits(e: Edges, forced: float) -> Tensor:
@@ -85,7 +89,7 @@ def forced_visits(e: Edges, forced: float) -> Tensor:
     return (forced * e.prior.clamp_min(0) * e.visits.sum(-1, keepdim=True)).sqrt()
 
 
-def pruned_visits(e: Edges, forced: float, exploration: float = 1.25) -> Tensor:
+def pruned_visits(e: Edges, forced: float, exploration: float = 1.25, base: float | None = None) -> Tensor:
     """Visits without those that only `forced_visits` made, [..., A], as a target (Wu 2019, section 3.2).
 
     Of each move but the most visited one, as many forced visits are taken off as leave its `puct` below that one's; and
@@ -95,10 +99,12 @@ def pruned_visits(e: Edges, forced: float, exploration: float = 1.25) -> Tensor:
         e: edges of roots.
         forced: k.
         exploration: c of `puct`.
+        base: of its growth.
     """
     visits, most = e.visits, e.visits.amax(-1, keepdim=True)
     best = visits == most
-    bonus = exploration * e.prior.clamp_min(0) * (1 + visits.sum(-1, keepdim=True)).sqrt()
+    N = 1 + visits.sum(-1, keepdim=True)
+    bonus = _growing(exploration, base, N) * e.prior.clamp_min(0) * N.sqrt()
     bar = (e.mean + bonus / (1 + visits)).where(best, -torch.inf).amax(-1, keepdim=True)
     gap = (bar - e.mean).clamp_min(TINY)
     needed = torch.where(bar > e.mean, (bonus / gap).floor(), torch.inf)  # the fewest that stay below the bar
