@@ -85,7 +85,7 @@ class AlphaZero(SelfPlayAgent):
         """With puct while learning, continue from the subtree of the move just played; its visits count as well."""
         temperature_moves: NonNegativeInt = 12
         """Moves per game that are sampled, from the visits (puct) or by Gumbel noise; afterwards the best is played.
-        Those of a random opening count."""
+        Those of a random opening count, and those of chance."""
         max_considered: PositiveInt = 16
         """With gumbel, largest number of moves tried at the root."""
         value_scale: PositiveFloat = 1.0

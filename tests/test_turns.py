@@ -12,7 +12,7 @@ from test_search import constant, hashed
 from rlcore import InputError, Trainer, check_agent, check_environment, collect, registry
 from rlcore import search as S
 from rlcore.agents.alphazero import AlphaZero
-from rlcore.envs.games import DotsAndBoxes, EightPuzzle, Einstein, TicTacToe
+from rlcore.envs.games import DotsAndBoxes, EightPuzzle, Einstein, TicTacToe, truth
 from rlcore.envs.games.elo import EloReport
 from rlcore.envs.games.matches import MatchesReport
 from rlcore.envs.games.players import MinmaxPlayer
@@ -573,6 +573,37 @@ def test_a_step_against_an_opponent_is_all_that_happens_until_it_is_the_agents_t
         state = env._state.clone()
     assert {0, 1, 2} <= set(answers)
     assert {-1, 1} <= seen
+
+
+class Keeping(Boxes):
+    """Remembers what it gave, as rules may that look results up."""
+
+    given: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def initial(self, num, device="cpu"):
+        return self.keep(super().initial(num, device))
+
+    def step(self, state, action):
+        return Transition(*map(self.keep, super().step(state, action)))
+
+    def keep(self, tensor):
+        self.given.append((tensor, tensor.clone()))
+        return tensor
+
+
+@pytest.mark.parametrize("kind", [SelfPlayEnv, VersusEnv])
+def test_an_environment_does_not_write_into_what_the_rules_gave(monkeypatch, kind):
+    monkeypatch.setitem(registry.games._registered, "keeping", lambda: Keeping(1, 2))
+    monkeypatch.setattr(Keeping, "given", [])
+    pool = {"pool": [{"name": "random"}]} if kind is VersusEnv else {}
+    env = kind(kind.Settings.model_validate({"num_envs": 8, "game": "keeping", "random_openings": 2, **pool}))
+    env.reset(seed=1)
+    for _ in range(30):
+        env.step(env.random_actions())
+    truth._played(env.game, ["1", "12", "213"], ["a", "b", "c"])
+    assert len(Keeping.given) > 60
+    for tensor, before in Keeping.given:
+        assert torch.equal(tensor, before)
 
 
 def test_a_player_who_moves_again_is_learned_in_seconds(small_games):

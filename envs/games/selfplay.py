@@ -59,6 +59,6 @@ class SelfPlayEnv(GameEnv):
         if waits:  # so avoid looking which have ended
             state = torch.where(terminated[:, None], self._openings(self.num_envs), state)
         elif terminated.any():
-            state[terminated] = self._openings(int(terminated.sum()))
+            state = state.index_put((terminated,), self._openings(int(terminated.sum())))  # the rules may keep theirs
         self._state = state
         return state, reward, terminated, self._truncated, {}

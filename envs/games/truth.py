@@ -148,7 +148,8 @@ def _played(game: Game, games: list[str], where: list[str]) -> Tensor:
             if action is None or not allowed[action]:
                 message = f"move {ply + 1} of {games[row]}, {games[row][ply]!r}, is not legal"
                 raise InputError(f"{where[row]}: {message}")
-        state[rows], _, terminated = game.step(state[rows], torch.tensor(actions))
+        after, _, terminated = game.step(state[rows], torch.tensor(actions))
+        state = state.index_put((torch.tensor(rows),), after)
         if terminated.any():
             row = rows[int(terminated.float().argmax())]
             raise InputError(f"{where[row]}: the game ends with move {ply + 1} of {games[row]}")

@@ -118,11 +118,10 @@ class VersusEnv(GameEnv):
             InputError: a move is illegal.
         """
         check_legal(self.game, self._state, actions)
-        state, reward, terminated = make_move(self.game, self._state, actions, self._generator)
-        theirs = ((self.game.discount(self._state, state) * ~terminated) < 0).nonzero().flatten()
-        state[theirs], answer, terminated[theirs] = self._answer(state[theirs], theirs)
-        reward[theirs] = DISCOUNT * answer
-        self._state = state
+        made = make_move(self.game, self._state, actions, self._generator)
+        theirs = ((self.game.discount(self._state, made.state) * ~made.terminated) < 0).nonzero().flatten()
+        answer = self._answer(made.state[theirs], theirs)
+        self._state, reward, terminated = _put(made, theirs, answer._replace(reward=DISCOUNT * answer.reward))
         self._begin(terminated.nonzero().flatten())
         return self.observe(self._state), reward, terminated, self._truncated, {}
 
@@ -136,18 +135,15 @@ class VersusEnv(GameEnv):
         theirs = (~self._begins[games]).nonzero().flatten()
         answered = self._answer(state[theirs], games[theirs])
         # where the opponent would win at once, the agent begins: otherwise there would be no game
-        state[theirs] = torch.where(answered.terminated[:, None], state[theirs], answered.state)
-        self._state = self._state.clone()
-        self._state[games] = state
+        answer = torch.where(answered.terminated[:, None], state[theirs], answered.state)
+        self._state = self._state.index_put((games,), state.index_put((theirs,), answer))
 
     def _answer(self, state: Tensor, games: Tensor) -> Transition:
         """Plays the opponents' moves in positions [K, S] of games [K], until the agent's turn; rewards are theirs."""
         made = self._opponents_move(state, games)
         again = ((self.game.discount(state, made.state) * ~made.terminated) > 0).nonzero().flatten()
         if len(again):
-            more = self._answer(made.state[again], games[again])
-            for x, y in zip(made, more, strict=True):
-                x[again] = y
+            made = _put(made, again, self._answer(made.state[again], games[again]))
         return made
 
     def _opponents_move(self, state: Tensor, games: Tensor) -> Transition:
@@ -215,3 +211,8 @@ class VersusEnv(GameEnv):
         self._opponent = restored(saved["opponent"], self._opponent, "env.opponent", low=0, high=last)
         self._begins = restored(saved["begins"], self._begins, "env.begins")
         self._retire()
+
+
+def _put(made: Transition, rows: Tensor, others: Transition) -> Transition:
+    """Moves [B] with others [K] at rows [K]; the rules may keep the tensors that they gave, so none is written into."""
+    return Transition(*(x.index_put((rows,), y) for x, y in zip(made, others, strict=True)))
