@@ -109,6 +109,36 @@ def verify(
 
 
 @app.command()
+def tune(
+    config: ConfigName,
+    overrides: Overrides = None,
+    trials: Annotated[int, typer.Option(min=1, max=10**6, help="Of the study, those it has included.")] = 50,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of a trial, whose mean counts.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="Trials at once.")] = 1,
+    by: Annotated[
+        str | None, typer.Option(metavar="FIGURE", help="As in TensorBoard. Default: by which the best is chosen.")
+    ] = None,
+    sampler: Annotated[str, typer.Option(help="tpe, random, gp, cmaes or qmc.")] = "tpe",
+    pruner: Annotated[str, typer.Option(help="median, halving, hyperband or none.")] = "median",
+    storage: Annotated[
+        str | None, typer.Option(help="A file, or a database's URL, which machines share. Default: a file in --out.")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="Its name in the storage. Default: the config's.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder of its runs. Default: runs/tune/CONFIG.")] = None,
+    fresh: Annotated[
+        int,
+        typer.Option(min=0, max=1000, help="Seeds with which the config and the best are trained at last."),
+    ] = 5,
+    worker: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Look for good settings, in the search block of a config."""
+    made = rlcore.commands.tune(
+        config, overrides or [], trials, seeds, jobs, by, sampler, pruner, storage, study, out, fresh, worker
+    )
+    raise typer.Exit(made)
+
+
+@app.command()
 def record(
     run: RunPath,
     out: Annotated[

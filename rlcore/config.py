@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import Field, NonNegativeInt, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, JsonValue, NonNegativeInt, ValidationError, ValidationInfo, field_validator, model_validator
 
 from rlcore import distributed, legacy, registry
 from rlcore.agent import Agent, AgentChoice
@@ -19,9 +19,11 @@ from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment, EnvironmentChoice
 from rlcore.errors import InputError
+from rlcore.hooks import Hook
 from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
 from rlcore.registry import did_you_mean
+from rlcore.search_space import Range
 from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import ResolvedPath, Settings, flatten, mistakes
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
@@ -86,6 +88,8 @@ class Config(Settings):
     their files."""
     expect: dict[str, Expectation] = {}  # noqa: RUF012
     """Figure, named as in TensorBoard, to the bound that it meets for five seeds of five."""
+    search: dict[str, Range | Annotated[list[JsonValue], Field(min_length=1)]] = Field(default={}, exclude=True)
+    """Dotted key to where ``rlcore tune`` looks for its value: ``{low: 1e-5, high: 1e-2, log: true}``, or a list."""
 
     @field_validator("eval_env")
     @classmethod
@@ -279,13 +283,14 @@ def shipped_names() -> list[str]:
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
-def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, list[str]]:
+def build(config: Config, spec: dict[str, Any] | None = None, hooks: Sequence[Hook] = ()) -> tuple[Trainer, list[str]]:
     """A trainer that writes nothing yet, ready to fit or to restore; seeds every generator.
 
     Args:
         config: the settings.
         spec: of the agent that it will restore, as its checkpoint holds it (`EnvSpec.plain`); see
             `Environment.for_agent`.
+        hooks: beside those of the settings.
 
     Returns:
         The trainer, and one line for each choice made for it.
@@ -309,7 +314,9 @@ def build(config: Config, spec: dict[str, Any] | None = None) -> tuple[Trainer, 
     )
     if config.init_from is not None and spec is None:
         notes += init_from(agent, config.init_from)
-    trainer = Trainer(agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env)
+    trainer = Trainer(
+        agent, env, config.trainer, seed=config.seed, name=config.agent.name, eval_env=eval_env, hooks=hooks
+    )
     return trainer, notes
 
 

@@ -19,6 +19,7 @@ from rlcore.device import SMALL_NETWORK, choose_device
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError
 from rlcore.files import claim_folder, locked, write_text
+from rlcore.hooks import Hook
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
 from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
@@ -134,12 +135,15 @@ class Run:
         fields = kind.Settings.model_fields
         return [f"env.{name}={json.dumps(fields[name].default)}" for name in others if f"env.{name}" not in changed]
 
-    def build(self, loaded: Loaded, path: Path) -> tuple[Trainer, dict[str, Any], list[str]]:
+    def build(
+        self, loaded: Loaded, path: Path, hooks: Sequence[Hook] = ()
+    ) -> tuple[Trainer, dict[str, Any], list[str]]:
         """A trainer for the agent of a checkpoint, the checkpoint, and one line for each choice made.
 
         Args:
             loaded: the run's settings, perhaps changed.
             path: of the checkpoint, which the trainer may then restore.
+            hooks: beside those of the settings.
 
         Raises:
             InputError: a changed setting says what is fitted in training; or they do not fit together.
@@ -154,7 +158,7 @@ class Run:
                     f"agent; {describe(now)} would have no effect"
                 )
         saved = checkpoints.load(path)
-        trainer, notes = config.build(loaded.config, saved.get("spec"))
+        trainer, notes = config.build(loaded.config, saved.get("spec"), hooks)
         if trainer.env.device.type != "cpu":
             saved = checkpoints.load(path, trainer.env.device)
         return trainer, saved, notes

@@ -6,6 +6,7 @@ from rlcore.commands.record import record
 from rlcore.commands.resume import resume
 from rlcore.commands.show import show
 from rlcore.commands.train import train
+from rlcore.commands.tune import tune
 from rlcore.commands.verify import verify
 
-__all__ = ["evaluate", "list_names", "record", "resume", "show", "train", "verify"]
+__all__ = ["evaluate", "list_names", "record", "resume", "show", "train", "tune", "verify"]

@@ -1,0 +1,106 @@
+"""Where settings are looked for, by `rlcore.commands.study`: ranges and choices."""
+
+import json
+from typing import Any, Protocol
+
+from pydantic import JsonValue, PositiveFloat, PositiveInt, model_validator
+
+from rlcore.errors import InputError
+from rlcore.settings import Settings
+
+
+class Trial(Protocol):
+    """What a value is asked of: an Optuna trial."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        """A whole number."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None, log: bool) -> float:
+        """A number."""
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        """One of several."""
+
+
+class Range(Settings):
+    """Numbers from ``low`` to ``high``, both included; whole ones, if both are."""
+
+    low: int | float
+    """The smallest."""
+    high: int | float
+    """The largest."""
+    log: bool = False
+    """As many between 1 and 10 as between 10 and 100."""
+    step: PositiveInt | PositiveFloat | None = None
+    """Only ``low``, ``low`` + step, ...; not with ``log``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Range":
+        if not self.low < self.high:
+            raise InputError(f"low must be less than high, got {self.low:g} and {self.high:g}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise InputError("log: needs a low of more than 0, and no step")
+        if self.is_whole and isinstance(self.step, float):
+            raise InputError(f"step: must be whole, as low and high are; got {self.step:g}")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of whole numbers."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def suggest(self, trial: Trial, name: str) -> int | float:
+        """A value for a trial."""
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+    def encode(self, value: Any) -> Any:
+        """A value as a trial has it; None if it is not in the range."""
+        is_number = isinstance(value, int if self.is_whole else (int, float)) and not isinstance(value, bool)
+        return value if is_number and self.low <= value <= self.high else None
+
+    def decode(self, value: int | float) -> int | float:
+        """The value of what a trial has."""
+        return value
+
+    def ends(self) -> list[int | float]:
+        """The values between which all others lie."""
+        return [self.low, self.high]
+
+
+class Choices:
+    """One of several values of any kind; a trial has those that are no numbers, strings or booleans as JSON.
+
+    Args:
+        values: at least one.
+    """
+
+    def __init__(self, values: list[JsonValue]):
+        plain = all(isinstance(value, (bool, int, float, str)) for value in values)
+        self.of = {value if plain else json.dumps(value): value for value in values}
+        """As a trial has it, to the value."""
+
+    def suggest(self, trial: Trial, name: str) -> Any:
+        """A value for a trial."""
+        return self.decode(trial.suggest_categorical(name, list(self.of)))
+
+    def encode(self, value: Any) -> Any:
+        """A value as a trial has it; None if it is not among them."""
+        return next((name for name, known in self.of.items() if known == value), None)
+
+    def decode(self, value: Any) -> Any:
+        """The value of what a trial has."""
+        return self.of[value]
+
+    def ends(self) -> list[Any]:
+        """All of them."""
+        return list(self.of.values())
+
+
+Parameter = Range | Choices
+
+
+def parameters(search: dict[str, Range | list[JsonValue]]) -> dict[str, Parameter]:
+    """The parameters of a ``search:`` block, by dotted key."""
+    return {key: one if isinstance(one, Range) else Choices(one) for key, one in search.items()}
