@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
     from rlcore.collector import Collector
+    from rlcore.comparison import Comparison, compare
     from rlcore.env_spec import EnvSpec
     from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
@@ -29,6 +30,7 @@ __all__ = [
     "Agent",
     "CheckpointError",
     "Collector",
+    "Comparison",
     "ContractError",
     "EnvSpec",
     "Environment",
@@ -47,6 +49,7 @@ __all__ = [
     "check_game",
     "collect",
     "commands",
+    "compare",
     "distributed",
     "load",
     "networks",
@@ -58,6 +61,7 @@ _HOMES = {
     "agent": ("Agent", "Metrics"),
     "checks": ("check_agent", "check_environment"),
     "collector": ("Collector",),
+    "comparison": ("Comparison", "compare"),
     "env_spec": ("EnvSpec",),
     "environment": ("Environment",),
     "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -172,6 +172,63 @@ def record(
         run, out, steps, policy, checkpoint, mix or [], expert, num_envs, seed, changed or [], trust
     )
     raise typer.Exit(made)
+
+
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str], typer.Argument(metavar="A B...", help="Runs, or folders of the runs of several seeds; patterns.")
+    ],
+    by: Annotated[
+        str | None, typer.Option(metavar="TAG", help="Figure, as eval/return. Default: what the runs are judged by.")
+    ] = None,
+    of: Annotated[
+        Literal["last", "best", "area"], typer.Option(help="Its last value, its best, or its mean over the steps.")
+    ] = "last",
+    at: Annotated[
+        str | None, typer.Option(metavar="STEPS|SECONDSs", help="What came until then: 50_000 steps, or 60s.")
+    ] = None,
+    better: Annotated[
+        Literal["less", "more"] | None, typer.Option(help="Which is better, if the runs do not say.")
+    ] = None,
+    paired: Annotated[
+        bool, typer.Option("--paired/--unpaired", help="Compare runs of one seed, where seeds agree.")
+    ] = True,
+    figure: Annotated[str | None, typer.Option(metavar="FILE", help="Draw curves and profiles: compared.png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs of several seeds: which is better, by how much, and how sure that is."""
+    raise typer.Exit(rlcore.commands.compare(sides, by, of, at, better, paired, figure, json))
+
+
+@app.command()
+def runs(
+    pattern: Annotated[
+        str | None, typer.Argument(help="A folder, or what the paths in runs/ have in them or match.")
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", metavar="KEY=VALUE", help="A setting, state, or env; the value may be a pattern."),
+    ] = None,
+    sort: Annotated[str, typer.Option(help="name, state, steps, figure, best, seconds or updated.")] = "updated",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List runs: their state, steps, figures and age."""
+    raise typer.Exit(rlcore.commands.runs(pattern, filters or [], sort, json))
+
+
+@app.command()
+def plot(
+    tag: Annotated[str, typer.Argument(help="A figure, as in TensorBoard: eval/return; or a pattern: 'eval/*'.")],
+    given: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, folders of runs, or patterns.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="The file; its ending says the format.")] = "plot.png",
+    over: Annotated[Literal["steps", "seconds"], typer.Option(help="The horizontal axis.")] = "steps",
+    smoothing: Annotated[
+        float, typer.Option(min=0.0, max=0.999, help="Weight of what was before, as in TensorBoard.")
+    ] = 0.0,
+) -> None:
+    """Draw figures of runs into a file."""
+    raise typer.Exit(rlcore.commands.plot(tag, given, over, smoothing, out))
 
 
 @app.command("list")

@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,8 @@ from rlcore.device import SMALL_NETWORK, choose_device, set_threads
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment, EnvironmentChoice
 from rlcore.errors import InputError
+from rlcore.files import CHECKPOINTS_FOLDER
+from rlcore.files import CONFIG_FILE as CONFIG_FILE  # also from here, as what reads it
 from rlcore.hooks import Hook
 from rlcore.imports import import_module, search
 from rlcore.memory import BoundedTensors
@@ -26,19 +27,18 @@ from rlcore.registry import did_you_mean
 from rlcore.search_space import Range
 from rlcore.seeding import TRAINING, derive_seed, restore_rng_state, rng_state, seed_everything
 from rlcore.settings import ResolvedPath, Settings, flatten, mistakes
-from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+from rlcore.trainer import Trainer
 from rlcore.warm_start import init_from
+from rlcore.yaml_files import parse_yaml as parse_yaml  # also from here
+from rlcore.yaml_files import read_yaml as read_yaml
 
 SHIPPED = Path(__file__).parent / "configs"
 COMMAND_LINE = "command line"
 ASSUMED = "assumed"
 ASSUMED_STEPS = 100_000
 """Length of a run of an agent without a config, unless one is given."""
-CONFIG_FILE = "config.yaml"
 HOME_FILE = ".home"
 """In a run's folder: the absolute path at which it was trained."""
-MOST_CHARACTERS, MOST_NODES, DEEPEST, MOST_DIGITS = 2**18, 10_000, 50, 400
-"""Bounds of a YAML file: on its characters, its values, their nesting, and the digits of a number."""
 
 
 class Expectation(Settings):
@@ -370,113 +370,6 @@ def num_parameters(config: Config, env: Environment) -> int:
     finally:
         restore_rng_state(rng)
     return sum(param.numel() for param in agent.parameters())
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML with unique keys, scalars of 1.2: ``1e-3`` is a float, ``1e6`` and ``1_000`` integers, ``no`` a string.
-
-    No tags but those of these scalars, lists and mappings.
-    """
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-    yaml_constructors = {  # noqa: RUF012
-        tag: constructor
-        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.rpartition(":")[2] in ("str", "seq", "map")
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is not a string", key_node.start_mark
-                )
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is duplicated", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _scalar(tag: str, pattern: str, convert: Any) -> None:
-    _Loader.add_implicit_resolver(tag, re.compile(pattern), None)
-    _Loader.add_constructor(tag, lambda loader, node: convert(node.value))
-
-
-def _whole(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise ValueError(f"a number of {len(text):,} digits is too long")
-    number = Decimal(text)  # also reads 1e6
-    if number != int(number):
-        raise ValueError(f"{text} is not a whole number")
-    return int(number)
-
-
-_NUMBER = r"(0|[1-9][0-9_]*)"
-_scalar("tag:yaml.org,2002:null", r"^(~|null|)$", lambda text: None)
-_scalar("tag:yaml.org,2002:bool", r"^(true|false)$", lambda text: text == "true")
-_scalar(
-    "tag:yaml.org,2002:int",
-    rf"^[-+]?{_NUMBER}([eE]\+?[0-9]{{1,2}})?$",
-    lambda text: _whole(text.replace("_", "")),
-)
-_scalar(
-    "tag:yaml.org,2002:float",
-    rf"^[-+]?({_NUMBER}(\.[0-9_]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$",
-    lambda text: float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan")),
-)
-
-
-def parse_yaml(text: str, name: str) -> Any:
-    """Parses YAML text into plain containers.
-
-    Raises:
-        InputError: names the line; or it is too large, or nested too deeply.
-    """
-    if len(text) > MOST_CHARACTERS:
-        raise InputError(f"{name}: has {len(text):,} characters; a config has at most {MOST_CHARACTERS:,}")
-    try:
-        tree = yaml.load(text, _Loader)
-        _check_size(tree)
-        return tree
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{name}{line}: {error.problem}") from None
-    except RecursionError:
-        raise InputError(f"{name}: is nested too deeply") from None
-    except (yaml.YAMLError, ValueError, ArithmeticError) as error:  # the last two: a wrong tag, such as !!int x
-        raise InputError(f"{name}: {' '.join(str(error).split())}") from None
-
-
-def _check_size(tree: Any) -> None:
-    """Raises a ValueError if there is too much in a tree; aliases are followed, by which it may grow exponentially."""
-    waiting, size = [(tree, 0)], 0
-    while waiting:
-        branch, depth = waiting.pop()
-        size += 1
-        if size > MOST_NODES or depth > DEEPEST:
-            raise ValueError(f"more than {MOST_NODES:,} values, or nested more than {DEEPEST} deep")
-        if isinstance(branch, (dict, list)):
-            waiting += [(inner, depth + 1) for inner in (branch.values() if isinstance(branch, dict) else branch)]
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping.
-
-    Raises:
-        InputError: it does not hold one, or cannot be read.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    tree = parse_yaml(text, path.name)
-    if not isinstance(tree, dict):
-        raise InputError(f"{path.name}: must be a mapping of keys to values, got {type(tree).__name__}")
-    return tree
 
 
 def _override(tree: dict[str, Any], override: str) -> str:

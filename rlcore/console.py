@@ -25,6 +25,11 @@ def table_of(title: str, figures: Mapping[str, float]) -> Table:
     return table
 
 
+def figures_shown(figures: Mapping[str, float]) -> str:
+    """Names and values, as they stand beside a progress bar."""
+    return "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
+
+
 class Display:
     """Notes, progress and closing table of one run.
 
@@ -59,7 +64,7 @@ class Display:
         if steps < total and time.monotonic() < self._refreshed_at + SECONDS_BETWEEN_REFRESHES:
             return
         self._refreshed_at = time.monotonic()
-        shown = "  ".join(f"{name} {value:,.{0 if abs(value) >= 1000 else 1}f}" for name, value in figures.items())
+        shown = figures_shown(figures)
         if not self.console.is_terminal:
             if steps >= total or steps / total >= self._printed_share + 0.1:
                 self._printed_share = steps / total

@@ -1,7 +1,6 @@
 """A run on disk: ``config.yaml``, ``events.*``, ``checkpoints/``, ``figures/``, ``result.json``."""
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -14,19 +13,27 @@ from rlcore import checkpoint as checkpoints
 from rlcore import config, legacy, registry
 from rlcore.agent import Agent
 from rlcore.checkpoint import fitting
-from rlcore.config import CONFIG_FILE, HOME_FILE, Loaded, read_yaml
+from rlcore.config import HOME_FILE, Loaded
 from rlcore.device import SMALL_NETWORK, choose_device
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError
-from rlcore.files import claim_folder, locked, write_text
+from rlcore.files import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    RESULT_FILE,
+    claim_folder,
+    locked,
+    read_json,
+    without_nan,
+    write_text,
+)
+from rlcore.files import RUNS_FOLDER as RUNS_FOLDER  # also from here
 from rlcore.hooks import Hook
 from rlcore.registry import did_you_mean
 from rlcore.seeding import restore_rng_state, rng_state
-from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+from rlcore.trainer import Trainer
 from rlcore.trees import describe
-
-RESULT_FILE = "result.json"
-RUNS_FOLDER = "runs"
+from rlcore.yaml_files import read_yaml
 
 
 class Run:
@@ -170,14 +177,7 @@ class Run:
         Raises:
             InputError: it cannot be read.
         """
-        path = self.folder / RESULT_FILE
-        try:
-            content = json.loads(path.read_text()) if path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path}: {error}; remove it, and it is remade") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path} is damaged: not a mapping; remove it, and it is remade")
-        return content
+        return read_json(self.folder / RESULT_FILE)
 
     def write_result(self, content: dict[str, Any]) -> None:
         """Writes ``result.json``; NaN and infinities become null.
@@ -186,13 +186,6 @@ class Run:
             InputError: it cannot be written.
         """
         write_text(self.folder / RESULT_FILE, json.dumps(without_nan(content), indent=2) + "\n")
-
-
-def without_nan(value: Any) -> Any:
-    """The same tree of dicts with None for NaN and infinities, which JSON lacks."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from rlcore.console import Display
 from rlcore.console import make_console as make_console  # also from here, beside the tracker that it is for
 from rlcore.errors import InputError
 from rlcore.evaluation import Film, Report
+from rlcore.files import STATUS_FILE, replace_text, without_nan
 from rlcore.loggers import Logger, LoggerChoice
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 FIGURES_FOLDER = "figures"
 DEFAULT_LOGGERS = ("tensorboard",)
 """Loggers of a run whose settings name none."""
+SECONDS_BETWEEN_STATUSES = 1.0
 
 
 class Tracker:
@@ -49,6 +54,8 @@ class Tracker:
         self.run_dir, self.display = None if run_dir is None else Path(run_dir), Display(console)
         self.loggers: dict[str, Logger] = {}
         self._begun = False
+        self._status: dict[str, Any] | None = None  # not written yet
+        self._status_written_at = -math.inf
         if self.run_dir is not None:
             if loggers is None:
                 loggers = [LoggerChoice.model_validate(name) for name in DEFAULT_LOGGERS]
@@ -139,12 +146,37 @@ class Tracker:
         """Shows how far the run is; see `Display.progress`."""
         self.display.progress(steps, total, figures)
 
+    def status(self, content: Mapping[str, Any]) -> None:
+        """Writes status.json, what a run says of itself while it goes on: at most once a second, and at `flush`.
+
+        Args:
+            content: ``steps`` and ``total_steps``; ``seconds`` of collecting and learning; ``figure``, the tag of what
+                it is judged by, and its ``best``, infinite if none was chosen; ``less_is_better``, tags; ``figures``,
+                the latest by tag.
+        """
+        self._status = dict(content)
+        if time.monotonic() >= self._status_written_at + SECONDS_BETWEEN_STATUSES:
+            self._write_status()
+
+    def _write_status(self) -> None:
+        status, self._status = self._status, None
+        if self.run_dir is None or status is None or self._status_written_at == math.inf:
+            return
+        self._status_written_at = time.monotonic()
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            replace_text(self.run_dir / STATUS_FILE, json.dumps(without_nan(status)) + "\n")
+        except OSError as error:
+            self._status_written_at = math.inf
+            self.note(f"{STATUS_FILE} is not written any more: {error}")
+
     def closing_table(self, steps: int, figures: Mapping[str, float]) -> None:
         """Prints the latest value of every figure; see `Display.closing_table`."""
         self.display.closing_table(steps, figures)
 
     def flush(self) -> None:
-        """Has the loggers write what is pending."""
+        """Writes what is pending, and has the loggers do so."""
+        self._write_status()
         self._each(lambda logger: logger.flush())
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from rlcore.checks import check_horizon, check_metrics
 from rlcore.environment import Environment
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.evaluation import CUT, Evaluated, Evaluator, Report, ReportChoice
+from rlcore.files import CHECKPOINTS_FOLDER
 from rlcore.finite import DIVERGED, FiniteCheck, first_nonfinite
 from rlcore.hooks import Hook, HookChoice
 from rlcore.interruption import Interrupted, Interruption
@@ -35,7 +36,6 @@ from rlcore.statistics import EpisodeStatistics
 from rlcore.tracking import DEFAULT_LOGGERS, Tracker
 from rlcore.trees import describe, leaves
 
-CHECKPOINTS_FOLDER = "checkpoints"
 DUMP_FILE = "nonfinite.pt"
 CLOCKS = "collect", "learn", "env"
 """What a trainer's time is spent on."""
@@ -265,6 +265,7 @@ class Trainer:
         self._interruption, self._agreed_signal = Interruption(), None
         self.report = Report({})
         self._remark(*self.env.remarks)
+        self.tracker.status(self._status())
         metrics: Metrics | None = None
         with self._interruption.listening(), self._saved_at_last():
             if self._evaluation_pending and not self.finished:
@@ -379,6 +380,7 @@ class Trainer:
             self.tracker.report(name, one, self.steps)
             self.figures |= one.tagged(name)
             self.errors |= {f"{name}/{error}" for error in one.errors}
+        self.tracker.status(self._status())
         return report
 
     def _evaluated_by_main(
@@ -806,6 +808,20 @@ class Trainer:
         shown = {"return": figures["rollout/return"]} if "rollout/return" in figures else {}
         shown["steps/s"] = timing["time/steps_per_second"]
         self.tracker.progress(self.steps, self.total_steps, shown)
+        self.tracker.status(self._status())
+
+    def _status(self) -> dict[str, Any]:
+        """What status.json says; see `Tracker.status`."""
+        criterion = f"eval/{self.settings.best_by or self.env.criterion}"
+        return {
+            "steps": self.steps,
+            "total_steps": self.total_steps,
+            "seconds": round(self.seconds, 3),
+            "figure": criterion,
+            "best": -self.best if criterion in self.errors else self.best,
+            "less_is_better": sorted(self.errors),
+            "figures": {**self.figures},
+        }
 
     def _keep_if_best(self, report: Report) -> None:
         env, scalars = self.env, report.scalars

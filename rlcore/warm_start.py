@@ -10,9 +10,9 @@ from rlcore import checkpoint, legacy
 from rlcore.agent import Agent
 from rlcore.checkpoint import fitting
 from rlcore.errors import InputError
+from rlcore.files import CHECKPOINTS_FOLDER
 from rlcore.normalization import RunningMoments
 from rlcore.observations import ScaledInputs
-from rlcore.trainer import CHECKPOINTS_FOLDER
 from rlcore.trees import describe
 
 STATISTICS = RunningMoments, ScaledInputs, _BatchNorm

@@ -297,7 +297,7 @@ def test_every_claim_is_reread_by_verify_all(rlcore_, monkeypatch):
         verified.extend(training.source for training in trainings)
         return iter([])
 
-    monkeypatch.setattr(sys.modules["rlcore.commands.verify"], "train_all", train_all)
+    monkeypatch.setattr(sys.modules[rlcore.commands.verify.__module__], "train_all", train_all)
     assert rlcore_("verify", "--all")[0] == 0
     assert verified == [name for name in config.shipped_names() if "expect:" in config.find(name).read_text()]
 

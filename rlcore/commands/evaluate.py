@@ -11,7 +11,8 @@ from rlcore import config as configs
 from rlcore.console import make_console, table_of
 from rlcore.errors import InputError
 from rlcore.evaluation import ReportChoice, ReportMaker
-from rlcore.run import Run, without_nan
+from rlcore.files import without_nan
+from rlcore.run import Run
 from rlcore.seeding import CLOSING, derive_seed
 from rlcore.settings import mistakes
 from rlcore.tracking import Tracker

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class Training(NamedTuple):
 
 
 def trainings(loaded: Loaded, source: str, overrides: Sequence[str], folder: Path, seeds: int) -> list[Training]:
-    """The runs of a config with its seed and those that follow; their folders are claimed when they start."""
+    """The runs of a config with its seed and those that follow; their folders are yet to be `claimed`."""
     first, stamp = loaded.config.seed, time.strftime("%Y%m%d-%H%M%S")
     return [
         Training(source, (*overrides, f"seed={seed}"), folder / f"{stamp}-seed{seed}", f"seed{seed}")
@@ -68,11 +68,24 @@ def check(training: Training) -> None:
     torch.cuda.empty_cache()
 
 
+def claimed(trainings: Sequence[Training]) -> list[Training]:
+    """The same runs, each with a folder that is its own.
+
+    Raises:
+        InputError: a folder cannot be created.
+    """
+    return [training._replace(path=claim_folder(training.path)) for training in trainings]
+
+
 def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, int]]:
     """The folders of the runs and their exit statuses, in order, each as soon as it and all before it have ended.
 
     Runs side by side share the cores, as more threads than cores are many times slower. A signal to end is passed on,
-    once: the runs in progress save and end, the rest do not start.
+    once: the runs in progress save and end, the rest do not start, and leave no folder.
+
+    Args:
+        trainings: whose folders are `claimed`.
+        jobs: how many at once.
     """
     threads = max(1, device.NUM_THREADS // min(jobs, len(trainings)))
     running: set[subprocess.Popen[bytes]] = set()
@@ -89,11 +102,14 @@ def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, 
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)
+        for training in trainings:
+            with suppress(OSError):  # something is in it
+                training.path.rmdir()
 
 
 def _train_apart(training: Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
-    path, overrides = claim_folder(training.path), training.overrides
-    command = command_line(["train", training.source, *overrides, "--run-dir", str(path)])
+    path = training.path
+    command = command_line(["train", training.source, *training.overrides, "--run-dir", str(path)])
     with open(path / "train.log", "wb") as log:
         # in its own session, so that Ctrl-C reaches it only through us
         process = subprocess.Popen(

@@ -6,9 +6,10 @@ from pathlib import Path
 from rlcore import config as configs
 from rlcore import distributed
 from rlcore.commands.processes import launch
+from rlcore.commands.progress import following
 from rlcore.commands.resume import resume
 from rlcore.commands.run_ends import follow, train_on
-from rlcore.commands.seeds import check, fold_trainings, print_figures, train_all, trainings
+from rlcore.commands.seeds import check, claimed, fold_trainings, print_figures, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -55,7 +56,11 @@ def train(
             else fold_trainings(source, overrides, folder, folds or 0)
         )
         check(each[0])  # so that a mistake is told once, not by each of them
-        runs = list(train_all(each, jobs))
+        each = claimed(each)
+        for training in each:
+            console.print(f"{training.name}: {training.path}", highlight=False)
+        with following({training.name: training.path for training in each}, console):
+            runs = list(train_all(each, jobs))
         print_figures(each, runs)
         return max(status for _, status in runs)
     trainer, notes = configs.build(loaded.config)

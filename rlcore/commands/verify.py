@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from rlcore import config as configs
-from rlcore.commands.seeds import figure_of, train_all, trainings
+from rlcore.commands.seeds import claimed, figure_of, train_all, trainings
 from rlcore.console import make_console
 from rlcore.errors import InputError
 from rlcore.run import RUNS_FOLDER
@@ -35,7 +35,7 @@ def verify(names: Sequence[str], everything: bool, seeds: int | None, jobs: int)
         trainings(one, name, (), folder / f"{number}-{one.name}", seeds or 1)
         for number, (name, one) in enumerate(loaded.items(), 1)
     ]
-    ended = train_all(list(chain(*seeds_of)), jobs)
+    ended = train_all(claimed(list(chain(*seeds_of))), jobs)
     for (name, one), seeds_of_it in zip(loaded.items(), seeds_of, strict=True):
         runs = list(islice(ended, len(seeds_of_it)))
         for figure, claim in one.config.expect.items():
