@@ -17,7 +17,7 @@ import torch
 from compare import same
 
 import rlcore
-from rlcore import checkpoint, cli, config, registry
+from rlcore import checkpoint, config, registry
 from rlcore.errors import InputError
 from rlcore.optimizers import Adam
 
@@ -32,18 +32,10 @@ expect:
 
 
 @pytest.fixture
-def rlcore_(workdir, monkeypatch, capsys):
-    """Runs the command line in this process: exit status, output, errors."""
+def rlcore_(rlcore_, workdir):
+    """The command line, with a quick config in the working folder."""
     (workdir / "quick.yaml").write_text(QUICK)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["rlcore", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return call
+    return rlcore_
 
 
 def command(*words, **settings):

@@ -81,7 +81,7 @@ def _interval(one: Interval) -> str:
     if math.isnan(one.low):
         return f"{one.value:,.4g}"
     width = one.high - one.low
-    digits = max(0, min(12, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    digits = max(0, 1 - math.floor(math.log10(width))) if width > 1e-9 * abs(one.value) else 2
     value, low, high = (f"{number:,.{digits}f}" for number in one)
     return f"{value} [{low}, {high}]"
 
