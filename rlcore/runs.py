@@ -11,7 +11,7 @@ from rlcore.curves import read_curves
 from rlcore.errors import InputError
 from rlcore.files import CHECKPOINTS_FOLDER, CONFIG_FILE, RESULT_FILE, STATUS_FILE, is_locked, read_json
 from rlcore.registry import did_you_mean
-from rlcore.yaml_files import read_yaml
+from rlcore.yaml_files import read_dumped
 
 NAMING = "id", "game", "dataset"
 """Settings by which environments of one name are different ones."""
@@ -94,7 +94,7 @@ def settings_of(run: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        return read_yaml(run / CONFIG_FILE)
+        return read_dumped(run / CONFIG_FILE)
     except InputError as error:
         raise InputError(f"{run}: {error}") from None
 

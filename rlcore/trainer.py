@@ -356,6 +356,7 @@ class Trainer:
             self._keep_if_best(report)
         self._evaluation_pending = False
         self._evaluated = self.steps, report
+        self.tracker.status(self._status())
         return report
 
     def test(self) -> Report:
@@ -380,7 +381,6 @@ class Trainer:
             self.tracker.report(name, one, self.steps)
             self.figures |= one.tagged(name)
             self.errors |= {f"{name}/{error}" for error in one.errors}
-        self.tracker.status(self._status())
         return report
 
     def _evaluated_by_main(
@@ -771,6 +771,7 @@ class Trainer:
         else:
             self.save("last")
         finally:
+            self.tracker.status(self._status())
             self.tracker.flush()
 
     def _close_run(self) -> Report:

@@ -71,6 +71,16 @@ _scalar(
 )
 
 
+_LibYAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # where PyYAML was built with it
+
+
+class _FastLoader(_LibYAML):
+    """The same scalars by libyaml, several times faster; of keys that are there twice it takes the last."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    yaml_constructors = _Loader.yaml_constructors
+
+
 def parse_yaml(text: str, name: str) -> Any:
     """Parses YAML text into plain containers.
 
@@ -118,3 +128,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise InputError(f"{path.name}: must be a mapping of keys to values, got {type(tree).__name__}")
     return tree
+
+
+def read_dumped(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that rlcore wrote: as `read_yaml`, but several times faster.
+
+    Raises:
+        InputError: see `read_yaml`.
+    """
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _FastLoader)
+        _check_size(tree)
+    except (OSError, ValueError, ArithmeticError, RecursionError, yaml.YAMLError):
+        tree = None
+    return tree if isinstance(tree, dict) else read_yaml(path)  # which says what is wrong

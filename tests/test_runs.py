@@ -151,6 +151,17 @@ def test_environments_are_told_apart_by_what_they_are_evaluated_in():
     assert environment_of({"env": {"name": "gym", "id": "A"}, "eval_env": {"name": "cartpole"}}) == "cartpole"
 
 
+def test_a_damaged_run_is_left_out_and_told(rlcore_, workdir):
+    make_run(workdir / "runs/a", [1.0])
+    (make_run(workdir / "runs/b", [1.0]) / "status.json").write_text("{")
+    (make_run(workdir / "runs/c", [1.0]) / "config.yaml").write_text("a: [")
+    status, out, err = rlcore_("runs", "--json")
+    assert (status, [row["path"] for row in json.loads(out)]) == (0, ["runs/a"])
+    first, second = err.splitlines()
+    assert first.startswith("rlcore: left out: cannot read runs/b/status.json: ")
+    assert second.startswith("rlcore: left out: runs/c: config.yaml:1: ")
+
+
 def test_ages_have_one_unit():
     assert [age(x) for x in (0.4, 59, 60, 7200, 200_000)] == ["0 s", "59 s", "1 min", "2 h", "2 d"]
 
@@ -161,7 +172,7 @@ def test_ages_have_one_unit():
         (("runs", "zzz"), "there are no runs in runs that match 'zzz'"),
         (("runs", "--sort", "stats"), "--sort: unknown column 'stats' (did you mean 'state'?); known: name, state"),
         (("runs", "--filter", "ppo"), "--filter: 'ppo' is not KEY=VALUE, e.g. agent.name=ppo or state=running"),
-        (("runs", "--filter", "seed=7"), "none of 1 runs meets --filter seed=7"),
+        (("runs", "--filter", "seed=7"), "there are no such runs: none of 1 meets --filter seed=7"),
         (("plot", "eval/retrun", "runs"), "no run has a figure 'eval/retrun' (did you mean 'eval/return'?); they have"),
         (("plot", "eval/return", "nowhere"), "there is no folder nowhere; expected a run, or a folder of runs"),
         (("plot", "eval/return", "runs", "--out", "x.poem"), "--out x.poem: "),

@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,11 @@ def runs(pattern: str | None, filters: Sequence[str], sort: str, as_json: bool) 
     if sort not in ORDERS:
         raise InputError(f"--sort: unknown column {sort!r}{did_you_mean(sort, ORDERS)}; known: {', '.join(ORDERS)}")
     wanted = [_filter(item) for item in filters]
-    found = [(status_of(path), settings_of(path)) for path in _found(pattern)]
+    found = _read(_found(pattern))
     shown = [(run, settings) for run, settings in found if all(meets(run, settings) for meets in wanted)]
     if not shown:
-        raise InputError(f"none of {len(found)} runs meets --filter {' --filter '.join(filters)}")
+        why = f"none of {len(found)} meets --filter {' --filter '.join(filters)}" if found else "all are damaged"
+        raise InputError(f"there are no such runs: {why}")
     shown.sort(key=lambda one: ORDERS[sort](one[0]))
     if as_json:
         print(json.dumps([_plain(run, settings) for run, settings in shown]))
@@ -83,6 +85,17 @@ def _found(pattern: str | None) -> list[Path]:
     if not Path(RUNS_FOLDER).is_dir():
         raise InputError(f"there are no runs here: no folder {RUNS_FOLDER}; name another one: rlcore runs FOLDER")
     raise InputError(f"there are no runs in {RUNS_FOLDER}{'' if pattern is None else f' that match {pattern!r}'}")
+
+
+def _read(paths: Sequence[Path]) -> list[tuple[Status, dict[str, Any]]]:
+    """What the runs say of themselves, and their settings; of those that are damaged a line says so."""
+    found = []
+    for path in paths:
+        try:
+            found.append((status_of(path), settings_of(path)))
+        except InputError as error:
+            print(f"rlcore: left out: {' '.join(str(error).split())}", file=sys.stderr)
+    return found
 
 
 def _filter(item: str) -> Callable[[Status, dict[str, Any]], bool]:
