@@ -99,9 +99,11 @@ def difference(scores: Scores, others: Scores, paired: bool = False, draws: int 
         drawn = means[0] - means[1]
         # Welch 1947, with the variances of the means as they were drawn
         inflations, freedoms = [_inflation(one) for one in sizes], [sum(one) - len(one) for one in sizes]
+        if min(freedoms) < 1:
+            return Estimate(Interval(value, math.nan, math.nan), math.inf)
         variances = [inflation**2 * mean.var() for inflation, mean in zip(inflations, means, strict=True)]
         inflation = math.sqrt(sum(variances) / drawn.var()) if drawn.var() > 0 else max(inflations)
-        weights = sum(v**2 / f if f else math.nan for v, f in zip(variances, freedoms, strict=True))
+        weights = sum(v**2 / f for v, f in zip(variances, freedoms, strict=True))
         freedom = sum(variances) ** 2 / weights if weights > 0 else float(min(freedoms))
     error = float(inflation * drawn.std())
     return Estimate(_expanded(value, drawn, inflation, freedom), error)
