@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,15 @@ from rich.table import Table
 
 from rlcore import config as configs
 from rlcore import device
+from rlcore.commands.compare import compare
 from rlcore.commands.processes import command_line
-from rlcore.commands.seeds import print_figures, train_all, trainings
+from rlcore.commands.progress import following
+from rlcore.commands.seeds import claimed, train_all, trainings
 from rlcore.commands.study import FRESH, STUDY_FILE, Plan, Tuner, judged_by
 from rlcore.console import make_console
 from rlcore.errors import InputError, one_line
-from rlcore.files import write_text
+from rlcore.files import RUNS_FOLDER, write_text
 from rlcore.interruption import ending_signals
-from rlcore.run import RUNS_FOLDER
 
 if TYPE_CHECKING:
     import optuna
@@ -124,15 +126,19 @@ def _report(tuner: Tuner, name: str, fresh: int, jobs: int, folder: Path, consol
         return 0
     given = folder / f"{name}.yaml"
     write_text(given, configs.dump(tuner.plan.load({}, seed).config))
-    later = [f"seed={seed + FRESH}"]
-    status = 0
+    each = []
     for source in (given, best):
-        console.print(f"{source.stem}, {fresh} seeds that no trial has had:", highlight=False)
-        each = trainings(configs.load(source, later), str(source), (), folder / "fresh" / source.stem, fresh)
-        runs = list(train_all(each, jobs))
-        print_figures(each, runs)
-        status = max(status, *(one for _, one in runs))
-    return status
+        later = configs.load(source, [f"seed={seed + FRESH}"])
+        each += trainings(later, str(source), (), folder / "fresh" / source.stem, fresh)
+    each = claimed(each)
+    console.print(f"the config and the best settings, with {fresh} seeds that no trial has had:", highlight=False)
+    with following({f"{one.path.parent.name} {one.name}": one.path for one in each}, console):
+        status = max(one for _, one in train_all(each, jobs))
+    if status:
+        return status
+    sides = [str(folder / "fresh" / source.stem) for source in (given, best)]
+    better = "more" if study.direction.name == "MAXIMIZE" else "less"
+    return compare(sides, tuner.plan.figure, "last", None, better, True, None, False)
 
 
 def _draw(study: "optuna.Study", folder: Path, console: Console) -> list[Path]:
@@ -153,7 +159,9 @@ def _draw(study: "optuna.Study", folder: Path, console: Console) -> list[Path]:
     figure.savefig(folder / "history.png", dpi=150)
     drawn.append(folder / "history.png")
     try:
-        importances = get_param_importances(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importances = get_param_importances(study)
     except Exception as error:  # of too few trials, or of values that are all the same
         console.print(f"what the parameters matter cannot be told: {one_line(error)}", highlight=False)
         return drawn
