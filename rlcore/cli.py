@@ -92,6 +92,20 @@ def evaluate(
 
 
 @app.command()
+def doctor(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or one with runs in it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again after each checkpoint, until the run ends.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, max=86_400, help="With --watch: seconds between two looks.")] = 60,
+    trust: Trust = False,
+) -> None:
+    """Name what is wrong with a run, the evidence and the remedy. Exit status 1 if there is anything."""
+    raise typer.Exit(rlcore.commands.doctor(run, json, watch, every, trust))
+
+
+@app.command()
 def resume(run: RunPath, overrides: Overrides = None, trust: Trust = False, processes: Processes = 1) -> None:
     """Resume a run that was stopped, or that was killed before its first checkpoint."""
     raise typer.Exit(rlcore.commands.resume(run, overrides or [], trust, processes))
@@ -236,8 +250,8 @@ def list_names(
     what: Annotated[
         str,
         typer.Argument(
-            help="agents, envs, networks, datasets, augmentations, metrics, games, players, hooks, reports, loggers, "
-            "configs, or all; or the name of one of them, or trainer, for its settings."
+            help="agents, envs, networks, datasets, augmentations, metrics, games, players, hooks, checks, reports, "
+            "loggers, configs, or all; or the name of one of them, or trainer, for its settings."
         ),
     ] = "all",
     imports: Annotated[

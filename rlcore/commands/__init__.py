@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlcore.commands.compare import compare
+    from rlcore.commands.doctor import doctor
     from rlcore.commands.evaluate import evaluate
     from rlcore.commands.list_names import list_names
     from rlcore.commands.plot import plot
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare",
+    "doctor",
     "evaluate",
     "list_names",
     "plot",

@@ -27,6 +27,7 @@ KINDS = {
     "augmentations": registry.augmentations,
     "metrics": registry.metrics,
     "hooks": registry.hooks,
+    "checks": registry.checks,
     "reports": registry.reports,
     "loggers": registry.loggers,
 }

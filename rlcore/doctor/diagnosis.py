@@ -1,0 +1,120 @@
+"""The examination of a run, or of several seeds: every check is asked, and what it finds is gathered."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from rlcore import registry
+from rlcore.config import CONFIG_FILE
+from rlcore.doctor.curves import Curve, read_curves
+from rlcore.doctor.examination import Examination, Finding, Unseen, play
+from rlcore.doctor.seeds import FEWEST, seeds_disagree
+from rlcore.errors import InputError
+from rlcore.run import Run
+from rlcore.seeding import CLOSING, derive_seed, restore_rng_state, rng_state, seed_everything
+
+Check = Callable[[Examination], Finding | None]
+CANNOT_KNOW = (
+    "cannot be known from a run: whether the reward and the data say what you mean, whether observations hold what is "
+    "needed to decide, how good an agent could become"
+)
+
+
+class Diagnosis(NamedTuple):
+    """What an examination found."""
+
+    findings: list[Finding]
+    """What was found, in the order of the checks' names."""
+    looked: list[str]
+    """The checks that found nothing."""
+    unseen: dict[str, str]
+    """Those that could not be made, and why."""
+
+
+def examine(run: str | Path, trust: bool = False) -> Diagnosis:
+    """Examines a run from its events, its checkpoint ``last`` and some steps that its agent plays; writes nothing.
+
+    Args:
+        run: the run's folder.
+        trust: import modules within it, though it was trained elsewhere; see `rlcore.config.load`.
+
+    Raises:
+        InputError: it is no run, or has no checkpoint or no events.
+    """
+    rng, threads = rng_state(), torch.get_num_threads()
+    try:
+        return _examined(Run(run, trust))
+    finally:
+        restore_rng_state(rng)
+        torch.set_num_threads(threads)
+
+
+def examine_all(folder: str | Path, trust: bool = False) -> dict[Path, Diagnosis]:
+    """Examines a run, or each run in a folder of them; of at least three also whether they agree, by the folder.
+
+    Args:
+        folder: of a run, or with runs in it.
+        trust: see `examine`.
+
+    Raises:
+        InputError: there is no run, or one has no checkpoint or no events.
+    """
+    folder = Path(folder)
+    if (folder / CONFIG_FILE).is_file():
+        return {folder: examine(folder, trust)}
+    runs = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if not runs:
+        Run(folder, trust)  # which says so
+    found = {run: examine(run, trust) for run in runs}
+    if len(runs) >= FEWEST:
+        found[folder] = _of_seeds([read_curves(run) for run in runs])
+    return found
+
+
+def ask(x: Examination) -> Diagnosis:
+    """Asks every registered check; a mistake in one does not end the others, and is told as its reason."""
+    findings, looked, unseen = list[Finding](), list[str](), dict[str, str]()
+    for name in registry.checks.names():
+        try:
+            check: Check = registry.checks[name]
+            finding = check(x)
+        except (Unseen, InputError) as reason:
+            unseen[name] = str(reason)
+        else:
+            if finding is None:
+                looked.append(name)
+            else:
+                findings.append(finding._replace(name=name))
+    return Diagnosis(findings, looked, unseen)
+
+
+def _examined(run: Run) -> Diagnosis:
+    if not run.has_checkpoints:
+        raise InputError(f"{run.path} has no checkpoint yet: the first is written after trainer.checkpoint_every steps")
+    curves = read_curves(run.folder)
+    trainer, saved, _ = run.build(run.load(("trainer.hooks=[]", "trainer.best_by=null")), run.checkpoint_path("last"))
+    try:
+        start = {name: param.detach().clone() for name, param in trainer.agent.named_parameters()}
+        trainer.restore_agent(saved)
+        seed_everything(derive_seed(trainer.seed, CLOSING))
+        stopped = saved.get("learns", {}).get("stopped") is not None
+        progress = 1.0 if stopped else min(1.0, saved["steps"] / trainer.total_steps)
+        return ask(Examination(trainer, curves, start, play(trainer), progress))
+    finally:
+        trainer.close()
+
+
+def _of_seeds(runs: list[dict[str, Curve]]) -> Diagnosis:
+    """Whether runs agree on the figure that their evaluations have in common."""
+    common = set.intersection(*map(set, runs))
+    figure = next(
+        (tag for tag in ("eval/return", "eval/accuracy", "eval/log_likelihood") if tag in common), "eval/return"
+    )
+    name = seeds_disagree.__name__
+    try:
+        finding = seeds_disagree(runs, figure)
+    except Unseen as reason:
+        return Diagnosis([], [], {name: str(reason)})
+    return Diagnosis([], [name], {}) if finding is None else Diagnosis([finding._replace(name=name)], [], {})
