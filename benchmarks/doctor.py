@@ -29,6 +29,7 @@ from rlcore import commands, doctor, registry
 from rlcore.envs.cartpole import CartPole
 from rlcore.errors import InputError
 from rlcore.gym_environment import GymEnvironment
+from rlcore.networks import Network
 
 
 @registry.envs.register("loud_cartpole")
@@ -117,38 +118,44 @@ gymnasium.register("Locks-v0", Locks)
 gymnasium.register("TwoRooms-v0", TwoRooms)
 
 
-@registry.networks.register("dead")
-def dead(in_shape: tuple[int, ...], out_features: int | None) -> nn.Module:
-    """ReLUs that a bias of -10 has killed."""
-    hidden = nn.Linear(int(np.prod(in_shape)), 64)
-    nn.init.constant_(hidden.bias, -10.0)
-    return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(64, out_features or 64))
+class Hidden(Network):
+    """A layer of 128 units, of which a subclass spoils one part."""
 
-
-class Restless(nn.Module):
-    """Dropout that never ends."""
-
-    def __init__(self, in_shape: tuple[int, ...], out_features: int | None):
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Any):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(int(np.prod(in_shape)), 128), nn.Linear(128, out_features or 128)])
+        self.layer = nn.Linear(int(np.prod(in_shape)), 128)
+        self.output = self._end(128, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers[1](F.dropout(F.relu(self.layers[0](x.flatten(1))), 0.5))  # training=True is the default
+        return self.output(self.activate(self.layer(x.flatten(1))))
+
+    def activate(self, x: Tensor) -> Tensor:
+        return F.relu(x)
 
 
-class Sociable(nn.Module):
+@registry.networks.register("dead")
+class Dead(Hidden):
+    """ReLUs that a bias of -10 has killed."""
+
+    def __init__(self, in_shape: tuple[int, ...], out_features: int | None, settings: Any):
+        super().__init__(in_shape, out_features, settings)
+        nn.init.constant_(self.layer.bias, -10.0)
+
+
+@registry.networks.register("restless")
+class Restless(Hidden):
+    """Dropout that never ends: without a further argument, it is on."""
+
+    def activate(self, x: Tensor) -> Tensor:
+        return F.dropout(F.relu(x), 0.5)
+
+
+@registry.networks.register("sociable")
+class Sociable(Hidden):
     """Batch norm by the statistics of the batch, also in evaluation."""
 
-    def __init__(self, in_shape: tuple[int, ...], out_features: int | None):
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(int(np.prod(in_shape)), 128), nn.Linear(128, out_features or 128)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers[1](F.relu(F.batch_norm(self.layers[0](x.flatten(1)), None, None, training=True)))
-
-
-registry.networks.register("restless")(Restless)
-registry.networks.register("sociable")(Sociable)
+    def activate(self, x: Tensor) -> Tensor:
+        return F.relu(F.batch_norm(x, None, None, training=True))
 
 
 def digits(path: Path, shuffled: bool = False, leaked: int = 0) -> str:

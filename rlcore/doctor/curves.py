@@ -25,22 +25,18 @@ class Curve(NamedTuple):
 
     @property
     def first(self) -> float:
-        """The median of the first twentieth."""
-        return float(np.median(self.values[: max(1, len(self.values) // 20)]))
+        """The median over the first twentieth of its steps."""
+        return float(np.median(self.values[self.steps <= self.steps[0] + np.ptp(self.steps) / 20]))
 
     @property
     def last(self) -> float:
-        """The median of the last third."""
-        return float(np.median(self.values[-max(1, len(self.values) // 3) :]))
+        """The median over the last third of its steps."""
+        return float(np.median(self.values[self.steps >= self.steps[-1] - np.ptp(self.steps) / 3]))
 
     @property
     def highest(self) -> float:
         """The largest value."""
         return float(self.values.max())
-
-    def after(self, step: float) -> "Curve":
-        """The part from a step on."""
-        return Curve(self.steps[self.steps >= step], self.values[self.steps >= step])
 
 
 class Curves(Logger):

@@ -338,8 +338,7 @@ def episodes_of(rollouts: Sequence[Rollout], complete: bool = True) -> Episodes:
         sums = reward.detach().double().cumsum(0).cpu()
         for n in range(reward.shape[1]):
             ends = done[:, n].nonzero().squeeze(1).tolist()
-            starts = [-1, *ends[:-1]]
-            for start, end in list(zip(starts, ends, strict=True))[0 if whole else 1 :]:
+            for start, end in list(zip([-1, *ends], ends, strict=False))[0 if whole else 1 :]:
                 before = sums[start, n].item() if start >= 0 else 0.0
                 found.append((sums[end, n].item() - before, end - start, bool(terminated[end, n])))
     returns, lengths, ends_so = zip(*found, strict=True) if found else ((), (), ())
