@@ -109,8 +109,8 @@ class TwoRooms(gymnasium.Env):  # type: ignore[type-arg]
 
     def step(self, action: Any) -> Any:
         self.place += int(action)
-        is_end = self.place == 5 or not action
-        reward = (10.0 if self.place == 5 else 1.0) if is_end else 0.0
+        is_end = self.place == 8 or not action
+        reward = (10.0 if self.place == 8 else 1.0) if is_end else 0.0
         return np.eye(9, dtype=np.float32)[self.place], reward, is_end, False, {}
 
 

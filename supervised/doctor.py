@@ -24,6 +24,8 @@ def leakage(x: Examination) -> Finding | None:
         raise Unseen("nothing is held out")
     if not all(isinstance(part, Tensor) and part.numel() < MOST_NUMBERS for part in (train, *held)):
         raise Unseen("the data set is not in memory, or too large")
+    if any(part.shape == train.shape and torch.equal(part, train) for part in held):
+        raise Unseen("nothing is held out, as env.test_fraction=0 says")
     known = set(_rows(train))
     for name, part in zip(("validation", "test") if len(held) > 1 else ("held-out",), held, strict=True):
         rows = _rows(part)

@@ -113,11 +113,15 @@ def test_movement_is_in_units_of_the_first_weights():
 
 
 def test_weights_that_hardly_moved_in_many_updates():
-    found = checks.learning_rate_too_small(examination(movement=1e-4, num_updates=1000))
-    assert found.evidence == "weights have moved by 0.0% of their length in 1,000 updates"
-    assert "0.0003" in found.remedy
-    assert checks.learning_rate_too_small(examination(movement=1e-4, num_updates=10)) is None
-    assert checks.learning_rate_too_small(examination(movement=0.1, num_updates=1000)) is None
+    def found(**known):
+        return checks.learning_rate_too_small(examination(figures=curves(rollout__return=10), **known))
+
+    named = found(movement=1e-4, num_updates=1000, random_returns=BAD)
+    assert named.evidence.startswith("weights have moved by 0.0% of their length in 1,000 updates, and rollout/return")
+    assert "0.0003" in named.remedy
+    assert found(movement=1e-4, num_updates=10, random_returns=BAD) is None
+    assert found(movement=0.1, num_updates=1000, random_returns=BAD) is None
+    assert found(movement=1e-4, num_updates=1000, random_returns=GOOD) is None
 
 
 def test_updates_are_those_of_the_whole_run():
@@ -129,7 +133,7 @@ def test_updates_are_those_of_the_whole_run():
 def test_replay_ratio(each, named):
     x = examination(DQN, settings={"updates_per_step": each, "batch_size": 64})
     assert (checks.replay_ratio(x) is not None) == named
-    with pytest.raises(Unseen, match="no setting agent.updates_per_step"):
+    with pytest.raises(Unseen, match=r"no setting agent.updates_per_step"):
         checks.replay_ratio(examination())
 
 
@@ -204,7 +208,9 @@ def test_an_examination_changes_nothing_of_the_agent():
     trainer.agent.network.module.extra[0].train()
     before = {name: value.clone() for name, value in trainer.agent.state_dict().items()}
     modes, generator = [one.training for one in trainer.agent.modules()], torch.get_rng_state()
-    trainer.agent.network.module.extra[0].register_forward_pre_hook(lambda module, _: module.train())  # as in a mistake
+    trainer.agent.network.module.extra[0].register_forward_pre_hook(
+        lambda module, _: module.train() and None
+    )  # as in a mistake
     ask(of(trainer))
     assert all(torch.equal(value, before[name]) for name, value in trainer.agent.state_dict().items())
     assert [one.training for one in trainer.agent.modules()] == modes
@@ -460,7 +466,7 @@ def test_watch_looks_again_until_the_run_has_ended(trained, capsys, monkeypatch)
     assert commands.doctor("run", watch=True, every=7.0) == 1
     assert naps == [7.0]
     assert len(looked) == 2
-    assert capsys.readouterr().out == "run has ended; 1 findings\n"
+    assert "run has ended; 2 findings" in capsys.readouterr().out
     with pytest.raises(InputError, match="--watch: is for one run"):
         commands.doctor(".", watch=True)
 

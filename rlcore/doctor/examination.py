@@ -19,9 +19,11 @@ from rlcore.doctor.curves import Curve
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
+from rlcore.optimizers import LONG_AGO
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout, Step
 from rlcore.seeding import rewinder
+from rlcore.spaces import Logits
 from rlcore.stateful import attributes_of_type
 from rlcore.trainer import Trainer
 from rlcore.trees import Tree, concat, leaves, num_rows, take
@@ -223,9 +225,9 @@ class Examination:
         if not optimizers:
             raise Unseen("the agent has no optimizer")
         counts = [int(state["step"]) for one in optimizers for state in one.state.values() if "step" in state]
-        if counts or not self.agent.differentiable:
+        if not self.agent.differentiable or 0 < max(counts, default=0) < LONG_AGO:
             return max(counts, default=0)
-        return round(self.progress * self.trainer.total_steps / self.env.num_envs)  # gradient descent counts no steps
+        return round(self.progress * self.trainer.total_steps / self.env.num_envs)  # not all optimizers count
 
     @cached_property
     def gamma(self) -> float:
@@ -281,10 +283,13 @@ class Examination:
 
     @property
     def learned_nothing(self) -> str | None:
-        """As `knows_nothing`; where nothing is played, how the loss is seen not to have fallen."""
+        """As `knows_nothing`; of a data set, how the loss is seen to be near that of a guess, or not to have fallen."""
         if self.env.num_examples is None:
             return self.knows_nothing
-        loss = self.curve("train/loss")
+        loss, space = self.curve("train/loss"), self.agent.action_space
+        if isinstance(space, Logits):
+            guess = math.log(math.prod(space.shape))
+            return None if loss.last < 0.75 * guess else f"train/loss is {loss.last:.3g}, that of a guess {guess:.3g}"
         if loss.last < loss.first - 0.1 * abs(loss.first):
             return None
         return f"train/loss is {loss.last:.4g}, was {loss.first:.4g} at first"

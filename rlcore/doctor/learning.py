@@ -81,11 +81,13 @@ def learning_rate_too_large(x: Examination) -> Finding | None:
 
 
 def learning_rate_too_small(x: Examination) -> Finding | None:
-    """Weights have hardly moved, in many updates."""
+    """Weights have hardly moved in many updates, and nothing was learned."""
     x.require_progress(0.5)
     if x.movement > 0.02 or x.num_updates < 50:  # steps of Adam at 1e-3 move a layer of 64 units by this in some 5
         return None
-    evidence = f"weights have moved by {x.movement:.1%} of their length in {x.num_updates:,} updates"
+    if (nothing := x.learned_nothing) is None:
+        return None
+    evidence = f"weights have moved by {x.movement:.1%} of their length in {x.num_updates:,} updates, and {nothing}"
     rate = x.setting("learning_rate")
     return Finding(evidence, f"raise agent.learning_rate, by a factor of 100 at first: it is {rate:g}")
 
