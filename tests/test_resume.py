@@ -114,6 +114,7 @@ HOOKS = {
             {"env": {}},
         ],
     },
+    "doctor": {},
     "grad_norm": {},
     "monitor": {},
 }

@@ -47,8 +47,10 @@ class Curves(Logger):
         self.points: dict[str, list[tuple[float, float]]] = {}
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each figure."""
+        """Adds a point to each figure but the times, which no other run repeats."""
         for tag, value in values.items():
+            if tag.startswith("time/"):
+                continue
             points = self.points.setdefault(tag, [])
             points.append((float(step), float(value)))
             if len(points) > MOST_POINTS:
