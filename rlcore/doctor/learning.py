@@ -83,8 +83,8 @@ def learning_rate_too_large(x: Examination) -> Finding | None:
 def learning_rate_too_small(x: Examination) -> Finding | None:
     """Weights have hardly moved in many updates, and nothing was learned."""
     x.require_progress(0.5)
-    if x.movement > 0.02 or x.num_updates < 50:  # steps of Adam at 1e-3 move a layer of 64 units by this in some 5
-        return None
+    if not 1e-7 < x.movement <= 0.02 or x.num_updates < 50:  # Adam at 1e-3 takes some 5 steps to move 64 units by 2 %
+        return None  # and what has not moved at all has no gradient
     if (nothing := x.learned_nothing) is None:
         return None
     evidence = f"weights have moved by {x.movement:.1%} of their length in {x.num_updates:,} updates, and {nothing}"

@@ -43,7 +43,7 @@ def units_alike(x: Examination) -> Finding | None:
     """Units of a layer that all say the same, as weights that begin alike do for ever."""
     for layer in x.layers:
         units = layer.units
-        if len(units) >= 4 and (units - units[0]).abs().max() <= 1e-6 * units.abs().max():
+        if len(units) >= 4 and units.any() and (units - units[0]).abs().max() <= 1e-6 * units.abs().max():
             evidence = f"the {len(units)} units of a layer say the same of each of {num_rows(x.obs)} observations"
             return Finding(evidence, "random initial weights: agent.network.init=orthogonal or he")
     return None

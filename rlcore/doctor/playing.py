@@ -16,7 +16,7 @@ LIKE_A_MASK = re.compile(r"mask|legal|allowed|avail|valid", re.IGNORECASE)
 def observations_unscaled(x: Examination) -> Finding | None:
     """Numbers that the networks see are far from those that they are made for."""
     high = x.seen.abs().quantile(0.95, 0)
-    if high.max() < 200:  # networks are made for mean 0 and variance 1; beyond 100 a tanh is flat
+    if high.max() < 300:  # networks are made for mean 0 and variance 1, though raw bytes, up to 255, are learned
         return None
     feature, least = int(high.argmax()), high.min().item()
     evidence = (
