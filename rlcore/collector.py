@@ -9,7 +9,7 @@ import torch
 
 from rlcore.checkpoint import restored
 from rlcore.checks import check_acting, check_rollout
-from rlcore.errors import ContractError, InputError
+from rlcore.errors import ContractError, EnvironmentChangedError, InputError
 from rlcore.interruption import Interrupted, Interruption
 from rlcore.rollout import Rollout, collect
 from rlcore.seeding import TRAINING, derive_seed, rewinder
@@ -103,7 +103,9 @@ class Collector:
 
     def checkpoint(self) -> dict[str, Any]:
         """What `restore` needs; ``env`` is None if the environment cannot be saved, or has failed."""
-        return {"env": None if self.failed else self.env.checkpoint(), "obs": self.obs, "state": self.state}
+        env = None if self.failed else self.env.checkpoint()
+        why = self.env.why_unsaved if env is None else ""
+        return {"env": env, "why_unsaved": why, "obs": self.obs, "state": self.state}
 
     def restore(self, saved: dict[str, Any], agent: "Agent") -> bool:
         """Restores what `checkpoint` returned.
@@ -113,15 +115,21 @@ class Collector:
             agent: the agent that acts here.
 
         Returns:
-            Whether the episodes in progress go on; else the environment was not saved, and new ones must begin.
+            Whether the episodes in progress go on; else the environment was not saved, or has changed, and new ones
+            must begin; `Environment.why_unsaved` says why.
 
         Raises:
             CheckpointError: it does not fit.
         """
         if saved["env"] is None:
+            self.env.why_unsaved = str(saved.get("why_unsaved", ""))
             return False
         obs, _ = self.env.reset()
-        self.env.restore(saved["env"])
+        try:
+            self.env.restore(saved["env"])
+        except EnvironmentChangedError as error:
+            self.env.why_unsaved = str(error)
+            return False
         self.obs = None if saved["obs"] is None else restored(saved["obs"], obs, "obs")
         empty = None if self.obs is None else agent.initial_state(self.env.num_envs)
         self.state = restored(saved["state"], empty, "state")

@@ -86,6 +86,8 @@ class Environment(VectorEnv, ABC):
     """Of a setting, those that are about its value: an evaluation that changes it sets these to their defaults."""
     remarks: Sequence[str] = ()
     """What a user should know of it, a line each; the trainer shows them when it begins."""
+    why_unsaved = ""
+    """Why `checkpoint` returned None, for the line that says that new episodes begin."""
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
     settings: Any
     """An instance of the class's own ``Settings``, as a subclass declares it for type checkers."""
@@ -224,7 +226,11 @@ class Environment(VectorEnv, ABC):
         return None
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Restores what `checkpoint` returned."""
+        """Restores what `checkpoint` returned.
+
+        Raises:
+            EnvironmentChangedError: it cannot go on from there, so that new episodes must begin.
+        """
 
 
 keep_former_names(Environment, RENAMED)

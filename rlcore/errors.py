@@ -20,6 +20,10 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be read, written or used here."""
 
 
+class EnvironmentChangedError(CheckpointError):
+    """What was saved is the state of an environment that is made in another way here."""
+
+
 class NonFiniteError(InputError):
     """A NaN or an infinity where training needs a number."""
 

@@ -26,10 +26,12 @@ from typing_extensions import Unpack
 from rlcore import distributed
 from rlcore.agent import Agent
 from rlcore.environment import Environment, StepResult
-from rlcore.errors import EnvironmentFailure, InputError
+from rlcore.errors import EnvironmentChangedError, EnvironmentFailure, InputError
 from rlcore.gym_maker import EnvMaker, Maker, WrapperChoice, num_choices
+from rlcore.gym_saving import why_not_saved
 from rlcore.gym_vector import SelfVectorized
 from rlcore.interruption import ending_signals
+from rlcore.plain_state import UnsavedError
 from rlcore.registry import qualified_name
 from rlcore.settings import mistakes
 from rlcore.spaces import ACTION_MASK, Channels, dtype_of_tensor, with_channels
@@ -147,7 +149,7 @@ class GymEnvironment(Environment):
         self.max_episode_steps = max(limit or 0, Environment.max_episode_steps)
         if not by_itself:
             first.close()
-        self.envs: VectorEnv[Any, Any, Any] = first if by_itself else self._side_by_side(first)
+        self.envs: VectorEnv[Any, Any, Any] = first if by_itself else self._side_by_side([first])
         self.closed = False
         self.metadata = self.envs.metadata | self.metadata
         self._filmed = False
@@ -166,19 +168,20 @@ class GymEnvironment(Environment):
         self._box = action if isinstance(action, Box) else None
         self._start = action.start if isinstance(action, (Discrete, MultiDiscrete)) and np.any(action.start) else None
         self._seed: int | None = None
+        self._tried_saving = False
         if isinstance(space, Dict) and ACTION_MASK in space.spaces:
             size, needed = math.prod(space[ACTION_MASK].shape or ()), num_choices(action)
             if size != needed:
                 raise InputError(f"env.id: the action_mask of {s.shown_id} has {size} entries; {action} needs {needed}")
 
-    def _side_by_side(self, first: Any) -> VectorEnv[Any, Any, Any]:
-        """N environments like the first one, in this process or one each."""
+    def _side_by_side(self, others: Sequence[Any] = ()) -> VectorEnv[Any, Any, Any]:
+        """N environments, other ones than those given, in this process or one each."""
         s = self.settings
         makers: list[Callable[[], Any]] = [Maker(s, n) for n in range(s.num_envs)]
         if s.vectorization == "sync":
             envs = SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.DISABLED)
             if not s.single_instance:
-                _check_apart([first, *envs.envs], s.shown_id)
+                _check_apart([*others, *envs.envs], s.shown_id)
             return envs
         try:
             with _signals_held_back():
@@ -290,6 +293,87 @@ class GymEnvironment(Environment):
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the environments, and ends their processes."""
         self.envs.close(**kwargs)
+
+    def checkpoint(self) -> dict[str, Any] | None:
+        """The state of every environment, with its wrappers and generators; None if it cannot be saved.
+
+        Before the first one it is tried, with two further environments, whether what goes on from a saved state equals
+        what would have gone on; see `rlcore.gym_saving.why_not_saved`.
+        """
+        if not self._tried_saving:
+            self._tried_saving, self.why_unsaved = True, self._why_not_saved()
+        if self.why_unsaved:
+            return None
+        try:
+            return self.read_states()
+        except (UnsavedError, EOFError, OSError) as error:
+            self.why_unsaved = f"{self.settings.shown_id}: {error}"
+            return None
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Restores what `checkpoint` returned.
+
+        Raises:
+            EnvironmentChangedError: the environment is made of other objects than the one that was saved.
+        """
+        if self.envs.closed:  # a signal has ended the processes
+            self.envs = self._side_by_side()
+            self.reset()
+        try:
+            self.take_states(saved)
+        except EnvironmentChangedError:
+            self.envs.close()  # some have the state, or a part of it
+            by_itself = isinstance(self.envs, SelfVectorized)
+            self.envs = SelfVectorized(self.settings) if by_itself else self._side_by_side()
+            raise
+
+    def read_states(self) -> dict[str, Any]:
+        """What `checkpoint` returns, without a trial.
+
+        Raises:
+            UnsavedError: it cannot be read.
+        """
+        envs: Any = self.envs
+        states = [envs.read_state()] if isinstance(envs, SelfVectorized) else envs.call("read_state")
+        if reason := next((state for state in states if isinstance(state, str)), None):
+            raise UnsavedError(reason)
+        return {
+            "envs": [pickle.loads(state) if isinstance(state, bytes) else state for state in states],
+            "seed": self._seed,
+            "mask": None if self._mask is None else torch.from_numpy(self._mask.copy()),
+            "allowed": self._allowed,
+        }
+
+    def take_states(self, saved: dict[str, Any]) -> None:
+        """Gives the environments what `read_states` returned.
+
+        Raises:
+            EnvironmentChangedError: it does not fit; some of them may then have a part of it.
+        """
+        envs: Any = self.envs
+        states = saved["envs"]
+        if isinstance(envs, SelfVectorized):
+            envs.given_state = states[0]
+            reasons = [envs.take_state()]
+        else:
+            in_workers = isinstance(envs, AsyncVectorEnv)
+            envs.set_attr("given_state", [pickle.dumps(state) if in_workers else state for state in states])
+            reasons = envs.call("take_state")
+        if reason := next(filter(None, reasons), None):
+            raise EnvironmentChangedError(f"{self.settings.shown_id}: {reason}")
+        self._seed, self._allowed = saved["seed"], saved["allowed"]
+        if self._mask is not None:
+            self._mask[...] = saved["mask"].numpy(force=True)
+
+    def _why_not_saved(self) -> str:
+        """One line; empty if the environment can be saved."""
+        s = self.settings
+        if s.single_instance:
+            return f"{s.shown_id}: env.single_instance allows no other one to try it with"
+        here = s if s.vectorization == "vector_entry_point" else s.model_copy(update={"vectorization": "sync"})
+        one = here.model_copy(update={"num_envs": 1})
+        found = why_not_saved(lambda: type(self)(one, self.device))
+        return found and f"{s.shown_id}: {found}"
 
     def _call(self, what: str, **arguments: Any) -> Any:
         """Calls ``reset`` or ``step`` of all environments; a failure leaves no process behind."""

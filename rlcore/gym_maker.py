@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rlcore import settings
 from rlcore.errors import EnvironmentFailure, InputError
+from rlcore.gym_saving import Saving
 from rlcore.interruption import ending_signals
 from rlcore.registry import did_you_mean
 from rlcore.seeding import WORKER, derive_seed, seed_everything
@@ -221,7 +222,7 @@ class Maker:
             raise InputError(f"env.id: {who} {shown_id!r}: {message}") from error
 
 
-class Guarded(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Guarded(Saving, gymnasium.Wrapper[Any, Any, Any, Any]):
     """Turns an environment's answers into what can be batched, and reports which environment failed, and how.
 
     Observations become arrays, flags bools, and the reward a float; of ``info``, which may vary from step to step, the

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rlcore.errors import InputError
 from rlcore.gym_maker import check_readable, num_choices, own_maker
+from rlcore.gym_saving import Saving
 from rlcore.spaces import ACTION_MASK
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MODES: tuple[dict[str, Any], ...] = (
 """How environments are asked to reset, until they agree."""
 
 
-class SelfVectorized(gymnasium.vector.VectorWrapper):  # no [...]: generic from gymnasium 1.4 on alone
+class SelfVectorized(Saving, gymnasium.vector.VectorWrapper):  # no [...]: generic from gymnasium 1.4 on alone
     """Turns the answers of an environment that steps all N itself into those of one whose autoreset is disabled.
 
     If it resets ended episodes in the same step, `step` returns the last observations all the same, and the `reset` by

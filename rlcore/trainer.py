@@ -631,8 +631,9 @@ class Trainer:
         self.episodes.load_state_dict(learns["episodes"])
         notes += self._restore_hooks(learns.get("hooks", []))
         if not self.collector.restore(learns["collector"], self.agent):
+            why = f" ({self.env.why_unsaved})" if self.env.why_unsaved else ""
             notes.append(
-                "the environment was not saved: it begins new episodes, "
+                f"the environment was not saved{why}: it begins new episodes, "
                 "and results will not be bit-identical to an uninterrupted run's"
             )
             self._begin_episodes()
