@@ -3,6 +3,7 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from rlcore.checkpoint import fitting
 from rlcore.deployment import answer, bounds, takes_arrays
 from rlcore.device import sync_is_costly
 from rlcore.distributed import average_gradients
-from rlcore.distributions import Distribution
+from rlcore.distributions import Distribution, figures_of
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.moved import keep_former_names
@@ -25,7 +26,7 @@ from rlcore.seeding import seeded
 from rlcore.settings import Choice
 from rlcore.stateful import CountersKept, attributes_of_type, restore_state, saved_state
 from rlcore.trees import Tree, tree_map
-from rlcore.uncertainty import Answers, answers_of
+from rlcore.uncertainty import Answers, answers_of, uncertainty
 
 if TYPE_CHECKING:
     from rlcore.environment import Environment
@@ -159,6 +160,22 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     def answers(self, obs: Tree) -> Answers:
         """The T answers to observations [B, *O], for `rlcore.uncertainty`; T = 1 unless the agent has members."""
         return tree_map(lambda x: x.unsqueeze(0), answers_of(self.distribution(obs)))
+
+    @torch.no_grad()
+    def inspect(self, rollout: Rollout) -> dict[str, Tensor]:
+        """What it makes of a rollout that it has not learned from, by name, [T, N, ...]; see `rlcore.replaying`.
+
+        The default: what its `distribution` says of the observations, and of several `answers` their uncertainty. A
+        subclass with values adds them. Parameters and statistics must stay; random numbers may be drawn.
+        """
+        obs = rollout.rows(rollout.obs)
+        found: dict[str, Tensor] = {}
+        with suppress(InputError):  # it has no distribution, or none that is read without a memory
+            found |= figures_of(self.distribution(obs), None if self.differentiable else rollout.rows(rollout.action))
+        with suppress(InputError):
+            answers = self.answers(obs)
+            found |= uncertainty(answers)._asdict() if len(answers[0]) > 1 else {}
+        return {name: rollout.spread(x) for name, x in found.items()}
 
     def initial_state(self, num_envs: int) -> Tree:
         """Recurrent agents only: the state at the beginning of an episode, fields [num_envs, ...]."""

@@ -245,6 +245,23 @@ def plot(
     raise typer.Exit(rlcore.commands.plot(tag, given, over, smoothing, out))
 
 
+@app.command()
+def replay(
+    run: RunPath,
+    update: Annotated[int | None, typer.Option(help="The number of an update, from 1 on.")] = None,
+    episode: Annotated[
+        int | None, typer.Option(help="The number of an episode, from 1 on, in the order in which they ended.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Of the episode: show all of this step, from 1 on.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Also write a page of figures, and all arrays, there.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Train an update of a run again, bit for bit, and show what the agent saw, thought and learned."""
+    raise typer.Exit(rlcore.commands.replay(run, update, episode, step, out, trust))
+
+
 @app.command("list")
 def list_names(
     what: Annotated[

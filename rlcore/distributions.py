@@ -422,6 +422,27 @@ class GaussianHead(Head):
         return {"action_std": std.mean(), "clipped_share": clipped.float().mean()}
 
 
+def figures_of(pi: Distribution, action: Tensor | None = None) -> dict[str, Tensor]:
+    """What a distribution of batch shape [B] says, by name, for whoever looks at it.
+
+    Args:
+        pi: the distribution.
+        action: [B, *A]; None: of no action.
+
+    Returns:
+        ``entropy`` and ``log_prob`` [B], nats; ``probabilities`` [B, K] of classes; ``mean`` and ``std`` [B, *A] of
+        normals.
+    """
+    found = {"entropy": pi.entropy()}
+    if action is not None:
+        found["log_prob"] = pi.log_prob(action)
+    if isinstance(pi, Categorical):
+        found["probabilities"] = pi.log_probs.exp()
+    elif isinstance(pi, DiagonalGaussian):
+        found |= {"mean": pi.mean, "std": pi.log_std.exp().expand_as(pi.mean)}
+    return found
+
+
 def policy_head(
     num_features: int,
     action_space: Space[object],

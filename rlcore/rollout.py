@@ -219,6 +219,16 @@ class Rollout:
         """A field [T, N, ...] as the valid rows [B, ...], B = `num_steps`."""
         return tree_map(lambda x: x[self._places] if self.ragged else x.flatten(0, 1), field)
 
+    def spread(self, rows: Tree) -> Tree:
+        """The inverse of `rows`: [B, ...] as [T, N, ...]; 0 in rows that are not valid, NaN of floats."""
+
+        def spread(x: Tensor) -> Tensor:
+            empty = x.new_full((*self.valid.shape, *x.shape[1:]), float("nan") if x.is_floating_point() else 0)
+            empty[self._places] = x
+            return empty
+
+        return tree_map(spread if self.ragged else lambda x: x.unflatten(0, (len(self), -1)), rows)
+
     def append(
         self,
         obs: Tree,

@@ -178,6 +178,8 @@ class Trainer:
 
         self.steps = 0
         """Environment steps done."""
+        self.num_updates = 0
+        """Updates done."""
         self._num_ranks = distributed.size()
         window = max(100, env.num_envs * self._num_ranks)
         self.episodes = EpisodeStatistics(env.num_envs, env.device, window=window)
@@ -326,6 +328,7 @@ class Trainer:
         distributed.average_statistics(self.agent)
         self.env.on_update()
         num_steps = rollout.num_steps
+        self.num_updates += 1
         self.steps += int(distributed.total(num_steps, "steps")) if rollout.ragged else num_steps * self._num_ranks
         if self.collector.plays:
             self.episodes.add(rollout)
@@ -550,6 +553,7 @@ class Trainer:
             "collector": self.collector.checkpoint(),
             "episodes": self.episodes.state_dict(),
             "rng": rng_state(),
+            "num_updates": self.num_updates,
             "total_steps": self.total_steps,
             "best": self.best,
             "figures": self.figures,
@@ -618,6 +622,7 @@ class Trainer:
             names = (name for name, _ in stateful_parts(self.agent))  # which rlcore 0.1 left to overrides
             notes += [f"the checkpoint has nothing of the agent's {name}, which begins anew" for name in names]
         self.steps = self._logged_at = restored_number(saved["steps"], "steps")
+        self.num_updates = restored_number(learns.get("num_updates", self._updates_in(self.steps)), "num_updates")
         self.best = restored_number(float(learns["best"]), "best", -math.inf, math.inf, whole=False)
         self.figures = _restored_figures(learns["figures"])
         changed = total_steps != self.total_steps or before.get("trainer.hooks") != here.get("trainer.hooks")
@@ -667,6 +672,10 @@ class Trainer:
             f"the run had {len(ranks) + 1} processes, has {self._num_ranks}: "
             "results will not be bit-identical to an uninterrupted run's"
         ]
+
+    def _updates_in(self, steps: int) -> int:
+        """How many updates are that many steps; where a rollout is of whole episodes nobody knows: 0."""
+        return int(steps // ((self.agent.horizon or math.inf) * self.env.num_envs * self._num_ranks))
 
     def _restore_hooks(self, saved: list[Any]) -> list[str]:
         left, notes = [(name, state) for name, state in saved], []

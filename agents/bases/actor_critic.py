@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rlcore.agents.bases.policy import PolicyAgent
-from rlcore.distributions import Distribution
+from rlcore.distributions import Distribution, figures_of
 from rlcore.networks import NetworkChoice
 from rlcore.networks.batch_norm import freeze_batch_norm
 from rlcore.networks.dropout import drawn_masks, dropouts, make_consistent, switched_off
@@ -139,6 +139,14 @@ class ActorCriticAgent(PolicyAgent):
         obs = self.actor_critic.inputs(rollout)
         rows = Rows(action, obs, pi.log_prob(action), *self._estimates(rollout), memory.masks)
         return rows, pi.entropy().mean()
+
+    @torch.no_grad()
+    def inspect(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Also V, advantage and target of each row, by the networks that acted; see `Agent.inspect`."""
+        rows, _ = self.training_rows(rollout)
+        pi = self.policy_head.distribution(rollout.rows(rollout.memory).outputs)
+        found = {"value": rows.value, "advantage": rows.advantage, "target": rows.target}
+        return {name: rollout.spread(x) for name, x in (figures_of(pi, rows.action) | found).items()}
 
     @torch.no_grad()
     def _estimates(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:

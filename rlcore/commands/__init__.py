@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlcore.commands.list_names import list_names
     from rlcore.commands.plot import plot
     from rlcore.commands.record import record
+    from rlcore.commands.replay import replay
     from rlcore.commands.resume import resume
     from rlcore.commands.runs import runs
     from rlcore.commands.show import show
@@ -26,6 +27,7 @@ __all__ = [
     "list_names",
     "plot",
     "record",
+    "replay",
     "resume",
     "runs",
     "show",
