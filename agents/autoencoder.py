@@ -16,8 +16,16 @@ from rlcore.networks import NetworkChoice
 from rlcore.networks.autoencoder import Code, kl_from_standard_normal
 from rlcore.networks.batch_norm import needs_rows
 from rlcore.observations import input_scaling, observation_shape
+from rlcore.programs import (
+    STANDARD_NORMAL,
+    Program,
+    Tensors,
+    described_observations,
+    named_observations,
+    observations_in,
+)
 from rlcore.rollout import Rollout, Step
-from rlcore.spaces import scaled_space
+from rlcore.spaces import LogOdds, scaled_space
 from rlcore.trees import Tree
 
 
@@ -87,6 +95,35 @@ class AutoencoderAgent(PathwiseAgent):
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """Reconstructs from the mean of the code; obs [N, *O]."""
         return Step(self.decode(self.encode(obs).mean))
+
+    def programs(self, obs: Tree, sample: bool = False) -> dict[str, Program]:
+        """An ``encoder``, to ``code``, its mean or a draw, and ``std``; and a ``decoder``, as `decode`."""
+        code = self.encode(obs)
+        if sample and code.log_var is None:
+            raise InputError(f"--sample: {self.settings.network.name}'s code is a point; nothing is drawn")
+        inputs, about = named_observations(obs), described_observations(self)
+        if sample:
+            inputs = {**inputs, "noise": torch.randn_like(code.mean)}
+            about["noise"] = STANDARD_NORMAL
+
+        def encode(inputs: Tensors) -> Tensors:
+            mean, log_var = self.encode(observations_in(inputs, obs))
+            if log_var is None:
+                return {"code": mean}
+            std = (0.5 * log_var).exp()
+            return (
+                {"code": mean + std * inputs["noise"], "mean": mean, "std": std}
+                if sample
+                else {"code": mean, "std": std}
+            )
+
+        def decode(inputs: Tensors) -> Tensors:
+            reconstruction = self.decode(inputs["code"])
+            odds = {"probabilities": reconstruction.sigmoid()} if isinstance(self.action_space, LogOdds) else {}
+            return {"reconstruction": reconstruction, **odds}
+
+        decoded = Program(decode, {"code": code.mean}, {"reconstruction": str(self.action_space)})
+        return {"encoder": Program(encode, inputs, about), "decoder": decoded}
 
     def _loss(self, rollout: Rollout) -> tuple[Tensor, Metrics]:
         s, row = self.settings, rollout[0]

@@ -60,6 +60,10 @@ class DiscreteCQL(OfflineAgent):
         """Q [B, A] of observations [B, *O]; very low where an action is not allowed."""
         return allowed(self.q(self.normalized(obs)).squeeze(2), obs)
 
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """``q``: Q of each action, [B, A]."""
+        return {"q": self.values(obs)}
+
     @torch.no_grad()
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The best action; obs [N, *O]."""

@@ -75,6 +75,10 @@ class Ensemble(Agent):
         """Each member's answers to observations [B, *O], fields [K, B, ...]."""
         return stack([answers_of(member.distribution(obs)) for member in self.members])
 
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """What all members say together: the fields of `ClassUncertainty` or `NumberUncertainty`."""
+        return uncertainty(self.answers(obs))._asdict()
+
     def learn(self, rollout: Rollout) -> Metrics:
         """Each member learns from its own environments; metrics are means over the members."""
         slopes = [

@@ -15,6 +15,7 @@ from rlcore.envs.games.replay import Batch
 from rlcore.errors import InputError
 from rlcore.game import DISCOUNT
 from rlcore.networks import NetworkChoice
+from rlcore.programs import Program, Tensors
 from rlcore.rollout import Rollout, Step
 from rlcore.search import LearnedGame, SearchResult, gumbels, search, search_gumbel
 from rlcore.trees import Tree
@@ -114,8 +115,30 @@ class MuZero(SelfPlayAgent):
 
     def distribution(self, obs: Tree) -> Categorical:
         """The model's own policy in states [B, S], without a search."""
-        logits, _ = self.network.prediction(self.network.representation(self.game.observe(obs)))
+        logits, _ = self.policy_and_value(obs)
         return Categorical(logits.masked_fill(~self.game.legal(obs), FORBIDDEN))
+
+    def policy_and_value(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's logits [B, A] and value [B] of states [B, S], illegal moves included."""
+        return self.network.prediction(self.network.representation(self.game.observe(state)))
+
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """As of every player; and the ``latent`` state [B, L], where its search begins."""
+        return {**super().details(obs), "latent": self.network.representation(self.game.observe(obs))}
+
+    def programs(self, obs: Tree, sample: bool = False) -> dict[str, Program]:
+        """The initial and the recurrent inference of the paper: of a position, and of a move in a latent state."""
+        (initial,) = super().programs(obs, sample).values()
+        moves = torch.arange(len(obs), device=obs.device) % self.game.num_actions
+        latent = self.network.representation(self.game.observe(obs))
+
+        def run(inputs: Tensors) -> Tensors:
+            latent = self.network.dynamics(inputs["latent"], inputs["action"])
+            logits, value = self.network.prediction(latent)
+            return {"probabilities": logits.softmax(1), "value": value, "next_latent": latent}
+
+        recurrent = Program(run, {"latent": latent, "action": moves}, {"action": str(self.action_space)})
+        return {"initial_inference": initial, "recurrent_inference": recurrent}
 
     def learn(self, rollout: Rollout) -> Metrics:
         """Stores the games that have ended, and takes minibatch steps."""

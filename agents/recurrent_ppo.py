@@ -118,10 +118,9 @@ class RecurrentPPO(PPO):
         value_state = () if self.settings.shared else self.value_body.initial_state(num_envs)
         return self.body.initial_state(num_envs), value_state
 
-    def distribution(self, obs: Tree) -> Distribution:
-        """[B, *O] to pi(.|s) of B rows, each the beginning of an episode."""
-        features, _ = self.body.step(self.normalized(obs), self.body.initial_state(num_rows(obs)))
-        return self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
+    def distribution(self, obs: Tree, state: tuple[Tree, Tree] | None = None) -> Distribution:
+        """[B, *O] to pi(.|s) of B rows, after a state; without one, each is the beginning of an episode."""
+        return self._remembering(obs, state)[0]
 
     def value(self, obs: Tree) -> Tensor:
         """[B, *O] to V(s) [B], each the beginning of an episode."""
@@ -134,7 +133,12 @@ class RecurrentPPO(PPO):
 
         The value's state stays unchanged, as no value is computed.
         """
+        pi, state = self._remembering(obs, state)
+        return Step(pi.mode, state=state)
+
+    def _remembering(self, obs: Tree, state: tuple[Tree, Tree] | None) -> tuple[Distribution, tuple[Tree, Tree]]:
+        """The policy and the next state, the value's unchanged."""
         policy_state, value_state = self.initial_state(num_rows(obs)) if state is None else state
         features, policy_state = self.body.step(self.normalized(obs), policy_state)
         pi = self.policy_head.distribution(self.policy_head(features, action_mask(obs)))
-        return Step(pi.mode, state=(policy_state, value_state))
+        return pi, (policy_state, value_state)

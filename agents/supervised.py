@@ -121,6 +121,13 @@ class Supervised(PathwiseAgent):
         log_odds = outputs.flatten(1)
         return Categorical(torch.cat([torch.zeros_like(log_odds), log_odds], 1))
 
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """``probabilities`` of classes or outcomes; ``mean`` and ``std`` of normals whose noise is known or learned."""
+        space = self.action_space
+        if isinstance(space, LogOdds) and math.prod(space.shape) > 1:
+            return {"probabilities": self.outputs(obs).sigmoid()}
+        return super().details(obs) if isinstance(space, (Logits, LogOdds, Means, Normals)) else {}
+
     @needs_rows
     def act(self, obs: Tree, state: Tree = None) -> Step:
         """The answers, with their graph; obs [N, *O]."""

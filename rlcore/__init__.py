@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
     from rlcore.evaluation import Report
+    from rlcore.exporting import export
     from rlcore.game_checks import check_game
     from rlcore.gym_environment import GymEnvironment
     from rlcore.hooks import Hook
@@ -51,6 +52,7 @@ __all__ = [
     "commands",
     "compare",
     "distributed",
+    "export",
     "load",
     "networks",
     "registry",
@@ -66,6 +68,7 @@ _HOMES = {
     "environment": ("Environment",),
     "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
+    "exporting": ("export",),
     "game_checks": ("check_game",),
     "gym_environment": ("GymEnvironment",),
     "hooks": ("Hook",),

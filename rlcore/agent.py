@@ -21,6 +21,7 @@ from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
 from rlcore.moved import keep_former_names
 from rlcore.optimizers import Accumulation, FusedOptimizer, clip_grad_norm
+from rlcore.programs import Program, policy_program
 from rlcore.rollout import Rollout, Step
 from rlcore.seeding import seeded
 from rlcore.settings import Choice
@@ -152,6 +153,8 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     def distribution(self, obs: Tree) -> Distribution:
         """The distribution over answers to observations [B, *O], in the current modes of the modules.
 
+        That of an agent with a memory also takes the state, as `predict`; by default, that of a beginning.
+
         Raises:
             InputError: this agent has none.
         """
@@ -176,6 +179,33 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
             answers = self.answers(obs)
             found |= uncertainty(answers)._asdict() if len(answers[0]) > 1 else {}
         return {name: rollout.spread(x) for name, x in found.items()}
+
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """What an exported agent says beside the action, [B, ...] by name: the parameters of its distribution, if any.
+
+        Args:
+            obs: [B, *O].
+            state: recurrent agents only.
+        """
+        if type(self).distribution is Agent.distribution:
+            return {}
+        pi = self.distribution(obs) if state is None else self.distribution(obs, state)  # type: ignore[call-arg]
+        return getattr(pi, "parameters", {})
+
+    def programs(self, obs: Tree, sample: bool = False) -> dict[str, Program]:
+        """What `rlcore.export` writes, by name; one program is in a file of no other name.
+
+        The default is `predict`, to be traced by ``torch.export``: it must compute with tensors alone, and keep the
+        rows of a batch apart.
+
+        Args:
+            obs: examples of observations, [B, *O].
+            sample: actions are drawn from `distribution`, by noise that is an input.
+
+        Raises:
+            InputError: it cannot be exported so.
+        """
+        return {"policy": policy_program(self, obs, sample)}
 
     def initial_state(self, num_envs: int) -> Tree:
         """Recurrent agents only: the state at the beginning of an episode, fields [num_envs, ...]."""

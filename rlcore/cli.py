@@ -262,6 +262,24 @@ def replay(
     raise typer.Exit(rlcore.commands.replay(run, update, episode, step, out, trust))
 
 
+@app.command()
+def export(
+    run: RunPath,
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write: *.onnx, or *.pt2.")],
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Draw actions, by an input of noise. Default: the best ones.")
+    ] = False,
+    format: Annotated[str, typer.Option(help="onnx, or pt2, a program of torch.export.")] = "onnx",
+    opset: Annotated[int | None, typer.Option(help="Of ONNX. Default: torch's choice.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="best, last, a kept one, or a path. Default: best if there is one, else last.")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Write the agent of a run as a file that runs without rlcore, and compare it with the agent."""
+    raise typer.Exit(rlcore.commands.export(run, out, checkpoint, sample, format, opset, trust))
+
+
 @app.command("list")
 def list_names(
     what: Annotated[

@@ -45,7 +45,7 @@ def takes_arrays(predict: Predict) -> Predict:
             return predict(self, obs, state)
         batch = as_batch(obs, self.observation_space, device_of(self), self.reads_float64)
         if state is None:
-            state = self.initial_state(len(next(leaves(batch.obs))))
+            state = self.initial_state(next(leaves(batch.obs)).shape[0])
         vars(self)[BUSY] = None
         try:
             step = predict(self, batch.obs, state)

@@ -7,7 +7,7 @@ arithmetic at the sizes of a policy.
 import math
 from abc import ABC, abstractmethod
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,8 +27,15 @@ FORBIDDEN = -1e9
 """Logit of a forbidden action: its probability is 0 and, unlike with -inf, so is its term of the entropy."""
 
 
+Noise = Literal["uniform", "normal"]
+"""Numbers that are uniform in [0, 1), or standard normal."""
+
+
 class Distribution(Protocol):
-    """A distribution for each row of a batch [B]; an action of shape A is one draw from a row."""
+    """A distribution for each row of a batch [B]; an action of shape A is one draw from a row.
+
+    Those here can also be exported: they have ``parameters``, ``noise`` and ``drawn``.
+    """
 
     @property
     def mode(self) -> Tensor:
@@ -52,6 +59,8 @@ class Categorical:
     """
 
     __slots__ = ("_log_probs", "logits")
+    noise: Noise = "uniform"
+    """What `drawn` takes."""
 
     def __init__(self, logits: Tensor):
         self.logits = logits
@@ -72,6 +81,16 @@ class Categorical:
     def sample(self) -> Tensor:
         """[B] int64, by the Gumbel-max trick: argmax(logits - log E), E ~ Exp(1), needs no normalised probabilities."""
         return (self.logits - torch.empty_like(self.logits).exponential_().log_()).argmax(-1)
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """[B] int64, the draw that noise [B] makes: the first k of p_0 + ... + p_k > noise."""
+        cumulative = self.log_probs.exp().cumsum(-1)
+        return (cumulative <= noise.unsqueeze(-1) * cumulative[..., -1:]).sum(-1)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """``probabilities`` [B, K]."""
+        return {"probabilities": self.log_probs.exp()}
 
     def log_prob(self, action: Tensor) -> Tensor:
         """[B], nats.
@@ -96,6 +115,8 @@ class DiagonalGaussian:
     """
 
     __slots__ = ("dims", "log_std", "mean")
+    noise: Noise = "normal"
+    """What `drawn` takes."""
 
     def __init__(self, mean: Tensor, log_std: Tensor):
         self.mean, self.log_std = mean, log_std
@@ -108,7 +129,16 @@ class DiagonalGaussian:
 
     def sample(self) -> Tensor:
         """[B, *A] float32."""
-        return self.mean + self.log_std.exp() * torch.randn_like(self.mean)
+        return self.drawn(torch.randn_like(self.mean))
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """[B, *A] float32, the draw that noise [B, *A] makes."""
+        return self.mean + self.log_std.exp() * noise
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """``mean`` and ``std``, [B, *A] each."""
+        return {"mean": self.mean, "std": self.log_std.exp().expand_as(self.mean)}
 
     def log_prob(self, action: Tensor) -> Tensor:
         """[B], nats; summed over the components.
@@ -132,6 +162,8 @@ class MultiCategorical:
     """
 
     __slots__ = ("each",)
+    noise: Noise = "uniform"
+    """What `drawn` takes."""
 
     def __init__(self, logits: Tensor):
         self.each = Categorical(logits)
@@ -144,6 +176,15 @@ class MultiCategorical:
     def sample(self) -> Tensor:
         """[B, D] int64."""
         return self.each.sample()
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """[B, D] int64, the draw that noise [B, D] makes."""
+        return self.each.drawn(noise)
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """``probabilities`` [B, D, K]."""
+        return self.each.parameters
 
     def log_prob(self, action: Tensor) -> Tensor:
         """[B], nats; summed over the components.
@@ -166,6 +207,8 @@ class Bernoulli:
     """
 
     __slots__ = ("dims", "logits")
+    noise: Noise = "uniform"
+    """What `drawn` takes."""
 
     def __init__(self, logits: Tensor):
         self.logits = logits
@@ -178,7 +221,16 @@ class Bernoulli:
 
     def sample(self) -> Tensor:
         """[B, *A] int64."""
-        return (torch.rand_like(self.logits) < self.logits.sigmoid()).long()
+        return self.drawn(torch.rand_like(self.logits))
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """[B, *A] int64, the draw that noise [B, *A] makes."""
+        return (noise < self.logits.sigmoid()).long()
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """``probabilities`` of a one, [B, *A]."""
+        return {"probabilities": self.logits.sigmoid()}
 
     def log_prob(self, action: Tensor) -> Tensor:
         """[B], nats; summed over the components.
@@ -206,6 +258,8 @@ class SquashedGaussian:
     """
 
     __slots__ = ("gaussian", "half", "middle")
+    noise: Noise = "normal"
+    """What `drawn` takes."""
 
     def __init__(self, mean: Tensor, log_std: Tensor, low: Tensor, high: Tensor):
         self.gaussian = DiagonalGaussian(mean, log_std)
@@ -219,6 +273,15 @@ class SquashedGaussian:
     def sample(self) -> Tensor:
         """[B, *A] float32, in the box."""
         return self.middle + self.half * self.gaussian.sample().tanh()
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """[B, *A] float32, in the box, the draw that noise [B, *A] makes."""
+        return self.middle + self.half * self.gaussian.drawn(noise).tanh()
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """``mean`` and ``std`` of u, before it is squashed, [B, *A] each."""
+        return self.gaussian.parameters
 
     def sample_with_log_prob(self) -> tuple[Tensor, Tensor]:
         """Actions [B, *A] and their log p [B], nats, from u itself: exact, unlike `log_prob` of a rounded action."""

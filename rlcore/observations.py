@@ -161,7 +161,7 @@ class ChannelsFirst(nn.Module):
         """[B, *shape] to [B, C', H, W], with the channels last in memory."""
         if self.channels_last:
             x = x.movedim(-1, -3)
-        return x.reshape(len(x), *self.shape).contiguous(memory_format=torch.channels_last)
+        return x.reshape(x.shape[0], *self.shape).contiguous(memory_format=torch.channels_last)
 
 
 class Scaled(nn.Module):
@@ -293,8 +293,8 @@ class OneHot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """To float32."""
-        places = x.reshape(len(x), len(self.places)) + self.places
-        return torch.zeros(len(x), self.size, device=x.device).scatter_(1, places, 1.0)
+        places = x.reshape(x.shape[0], len(self.places)) + self.places
+        return torch.zeros(x.shape[0], self.size, device=x.device).scatter_(1, places, 1.0)
 
 
 class _Part(nn.Module):

@@ -53,6 +53,10 @@ class EpsilonGreedy(NormalizedAgent):
         """Q of each action, [T, N, A]; see `Agent.inspect`."""
         return {"q": rollout.spread(self.values(rollout.rows(rollout.obs)))}
 
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """``q``: Q of each action, [B, A]."""
+        return {"q": self.values(obs)}
+
     def explore(self, obs: Tree) -> Tensor:
         """The best action, or with probability epsilon a random one; obs [N, *O], normalised."""
         best = allowed(mean_of(self.q(obs)), obs).argmax(1)

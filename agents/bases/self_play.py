@@ -15,6 +15,7 @@ from rlcore.envs.games.replay import Batch, GameReplay
 from rlcore.errors import InputError
 from rlcore.game import Game
 from rlcore.optimizers import Adam
+from rlcore.programs import Program, policy_program
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
 from rlcore.search import Score, SearchResult, puct
@@ -101,6 +102,22 @@ class SelfPlayAgent(Agent):
     def predict(self, obs: Tree, state: Tree = None) -> Step:
         """The best move that a search finds; obs [N, S]."""
         return Step(self.search(obs).action)
+
+    def policy_and_value(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """What the search asks of positions [B, S]: the logits of the moves [B, A], and the value [B] for the mover.
+
+        Raises:
+            InputError: this agent's search asks for something else.
+        """
+        raise InputError(f"the agent {type(self).__name__} has no policy_and_value")
+
+    def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
+        """``probabilities`` [B, A] of the moves without a search, and ``value`` [B] for the mover, in [-1, 1]."""
+        return {**super().details(obs), "value": self.policy_and_value(obs)[1]}
+
+    def programs(self, obs: Tree, sample: bool = False) -> dict[str, Program]:
+        """The networks' own policy, without a search."""
+        return {"policy": policy_program(self, obs, sample, lambda obs, state: Step(self.distribution(obs).mode))}
 
     def on_reset(self) -> None:
         """The games in progress were abandoned: their positions have no outcome."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rlcore.commands.compare import compare
     from rlcore.commands.doctor import doctor
     from rlcore.commands.evaluate import evaluate
+    from rlcore.commands.export import export
     from rlcore.commands.list_names import list_names
     from rlcore.commands.plot import plot
     from rlcore.commands.record import record
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "export",
     "list_names",
     "plot",
     "record",
