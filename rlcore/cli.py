@@ -265,19 +265,25 @@ def replay(
 @app.command()
 def export(
     run: RunPath,
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The file to write: *.onnx, or *.pt2.")],
+    out: Annotated[
+        str, typer.Argument(metavar="OUT", help="The file to write: *.onnx, or *.pt2; or a folder, for --web.")
+    ],
     sample: Annotated[
         bool, typer.Option("--sample", help="Draw actions, by an input of noise. Default: the best ones.")
     ] = False,
     format: Annotated[str, typer.Option(help="onnx, or pt2, a program of torch.export.")] = "onnx",
     opset: Annotated[int | None, typer.Option(help="Of ONNX. Default: torch's choice.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Write a page that runs it in the browser.")] = False,
+    runtime: Annotated[
+        str | None, typer.Option(help="Of --web: onnxruntime-web's folder. Default: that in node_modules.")
+    ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="best, last, a kept one, or a path. Default: best if there is one, else last.")
     ] = None,
     trust: Trust = False,
 ) -> None:
     """Write the agent of a run as a file that runs without rlcore, and compare it with the agent."""
-    raise typer.Exit(rlcore.commands.export(run, out, checkpoint, sample, format, opset, trust))
+    raise typer.Exit(rlcore.commands.export(run, out, format, web, runtime, checkpoint, sample, opset, trust))
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from rlcore.imports import optional
 from rlcore.programs import Program, Tensors
 from rlcore.run import load
 
-Format = Literal["onnx", "pt2"]
 INSTALL = "'rlcore[export]'"
 OF_ENV = "name", "id", "game", "dataset"
 """Settings of an environment that say which one it is."""
@@ -62,7 +61,7 @@ def export(
     out: str | Path,
     checkpoint: str | None = None,
     sample: bool = False,
-    format: Format = "onnx",
+    format: str = "onnx",
     opset: int | None = None,
     trust: bool = False,
     num_observations: int = NUM_OBSERVATIONS,
