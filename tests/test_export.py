@@ -42,7 +42,7 @@ def changed(agent):
         for name, buffer in agent.named_buffers():
             if "normalizer" in name and name.endswith((".shift", ".mean")):
                 buffer.add_(0.4)
-            elif "normalizer" in name and name.endswith(".scale") or "running_var" in name:
+            elif ("normalizer" in name and name.endswith(".scale")) or "running_var" in name:
                 buffer.mul_(1.7)
     return agent
 
