@@ -89,9 +89,7 @@ def export(
     if format not in FORMATS:
         raise InputError(f"--format: must be one of {', '.join(FORMATS)}, got {format!r}")
     if out.suffix != f".{format}" or not out.parent.is_dir() or out.is_dir():
-        raise InputError(
-            f"export: with --format {format} OUT must be a file *.{format} in a folder that exists; got {out}"
-        )
+        raise InputError(f"export: --format {format} writes a file *.{format} into a folder that exists; got {out}")
     writer = FORMATS[format](opset)
     agent = run if isinstance(run, Agent) else load(run, checkpoint, "cpu", trust)
     origin = {} if isinstance(run, Agent) else _origin(Path(run))
@@ -147,7 +145,7 @@ class ONNX:
         """See `Writer`."""
         try:
             made: Any = torch.onnx.export(
-                program, dynamo=True, verbose=False, opset_version=self.opset,
+                program, dynamo=True, optimize=True, verbose=False, opset_version=self.opset,
                 input_names=list(inputs), output_names=list(outputs),
             )  # fmt: skip
         except Exception as error:
