@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,8 @@ def export(
         raise InputError(f"--format: must be one of {', '.join(FORMATS)}, got {format!r}")
     if out.suffix != f".{format}" or not out.parent.is_dir() or out.is_dir():
         raise InputError(f"export: --format {format} writes a file *.{format} into a folder that exists; got {out}")
+    if not os.access(out.parent, os.W_OK):
+        raise InputError(f"export: cannot write into {out.parent}: it may only be read")
     writer = FORMATS[format](opset)
     agent = run if isinstance(run, Agent) else load(run, checkpoint, "cpu", trust)
     origin = {} if isinstance(run, Agent) else _origin(Path(run))

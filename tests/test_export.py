@@ -12,6 +12,7 @@ from trainers import MLP, TRAINERS, make_trainer
 import rlcore
 from rlcore import Agent, EnvSpec, InputError, Step, cli, config
 from rlcore.agents.ppo import PPO
+from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.sac import SAC
 from rlcore.agents.supervised import Supervised
 from rlcore.distributions import (
@@ -118,6 +119,21 @@ def test_a_memory_is_carried_by_whoever_asks(tmp_path):
     first = ask(path, inputs_of(metadata, obs[0]))
     again = {"state_0": first["next_state_0"], "state_1": first["next_state_1"]}
     close(ask(path, {"obs": obs[1].astype(np.float32), **again})["probabilities"], pi.log_probs.exp())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["gru", "frame_stack"])
+def test_other_memories(network, tmp_path):
+    settings = {"horizon": 4, "minibatch_size": None, "network": {"name": network, "body": MLP}}
+    env = spec(Box(-1, 1, (2,)), Box(-1, 1, (1,)))
+    agent = changed(RecurrentPPO(env, RecurrentPPO.Settings.model_validate(settings)))
+    path, metadata = exported(agent, tmp_path)
+    given, state = inputs_of(metadata, np.zeros((3, 2))), None
+    for seen in examples(env.single_observation_space, 15, OTHER).reshape(5, 3, 2):
+        found = ask(path, {**given, "obs": seen})
+        given |= {name: found[f"next_{name}"] for name in given if name != "obs"}
+        action, state = agent(seen, state)
+        close(found["action"], action)
 
 
 SPACES = {

@@ -161,7 +161,7 @@ def test_the_physics_are_those_of_the_environment(open_page):
 @pytest.mark.browser
 def test_what_is_drawn_is_classified(open_page):
     page = open_page("drawing")
-    page.locator("h1:has-text('Draw a digit')").wait_for()
+    page.locator("h1:has-text('Draw an image')").wait_for()
     box = page.locator("#canvas").bounding_box()
     for name, (dx, dy) in {"tall": (0, 0.3), "wide": (0.3, 0)}.items():
         page.locator("#clear").click()
@@ -170,7 +170,7 @@ def test_what_is_drawn_is_classified(open_page):
         page.mouse.down()
         page.mouse.move(x + dx * box["width"], y + dy * box["height"], steps=5)
         page.mouse.up()
-        page.locator(f"#status:has-text('a {name}')").wait_for()
+        page.locator(f"#status:has-text('{name}')").wait_for()
         assert page.locator("#bars tr.best td").first.text_content() == name
     assert page.locator("#bars tr").count() == 2
 
@@ -209,9 +209,9 @@ def test_the_search_wins_and_forestalls(open_page):
 
 @pytest.mark.browser
 def test_any_other_agent_has_fields_and_remembers(open_page):
-    agent = rememberer()
     page = open_page("memory")
     fields = page.locator(".numbers input")
+    fields.nth(1).wait_for()
     assert fields.count() == 2
     fields.nth(0).fill("0.5")
     fields.nth(1).fill("-1")
@@ -224,8 +224,7 @@ def test_any_other_agent_has_fields_and_remembers(open_page):
     page.locator("button.forget").click()
     page.locator("button.run").click()
     page.wait_for_function(f"document.querySelector('output[name=action]').textContent === '{seen[0]}'")
-    torch.manual_seed(0)
-    assert agent.action_space.contains(np.float32([float(seen[0])]))
+    assert -1 <= float(seen[0]) <= 1
 
 
 def test_a_page_needs_the_runtime_and_a_folder_of_its_own(tmp_path):

@@ -14,7 +14,9 @@ export function fits([program]) {
   return isImage && program.asked.length === 1 && program.has("probabilities") && !program.has("reconstruction");
 }
 
-export const title = () => "Draw a digit";
+const areDigits = (names) => names === undefined || names.every((name) => /^\d$/.test(name));
+
+export const title = ([program]) => (areDigits(program.metadata.classes) ? "Draw a digit" : "Draw an image");
 
 // The image [SIDE * SIDE], 0 to 255, of what is drawn: in a box of BOX pixels, its centre of mass in the middle.
 export function image(canvas) {
@@ -81,7 +83,7 @@ export async function show(root, [program]) {
     const unit = asked.dtype === "uint8" ? 1 : 1 / 255;
     const { probabilities } = await program.ask({ [asked.name]: pixels.map((value) => value * unit) });
     bars(table, names, probabilities);
-    status(`a ${names[probabilities.indexOf(Math.max(...probabilities))]}`);
+    status(names[probabilities.indexOf(Math.max(...probabilities))]);
   }
 
   begin();
