@@ -18,6 +18,7 @@ from rlcore import __version__, registry
 from rlcore.agent import Agent
 from rlcore.config import CONFIG_FILE, read_yaml
 from rlcore.deployment import as_batch, device_of
+from rlcore.distributions import FORBIDDEN
 from rlcore.errors import InputError, one_line
 from rlcore.evaluation import evaluating
 from rlcore.examples import examples
@@ -38,7 +39,7 @@ FIRST_OPSET = 18
 """The oldest that torch writes."""
 NUM_OBSERVATIONS = 1000
 TOLERANCE = 1e-5
-"""By which numbers may differ from the agent's, times the number where that is larger than 1."""
+"""By which numbers may differ from the agent's, times the largest of the same answer where that is above 1."""
 TIES = 1e-3
 """Share of observations whose discrete actions may differ, as two are equally good within rounding."""
 
@@ -52,7 +53,7 @@ class Exported(NamedTuple):
     num_observations: int
     """Rows that were compared."""
     difference: float
-    """The largest difference of a number, divided by the agent's number where that is larger than 1."""
+    """The largest difference of a number, divided by the largest of the same answer where that is above 1."""
     num_ties: int
     """Rows in which an integer differs."""
 
@@ -267,11 +268,17 @@ def _compared(run: Callable[[Tensors], Tensors], program: Program, outputs: Tens
         if got.shape != expected.shape or got.dtype != expected.dtype:
             difference = math.inf
         elif expected.is_floating_point():
-            off = (got.double() - expected.double()).abs() / expected.double().abs().clamp_min(1)
+            off = (got.double() - expected.double()).reshape(rows, -1).abs() / _scale(expected.double())
             difference = max(difference, off.nan_to_num(math.inf).max().item())
         else:
             differs |= (got != expected).flatten(1).any(1) if got.ndim > 1 else got != expected
     return rows, difference, int(differs.sum())
+
+
+def _scale(x: Tensor) -> Tensor:
+    """The largest number of each row of [B, ...], at least 1, [B, 1]; those of forbidden actions do not count."""
+    usual = torch.where(x <= FORBIDDEN / 2, 0.0, x).reshape(x.shape[0], -1)
+    return usual.abs().amax(1, keepdim=True).clamp_min(1)
 
 
 def _check(exported: Exported) -> None:

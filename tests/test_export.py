@@ -40,7 +40,7 @@ def changed(agent):
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.2 * (parameter.abs().mean() + 0.1) * torch.randn_like(parameter))
         for name, buffer in agent.named_buffers():
             if "normalizer" in name and name.endswith((".shift", ".mean")):
                 buffer.add_(0.4)
@@ -141,7 +141,7 @@ SPACES = {
     "bounds": (Box(-1, 1, (3,), np.float64), Box(np.float32([-1, 0]), np.float32([0.1, 5]))),
     "pixels": (Box(0, 255, (12, 12, 3), np.uint8), MultiDiscrete([2, 3])),
     "parts": (
-        Dict({"image": Box(0, 255, (10, 10, 1), np.uint8), "place": Discrete(4, start=1), "bits": MultiBinary(3)}),
+        Dict({"image": Box(0, 255, (36, 36, 1), np.uint8), "place": Discrete(4, start=1), "bits": MultiBinary(3)}),
         MultiBinary(2),
     ),
     "masked": (Dict({"x": Box(-1, 1, (2,)), "action_mask": MultiBinary(4)}), Discrete(4)),
@@ -374,5 +374,9 @@ def test_every_shipped_config(name, tmp_path):
     except InputError as error:
         pytest.skip(f"cannot be made here: {error}")
     trainer.close()
-    for file in rlcore.export(changed(trainer.agent), tmp_path / "agent.onnx"):
+    agent = changed(trainer.agent)
+    for file in rlcore.export(agent, tmp_path / "agent.onnx"):
+        if "obs" in (names := [one["name"] for one in file.metadata["inputs"]]) and "noise" not in names:
+            found = ask(file.path, inputs_of(file.metadata, examples(agent.observation_space, 50, OTHER)))
+            assert any(np.ptp(x.astype(np.float64), axis=0).any() for x in found.values()), "answers alike to all"
         print(f"{name} {file.path.name}: {file.difference:.1g}, {file.num_ties}")
