@@ -111,11 +111,9 @@ class AutoencoderAgent(PathwiseAgent):
             if log_var is None:
                 return {"code": mean}
             std = (0.5 * log_var).exp()
-            return (
-                {"code": mean + std * inputs["noise"], "mean": mean, "std": std}
-                if sample
-                else {"code": mean, "std": std}
-            )
+            if not sample:
+                return {"code": mean, "std": std}
+            return {"code": mean + std * inputs["noise"], "mean": mean, "std": std}
 
         def decode(inputs: Tensors) -> Tensors:
             reconstruction = self.decode(inputs["code"])

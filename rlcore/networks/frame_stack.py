@@ -60,7 +60,9 @@ class FrameStack(Recurrent):
         T, N = sequence.episode_starts.shape
         rows = torch.arange(T, device=begun.device)[:, None]
         starts = torch.cat([sequence.episode_starts[:1] | ~begun, sequence.episode_starts[1:]])
-        first = torch.where(starts, rows, -before).cummax(0).values  # [T, N] row of the episode's first frame
+        first = torch.where(starts, rows, -before)  # [T, N] row of the episode's first frame
+        if T > 1:  # not in a step, which may be exported: ONNX has no cummax
+            first = first.cummax(0).values
         wanted = rows[:, None] + torch.arange(-before, 1, device=begun.device)  # [T, 1, k]
         places = torch.maximum(wanted, first[:, :, None]) + before, torch.arange(N, device=begun.device)[:, None]
         return tree_map(lambda old, new: torch.cat([old.transpose(0, 1), new])[places], frames, sequence.obs)
