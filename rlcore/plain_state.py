@@ -115,11 +115,8 @@ class _Writer:
         if isinstance(x, enum.Enum):
             return ("enum", _name(kind), x.name)
         if isinstance(x, np.generic):
-            return (
-                ("number", self._dtype(x), x.item())
-                if x.dtype.kind in "biuf"
-                else ("scalar", *self._raw(np.asarray(x)))
-            )
+            is_plain = x.dtype.kind in "biuf" and type(x.item()) in LEAVES  # a longdouble is not
+            return ("number", self._dtype(x), x.item()) if is_plain else ("scalar", *self._raw(np.asarray(x)))
         if kind is np.ndarray:
             return self._write_array(x)
         if kind is torch.Tensor:

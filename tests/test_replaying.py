@@ -5,10 +5,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from compare import same
+from trainers import TRAINERS, make_trainer
 
 from rlcore import checkpoint, cli, commands
 from rlcore.errors import InputError
-from rlcore.replaying import read_log, replay
+from rlcore.replaying import Recorder, read_log, replay
 
 MLP = "{name: mlp, hidden: [8]}"
 PPO = f"{{name: ppo, horizon: 16, minibatch_size: 32, num_epochs: 2, network: {MLP}}}"
@@ -212,3 +214,18 @@ def test_an_example_is_an_episode_of_one_step(trained):
     made = replay(trained("supervised"), episode=31)
     assert made.title.startswith("episode 31: 1 steps of environment 0, return ")
     assert made.title.endswith("learned from in update 2, at step 60")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_every_agent_is_looked_at_without_a_change(name):
+    one, other = make_trainer(name), make_trainer(name)
+    recorder = Recorder(one, update=3)
+    one.hooks.append(recorder)
+    for trainer in (one, other):
+        for number, _ in enumerate(trainer.updates(), 1):
+            if number == 3:
+                break
+    one.hooks.remove(recorder)
+    same(one.checkpoint(), other.checkpoint())
+    shape = recorder.found["reward"].shape
+    assert all(x.shape[:2] == shape for x in recorder.found.values())
