@@ -499,3 +499,13 @@ def test_remedies_name_settings_that_there_are():
     named = [found for text in texts for found in re.findall(r"\b(agent|env|trainer)\.([a-z_]+)(?!\w|\()", text)]
     assert len(named) > 20
     assert [one for one in named if one[1] not in known[one[0]]] == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "named"), [([2.3, 40, 9, 0.4, 0.4], True), ([2.3, 1, 0.5, 0.4, 0.4], False), ([2.3] * 5, True)]
+)
+def test_a_supervised_loss_that_leaps_or_never_falls(losses, named):
+    trainer = data_trainer()
+    x = Examination(trainer, curves(train__loss=losses), {}, [], 1.0)
+    vars(x).update(movement=9.0, num_updates=100)
+    assert (checks.learning_rate_too_large(x) is not None) == named

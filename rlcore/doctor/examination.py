@@ -283,8 +283,8 @@ class Examination:
 
     @property
     def learned_nothing(self) -> str | None:
-        """As `knows_nothing`; of a data set, how the loss is seen to be near that of a guess, or not to have fallen."""
-        if self.env.num_examples is None:
+        """As `knows_nothing`; of supervised learning, how the loss is near that of a guess, or has not fallen."""
+        if not self.agent.differentiable:
             return self.knows_nothing
         loss, space = self.curve("train/loss"), self.agent.action_space
         if isinstance(space, Logits):

@@ -71,12 +71,15 @@ def log_std_explodes(x: Examination) -> Finding | None:
 
 
 def learning_rate_too_large(x: Examination) -> Finding | None:
-    """Weights are many times as long as at first, and nothing was learned or is learned any more."""
-    if x.movement < 5 or (nothing := x.learned_nothing) is None:
+    """Weights have gone many times their length, and nothing was learned, or the loss leapt at first."""
+    if x.movement < 5:
         return None
-    evidence = (
-        f"weights have moved {x.movement:.1f} times their first length in {x.num_updates:,} updates, and {nothing}"
-    )
+    harm = x.learned_nothing
+    if harm is None and x.agent.differentiable and (loss := x.curve("train/loss")).highest > 5 * loss.values[0] > 0:
+        harm = f"train/loss leapt from {loss.values[0]:.3g} to {loss.highest:.3g}"
+    if harm is None:
+        return None
+    evidence = f"weights have moved {x.movement:.1f} times their first length in {x.num_updates:,} updates, and {harm}"
     return Finding(evidence, f"{LOWER_RATE}: it is {x.setting('learning_rate'):g}")
 
 
