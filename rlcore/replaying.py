@@ -23,6 +23,7 @@ from rlcore import legacy
 from rlcore.agent import Metrics
 from rlcore.checkpoint import fitting
 from rlcore.errors import CheckpointError, InputError
+from rlcore.files import CHECKPOINTS_FOLDER
 from rlcore.hooks import Hook
 from rlcore.loggers import csv as csv_logger
 from rlcore.rollout import Rollout
@@ -30,7 +31,7 @@ from rlcore.run import Run
 from rlcore.seeding import restore_rng_state, rewinder, rng_state
 from rlcore.stateful import attributes_of_type
 from rlcore.tracking import Tracker
-from rlcore.trainer import CHECKPOINTS_FOLDER, Trainer
+from rlcore.trainer import Trainer
 from rlcore.trees import Tree
 
 Fields = dict[str, Tensor]

@@ -19,11 +19,15 @@ MOST_NUMBERS = 2**28
 def leakage(x: Examination) -> Finding | None:
     """Examples that are held out are among those of training."""
     data = _env(x).dataset
-    train, held = data.train.inputs, [split.inputs for split in (data.validation, data.test) if split is not None]
-    if not held:
+    splits = [data.train, *(split for split in (data.validation, data.test) if split is not None)]
+    inputs = [
+        split.inputs for split in splits if isinstance(split.inputs, Tensor) and split.inputs.numel() < MOST_NUMBERS
+    ]
+    if len(splits) == 1:
         raise Unseen("nothing is held out")
-    if not all(isinstance(part, Tensor) and part.numel() < MOST_NUMBERS for part in (train, *held)):
+    if len(inputs) < len(splits):
         raise Unseen("the data set is not in memory, or too large")
+    train, *held = inputs
     if any(part.shape == train.shape and torch.equal(part, train) for part in held):
         raise Unseen("nothing is held out, as env.test_fraction=0 says")
     known = set(_rows(train))

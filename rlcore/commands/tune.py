@@ -137,8 +137,8 @@ def _report(tuner: Tuner, name: str, fresh: int, jobs: int, folder: Path, consol
     if status:
         return status
     sides = [str(folder / "fresh" / source.stem) for source in (given, best)]
-    better = "more" if study.direction.name == "MAXIMIZE" else "less"
-    return compare(sides, tuner.plan.figure, "last", None, better, True, None, False)
+    maximize = study.direction.name == "MAXIMIZE"
+    return compare(sides, tuner.plan.figure, "last", None, "more" if maximize else "less", True, None, False)
 
 
 def _draw(study: "optuna.Study", folder: Path, console: Console) -> list[Path]:

@@ -337,8 +337,10 @@ def episodes_of(rollouts: Sequence[Rollout], complete: bool = True) -> Episodes:
     if rollouts[0].ragged:
         parts = [(r.reward * r.valid, r.terminated & r.valid, r.done & r.valid, True) for r in rollouts]
     else:
-        columns = [(r.reward, r.terminated, r.done) for r in rollouts]
-        parts = [(*(torch.cat(column) for column in zip(*columns, strict=True)), complete)]
+        reward, terminated, done = (
+            torch.cat([getattr(r, name) for r in rollouts]) for name in ("reward", "terminated", "done")
+        )
+        parts = [(reward, terminated, done, complete)]
     for reward, terminated, done, whole in parts:
         sums = reward.detach().double().cumsum(0).cpu()
         for n in range(reward.shape[1]):
