@@ -12,11 +12,7 @@ from rlcore.distributed import mean
 from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
-from rlcore.networks import NetworkChoice
-from rlcore.networks.autoencoder import Code, kl_from_standard_normal
-from rlcore.networks.batch_norm import needs_rows
-from rlcore.observations import input_scaling, observation_shape
-from rlcore.programs import (
+from rlcore.exporting.programs import (
     STANDARD_NORMAL,
     Program,
     Tensors,
@@ -24,6 +20,10 @@ from rlcore.programs import (
     named_observations,
     observations_in,
 )
+from rlcore.networks import NetworkChoice
+from rlcore.networks.autoencoder import Code, kl_from_standard_normal
+from rlcore.networks.batch_norm import needs_rows
+from rlcore.observations import input_scaling, observation_shape
 from rlcore.rollout import Rollout, Step
 from rlcore.spaces import LogOdds, scaled_space
 from rlcore.trees import Tree

@@ -13,9 +13,9 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.envs.games.replay import Batch
 from rlcore.errors import InputError
+from rlcore.exporting.programs import Program, Tensors
 from rlcore.game import DISCOUNT
 from rlcore.networks import NetworkChoice
-from rlcore.programs import Program, Tensors
 from rlcore.rollout import Rollout, Step
 from rlcore.search import LearnedGame, SearchResult, gumbels, search, search_gumbel
 from rlcore.trees import Tree

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from rlcore import aggregates
+from rlcore.runs import aggregates
 
 SHAPES = {
     "normal": lambda g, size: g.normal(size=size),

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from rlcore.agent import Agent, Metrics
     from rlcore.checks import check_agent, check_environment
     from rlcore.collector import Collector
-    from rlcore.comparison import Comparison, compare
     from rlcore.env_spec import EnvSpec
     from rlcore.environment import Environment
     from rlcore.errors import CheckpointError, ContractError, InputError, NonFiniteError
     from rlcore.evaluation import Report
-    from rlcore.exporting import export
+    from rlcore.exporting.files import export
     from rlcore.game_checks import check_game
     from rlcore.gym_environment import GymEnvironment
     from rlcore.hooks import Hook
     from rlcore.rollout import Rollout, Step, collect
     from rlcore.run import load
+    from rlcore.runs.comparison import Comparison, compare
     from rlcore.seeding import seed_everything
     from rlcore.settings import Settings
     from rlcore.trainer import Trainer
@@ -63,12 +63,12 @@ _HOMES = {
     "agent": ("Agent", "Metrics"),
     "checks": ("check_agent", "check_environment"),
     "collector": ("Collector",),
-    "comparison": ("Comparison", "compare"),
+    "runs.comparison": ("Comparison", "compare"),
     "env_spec": ("EnvSpec",),
     "environment": ("Environment",),
     "errors": ("CheckpointError", "ContractError", "InputError", "NonFiniteError"),
     "evaluation": ("Report",),
-    "exporting": ("export",),
+    "exporting.files": ("export",),
     "game_checks": ("check_game",),
     "gym_environment": ("GymEnvironment",),
     "hooks": ("Hook",),

@@ -19,9 +19,9 @@ from rlcore.distributed import average_gradients
 from rlcore.distributions import Distribution, figures_of
 from rlcore.env_spec import EnvSpec
 from rlcore.errors import CheckpointError, InputError, NonFiniteError
+from rlcore.exporting.programs import Program, policy_program
 from rlcore.moved import keep_former_names
 from rlcore.optimizers import Accumulation, FusedOptimizer, clip_grad_norm
-from rlcore.programs import Program, policy_program
 from rlcore.rollout import Rollout, Step
 from rlcore.seeding import seeded
 from rlcore.settings import Choice

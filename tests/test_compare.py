@@ -10,8 +10,8 @@ from made_runs import make_run, make_seeds
 from scipy.stats import norm, trim_mean
 
 import rlcore
-from rlcore import aggregates
 from rlcore.errors import InputError
+from rlcore.runs import aggregates
 
 GOOD, BAD = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 

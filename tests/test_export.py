@@ -23,7 +23,7 @@ from rlcore.distributions import (
     SquashedGaussian,
 )
 from rlcore.evaluation import evaluating
-from rlcore.examples import examples
+from rlcore.exporting.examples import examples
 from rlcore.spaces import Inputs, Logits
 
 onnxruntime = pytest.importorskip("onnxruntime")

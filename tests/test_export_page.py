@@ -19,7 +19,7 @@ from rlcore.agents.random_search import RandomSearch
 from rlcore.agents.recurrent_ppo import RecurrentPPO
 from rlcore.agents.supervised import Supervised
 from rlcore.envs.cartpole import CartPole
-from rlcore.exporting_page import OF_RUNTIME, PAGE, export_page
+from rlcore.exporting.page import OF_RUNTIME, PAGE, export_page
 from rlcore.spaces import Inputs, Logits, Positions
 
 pytest.importorskip("onnxruntime")

@@ -10,7 +10,7 @@ from trainers import TRAINERS, make_trainer
 
 from rlcore import checkpoint, cli, commands
 from rlcore.errors import InputError
-from rlcore.replaying import Recorder, read_log, replay
+from rlcore.replaying.replay import Recorder, read_log, replay
 
 MLP = "{name: mlp, hidden: [8]}"
 PPO = f"{{name: ppo, horizon: 16, minibatch_size: 32, num_epochs: 2, network: {MLP}}}"

@@ -13,11 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rlcore import commands
 from rlcore.commands.progress import following
-from rlcore.curves import Curve, read_curves, seconds_of
-from rlcore.drawing import smoothed
 from rlcore.files import locked
 from rlcore.loggers import LoggerChoice
-from rlcore.runs import age, environment_of, find_runs, status_of
+from rlcore.runs.curves import Curve, read_curves, seconds_of
+from rlcore.runs.drawing import smoothed
+from rlcore.runs.status import age, environment_of, find_runs, status_of
 from rlcore.tracking import Tracker
 
 QUICK = """\

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,18 @@ def test_an_interrupted_trial_is_resumed_where_it_was(rlcore_):  # noqa: F811
     assert other.number == 2
 
 
-def test_workers_share_a_database():
+def test_two_tuners_share_a_database():
+    one, other = (tuner(storage="sqlite:///study.db", stream=stream) for stream in (1, 2))
+    with ThreadPoolExecutor(2) as pool:  # runs listen for signals in the main thread alone
+        assert list(pool.map(lambda each: each.study.ask().suggest_float("x", 0, 1), [one, other]))
+    told = []
+    assert one.work(4, told.append) == other.work(4, told.append) == 0
+    assert len(told) == 2, "the two that are in progress count"
+    assert len({trial.params.get("agent.by") for trial in other.study.trials}) == 3
+
+
+@pytest.mark.slow
+def test_workers_of_one_command_share_a_database():
     done = command(
         *("tune", "target.yaml", "--trials", 7, "--jobs", 2, "--fresh", 0, "--storage", "sqlite:///study.db"),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

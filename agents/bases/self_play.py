@@ -13,9 +13,9 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.envs.games.replay import Batch, GameReplay
 from rlcore.errors import InputError
+from rlcore.exporting.programs import Program, policy_program
 from rlcore.game import Game
 from rlcore.optimizers import Adam
-from rlcore.programs import Program, policy_program
 from rlcore.rollout import Rollout, Step
 from rlcore.schedules import Schedule, anneal
 from rlcore.search import Score, SearchResult, puct

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from rlcore.aggregates import Interval
-from rlcore.comparison import Comparison, Of
-from rlcore.comparison import compare as compare_sides
 from rlcore.console import make_console
 from rlcore.files import without_nan
+from rlcore.runs.aggregates import Interval
+from rlcore.runs.comparison import Comparison, Of
+from rlcore.runs.comparison import compare as compare_sides
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
     figure: str | None,
     as_json: bool,
 ) -> int:
-    """Compares runs, or folders of runs, with the first of them; see `rlcore.comparison.compare`.
+    """Compares runs, or folders of runs, with the first of them; see `rlcore.runs.comparison.compare`.
 
     Args:
         sides: what to compare.
@@ -39,7 +39,7 @@ def compare(
     found = compare_sides(*sides, by=by, of=of, at=at, better=better, paired=paired)
     drawn = None
     if figure is not None:
-        from rlcore.drawing import draw_comparison, save
+        from rlcore.runs.drawing import draw_comparison, save
 
         drawn = save(draw_comparison(found), figure, "--figure")
     if as_json:

@@ -1,9 +1,9 @@
 """``rlcore export``."""
 
-from rlcore import exporting
 from rlcore.errors import InputError
-from rlcore.exporting import Exported
-from rlcore.exporting_page import export_page
+from rlcore.exporting import files as exporting
+from rlcore.exporting.files import Exported
+from rlcore.exporting.page import export_page
 
 
 def export(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlcore.console import make_console
-from rlcore.curves import SPEED, read_curves, seconds_of
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
-from rlcore.runs import runs_of
+from rlcore.runs.curves import SPEED, read_curves, seconds_of
+from rlcore.runs.status import runs_of
 
 MOST_PANELS = 12
 MOST_LINES = 40
@@ -28,7 +28,7 @@ def plot(tag: str, given: Sequence[str], over: str, smoothing: float, out: str) 
     Raises:
         InputError: no run has such a figure, there are too many, or the file cannot be written.
     """
-    from rlcore.drawing import draw_curves, save
+    from rlcore.runs.drawing import draw_curves, save
 
     runs = list(dict.fromkeys(run for one in given for run in runs_of(one)))
     if len(runs) > MOST_LINES:

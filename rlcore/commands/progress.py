@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rlcore.console import figures_shown
 from rlcore.errors import InputError
 from rlcore.files import STATUS_FILE, read_json
-from rlcore.runs import RETURN
+from rlcore.runs.status import RETURN
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LINES_BESIDE = 4

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from rlcore import replay_page, replaying
 from rlcore.console import make_console, table_of
 from rlcore.errors import InputError
-from rlcore.replaying import Replayed
+from rlcore.replaying import Replayed, page
+from rlcore.replaying import replay as replay_run
 
 ROWS = 20
 """Steps that are printed, at most."""
@@ -25,7 +25,7 @@ def replay(
         raise InputError("--step: is a step of an episode, which --episode K must name")
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out: {out} is a file; give a folder")
-    made = replaying.replay(path, update, episode, trust=trust)
+    made = replay_run(path, update, episode, trust=trust)
     length = len(made.fields["reward"])
     if step is not None and not 1 <= step <= length:
         raise InputError(f"--step: episode {episode} has {length:,} steps, counted from 1; got {step:,}")
@@ -37,7 +37,7 @@ def replay(
     if made.gradients:
         console.print(gradients_of(made))
     if out is not None:
-        for file in replay_page.write(made, Path(out)):
+        for file in page.write(made, Path(out)):
             console.print(f"file: {file}", highlight=False)
     return 0 if made.as_logged else 1
 

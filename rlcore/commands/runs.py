@@ -14,7 +14,7 @@ from rlcore.console import make_console
 from rlcore.errors import InputError
 from rlcore.files import RUNS_FOLDER, without_nan
 from rlcore.registry import did_you_mean
-from rlcore.runs import Status, age, ago, environment_of, find_runs, matches, runs_of, settings_of, status_of
+from rlcore.runs.status import Status, age, ago, environment_of, find_runs, matches, runs_of, settings_of, status_of
 from rlcore.settings import flatten
 
 STATES = "running", "stopped", "failed", "no checkpoint", "done"

@@ -21,10 +21,10 @@ from rlcore.deployment import as_batch, device_of
 from rlcore.distributions import FORBIDDEN
 from rlcore.errors import InputError, one_line
 from rlcore.evaluation import evaluating
-from rlcore.examples import examples
+from rlcore.exporting.examples import examples
+from rlcore.exporting.programs import Program, Tensors
 from rlcore.files import write_whole
 from rlcore.imports import optional
-from rlcore.programs import Program, Tensors
 from rlcore.run import load
 
 INSTALL = "'rlcore[export]'"

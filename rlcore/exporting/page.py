@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rlcore.agent import Agent
 from rlcore.errors import InputError
-from rlcore.exporting import NUM_OBSERVATIONS, Exported, export
+from rlcore.exporting.files import NUM_OBSERVATIONS, Exported, export
 from rlcore.files import write_text
 
 PAGE = Path(__file__).parent / "webpage"

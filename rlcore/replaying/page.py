@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.files import write_text, write_whole
-from rlcore.replaying import Replayed
+from rlcore.replaying.replay import Replayed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
-from rlcore.aggregates import (
+from rlcore.runs.aggregates import (
     MOST_SEEDS,
     POWER,
     Interval,
@@ -24,10 +24,10 @@ from rlcore.aggregates import (
     probability_of_improvement,
     seeds_needed,
 )
-from rlcore.curves import SPEED, Curve, read_curves, seconds_of
+from rlcore.runs.curves import SPEED, Curve, read_curves, seconds_of
 from rlcore.errors import InputError
 from rlcore.registry import did_you_mean
-from rlcore.runs import Status, environment_of, is_less_better, runs_of, settings_of, status_of
+from rlcore.runs.status import Status, environment_of, is_less_better, runs_of, settings_of, status_of
 from rlcore.settings import flatten
 
 Of = Literal["last", "best", "area"]
