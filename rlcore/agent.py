@@ -168,20 +168,22 @@ class Agent(nn.Module, ABC, metaclass=CountersKept):
     def inspect(self, rollout: Rollout) -> dict[str, Tensor]:
         """What it makes of a rollout that it has not learned from, by name, [T, N, ...]; see `rlcore.replaying`.
 
-        The default: what its `distribution` says of the observations, and of several `answers` their uncertainty. A
-        subclass with values adds them. Parameters and statistics must stay; random numbers may be drawn.
+        The default: what its `distribution` says of the observations, its `details`, and of several `answers` their
+        uncertainty. Parameters and statistics must stay; random numbers may be drawn.
         """
         obs = rollout.rows(rollout.obs)
         found: dict[str, Tensor] = {}
         with suppress(InputError):  # it has no distribution, or none that is read without a memory
             found |= figures_of(self.distribution(obs), None if self.differentiable else rollout.rows(rollout.action))
         with suppress(InputError):
+            found |= self.details(obs)
+        with suppress(InputError):
             answers = self.answers(obs)
             found |= uncertainty(answers)._asdict() if len(answers[0]) > 1 else {}
         return {name: rollout.spread(x) for name, x in found.items()}
 
     def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
-        """What an exported agent says beside the action, [B, ...] by name: the parameters of its distribution, if any.
+        """What it says beside the action, [B, ...] by name, exported too: the parameters of its distribution, if any.
 
         Args:
             obs: [B, *O].

@@ -493,17 +493,10 @@ def figures_of(pi: Distribution, action: Tensor | None = None) -> dict[str, Tens
         action: [B, *A]; None: of no action.
 
     Returns:
-        ``entropy`` and ``log_prob`` [B], nats; ``probabilities`` [B, K] of classes; ``mean`` and ``std`` [B, *A] of
-        normals.
+        ``entropy`` and ``log_prob`` [B], nats, and its ``parameters``, if it has any.
     """
-    found = {"entropy": pi.entropy()}
-    if action is not None:
-        found["log_prob"] = pi.log_prob(action)
-    if isinstance(pi, Categorical):
-        found["probabilities"] = pi.log_probs.exp()
-    elif isinstance(pi, DiagonalGaussian):
-        found |= {"mean": pi.mean, "std": pi.log_std.exp().expand_as(pi.mean)}
-    return found
+    log_prob = {} if action is None else {"log_prob": pi.log_prob(action)}
+    return {"entropy": pi.entropy(), **log_prob, **getattr(pi, "parameters", {})}
 
 
 def policy_head(

@@ -14,7 +14,7 @@ from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.networks.noisy import NoisyLinear
 from rlcore.observations import action_mask
-from rlcore.rollout import Rollout, Step
+from rlcore.rollout import Step
 from rlcore.trees import Tree
 
 
@@ -47,11 +47,6 @@ class EpsilonGreedy(NormalizedAgent):
     def values(self, obs: Tree) -> Tensor:
         """Q [B, A] of observations [B, *O]; `FORBIDDEN` where an action is not allowed."""
         return allowed(mean_of(self.q(self.normalized(obs))), obs)
-
-    @torch.no_grad()
-    def inspect(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Q of each action, [T, N, A]; see `Agent.inspect`."""
-        return {"q": rollout.spread(self.values(rollout.rows(rollout.obs)))}
 
     def details(self, obs: Tree, state: Tree = None) -> dict[str, Tensor]:
         """``q``: Q of each action, [B, A]."""
