@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import trapezoid
 
+from rlcore.errors import InputError
+from rlcore.registry import did_you_mean
 from rlcore.runs.aggregates import (
     MOST_SEEDS,
     POWER,
@@ -25,8 +27,6 @@ from rlcore.runs.aggregates import (
     seeds_needed,
 )
 from rlcore.runs.curves import SPEED, Curve, read_curves, seconds_of
-from rlcore.errors import InputError
-from rlcore.registry import did_you_mean
 from rlcore.runs.status import Status, environment_of, is_less_better, runs_of, settings_of, status_of
 from rlcore.settings import flatten
 

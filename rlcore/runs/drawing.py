@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from numpy.typing import NDArray
 
+from rlcore.errors import InputError
 from rlcore.runs.aggregates import curve_interval, performance_profile
 from rlcore.runs.comparison import Comparison, Scored
 from rlcore.runs.curves import Curve
-from rlcore.errors import InputError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's (2008), which the colour-blind tell apart too."""

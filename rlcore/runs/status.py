@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlcore.runs.curves import read_curves
 from rlcore.errors import InputError
 from rlcore.files import CHECKPOINTS_FOLDER, CONFIG_FILE, RESULT_FILE, STATUS_FILE, is_locked, read_json
 from rlcore.registry import did_you_mean
+from rlcore.runs.curves import read_curves
 from rlcore.yaml_files import read_dumped
 
 NAMING = "id", "game", "dataset"
