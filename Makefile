@@ -1,4 +1,5 @@
 # make run: set up, train PPO on CartPole, evaluate it.    make test: set up, run the tests.
+# make docs: the documentation as a site, site/index.html.
 # make lint | bench | verify | results [NAME=config] | uncertainty | latent | fuzz | mutants. Everything is installed into
 # .venv; only make, git and python3 are assumed.    make gpu [OUT=gpu.json]: check and measure on a GPU, by $(PYTHON) as it is.
 
@@ -6,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test lint bench gpu verify results uncertainty latent fuzz mutants clean
+.PHONY: run test lint docs bench gpu verify results uncertainty latent fuzz mutants clean
 
 run: .venv/installed
 	@set -e; run="runs/cartpole_ppo/$$(date +%Y%m%d-%H%M%S)"; \
@@ -27,6 +28,10 @@ lint: .venv/installed-dev
 	printf '"""Planted by make lint."""\n\nnumber: int = "no number"\n' > agents/planted_type_error.py; \
 	if $(BIN)/mypy | grep -q planted_type_error; then echo "mypy sees agents/"; \
 	else echo "mypy does not see agents/"; exit 1; fi
+
+docs: .venv/installed-docs
+	$(BIN)/mkdocs build
+	@echo "Read it: site/index.html; or as it changes: $(BIN)/mkdocs serve"
 
 bench: .venv/installed-bench
 	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py memory_layout.py uncertainty.py autoencoder.py \
@@ -60,7 +65,7 @@ mutants: .venv/installed-dev
 	$(BIN)/python tests/mutants.py $(ARGS)
 
 clean:
-	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -71,6 +76,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 .venv/installed-bench: .venv/installed
