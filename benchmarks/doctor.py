@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rlcore import commands, doctor, registry
+from rlcore.config import shipped_names
 from rlcore.envs.cartpole import CartPole
 from rlcore.errors import InputError
 from rlcore.gym_environment import GymEnvironment
@@ -197,7 +198,7 @@ MLP = {"name": "supervised", "network": {"name": "mlp", "hidden": [128], "activa
 
 def case(expected: str, where: str, env: Any, agent: Any, seeds: int = 1, **trainer: Any) -> Case:
     """A case of a config."""
-    return Case(expected, where, {"env": env, "agent": agent, "trainer": trainer}, seeds)
+    return Case(expected, where, {"env": env, "agent": agent, "trainer": {"eval_episodes": 5, **trainer}}, seeds)
 
 
 def cases(folder: Path) -> list[Case]:
@@ -308,25 +309,38 @@ def planted(folder: Path, seeds: int, only: list[str]) -> Iterator[tuple[Case, l
             yield one, [named(run) for run in runs]
 
 
+def healthy(folder: Path, configs: list[str], seconds: float) -> Iterator[tuple[str, str]]:
+    """Each shipped config, and what was found in a run of it, or why there is none."""
+    for config in configs or shipped_names():
+        why = "" if (folder / config / "config.yaml").exists() else cut(config, folder / config, seconds)
+        yield config, why or ", ".join(named(folder / config)) or "nothing"
+
+
 def main() -> None:
     """Trains, examines, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=[], help="checks")
     parser.add_argument("--runs", type=Path, default=None)
-    parser.add_argument("--healthy", nargs="*", default=[], help="shipped configs")
-    parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--healthy", nargs="*", default=None, help="shipped configs; none named: all")
+    parser.add_argument("--seconds", type=float, default=60.0)
     arguments = parser.parse_args()
-    start, count, total = time.process_time(), 0, 0
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.runs or Path(temporary)
+        folder = (arguments.runs or Path(temporary)).absolute()
+        if arguments.healthy is not None:
+            for config, found in healthy(folder, arguments.healthy, arguments.seconds):
+                print(f"{config}: {found}", flush=True)
+            return
+        hits_of_all = []
         print("| defect | in | named | beside it |\n|---|---|---|---|")
-        for one, found in planted(folder.absolute(), arguments.seeds, arguments.only):
+        for one, found in planted(folder, arguments.seeds, arguments.only):
             hits = sum(one.expected in names for names in found)
             others = sorted({name for names in found for name in names} - {one.expected})
-            count, total = count + (hits == len(found)), total + 1
+            hits_of_all.append(hits == len(found))
             print(f"| `{one.expected}` | {one.where} | {hits} of {len(found)} | {', '.join(others)} |", flush=True)
-    print(f"\n{count} of {total} defects named in all seeds; {time.process_time() - start:.0f} s of CPU")
+    number, seconds = len(hits_of_all), time.process_time() - start
+    print(f"\n{sum(hits_of_all)} of {number} defects named in all seeds; {seconds:.0f} s of CPU")
 
 
 if __name__ == "__main__":

@@ -19,19 +19,17 @@ MOST_NUMBERS = 2**28
 def leakage(x: Examination) -> Finding | None:
     """Examples that are held out are among those of training."""
     data = _env(x).dataset
-    splits = [data.train, *(split for split in (data.validation, data.test) if split is not None)]
-    inputs = [
-        split.inputs for split in splits if isinstance(split.inputs, Tensor) and split.inputs.numel() < MOST_NUMBERS
-    ]
-    if len(splits) == 1:
-        raise Unseen("nothing is held out")
+    named = {"training": data.train, "validation": data.validation, "test": data.test}
+    splits = {name: split.inputs for name, split in named.items() if split is not None}
+    inputs = {name: part for name, part in splits.items() if isinstance(part, Tensor) and part.numel() < MOST_NUMBERS}
     if len(inputs) < len(splits):
         raise Unseen("the data set is not in memory, or too large")
-    train, *held = inputs
-    if any(part.shape == train.shape and torch.equal(part, train) for part in held):
-        raise Unseen("nothing is held out, as env.test_fraction=0 says")
+    train = inputs.pop("training")
+    held = {name: part for name, part in inputs.items() if part.shape != train.shape or not torch.equal(part, train)}
+    if not held:
+        raise Unseen("nothing is held out")
     known = set(_rows(train))
-    for name, part in zip(("validation", "test") if len(held) > 1 else ("held-out",), held, strict=True):
+    for name, part in held.items():
         rows = _rows(part)
         num = sum(row in known for row in rows)
         if num >= 3 and num > 0.03 * len(rows):  # iris has a pair of twins

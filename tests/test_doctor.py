@@ -326,7 +326,7 @@ def test_rows_of_training_among_those_held_out():
     x = np.random.default_rng(1).normal(size=(100, 3)).astype(np.float32)
     y = np.arange(100) % 2
     found = of_data.leakage(of(data_trainer(inputs=x, targets=y, test_inputs=x[:40], test_targets=y[:40])))
-    assert found.evidence == "40 of the 40 held-out examples are in the training split, number by number"
+    assert found.evidence == "40 of the 40 test examples are in the training split, number by number"
     apart = data_trainer(inputs=x[:60], targets=y[:60], test_inputs=x[60:], test_targets=y[60:])
     assert of_data.leakage(of(apart)) is None
 

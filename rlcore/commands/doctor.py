@@ -44,7 +44,7 @@ def doctor(path: str, as_json: bool = False, watch: bool = False, every: float =
 def _print(run: Path, diagnosis: Diagnosis) -> None:
     """The findings, what was looked at, and what could not be, by reason."""
     console = make_console()
-    for line in list(map(str, diagnosis.findings)) or ["nothing found"]:
+    for line in [*map(str, diagnosis.findings)] or ["nothing found"]:
         console.print(f"{run}: {line}", highlight=False)
     console.print(f"looked at, and well: {', '.join(diagnosis.looked) or 'nothing'}", highlight=False)
     reasons: dict[str, list[str]] = {}

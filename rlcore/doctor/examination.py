@@ -337,9 +337,8 @@ def episodes_of(rollouts: Sequence[Rollout], complete: bool = True) -> Episodes:
     if rollouts[0].ragged:
         parts = [(r.reward * r.valid, r.terminated & r.valid, r.done & r.valid, True) for r in rollouts]
     else:
-        reward, terminated, done = (
-            torch.cat([getattr(r, name) for r in rollouts]) for name in ("reward", "terminated", "done")
-        )
+        columns = zip(*((r.reward, r.terminated, r.done) for r in rollouts), strict=True)
+        reward, terminated, done = map(torch.cat, columns)
         parts = [(reward, terminated, done, complete)]
     for reward, terminated, done, whole in parts:
         sums = reward.detach().double().cumsum(0).cpu()

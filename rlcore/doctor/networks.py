@@ -94,16 +94,12 @@ def dropout_never_drops(x: Examination) -> Finding | None:
 def batch_norm_unused(x: Examination) -> Finding | None:
     """Batch norm whose running statistics are those that it began with."""
     parts = [one for one in x.agent.modules() if isinstance(one, _BatchNorm)]
-    norms = [
-        (one.running_mean, one.running_var)
-        for one in parts
-        if one.running_mean is not None and one.running_var is not None
-    ]
+    norms: list[Any] = [one for one in parts if one.running_mean is not None]
     if not norms:
         raise Unseen("no batch norm")
     if not x.num_updates:
         raise Unseen("there was no update")
-    fresh = sum(not mean.any() and torch.equal(var, torch.ones_like(var)) for mean, var in norms)
+    fresh = sum(not one.running_mean.any() and bool((one.running_var == 1).all()) for one in norms)
     if not fresh:
         return None
     evidence = f"the statistics of {fresh} of {len(norms)} batch norms are 0 and 1 after {x.num_updates:,} updates"
@@ -112,11 +108,11 @@ def batch_norm_unused(x: Examination) -> Finding | None:
 
 def posterior_collapse(x: Examination) -> Finding | None:
     """The code of a variational autoencoder says nothing of what was encoded."""
-    encode: Any = getattr(x.agent, "encode", None)
-    if encode is None:
+    agent: Any = x.agent
+    if not hasattr(agent, "encode"):
         raise Unseen("no autoencoder")
     with x.undisturbed():
-        code = encode(x.obs)
+        code = agent.encode(x.obs)
     if code.log_var is None:
         raise Unseen("the code is no distribution")
     active = (code.mean.flatten(1).var(0) > 0.01).double().mean().item()  # Burda et al. 2016, section 5.2
