@@ -22,7 +22,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
         if not file.is_documentation_page():
-            files.append(File.generated(config, f"docs/{file.src_uri}", abs_src_path=file.abs_src_path))
+            files.append(File.generated(config, f"docs/{file.src_uri}", abs_src_path=str(file.abs_src_path)))
     texts = {
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
         for folder in (ROOT, ROOT / "docs")
