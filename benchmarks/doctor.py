@@ -235,7 +235,7 @@ def cases(folder: Path) -> list[Case]:
         case("dead_units", "dqn on cartpole, biases of -10", CARTPOLE, DQN | {"network": "dead"}, total_steps=6_000),
         case("saturated_units", "cartpole, weights ten times too large", CARTPOLE,
              PPO | {"network": {"init": "normal", "gain": 10.0}}, total_steps=10_000),
-        case("log_std_explodes", "pendulum, entropy_coefficient 0.5", PENDULUM,
+        case("log_std_explodes", "pendulum, entropy_coefficient 2", PENDULUM,
              PPO | {"entropy_coefficient": 2.0, "normalize_rewards": True, "horizon": 256}, total_steps=16_000),
         case("observations_unscaled", "cartpole in micrometres", CARTPOLE | {"name": "micrometre_cartpole"}, PPO,
              total_steps=10_000),

@@ -68,15 +68,15 @@ BAD, GOOD = np.array([20.0, 22.0, 18.0, 20.0]), np.array([1.0, 2.0, 3.0, 2.0])
         (checks.rewards_unscaled, {"train__explained_variance": 0.01}, {"train__explained_variance": 0.5},
          {"targets": torch.tensor([0.0, 1000.0])}),
         (checks.entropy_never_falls, {"train__entropy": 0.69, "rollout__return": 10}, {"train__entropy": 0.5},
-         {"random_returns": BAD}),
+         {"random": BAD}),
         (checks.entropy_collapses, {"train__entropy": [0.6, 0, 0, 0], "rollout__return": 10},
-         {"train__entropy": 0.3, "rollout__return": 10}, {"random_returns": BAD}),
+         {"train__entropy": 0.3, "rollout__return": 10}, {"random": BAD}),
         (checks.kl_spikes, {"train__approx_kl": [0.01] * 9 + [3]}, {"train__approx_kl": [0.02] * 10}, {}),
         (checks.clip_fraction_high, {"train__clip_fraction": 0.8}, {"train__clip_fraction": 0.3}, {}),
         (checks.log_std_explodes, {"train__action_std": [1, 2, 9], "train__clipped_share": 0.9},
          {"train__action_std": [1, 0.5], "train__clipped_share": 0}, {}),
         (checks.learning_rate_too_large, {"rollout__return": 10}, {"rollout__return": 400},
-         {"movement": 40.0, "random_returns": BAD, "num_updates": 100}),
+         {"movement": 40.0, "random": BAD, "num_updates": 100}),
         (playing.values_out_of_range, {"train__q": 1e6}, {"train__q": 50},
          {"targets": torch.ones(4), "rewards": [torch.ones(2, 2)]}),
     ],
@@ -92,8 +92,8 @@ def test_a_figure_is_named_where_it_is_ill_alone(check, ill, well, known):
 @pytest.mark.parametrize("check", [checks.entropy_collapses, checks.learning_rate_too_large])
 def test_what_is_better_than_random_actions_is_no_defect(check):
     figures = curves(train__entropy=0, rollout__return=10)
-    assert check(examination(figures=figures, movement=40.0, num_updates=1, random_returns=BAD))
-    assert check(examination(figures=figures, movement=40.0, num_updates=1, random_returns=GOOD)) is None
+    assert check(examination(figures=figures, movement=40.0, num_updates=1, random=BAD))
+    assert check(examination(figures=figures, movement=40.0, num_updates=1, random=GOOD)) is None
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_weights_that_hardly_moved_in_many_updates():
     def found(**known):
         return checks.learning_rate_too_small(examination(figures=curves(rollout__return=10), **known))
 
-    named = found(movement=1e-4, num_updates=1000, random_returns=BAD)
+    named = found(movement=1e-4, num_updates=1000, random=BAD)
     assert named.evidence.startswith("weights have moved by 0.0% of their length in 1,000 updates, and rollout/return")
     assert "0.0003" in named.remedy
-    assert found(movement=1e-4, num_updates=10, random_returns=BAD) is None
-    assert found(movement=0.0, num_updates=1000, random_returns=BAD) is None  # there is no gradient
-    assert found(movement=0.1, num_updates=1000, random_returns=BAD) is None
-    assert found(movement=1e-4, num_updates=1000, random_returns=GOOD) is None
+    assert found(movement=1e-4, num_updates=10, random=BAD) is None
+    assert found(movement=0.0, num_updates=1000, random=BAD) is None  # there is no gradient
+    assert found(movement=0.1, num_updates=1000, random=BAD) is None
+    assert found(movement=1e-4, num_updates=1000, random=GOOD) is None
 
 
 def test_updates_are_those_of_the_whole_run():
@@ -294,9 +294,9 @@ def test_a_known_time_limit_is_named():
 
 def test_returns_that_nothing_changes():
     alike = fixed(20, "truncated")
-    found = playing.rewards_constant(examination(rollouts=[alike], random_returns=np.full(4, 20.0)))
+    found = playing.rewards_constant(examination(rollouts=[alike], random=np.full(4, 20.0)))
     assert found.evidence == "8 episodes of the agent and 4 of random actions all return 20"
-    assert playing.rewards_constant(examination(rollouts=[alike], random_returns=np.array([20.0, 9.0]))) is None
+    assert playing.rewards_constant(examination(rollouts=[alike], random=np.array([20.0, 9.0]))) is None
 
 
 @pytest.mark.parametrize(("scale", "named"), [(1e4, True), (10.0, False)])
@@ -356,13 +356,15 @@ def test_seeds_in_two_groups(ends, named):
 def test_a_mistake_in_a_check_is_told_and_the_others_are_asked():
     registry.checks.register("of_the_test")(lambda x: Finding("1 of 1", "none"))
     registry.checks.register("unseen_of_the_test")(lambda x: x.curve("no/such"))
+    registry.checks.register("broken_of_the_test")(lambda x: 1 / 0)
     try:
         found = ask(examination(obs=torch.zeros(9, 4)))
     finally:
-        for name in ("of_the_test", "unseen_of_the_test"):
+        for name in ("of_the_test", "unseen_of_the_test", "broken_of_the_test"):
             del registry.checks._registered[name]
     assert Finding("1 of 1", "none", "of_the_test") in found.findings
     assert found.unseen["unseen_of_the_test"] == "no figure no/such"
+    assert found.unseen["broken_of_the_test"] == "failed: ZeroDivisionError: division by zero"
 
 
 def test_figures_in_memory_are_thinned_and_saved():

@@ -11,7 +11,7 @@ from rlcore.config import CONFIG_FILE
 from rlcore.doctor.curves import Curve, read_curves
 from rlcore.doctor.examination import Examination, Finding, Unseen, play
 from rlcore.doctor.seeds import FEWEST, seeds_disagree
-from rlcore.errors import InputError
+from rlcore.errors import InputError, one_line
 from rlcore.run import Run
 from rlcore.seeding import CLOSING, derive_seed, restore_rng_state, rng_state, seed_everything
 
@@ -82,6 +82,8 @@ def ask(x: Examination) -> Diagnosis:
             finding = check(x)
         except (Unseen, InputError) as reason:
             unseen[name] = str(reason)
+        except Exception as error:  # of a check, or of an environment: neither ends a run that is examined by the hook
+            unseen[name] = f"failed: {type(error).__name__}: {one_line(error)}"
         else:
             if finding is None:
                 looked.append(name)

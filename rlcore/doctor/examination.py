@@ -90,7 +90,7 @@ class Examination:
         start: the agent's parameters before the first update, by name; empty if they are not known.
         rollouts: what the agent learns from, the latest last; empty for a data set.
         progress: share of the run that is done, [0, 1].
-        random: what `random_returns` found before; None: it plays.
+        random: what `random_returns` played before, [K]; None: it plays when it is asked for.
         complete: whether the rollouts begin with a reset, so that no episode lacks its beginning.
     """
 
@@ -105,9 +105,7 @@ class Examination:
         complete: bool = True,
     ):
         self.trainer, self.curves, self.start, self.progress = trainer, curves, start, progress
-        self._rollouts, self._complete = list(rollouts), complete
-        if random is not None:
-            self.random_returns = random
+        self._rollouts, self._complete, self.random = list(rollouts), complete, random
 
     @property
     def agent(self) -> Agent:
@@ -156,7 +154,7 @@ class Examination:
 
     @cached_property
     def seen(self) -> Tensor:
-        """The numbers in these that the networks see, [B, D]: scaled and normalised; without images and masks."""
+        """The numbers in these that the networks see, [B, D]: scaled and normalised; without masks."""
         with self.undisturbed():
             seen = getattr(self.agent, "normalized", getattr(self.env, "scaled", lambda obs: obs))(self.obs)
         parts = seen.values() if isinstance(seen, dict) else [seen]
@@ -261,12 +259,16 @@ class Examination:
             raise Unseen("a data set has no episodes")
         return episodes_of(self.rollouts, self._complete)
 
-    @cached_property
+    @property
     def random_returns(self) -> NDArray[np.float64]:
-        """Returns of episodes of random actions where the agent learns, [K]."""
-        if not self.trainer.collector.plays or self.agent.differentiable or self.env.settings is None:
+        """Returns of episodes of random actions where the agent learns, [K], K >= 2; they are played once."""
+        if not self.trainer.collector.plays or self.agent.differentiable:
             raise Unseen("nothing is played")
-        return random_returns(self.env)
+        if self.random is None:
+            self.random = random_returns(self.env)
+        if len(self.random) < 2:
+            raise Unseen("no episodes of random actions ended in time")
+        return self.random
 
     @property
     def knows_nothing(self) -> str | None:
@@ -355,9 +357,9 @@ def random_returns(env: Environment) -> NDArray[np.float64]:
     """Returns of episodes of random actions in a twin of an environment, [K], within `MOST_STEPS` and `MOST_SECONDS`.
 
     Raises:
-        Unseen: there can be no twin, or fewer than two episodes ended.
+        Unseen: there can be no twin.
     """
-    if getattr(env.settings, "single_instance", False):
+    if getattr(getattr(env, "settings", None), "single_instance", False):
         raise Unseen("there can be no second environment, in which to act at random")
     rewind, rollout, start, ended = rewinder([]), Rollout(), time.monotonic(), 0
     twin = env.evaluation(min(env.num_envs, RANDOM_EPISODES))
@@ -375,10 +377,7 @@ def random_returns(env: Environment) -> NDArray[np.float64]:
     finally:
         rewind()
         twin.close()
-    found = episodes_of([rollout]).returns
-    if len(found) < 2:
-        raise Unseen("no episodes of random actions ended")
-    return found
+    return episodes_of([rollout]).returns
 
 
 class _Activations(TorchDispatchMode):

@@ -18,15 +18,13 @@ def rewards_unscaled(x: Examination) -> Finding | None:
 def entropy_never_falls(x: Examination) -> Finding | None:
     """A policy is as random as at first, late in its run."""
     x.require_progress(0.5)
-    share, weight = (
-        x.curve("train/entropy").last / x.highest_entropy,
-        getattr(x.agent.settings, "entropy_coefficient", 0.0),
-    )
+    share = x.curve("train/entropy").last / x.highest_entropy
+    weight = getattr(x.agent.settings, "entropy_coefficient", 0.0)
     if share < 0.95 or "train/alpha" in x.curves or (weight < 0.1 and x.knows_nothing is None):
         return None
-    remedy = (
-        f"lower agent.entropy_coefficient from {weight:g}" if weight else "raise agent.learning_rate, look at rewards"
-    )
+    remedy = "raise agent.learning_rate, or look at the reward"
+    if weight:
+        remedy = f"lower agent.entropy_coefficient from {weight:g}"
     return Finding(f"entropy is {share:.0%} of a uniform policy's after {x.progress:.0%} of the run", remedy)
 
 

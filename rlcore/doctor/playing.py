@@ -56,7 +56,8 @@ def time_limit_as_death(x: Examination) -> Finding | None:
     longest = int(lengths.max())
     share = float(((lengths == longest) & terminated).mean())
     at_limit = longest == limit and share > 0.1
-    if not terminated.all() or longest < 10 or not (at_limit or share >= 0.5):
+    alike = len(lengths) >= 8 and longest >= 20 and share >= 0.8  # bad policies fail alike too, but soon
+    if not terminated.all() or not (at_limit or alike):
         return None
     of = f", the time limit of {x.env.spec.id}" if at_limit else ""
     evidence = (

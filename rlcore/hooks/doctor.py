@@ -55,7 +55,7 @@ class Doctor(Hook):
                 trainer, self.curves.curves(), self._start, list(self._rollouts), progress, self._random, complete=False
             )
             diagnosis = ask(x)
-        self._random = vars(x).get("random_returns", self._random)
+        self._random = x.random
         for finding in diagnosis.findings:
             if finding.name not in self._told:
                 self._told.add(finding.name)
