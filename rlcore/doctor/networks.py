@@ -99,10 +99,9 @@ def batch_norm_unused(x: Examination) -> Finding | None:
         raise Unseen("no batch norm")
     if not x.num_updates:
         raise Unseen("there was no update")
-    fresh = sum(not one.running_mean.any() and bool((one.running_var == 1).all()) for one in norms)
-    if not fresh:
+    if any(one.running_mean.any() or (one.running_var != 1).any() for one in norms):  # a copy may be untouched
         return None
-    evidence = f"the statistics of {fresh} of {len(norms)} batch norms are 0 and 1 after {x.num_updates:,} updates"
+    evidence = f"the statistics of all {len(norms)} batch norms are 0 and 1 after {x.num_updates:,} updates"
     return Finding(evidence, "they are updated in training mode only: let train() of the agent reach them")
 
 
@@ -111,6 +110,7 @@ def posterior_collapse(x: Examination) -> Finding | None:
     agent: Any = x.agent
     if not hasattr(agent, "encode"):
         raise Unseen("no autoencoder")
+    x.require_progress(0.5)
     with x.undisturbed():
         code = agent.encode(x.obs)
     if code.log_var is None:
