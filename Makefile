@@ -31,7 +31,7 @@ lint: .venv/installed-dev
 
 docs: .venv/installed-docs
 	$(BIN)/mkdocs build
-	@echo "Read it: site/index.html; or as it changes: $(BIN)/mkdocs serve"
+	@echo "Read it: site/index.html; with the search, which needs a server: $(BIN)/python -m http.server -d site"
 
 bench: .venv/installed-bench
 	cd benchmarks && for one in ppo.py "ppo.py Acrobot-v1" "ppo.py Pendulum-v1" envs.py scaling.py events.py supervised.py memory_layout.py uncertainty.py autoencoder.py \
