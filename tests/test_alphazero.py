@@ -246,6 +246,7 @@ def test_without_a_gate_the_network_plays():
     assert set(env.movers(agent)) == {"search", "policy"}
 
 
+@pytest.mark.slow
 def test_a_last_match_at_the_end_of_the_run_is_won_by_half_of_the_points():
     env, agent = make(gate_every=10**6, gate_games=40, gate_moves=2, env={"positions": "all"})
     first = {name: value.clone() for name, value in agent.player.state_dict().items()}

@@ -4,7 +4,7 @@ import ast
 import json
 import math
 import re
-import sys
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -465,7 +465,7 @@ def test_watch_looks_again_until_the_run_has_ended(trained, capsys, monkeypatch)
     monkeypatch.setattr("time.sleep", sleep)
     looked = []
     monkeypatch.setattr(
-        sys.modules["rlcore.commands.doctor"], "examine", lambda *run: looked.append(run) or examine(*run)
+        import_module("rlcore.commands.doctor"), "examine", lambda *run: looked.append(run) or examine(*run)
     )
     assert commands.doctor("run", watch=True, every=7.0) == 1
     assert naps == [7.0]

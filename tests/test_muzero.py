@@ -155,6 +155,7 @@ def test_a_search_asks_for_the_rules_of_the_root_alone(monkeypatch):
         agent.search(obs, 20)
 
 
+@pytest.mark.slow
 def test_the_beginnings_of_tictactoe_are_learned_in_seconds():
     """Better moves than before; and what is only in the model: after a winning move the other player has lost."""
     env, agent = make(64, env={"random_openings": 7, "positions": "all"}, **LEARNS)

@@ -169,8 +169,10 @@ def test_returns_of_pqn_are_those_of_a_recursion():
 
 
 @pytest.mark.parametrize(("kind", "settings"), [
-    (SAC, {}), (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}),
-    (SAC, {"state_dependent_noise": True, "log_std_init": -2.0, "horizon": 8}), (TD3, {}), (TD3, {"critics": 1}),
+    (SAC, {}), *(pytest.param(*one, marks=pytest.mark.slow) for one in [
+        (SAC, {"alpha": 0.01}), (SAC, {"quantiles": 5, "drop": 1}), (TD3, {"critics": 1}),
+    ]),
+    (SAC, {"state_dependent_noise": True, "log_std_init": -2.0, "horizon": 8}), (TD3, {}),
     (TD3, {"noise_kind": "ornstein_uhlenbeck", "priority_alpha": 0.5, "n_step": 2}),
 ])  # fmt: skip
 def test_continuous_agents_hit_the_target(kind, settings):

@@ -494,7 +494,9 @@ def test_another_length_of_the_run_is_told():
     assert any("total_steps was 4,096, is 8,192" in note for note in notes)
 
 
-def test_an_environment_that_cannot_be_saved_is_reset_and_told():
+def test_an_environment_that_cannot_be_saved_is_reset_and_told(monkeypatch):
+    monkeypatch.setattr(GymEnvironment, "_why_not_saved", lambda self: "its state is elsewhere")
+
     def env():
         return GymEnvironment(GymEnvironment.Settings(id="CartPole-v1"))
 
@@ -502,12 +504,14 @@ def test_an_environment_that_cannot_be_saved_is_reset_and_told():
     part.fit()
     rest = make(env=env())
     notes = rest.restore(part.checkpoint())
-    assert any("environment was not saved" in note for note in notes)
+    assert any("environment was not saved (its state is elsewhere)" in note for note in notes)
     rest.fit()
     assert rest.steps == 4096
 
 
-def test_returns_of_episodes_that_were_broken_off_are_forgotten():
+def test_returns_of_episodes_that_were_broken_off_are_forgotten(monkeypatch):
+    monkeypatch.setattr(GymEnvironment, "_why_not_saved", lambda self: "its state is elsewhere")
+
     def trainer():
         env = GymEnvironment(GymEnvironment.Settings(id="CartPole-v1"))
         settings = PPO.Settings(horizon=16, minibatch_size=64, normalize_rewards=True)
@@ -567,7 +571,7 @@ class Slow(gymnasium.Env):
         return np.zeros(2, np.float32), {}
 
     def step(self, action):
-        if Slow.left is not None:
+        if Slow.left:  # as an environment is stepped when it is saved, too
             Slow.left -= 1
             if Slow.left == 0:
                 signal.raise_signal(signal.SIGINT)

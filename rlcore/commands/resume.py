@@ -1,12 +1,12 @@
 """``rlcore resume``."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 from rlcore import config as configs
 from rlcore import distributed
 from rlcore.commands.processes import launch
-from rlcore.commands.run_ends import follow, train_on
+from rlcore.commands.run_ends import conclude, follow, introduce
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.errors import InputError
@@ -53,4 +53,8 @@ def _resume(run: Run, overrides: Sequence[str]) -> int:
     run.write_config(loaded)
     start = f"resuming from step {trainer.steps:,}" if saved_at is not None else "no checkpoint yet, from the beginning"
     console.print(f"{run.path}: {start}", highlight=False)
-    return train_on(run, trainer, loaded, console)
+    introduce(trainer, loaded)
+    with closing(trainer):
+        for _ in trainer.updates():
+            pass
+        return conclude(run, trainer, loaded, console)

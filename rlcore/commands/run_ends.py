@@ -36,15 +36,6 @@ def follow(trainer: Trainer) -> int:
     return 0 if trainer.interrupted is None else 128 + trainer.interrupted
 
 
-def train_on(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
-    """Trains a run to its end, or until it is interrupted, and concludes it; returns the exit status."""
-    introduce(trainer, loaded)
-    with closing(trainer):
-        for _ in trainer.updates():
-            pass
-        return conclude(run, trainer, loaded, console)
-
-
 def conclude(run: Run, trainer: Trainer, loaded: Loaded, console: Console) -> int:
     """Writes and prints the results of a run that has ended, or was interrupted; returns the exit status."""
     figures = {**trainer.figures, **trainer.timing()}

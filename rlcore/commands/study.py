@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlcore import config as configs
-from rlcore.commands.run_ends import train_on
+from rlcore.commands.run_ends import conclude, introduce
 from rlcore.config import CONFIG_FILE, Loaded
 from rlcore.console import make_console
 from rlcore.errors import InputError, NonFiniteError, one_line
@@ -245,7 +245,11 @@ class Tuner:
             since = trainer.steps + 1 if is_there else None
             silent = make_console(silent=True)
             trainer.write_to(run.folder, Tracker(run.folder, silent, trainer.settings.loggers, since))
-            train_on(run, trainer, loaded, silent)
+            introduce(trainer, loaded)
+            with closing(trainer):
+                for _ in trainer.updates():
+                    pass
+                conclude(run, trainer, loaded, silent)
         return trainer.figures.get(figure, math.nan), trainer.interrupted
 
     def _identify(self, loaded: Loaded) -> None:

@@ -1,6 +1,7 @@
 """``rlcore train``."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rlcore import config as configs
@@ -8,7 +9,7 @@ from rlcore import distributed
 from rlcore.commands.processes import launch
 from rlcore.commands.progress import following
 from rlcore.commands.resume import resume
-from rlcore.commands.run_ends import follow, train_on
+from rlcore.commands.run_ends import conclude, follow, introduce
 from rlcore.commands.seeds import check, claimed, fold_trainings, print_figures, train_all, trainings
 from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
@@ -75,4 +76,8 @@ def train(
         console.print(f"{loaded.name}: {run.path}", highlight=False)
         for note in notes:
             console.print(note, highlight=False)
-        return train_on(run, trainer, loaded, console)
+        introduce(trainer, loaded)
+        with closing(trainer):
+            for _ in trainer.updates():
+                pass
+            return conclude(run, trainer, loaded, console)
