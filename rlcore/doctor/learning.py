@@ -100,8 +100,9 @@ def learning_rate_too_small(x: Examination) -> Finding | None:
 
 def too_few_updates(x: Examination) -> Finding | None:
     """The whole run has but a handful of gradient steps."""
-    x.require_progress(0.25)  # before that a replay may be filling
-    planned = x.num_updates / x.progress
+    waits = getattr(x.agent.settings, "learning_starts", 0) / x.trainer.total_steps  # while a replay is filled
+    x.require_progress(min(1.0, waits + 0.25))
+    planned = x.num_updates * (1 - waits) / (x.progress - waits) if waits < x.progress else 0
     if planned >= 30:
         return None
     names = [name for name in ("horizon", "minibatch_size", "num_epochs") if hasattr(x.agent.settings, name)]
