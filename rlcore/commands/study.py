@@ -36,10 +36,6 @@ if TYPE_CHECKING:
     from rlcore.evaluation import Report
     from rlcore.trainer import Trainer
 
-SAMPLERS = "tpe", "random", "gp", "cmaes", "qmc"
-"""How the settings of the next trial are chosen."""
-PRUNERS = "median", "halving", "hyperband", "none"
-"""How a trial is given up early."""
 STUDY_FILE = "study.log"
 PATIENCE = 60.0
 """Seconds to wait for a database file that another process writes."""
@@ -109,8 +105,8 @@ class Tuner:
         folder: of the runs.
         name: of the study.
         direction: ``maximize`` or ``minimize``, of a study that is not there yet.
-        sampler: one of `SAMPLERS`.
-        pruner: one of `PRUNERS`.
+        sampler: how the settings of the next trial are chosen: tpe, random, gp, cmaes or qmc.
+        pruner: how a trial is given up early: median, halving, hyperband or none.
         stream: of its random numbers, different for each process that works on the study at once.
 
     Raises:

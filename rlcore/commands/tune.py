@@ -144,7 +144,7 @@ def _report(tuner: Tuner, name: str, fresh: int, jobs: int, folder: Path, consol
 def _draw(study: "optuna.Study", folder: Path, console: Console) -> list[Path]:
     """Draws the history of a study, and how much each parameter matters."""
     from matplotlib.figure import Figure
-    from optuna.importance import get_param_importances
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     drawn = []
     maximize = study.direction.name == "MAXIMIZE"
@@ -161,7 +161,7 @@ def _draw(study: "optuna.Study", folder: Path, console: Console) -> list[Path]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            importances = get_param_importances(study)
+            importances = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=1))
     except Exception as error:  # of too few trials, or of values that are all the same
         console.print(f"what the parameters matter cannot be told: {one_line(error)}", highlight=False)
         return drawn
