@@ -241,3 +241,13 @@ def test_a_page_needs_the_runtime_and_a_folder_of_its_own(tmp_path):
     assert written == {"agent.onnx", "programs.json", *of_runtime, *(path.name for path in PAGE.iterdir())}
     for path in PAGE.iterdir():  # nothing comes from elsewhere
         assert "//" not in path.read_text().replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+
+
+def test_what_was_refused_can_be_tried_again(tmp_path):
+    runtime = tmp_path / "onnxruntime-web"
+    (runtime / "dist").mkdir(parents=True)
+    for name in OF_RUNTIME:
+        (runtime / "dist" / name).touch()
+    for _ in range(2):
+        with pytest.raises(InputError, match="is not a run"):
+            export_page(tmp_path / "none", tmp_path / "page", runtime)

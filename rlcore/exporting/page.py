@@ -52,14 +52,19 @@ def export_page(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / PROGRAMS_FILE).is_file():
         raise InputError(f"export: {folder} holds other files; name a new folder for the page")
     try:
-        (folder / "runtime").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"export: cannot write into {folder}: {error}") from error
+    # first, as it may be refused, and what is in the folder then would not be known as a page
+    exported = export(run, folder / "agent.onnx", checkpoint, sample, "onnx", opset, trust, num_observations)
+    try:
+        (folder / "runtime").mkdir(exist_ok=True)
         for file in PAGE.iterdir():
             shutil.copyfile(file, folder / file.name)
         for name in OF_RUNTIME:
             shutil.copyfile(runtime / "dist" / name, folder / "runtime" / name)
     except OSError as error:
         raise InputError(f"export: cannot write into {folder}: {error}") from error
-    exported = export(run, folder / "agent.onnx", checkpoint, sample, "onnx", opset, trust, num_observations)
     programs = [{"file": one.path.name, **one.metadata} for one in exported]
     write_text(folder / PROGRAMS_FILE, json.dumps(programs))
     return exported
