@@ -127,7 +127,7 @@ class Tuner:
     ):
         self.optuna = optional("optuna", "tuning needs")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
-        self.plan, self.folder = plan, folder
+        self.plan, self.storage, self.folder = plan, storage, folder
         loaded = plan.load({}, plan.seeds[0])
         self.space = parameters(loaded.config.search)
         if not self.space:
@@ -135,7 +135,7 @@ class Tuner:
                 f"{loaded.name}: has no search block; write e.g. search: {{agent.learning_rate: {{low: 1e-5, "
                 "high: 1e-2, log: true}}"
             )
-        with self._storing(storage):
+        with self._storing():
             made = self._storage(storage)
             self.study: optuna.Study = self.optuna.create_study(
                 storage=made, study_name=name, load_if_exists=True, direction=direction, pruner=self._pruner(pruner)
@@ -143,12 +143,11 @@ class Tuner:
             self._identify(loaded)
             seed = derive_seed(loaded.config.seed, len(self.study.get_trials(deepcopy=False)), stream)
             self.study.sampler = self._sampler(sampler, seed)
-        self.stored_in = storage
 
     def adopt(self) -> int:
         """Lets trials that this machine began and nobody goes on with be resumed; returns how many."""
         found = 0
-        with self._storing(self.stored_in):
+        with self._storing():
             for trial in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
                 folder = Path(trial.user_attrs.get(FOLDER, ""))
                 if trial.user_attrs.get(HOST) != socket.gethostname() or not folder.is_dir():
@@ -174,7 +173,7 @@ class Tuner:
         """
         state = self.optuna.trial.TrialState
         while True:
-            with self._storing(self.stored_in):
+            with self._storing():
                 if self._counted() >= num_trials:
                     return 0
                 trial = self.study.ask()
@@ -198,8 +197,9 @@ class Tuner:
                         trial.set_user_attr(WHY, why)
                         self.study.tell(trial, state=state.PRUNED)
                         outcome = why
+                best = self._best()
             settings = "  ".join(f"{key}={_shown(value)}" for key, value in changes.items())
-            told(f"trial {trial.number}: {outcome}{self._best()}  {settings}  {time.monotonic() - begun:.0f} s")
+            told(f"trial {trial.number}: {outcome}{best}  {settings}  {time.monotonic() - begun:.0f} s")
 
     def _run(
         self, trial: "optuna.Trial", changes: dict[str, Any], folder: Path
@@ -289,7 +289,7 @@ class Tuner:
         return ""
 
     @contextmanager
-    def _storing(self, storage: str) -> Iterator[None]:
+    def _storing(self) -> Iterator[None]:
         """Says in one line what the storage does not do."""
         try:
             yield
@@ -300,7 +300,7 @@ class Tuner:
             if kind not in ("optuna", "sqlalchemy", "sqlite3", "alembic") and not isinstance(error, ImportError):
                 raise
             cause = error.__cause__ or error
-            raise InputError(f"storage {_without_password(storage)}: {one_line(str(cause))}") from error
+            raise InputError(f"storage {_without_password(self.storage)}: {one_line(str(cause))}") from error
 
     def _storage(self, storage: str) -> Any:
         optuna = self.optuna
