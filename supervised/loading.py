@@ -338,9 +338,9 @@ def fetched(source: Source, requests: Iterable[Tensor]) -> Iterator[Batch]:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, OSError) as error:  # raised below: its traceback would keep the processes
                 what = f"a process that loads examples has ended: {type(error).__name__}: {one_line(error)}"
-                raise InputError(f"{what}; it may have run out of memory, try fewer workers, or none") from None
+                batch = f"{what}; it may have run out of memory, try fewer workers, or none"
             if isinstance(batch, str):
                 raise InputError(batch)
             yield batch
