@@ -1,6 +1,7 @@
 """AlphaZero: a player that learns from games against itself."""
 
 import copy
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from rlcore.envs.games.replay import Batch
 from rlcore.errors import InputError
 from rlcore.game import Player, different_games, points, random_openings
 from rlcore.networks import NetworkChoice
+from rlcore.precision import Precision, computed
 from rlcore.rollout import Rollout, Step
 from rlcore.search import (
     ROOT,
@@ -97,6 +99,9 @@ class AlphaZero(SelfPlayAgent):
         surprise: float = Field(default=0.0, ge=0, le=1)
         """Share of learning that goes to positions in proportion to how much the search surprised the network (policy
         surprise weighting; 0.5 in KataGo)."""
+        precision: Precision = "float32"
+        """Of the network's products and convolutions in the games and the gradient steps that it learns by; evaluation
+        and matches are in float32."""
         max_grad_norm: PositiveFloat | None = None
         """Bound on the gradient's 2-norm; null disables clipping."""
         gate_every: PositiveInt | None = None
@@ -143,7 +148,7 @@ class AlphaZero(SelfPlayAgent):
         is_full = s.fast_simulations is None or bool(torch.rand(()) < s.full_share)
         simulations = s.simulations if is_full or s.fast_simulations is None else s.fast_simulations
         if s.search == "gumbel":
-            found = self._search_gumbel(obs, simulations, gumbels(legal) * early[:, None])
+            found = self._search_gumbel(obs, simulations, gumbels(legal) * early[:, None], s.precision)
             action = found.action
         else:
             found = self._search_puct(obs, simulations, is_full)
@@ -160,10 +165,13 @@ class AlphaZero(SelfPlayAgent):
             return self._search_gumbel(state, num_simulations)
         return search(self.game, state, self.policy_and_value, num_simulations, self.score, max_depth=s.max_depth)
 
-    def _search_gumbel(self, state: Tensor, simulations: int, noise: Tensor | None = None) -> SearchResult:
+    def _search_gumbel(
+        self, state: Tensor, simulations: int, noise: Tensor | None = None, precision: Precision = "float32"
+    ) -> SearchResult:
         s = self.settings
+        evaluate = partial(computed, self.policy_and_value, precision=precision)
         return search_gumbel(
-            self.game, state, self.policy_and_value, simulations, noise, s.max_considered,
+            self.game, state, evaluate, simulations, noise, s.max_considered,
             value_scale=s.value_scale, max_depth=s.max_depth,
         )  # fmt: skip
 
@@ -173,8 +181,9 @@ class AlphaZero(SelfPlayAgent):
         noise, forced = None, s.forced_visits if is_full else 0.0
         if is_full:
             noise = dirichlet(self.game.legal(state), s.dirichlet_alpha)
+        evaluate = partial(computed, self.policy_and_value, precision=s.precision)
         found = search(
-            self.game, state, self.policy_and_value, simulations, self.score, noise, s.noise_fraction,
+            self.game, state, evaluate, simulations, self.score, noise, s.noise_fraction,
             earlier=self.earlier, temperature=s.root_temperature if is_full else 1.0, forced=forced,
             max_depth=s.max_depth,
         )  # fmt: skip
@@ -217,7 +226,7 @@ class AlphaZero(SelfPlayAgent):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy to the search's policy, nats, and squared error to the outcome."""
-        outputs = self.network(batch.planes)
+        outputs = computed(self.network, batch.planes, self.settings.precision)
         log_p = outputs[:, :-1].masked_fill(~batch.legal, FORBIDDEN).log_softmax(1)
         policy_loss = -(batch.policy * log_p).sum(1).mean()
         value_loss = nn.functional.mse_loss(outputs[:, -1].tanh(), batch.outcome)

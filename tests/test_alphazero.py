@@ -6,7 +6,7 @@ import rlcore
 from rlcore import InputError, Trainer, check_agent, registry
 from rlcore.agents.alphazero import AlphaZero, Memory
 from rlcore.envs.games.matches import MatchesReport
-from rlcore.envs.games.replay import Position
+from rlcore.envs.games.replay import Batch, Position
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.evaluation import Report
 from rlcore.game import DISCOUNT
@@ -197,6 +197,32 @@ def test_the_loss_is_that_of_the_paper():
     torch.testing.assert_close(metrics["policy_loss"], cross_entropy.detach())
     torch.testing.assert_close(metrics["value_loss"], squared.detach())
     torch.testing.assert_close(metrics["loss"], (cross_entropy + 2 * squared).detach())
+
+
+def test_bfloat16_is_for_learning_and_float32_for_playing():
+    """Games and gradient steps are those under an autocast by hand; evaluation is as ever."""
+    env, full = make(game="connect4", symmetries=False)
+    agent = make(game="connect4", symmetries=False, precision="bfloat16")[1]
+    obs, _ = env.reset(seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _ = full.policy_and_value(obs)
+    assert logits.dtype == torch.bfloat16
+    torch.manual_seed(1)
+    memory = agent.act(obs).memory
+    torch.testing.assert_close(memory.prior, logits.float().softmax(1))  # every move of an empty board is legal
+    assert {x.dtype for x in (memory.policy, memory.value, memory.prior)} == {torch.float32}
+    torch.manual_seed(1)
+    assert not torch.equal(full.act(obs).memory.prior, memory.prior)
+    same(tuple(agent.search(obs)[:4]), tuple(full.search(obs)[:4]))
+    assert torch.equal(agent.distribution(obs).logits, full.distribution(obs).logits)
+
+    batch = Batch(env.game.observe(obs), env.game.legal(obs), memory.policy, torch.ones(len(obs)))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = full.network(batch.planes)
+    cross_entropy = -(batch.policy * outputs[:, :-1].float().log_softmax(1)).sum(1).mean()
+    squared = (1 - outputs[:, -1].float().tanh()).square().mean()
+    torch.testing.assert_close(agent.losses(batch)["loss"], cross_entropy + squared)
+    assert not torch.equal(agent.losses(batch)["loss"], full.losses(batch)["loss"])
 
 
 def test_turned_rows_are_what_the_turned_board_would_show():

@@ -273,6 +273,14 @@ def test_bfloat16_is_the_autocast_of_a_loop_by_hand():
     assert agent(INPUTS[:2]).dtype == np.float32
 
 
+@pytest.mark.parametrize("has", [False, True])
+def test_auto_is_bfloat16_where_the_device_has_it(monkeypatch, has):
+    monkeypatch.setattr("rlcore.precision.has_bfloat16", lambda device: has)
+    named, _, _ = trained(agent={"precision": "bfloat16" if has else "float32", "learning_rate": 0.01})
+    agent, _, _ = trained(agent={"precision": "auto", "learning_rate": 0.01})
+    assert_alike(agent, named)
+
+
 def test_an_autoencoder_is_trained_alike():
     env = ReconstructionEnv(ReconstructionEnv.Settings(num_envs=16, dataset="digits"))
     network = {"name": "vae", "hidden": [16], "latent": 2}

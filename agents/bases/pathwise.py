@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -15,12 +15,10 @@ from rlcore.env_spec import EnvSpec
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.optimizers import SGD, Accumulation, Adam
+from rlcore.precision import Outputs, Precision, computed
 from rlcore.registry import did_you_mean
 from rlcore.rollout import Rollout
 from rlcore.schedules import Schedule, anneal
-from rlcore.trees import tree_map
-
-Outputs = TypeVar("Outputs")
 
 
 class ParameterGroup(settings.Settings):
@@ -67,7 +65,7 @@ class PathwiseAgent(Agent):
         """Bound on the gradient's 2-norm; null disables clipping."""
         accumulate: PositiveInt = 1
         """Batches whose gradients are averaged before each step."""
-        precision: Literal["float32", "bfloat16"] = "float32"
+        precision: Precision = "float32"
         """Of the network's products and convolutions, by ``torch.autocast``; parameters and answers stay float32."""
 
         @model_validator(mode="after")
@@ -111,10 +109,7 @@ class PathwiseAgent(Agent):
 
     def _computed(self, network: Callable[[Tensor], Outputs], x: Tensor) -> Outputs:
         """What a network makes of x [B, ...], computed in the set precision; float32."""
-        if self.settings.precision == "float32":
-            return network(x)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return tree_map(Tensor.float, network(x))
+        return computed(network, x, self.settings.precision)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         """That of all parameters, as the settings say; freezes those that are to be left as they are."""
