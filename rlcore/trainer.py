@@ -424,10 +424,12 @@ class Trainer:
         Raises:
             InputError: there will be no such figure.
         """
-        known = self.evaluator.known_names
-        may_add = any(not type(hook).on_evaluation.__module__.startswith("rlcore.") for hook in self.hooks)
-        if known is None or may_add:  # a hook of one's own, to what it is called with
-            return
+        evaluated = [hook for hook in self.hooks if type(hook).on_evaluation is not Hook.on_evaluation]
+        known: list[str] = []
+        for names in (self.evaluator.known_names, *(hook.score_names for hook in evaluated)):
+            if names is None:
+                return
+            known += names
         if not any(name == one or (one.endswith("*") and name.startswith(one[:-1])) for one in known):
             message = f"there is no figure {name!r}{did_you_mean(name, known)}"
             raise InputError(f"{where}: {message}; an evaluation has {', '.join(known)}")

@@ -189,6 +189,16 @@ def test_a_figure_that_an_evaluation_may_have_is_waited_for(kind):
         other.fit()
 
 
+def test_a_hook_that_names_its_figures_is_asked_for_them():
+    class Named(Adds):
+        score_names = ("mine",)
+
+    env = make(validation_fraction=0.25)
+    trainer_of(env, [Named()], best_by="mine").check_figure("mine", "here")
+    with pytest.raises(InputError, match=r"no figure 'mime'.*'mine'.*; an evaluation has .*, mine"):
+        trainer_of(env, [Named()], best_by="mime")
+
+
 def test_a_figure_of_a_report_is_waited_for():
     env = make(validation_fraction=0.25)
     hooks = [

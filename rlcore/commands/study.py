@@ -338,6 +338,8 @@ class _Watch(Hook):
     The n-th evaluation of the k-th seed is told as the mean of the seeds before it and its own figure.
     """
 
+    score_names = ()
+
     def __init__(self, trial: "optuna.Trial", figure: str, before: Sequence[float]):
         super().__init__()
         self.trial, self.figure, self.before = trial, figure, tuple(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,9 @@ class Hook(metaclass=CountersKept):
 
     class Settings(settings.Settings):
         """Settings of a hook without any."""
+
+    score_names: Sequence[str] | None = None
+    """Names of the figures that `on_evaluation` adds to the report; None: they are not known beforehand."""
 
     def __init__(self, settings: settings.Settings | None = None):
         self.settings = settings if settings is not None else self.Settings()

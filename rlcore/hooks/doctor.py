@@ -29,6 +29,8 @@ class Doctor(Hook):
     initial parameters, and at most 2,000 points of each figure, which a checkpoint holds.
     """
 
+    score_names = ()
+
     def on_start(self, trainer: Trainer) -> None:
         """Begins to listen; see `Hook`."""
         self.curves = Curves()

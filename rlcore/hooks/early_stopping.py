@@ -47,6 +47,7 @@ class EarlyStopping(Hook):
             return self
 
     settings: Settings
+    score_names = ()
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
