@@ -338,7 +338,7 @@ def fetched(source: Source, requests: Iterable[Tensor]) -> Iterator[Batch]:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, OSError) as error:  # the last two: it died as it passed a batch on
                 what = f"a process that loads examples has ended: {type(error).__name__}: {one_line(error)}"
                 raise InputError(f"{what}; it may have run out of memory, try fewer workers, or none") from None
             if isinstance(batch, str):

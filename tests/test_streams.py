@@ -347,6 +347,23 @@ def test_a_worker_that_dies_is_one_line(monkeypatch):
     env.close()
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_worker_that_dies_as_it_passes_a_batch_on_is_one_line(monkeypatch, error):
+    def broken(self, *args, **kwargs):
+        raise error
+
+    env = make(from_torch(tensors(), None, NAMES, 1), shuffle=False, test_fraction=0)
+    env.reset(seed=1)
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data", broken)
+    assert "a process that loads examples has ended" in refused(lambda: updated_env(env))
+    env.close()
+
+
+def updated_env(env):
+    for _ in range(9):  # past what was fetched ahead
+        env.step(torch.zeros(8, 3))
+
+
 # Files of arrays
 
 
