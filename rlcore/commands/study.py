@@ -225,14 +225,23 @@ class Tuner:
 
     def _ask(self, num_trials: int) -> "optuna.Trial | None":
         """A new trial, unless there are enough."""
-        if self._counted() >= num_trials:
+        trials = self.study.get_trials(deepcopy=False)
+        if sum(map(self._counts, trials)) >= num_trials:
             return None
         with self._asking():
             trial = self.study.ask()
-        if self._counted(before=trial.number) < num_trials:
+        if trial.number == len(trials):  # nobody else has asked in between
+            return trial
+        before = (other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number)
+        if sum(map(self._counts, before)) < num_trials:
             return trial
         self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)  # another process was faster
         return None
+
+    def _counts(self, trial: "optuna.trial.FrozenTrial") -> bool:
+        """Whether a trial ended, was given up, or is in progress."""
+        state = self.optuna.trial.TrialState
+        return trial.state not in (state.FAIL, state.WAITING)
 
     @contextmanager
     def _claimed(self, trial: "optuna.Trial") -> Iterator[Path]:
@@ -309,12 +318,6 @@ class Tuner:
     def settings_of(self, trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
         """The settings that a trial had, by dotted key."""
         return {key: one.decode(trial.params[key]) for key, one in self.space.items()}
-
-    def _counted(self, before: float = math.inf) -> int:
-        """The trials that ended, were given up or are in progress, and whose number is less than one."""
-        aside = self.optuna.trial.TrialState.FAIL, self.optuna.trial.TrialState.WAITING
-        trials = self.study.get_trials(deepcopy=False)
-        return sum(trial.number < before and trial.state not in aside for trial in trials)
 
     def _all_refused(self) -> bool:
         """Whether there are enough trials to say that none can be."""
