@@ -8,11 +8,12 @@ import torch
 
 from rlcore import registry
 from rlcore.config import CONFIG_FILE
-from rlcore.doctor.curves import Curve, read_curves
+from rlcore.doctor.curves import read_figures
 from rlcore.doctor.examination import Examination, Finding, Unseen, play
 from rlcore.doctor.seeds import FEWEST, seeds_disagree
 from rlcore.errors import InputError, one_line
 from rlcore.run import Run
+from rlcore.runs.curves import Curve
 from rlcore.seeding import CLOSING, derive_seed, restore_rng_state, rng_state, seed_everything
 
 Check = Callable[[Examination], Finding | None]
@@ -69,7 +70,7 @@ def examine_all(folder: str | Path, trust: bool = False) -> dict[Path, Diagnosis
         Run(folder, trust)  # which says so
     found = {run: examine(run, trust) for run in runs}
     if len(runs) >= FEWEST:
-        found[folder] = _of_seeds([read_curves(run) for run in runs])
+        found[folder] = _of_seeds([read_figures(run) for run in runs])
     return found
 
 
@@ -95,7 +96,7 @@ def ask(x: Examination) -> Diagnosis:
 def _examined(run: Run) -> Diagnosis:
     if not run.has_checkpoints:
         raise InputError(f"{run.path} has no checkpoint yet: the first is written after trainer.checkpoint_every steps")
-    curves = read_curves(run.folder)
+    curves = read_figures(run.folder)
     trainer, saved, _ = run.build(run.load(("trainer.hooks=[]", "trainer.best_by=null")), run.checkpoint_path("last"))
     try:
         start = {name: param.detach().clone() for name, param in trainer.agent.named_parameters()}

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlcore.doctor.curves import Curve
 from rlcore.doctor.examination import Finding, Unseen
+from rlcore.runs.curves import Curve
 
 FEWEST = 3
 """Seeds that can be said to disagree."""
@@ -28,7 +28,7 @@ def seeds_disagree(runs: Sequence[Mapping[str, Curve]], figure: str) -> Finding 
     if len(curves) < FEWEST:
         raise Unseen(f"{len(curves)} runs have {figure}, {FEWEST} are needed")
     ends = np.sort([curve.last for curve in curves])
-    noise = float(np.median([np.ptp(curve.values[-max(2, len(curve.values) // 3) :]) for curve in curves]))
+    noise = float(np.median([np.ptp(curve.value[-max(2, len(curve.value) // 3) :]) for curve in curves]))
     gaps, extent = np.diff(ends), float(np.ptp(ends))
     if gaps.max() <= 0.5 * extent or extent < 0.2 * np.abs(ends).max() or gaps.max() < 2 * noise:
         return None

@@ -25,9 +25,9 @@ from rlcore.checkpoint import fitting
 from rlcore.errors import CheckpointError, InputError
 from rlcore.files import CHECKPOINTS_FOLDER
 from rlcore.hooks import Hook
-from rlcore.loggers import csv as csv_logger
 from rlcore.rollout import Rollout
 from rlcore.run import Run
+from rlcore.runs.curves import Log, read_log
 from rlcore.seeding import restore_rng_state, rewinder, rng_state
 from rlcore.stateful import attributes_of_type
 from rlcore.tracking import Tracker
@@ -112,7 +112,7 @@ def _check_is_within(run: Run, last: dict[str, Any], update: int | None, episode
         raise InputError(f"{flag}: {has}; got {wanted:,}")
 
 
-def _check_goes_on(trainer: Trainer, last: dict[str, Any], logged: "Log") -> None:
+def _check_goes_on(trainer: Trainer, last: dict[str, Any], logged: Log) -> None:
     """Raises an InputError where the run was resumed, and began new episodes, which a replay does not."""
     collector = last["learns"]["collector"]
     if collector["env"] is None and trainer.steps in logged.resumed_at:
@@ -155,7 +155,7 @@ def _episodes_of(saved: dict[str, Any]) -> int:
 
 
 def _replay_from(
-    run: Run, start: dict[str, Any] | None, last: dict[str, Any], logged: "Log", update: int | None, episode: int | None
+    run: Run, start: dict[str, Any] | None, last: dict[str, Any], logged: Log, update: int | None, episode: int | None
 ) -> Replayed | None:
     """What is looked for; None if it began before this checkpoint, or the beginning of the run."""
     trainer, notes = _trainer(run, start, last)
@@ -330,65 +330,20 @@ class _Kept(Tracker):
         """Nothing: the run has said it."""
 
 
-class Log(NamedTuple):
-    """What a run has logged."""
-
-    figures: dict[int, dict[str, float]]
-    """By step and tag; float32 numbers from TensorBoard's events."""
-    resumed_at: list[int]
-    """Steps, as far as TensorBoard's events tell."""
-
-
-def read_log(folder: Path) -> Log:
-    """The figures in a run's TensorBoard events, or else in its ``progress.csv``."""
-    figures: dict[int, dict[str, float]] = {}
-    resumed: list[int] = []
-    for file in sorted(folder.glob("events.*")):
-        for step, purges, values in _events(file):
-            if purges:
-                resumed.append(step - 1)
-                figures = {at: found for at, found in figures.items() if at < step}
-            else:
-                figures.setdefault(step, {}).update(values)
-    table = folder / csv_logger.FILE
-    if not figures and table.is_file():
-        import csv
-
-        with open(table, newline="") as lines:
-            for row in csv.DictReader(lines):
-                step = int(row.pop(csv_logger.STEP))
-                figures[step] = {tag: float(value) for tag, value in row.items() if value}
-    return Log(figures, resumed)
-
-
-def _events(file: Path) -> Iterator[tuple[int, bool, dict[str, float]]]:
-    """Of each event its step, whether all logged from there on is void, and its scalars."""
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import SessionLog
-
-    for event in LegacyEventFileLoader(str(file)).Load():
-        if event.HasField("session_log"):
-            if event.session_log.status == SessionLog.START and event.step:
-                yield event.step, True, {}
-        elif event.HasField("summary"):
-            scalars = {v.tag: v.simple_value for v in event.summary.value if v.WhichOneof("value") == "simple_value"}
-            if scalars:
-                yield event.step, False, scalars
-
-
 def _verdict(replayed: dict[int, dict[str, float]], logged: Log, notes: list[str]) -> tuple[str, bool]:
     """One line, and whether all figures that were logged are the same float32 numbers."""
-    count, steps = 0, 0
-    for step in sorted(replayed.keys() & logged.figures.keys()):
-        steps += 1
-        for tag, was in logged.figures[step].items():
-            if not tag.startswith(COMPARED) or tag not in replayed[step]:
-                continue
-            now = replayed[step][tag]
-            if np.float32(now) != np.float32(was) and not (math.isnan(now) and math.isnan(was)):
-                why = f" ({'; '.join(notes)})" if notes else ""
-                return f"not as logged: at step {step:,} {tag} was {was:.9g}, is {now:.9g}{why}", False
-            count += 1
-    if not count:
+    compared = sorted(
+        (step, tag, value)
+        for tag, curve in logged.curves.items()
+        for step, value in zip(curve.step.tolist(), curve.value.tolist(), strict=True)
+        if tag.startswith(COMPARED) and tag in replayed.get(step, {})
+    )
+    for step, tag, was in compared:
+        now = replayed[step][tag]
+        if np.float32(now) != np.float32(was) and not (math.isnan(now) and math.isnan(was)):
+            why = f" ({'; '.join(notes)})" if notes else ""
+            return f"not as logged: at step {step:,} {tag} was {was:.9g}, is {now:.9g}{why}", False
+    if not compared:
         return "not compared: the run has logged nothing of the updates on the way (trainer.log_every)", True
-    return f"as logged: {count:,} figures of {steps:,} logged updates on the way have the same bits", True
+    steps = len({step for step, _, _ in compared})
+    return f"as logged: {len(compared):,} figures of {steps:,} logged updates on the way have the same bits", True
