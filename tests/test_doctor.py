@@ -484,7 +484,7 @@ def test_what_is_no_run(workdir):
 
 def test_a_run_without_checkpoint_or_events(trained, workdir):
     trained("run", logger="")
-    with pytest.raises(InputError, match=r"run has no events: it logged no figures; train it longer, with trainer.loggers="):
+    with pytest.raises(InputError, match="run has no events: it logged no figures; train it longer, with "):
         examine("run")
     for file in (workdir / "run/checkpoints").iterdir():
         file.unlink()
