@@ -1,7 +1,6 @@
 """``rlcore tune``."""
 
 import os
-import signal
 import subprocess
 import warnings
 from collections.abc import Sequence
@@ -13,16 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from rlcore import config as configs
-from rlcore import device
 from rlcore.commands.compare import compare
-from rlcore.commands.processes import command_line
+from rlcore.commands.processes import exit_status, sharing_cores, signals_to, start
 from rlcore.commands.progress import following
 from rlcore.commands.seeds import claimed, train_all, trainings
 from rlcore.commands.study import FRESH, STUDY_FILE, Plan, Tuner, judged_by
 from rlcore.console import make_console
 from rlcore.errors import InputError, one_line
 from rlcore.files import RUNS_FOLDER, claim_folder, write_text
-from rlcore.interruption import ending_signals
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -82,28 +79,22 @@ def tune(
 
 def _work_together(words: Sequence[str], jobs: int) -> int:
     """Runs workers on one study; a signal to end is passed on to them, and they save."""
-    environ = {**os.environ, "OMP_NUM_THREADS": str(max(1, device.NUM_THREADS // jobs))}
+    environ = {**os.environ, **sharing_cores(jobs)}
     workers: list[subprocess.Popen[bytes]] = []
     signalled: list[int] = []
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int) -> None:
         signalled.append(number)
         for process in workers:
             process.terminate()
 
-    previous = {which: signal.signal(which, end) for which in ending_signals()}
-    try:
+    with signals_to(end):
         for number in range(1, jobs + 1):
-            command = command_line([*words, "--worker", str(number)])
-            # in a session of its own, so that Ctrl-C reaches it only through us
-            workers.append(subprocess.Popen(command, env=environ, start_new_session=True))
-        statuses = [process.wait() for process in workers]
-    finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
-    if signalled:
-        return 128 + signalled[0]
-    return max(128 - status if status < 0 else status for status in statuses)
+            if not signalled:
+                workers.append(start([*words, "--worker", str(number)], environ))
+        for process in workers:
+            process.wait()
+    return 128 + signalled[0] if signalled else max(map(exit_status, workers))
 
 
 def _report(tuner: Tuner, folder: Path, console: Console) -> Path:
