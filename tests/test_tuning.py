@@ -310,7 +310,18 @@ def test_ranges_and_choices_are_what_a_trial_is_asked_for():
     assert Range(low=1, high=8).encode(2.5) is None
     assert Range(low=1, high=8).encode(True) is None
     assert Choices([None, 0.5]).encode(None) == "null"
-    for wrong in ({"low": 2, "high": 1}, {"low": 0.0, "high": 1.0, "log": True}, {"low": 1, "high": 4, "step": 0.5}):
+    assert Range(low=32, high=100, step=32).ends() == [32, 96]
+    assert Range(low=0.8, high=1.0, step=0.15).ends() == [0.8, 0.95]
+    assert Range(low=0.1, high=0.7, step=0.1).ends() == [0.1, 0.7]
+    assert Range(low=32, high=100, step=32).encode(96) == 96
+    assert Range(low=32, high=100, step=32).encode(97) is None
+    assert Range(low=0.1, high=0.7, step=0.1).encode(0.6) == 0.6
+    for wrong in (
+        {"low": 1, "high": 4, "step": 5},
+        {"low": 2, "high": 1},
+        {"low": 0.0, "high": 1.0, "log": True},
+        {"low": 1, "high": 4, "step": 0.5},
+    ):
         with pytest.raises(ValueError, match=r"must|needs"):
             Range(**wrong)
 
@@ -321,6 +332,7 @@ def test_ranges_and_choices_are_what_a_trial_is_asked_for():
         (("cartpole_ppo",), "cartpole_ppo: has no search block; write e.g. search: {agent.learning_rate: {low: 1e-5"),
         (("target.yaml", "search={agent.bye: [1, 2]}"), "search: agent.bye: unknown key (did you mean 'by'?)"),
         (("target.yaml", "search={agent.by: [x]}"), "search: agent.by: must be a valid number, got 'x'"),
+        (("target.yaml", "search={seed: [1, 2]}"), "search: seed: is no setting to choose; --seeds N trains each"),
         (("target.yaml", "search={agent.by: {low: 2, high: 1}}"), "low must be less than high, got 2 and 1"),
         (
             ("target.yaml", "--by", "eval/retrun"),

@@ -68,6 +68,8 @@ def judged_by(source: str, overrides: Sequence[str], figure: str | None = None) 
         InputError: the config cannot be run, or an evaluation has no such figure.
     """
     loaded = configs.load(source, overrides)
+    if "seed" in loaded.config.search:
+        raise InputError("search: seed: is no setting to choose; --seeds N trains each trial with so many")
     for key, one in parameters(loaded.config.search).items():
         for value in one.ends():
             try:
