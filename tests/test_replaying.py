@@ -10,7 +10,7 @@ from trainers import TRAINERS, make_trainer
 
 from rlcore import checkpoint, cli, commands
 from rlcore.errors import InputError
-from rlcore.replaying.replay import Recorder, replay
+from rlcore.replaying.replay import Recorder, Wanted, replay
 from rlcore.runs.curves import read_log
 
 MLP = "{name: mlp, hidden: [8]}"
@@ -231,7 +231,7 @@ def test_an_example_is_an_episode_of_one_step(trained):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_agent_is_looked_at_without_a_change(name):
     one, other = make_trainer(name), make_trainer(name)
-    recorder = Recorder(one, update=3)
+    recorder = Recorder(one, Wanted("update", 3))
     one.hooks.append(recorder)
     for trainer in (one, other):
         for number, _ in enumerate(trainer.updates(), 1):
