@@ -213,6 +213,22 @@ def test_the_config_and_the_best_are_compared_by_the_runs_of_this_command_alone(
             assert len(list(Path(f"runs/tune/target/{place}/{side}").iterdir())) == 4
 
 
+def test_the_history_is_of_trials_that_ended(monkeypatch, rlcore_):  # noqa: F811
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.step", lambda self, x, y, **how: drawn.append((x, y)))
+    one = tuner(storage="runs/tune/target/study.log")
+    for value, state in ((-0.4, "COMPLETE"), (-0.1, "PRUNED"), (-0.5, "COMPLETE"), (-0.3, "COMPLETE")):
+        params = {"agent.by": 0.5, "agent.how": "[1]"}
+        kinds = {
+            "agent.by": optuna.distributions.FloatDistribution(-0.5, 1.0),
+            "agent.how": optuna.distributions.CategoricalDistribution(["[1]", "[2, 3]"]),
+        }
+        how = {"state": optuna.trial.TrialState[state], "value": value, "params": params, "distributions": kinds}
+        one.study.add_trial(optuna.trial.create_trial(**how))
+    assert rlcore_("tune", "target.yaml", "--trials", 4, "--fresh", 0)[0] == 0
+    assert drawn == [([1, 3, 4], [-0.4, -0.4, -0.3])], "the number 0 waits: it is the config as it is"
+
+
 def test_two_tuners_share_a_database():
     one, other = (tuner(storage="sqlite:///study.db", stream=stream) for stream in (1, 2))
     with ThreadPoolExecutor(2) as pool:  # runs listen for signals in the main thread alone
