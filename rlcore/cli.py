@@ -93,7 +93,7 @@ def evaluate(
 
 @app.command()
 def doctor(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or one with runs in it.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, a folder of runs, or a pattern of these.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again after each checkpoint, until the run ends.")

@@ -14,6 +14,8 @@ from rlcore.errors import InputError
 
 CONFIG_FILE, RESULT_FILE, STATUS_FILE = "config.yaml", "result.json", "status.json"
 """Of a run: its settings, its results, and what it says of itself while it goes on."""
+TABLE_FILE = "progress.csv"
+"""Of a run: its figures, as the logger csv writes them."""
 CHECKPOINTS_FOLDER = "checkpoints"
 RUNS_FOLDER = "runs"
 """Where runs go, unless another folder is named."""

@@ -1,6 +1,8 @@
 """Where settings are looked for, by `rlcore.commands.study`: ranges and choices."""
 
 import json
+import math
+from decimal import Decimal
 from typing import Any, Protocol
 
 from pydantic import JsonValue, PositiveFloat, PositiveInt, model_validator
@@ -42,6 +44,8 @@ class Range(Settings):
             raise InputError("log: needs a low of more than 0, and no step")
         if self.is_whole and isinstance(self.step, float):
             raise InputError(f"step: must be whole, as low and high are; got {self.step:g}")
+        if self.step is not None and self.step > self.high - self.low:
+            raise InputError(f"step: must be at most high - low, {self.high - self.low:g}; got {self.step:g}")
         return self
 
     @property
@@ -51,14 +55,25 @@ class Range(Settings):
 
     def suggest(self, trial: Trial, name: str) -> int | float:
         """A value for a trial."""
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(name, self.low, self.high, step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+        if self.is_whole:
+            return trial.suggest_int(name, int(self.low), int(self._last), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, self.low, self._last, step=self.step, log=self.log)
+
+    @property
+    def _last(self) -> int | float:
+        """``high``, or the last step below it."""
+        if self.step is None:
+            return self.high
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return float(high - (high - low) % step)
 
     def encode(self, value: Any) -> Any:
-        """A value as a trial has it; None if it is not in the range."""
+        """A value as a trial has it; None if it is not in the range, or between two steps."""
         is_number = isinstance(value, int if self.is_whole else (int, float)) and not isinstance(value, bool)
-        return value if is_number and self.low <= value <= self.high else None
+        if not is_number or not self.low <= value <= self.high:
+            return None
+        steps = (value - self.low) / (self.step or 1)
+        return value if self.step is None or math.isclose(steps, round(steps)) else None
 
     def decode(self, value: int | float) -> int | float:
         """The value of what a trial has."""
@@ -66,7 +81,7 @@ class Range(Settings):
 
     def ends(self) -> list[int | float]:
         """The values between which all others lie."""
-        return [self.low, self.high]
+        return [self.low, int(self._last) if self.is_whole else self._last]
 
 
 class Choices:

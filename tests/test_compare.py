@@ -227,6 +227,17 @@ def test_what_one_should_know_of_the_runs(workdir):
     assert "b: 1 of 6 runs are not done: seed3 no checkpoint" in notes
 
 
+def test_a_run_that_ended_before_at_is_told(workdir):
+    make_seeds(workdir / "a", BAD)
+    make_seeds(workdir / "b", GOOD)
+    table = workdir / "b/seed2/progress.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:2]))
+    ends = "the runs end between step 500 and 1,000"
+    assert f"{ends}; --at compares them at the same step" in rlcore.compare("a", "b").notes
+    assert f"{ends}, up to --at" in rlcore.compare("a", "b", at=1000).notes
+    assert not any(ends in note for note in rlcore.compare("a", "b", at=500).notes)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -24,6 +24,7 @@ from rlcore.distributions import (
 )
 from rlcore.evaluation import evaluating
 from rlcore.exporting.examples import examples
+from rlcore.exporting.programs import described
 from rlcore.spaces import Inputs, Logits
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -98,6 +99,13 @@ def test_a_file_answers_as_the_agent(name, tmp_path):
     expected = expected[0] if isinstance(expected, tuple) else expected
     close(found["action"], expected)
     assert {output["name"] for output in file.metadata["outputs"]} == found.keys()
+
+
+def test_a_space_is_told_in_one_line():
+    low = np.arange(40, dtype=np.float32)
+    assert "\n" in str(Box(low, low + 1))
+    assert described(Box(low, low + 1)).startswith("Box([ 0. 1. 2. 3. ")
+    assert "\n" not in described(Box(low, low + 1))
 
 
 def test_a_memory_is_carried_by_whoever_asks(tmp_path):

@@ -10,7 +10,8 @@ from trainers import TRAINERS, make_trainer
 
 from rlcore import checkpoint, cli, commands
 from rlcore.errors import InputError
-from rlcore.replaying.replay import Recorder, read_log, replay
+from rlcore.replaying.replay import Recorder, Wanted, replay
+from rlcore.runs.curves import read_log
 
 MLP = "{name: mlp, hidden: [8]}"
 PPO = f"{{name: ppo, horizon: 16, minibatch_size: 32, num_epochs: 2, network: {MLP}}}"
@@ -57,9 +58,9 @@ def test_an_update_is_as_logged(trained, name):
     assert made.as_logged
     assert made.verdict.startswith("as logged")
     assert made.notes[0].startswith("replayed from the checkpoint of step ")
-    logged = read_log(run).figures[last["steps"]]
+    logged = read_log(run).curves
     for figure, value in made.metrics.items():
-        assert np.float32(value) == np.float32(logged[f"train/{figure}"])
+        assert np.float32(value) == np.float32(logged[f"train/{figure}"].value[-1])
     T, N = made.fields["reward"].shape
     assert all(field.shape[:2] == (T, N) for field in made.fields.values())
     assert all(np.isfinite(norms).all() and len(norms) for norms in made.gradients.values())
@@ -143,6 +144,17 @@ def test_an_episode_that_began_before_a_checkpoint_is_whole(trained):
         assert np.abs(made.fields["obs"][0]).max() <= 0.05
 
 
+@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
+def test_what_was_logged_is_compared_whatever_has_logged_it(trained, logger):
+    run = trained("ppo", f"trainer.loggers=[{logger}]")
+    assert (run / "progress.csv").is_file() == (logger == "csv")
+    assert replay(run, update=3).verdict.startswith("as logged: ")
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("gamma: 0.99", "gamma: 0.5"))
+    made = replay(run, update=3)
+    assert not made.as_logged
+    assert made.verdict.startswith("not as logged: at step 64 train/")
+
+
 @pytest.fixture
 def rlcore_(monkeypatch, capsys):
     def call(*words):
@@ -219,7 +231,7 @@ def test_an_example_is_an_episode_of_one_step(trained):
 @pytest.mark.parametrize("name", TRAINERS)
 def test_every_agent_is_looked_at_without_a_change(name):
     one, other = make_trainer(name), make_trainer(name)
-    recorder = Recorder(one, update=3)
+    recorder = Recorder(one, Wanted("update", 3))
     one.hooks.append(recorder)
     for trainer in (one, other):
         for number, _ in enumerate(trainer.updates(), 1):

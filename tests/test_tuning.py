@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import make_run
 from test_cli import command, rlcore_  # noqa: F401
 
 import rlcore
@@ -133,10 +134,106 @@ def test_an_interrupted_trial_is_resumed_where_it_was(rlcore_):  # noqa: F811
     assert other.number == 2
 
 
+class Killed(BaseException):
+    """Ends a process where it stands."""
+
+
+def killed(*args, **kwargs):
+    raise Killed
+
+
+def test_a_trial_that_was_given_up_stays_so_though_it_was_killed_before_it_ended(monkeypatch):
+    one = tuner()
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda self: True)
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(Killed):
+            one.work(1)
+    assert json.loads(Path("runs/trial-0000/seed1/result.json").read_text())["finished"]
+    assert tuner().adopt() == 1
+    (trial,) = one.study.trials
+    assert trial.state.name == "PRUNED"
+    assert trial.user_attrs["why"] == "pruned at -0.49, step 32"
+    assert tuner().adopt() == 0
+
+
+@pytest.mark.parametrize("place", ["_claimed", "_run"])
+def test_a_trial_that_is_killed_as_it_begins_does_not_count(monkeypatch, place):
+    monkeypatch.setattr("rlcore.commands.study.GRACE", 0.0)
+    one = tuner()
+    for _ in range(2):  # as the trial that resumes it may be killed, too
+        with monkeypatch.context() as patched:
+            patched.setattr(Tuner, place, killed)
+            with pytest.raises(Killed):
+                one.work(1)
+        assert tuner().adopt() == 1
+    told = []
+    assert one.work(1, told.append) == 0
+    assert [trial.state.name for trial in one.study.trials] == ["FAIL", "FAIL", "COMPLETE"]
+    assert one.study.trials[2].params == {"agent.by": 1.0, "agent.how": "[1]"}, "the config as it is comes first"
+    assert len(told) == 1
+    assert [path.name for path in Path("runs").iterdir()] == ["trial-0002" if place == "_claimed" else "trial-0000"]
+
+
+def test_a_trial_of_another_machine_is_begun_anew(monkeypatch):
+    one = tuner()
+    one.study.enqueue_trial({"agent.by": 0.5}, user_attrs={"resumes": f"elsewhere:{Path.cwd()}"})
+    assert one.work(2) == 0
+    host, _, folder = one.study.trials[1].user_attrs["folder"].partition(":")
+    assert Path(folder) == Path.cwd() / "runs/trial-0001"
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    monkeypatch.setattr(Tuner, "_run", killed)
+    with pytest.raises(Killed):
+        one.work(3)
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    assert one.adopt() == 0, "it is for the other machine to resume"
+
+
+def test_studies_in_one_folder_have_runs_of_their_own(rlcore_):  # noqa: F811
+    for name, by in (("one", 1.0), ("two", 0.5)):
+        words = f"agent.by={by}", "--study", name, "--trials", 1, "--fresh", 0
+        assert rlcore_("tune", "target.yaml", *words)[0] == 0
+        assert studied(name=name).best_value == pytest.approx(-((by - 0.3) ** 2), abs=1e-5)
+
+
+def test_the_config_and_the_best_are_compared_by_the_runs_of_this_command_alone(rlcore_, monkeypatch):  # noqa: F811
+    def made(trainings, jobs):
+        for training in trainings:
+            score = 1.0 if Path(training.source).stem == "best" else 0.0
+            seed = int(training.name.removeprefix("seed"))
+            training.path.rmdir()
+            yield make_run(training.path, [score, score + seed / 1e4], seed), 0
+
+    monkeypatch.setattr(sys.modules["rlcore.commands.tune"], "train_all", made)
+    for place in ("fresh", "fresh-2"):
+        status, out, err = rlcore_("tune", "target.yaml", "--trials", 1, "--fresh", 4)
+        assert (status, err) == (0, "")
+        assert "winner of given and best: best, in eval/return" in out
+        for side in ("given", "best"):
+            assert len(list(Path(f"runs/tune/target/{place}/{side}").iterdir())) == 4
+
+
+def test_the_history_is_of_trials_that_ended(monkeypatch, rlcore_):  # noqa: F811
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.step", lambda self, x, y, **how: drawn.append((x, y)))
+    one = tuner(storage="runs/tune/target/study.log")
+    for value, state in ((-0.4, "COMPLETE"), (-0.1, "PRUNED"), (-0.5, "COMPLETE"), (-0.3, "COMPLETE")):
+        params = {"agent.by": 0.5, "agent.how": "[1]"}
+        kinds = {
+            "agent.by": optuna.distributions.FloatDistribution(-0.5, 1.0),
+            "agent.how": optuna.distributions.CategoricalDistribution(["[1]", "[2, 3]"]),
+        }
+        how = {"state": optuna.trial.TrialState[state], "value": value, "params": params, "distributions": kinds}
+        one.study.add_trial(optuna.trial.create_trial(**how))
+    assert rlcore_("tune", "target.yaml", "--trials", 4, "--fresh", 0)[0] == 0
+    assert drawn == [([1, 3, 4], [-0.4, -0.4, -0.3])], "the number 0 waits: it is the config as it is"
+
+
 def test_two_tuners_share_a_database():
     one, other = (tuner(storage="sqlite:///study.db", stream=stream) for stream in (1, 2))
     with ThreadPoolExecutor(2) as pool:  # runs listen for signals in the main thread alone
-        assert list(pool.map(lambda each: each.study.ask().suggest_float("x", 0, 1), [one, other]))
+        asked = list(pool.map(lambda each: each._ask(4), [one, other]))
+    assert {trial.number for trial in asked} == {0, 1}, "also if one of them was enqueued"
     told = []
     assert one.work(4, told.append) == other.work(4, told.append) == 0
     assert len(told) == 2, "the two that are in progress count"
@@ -167,6 +264,9 @@ def test_evaluations_are_told_as_they_come_and_prune():
 
         def should_prune(self):
             return len(self.told) == 3
+
+        def set_user_attr(self, key, value):
+            assert (key, value) == ("why", "pruned at -2, step 96")
 
     loaded = config.load("target.yaml", ["agent.by=1.3"])
     watch = _Watch(Trial(), "eval/return", [-3.0])
@@ -200,6 +300,22 @@ def test_a_trial_that_diverges_is_given_up_and_says_why(monkeypatch):
     assert told[0].startswith("trial 1: the action is nan at step 0")
 
 
+def test_a_study_whose_settings_are_all_refused_ends_with_the_reason(monkeypatch):
+    def refused(*args):
+        raise InputError("agent.by and agent.how do not fit")
+
+    one, told = tuner(), []
+    with monkeypatch.context() as patched:
+        patched.setattr(Tuner, "_run_seed", refused)
+        with pytest.raises(InputError, match=r"^all trials so far were refused: agent.by and agent.how do not fit$"):
+            one.work(9, told.append)
+    assert [trial.state.name for trial in one.study.trials] == ["PRUNED"] * 5
+    assert one.work(6, told.append) == 0
+    monkeypatch.setattr(Tuner, "_run_seed", refused)
+    assert one.work(7, told.append) == 0, "as there is one that was not"
+    assert told[-1].startswith("trial 6: refused: agent.by and agent.how do not fit (best ")
+
+
 def test_ranges_and_choices_are_what_a_trial_is_asked_for():
     asked = optuna.trial.FixedTrial({"a": 3, "b": 1e-3, "c": "[2, 3]", "d": "relu"})
     assert Range(low=1, high=8, log=True).suggest(asked, "a") == 3
@@ -210,7 +326,18 @@ def test_ranges_and_choices_are_what_a_trial_is_asked_for():
     assert Range(low=1, high=8).encode(2.5) is None
     assert Range(low=1, high=8).encode(True) is None
     assert Choices([None, 0.5]).encode(None) == "null"
-    for wrong in ({"low": 2, "high": 1}, {"low": 0.0, "high": 1.0, "log": True}, {"low": 1, "high": 4, "step": 0.5}):
+    assert Range(low=32, high=100, step=32).ends() == [32, 96]
+    assert Range(low=0.8, high=1.0, step=0.15).ends() == [0.8, 0.95]
+    assert Range(low=0.1, high=0.7, step=0.1).ends() == [0.1, 0.7]
+    assert Range(low=32, high=100, step=32).encode(96) == 96
+    assert Range(low=32, high=100, step=32).encode(97) is None
+    assert Range(low=0.1, high=0.7, step=0.1).encode(0.6) == 0.6
+    for wrong in (
+        {"low": 1, "high": 4, "step": 5},
+        {"low": 2, "high": 1},
+        {"low": 0.0, "high": 1.0, "log": True},
+        {"low": 1, "high": 4, "step": 0.5},
+    ):
         with pytest.raises(ValueError, match=r"must|needs"):
             Range(**wrong)
 
@@ -221,6 +348,7 @@ def test_ranges_and_choices_are_what_a_trial_is_asked_for():
         (("cartpole_ppo",), "cartpole_ppo: has no search block; write e.g. search: {agent.learning_rate: {low: 1e-5"),
         (("target.yaml", "search={agent.bye: [1, 2]}"), "search: agent.bye: unknown key (did you mean 'by'?)"),
         (("target.yaml", "search={agent.by: [x]}"), "search: agent.by: must be a valid number, got 'x'"),
+        (("target.yaml", "search={seed: [1, 2]}"), "search: seed: is no setting to choose; --seeds N trains each"),
         (("target.yaml", "search={agent.by: {low: 2, high: 1}}"), "low must be less than high, got 2 and 1"),
         (
             ("target.yaml", "--by", "eval/retrun"),

@@ -62,7 +62,7 @@ def _table(found: Comparison) -> Table:
     scale = f", each of {len(first.environments)} environments from 0 to 1" if found.scaled else ""
     less = "less" if found.less_is_better else "more"
     title = f"{found.figure}, {found.of}{at}; {less} is better{scale}"
-    table = Table("", "seeds", "IQM [95 %]", f"less {first.name}", f"better than {first.name}", "", title=title)
+    table = Table("", "seeds", "IQM [95 %]", f"minus {first.name}", f"better than {first.name}", "", title=title)
     rest: list[tuple[str, ...]] = [("", "", "")]
     for other in found.against:
         pairs = "" if not other.paired else "pairs"

@@ -4,10 +4,10 @@ import json
 import time
 from pathlib import Path
 
-from rlcore.config import CONFIG_FILE
 from rlcore.console import make_console
 from rlcore.doctor.diagnosis import CANNOT_KNOW, Diagnosis, examine, examine_all
 from rlcore.errors import InputError
+from rlcore.files import CHECKPOINTS_FOLDER, CONFIG_FILE
 from rlcore.run import Run
 
 FOUND = 1
@@ -18,7 +18,7 @@ def doctor(path: str, as_json: bool = False, watch: bool = False, every: float =
     """Names what is wrong with a run, or with each run in a folder: a line each, with evidence and remedy.
 
     Args:
-        path: a run's folder, or one with runs in it.
+        path: a run, a folder of runs, or a pattern of these.
         as_json: print JSON instead.
         watch: examine a run that trains again whenever it has written a checkpoint, until it has ended.
         every: seconds between two looks.
@@ -63,7 +63,7 @@ def _plain(diagnosis: Diagnosis) -> dict[str, object]:
 def _watch(run: Run, every: float) -> int:
     """Examines a run after each of its checkpoints, and prints what was not found before."""
     console, told, seen = make_console(), set[str](), 0.0
-    last = run.path / "checkpoints/last.pt"
+    last = run.path / CHECKPOINTS_FOLDER / "last.pt"
     while True:
         ended = bool(run.result.get("finished"))
         written = last.stat().st_mtime if last.is_file() else 0.0

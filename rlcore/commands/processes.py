@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import IO
 
 from rlcore import device, distributed
 from rlcore.errors import InputError
@@ -32,6 +34,39 @@ def command_line(words: Sequence[str]) -> list[str]:
     ]
 
 
+def start(words: Sequence[str], environ: Mapping[str, str], log: IO[bytes] | None = None) -> "subprocess.Popen[bytes]":
+    """Starts the command line in another process, in a session of its own, so that Ctrl-C reaches it only through us.
+
+    Args:
+        words: what follows ``rlcore`` in the command line.
+        environ: its environment.
+        log: a file for what it prints; None: here.
+    """
+    errors = None if log is None else subprocess.STDOUT
+    return subprocess.Popen(command_line(words), stdout=log, stderr=errors, env=environ, start_new_session=True)
+
+
+def exit_status(process: "subprocess.Popen[bytes]") -> int:
+    """The exit status of a process that has ended, 128 + n where the signal n ended it."""
+    return 128 - process.returncode if process.returncode < 0 else process.returncode
+
+
+def sharing_cores(processes: int) -> dict[str, str]:
+    """The environment of one of several processes side by side: more threads than cores are many times slower."""
+    return {"OMP_NUM_THREADS": str(max(1, device.NUM_THREADS // processes))}
+
+
+@contextmanager
+def signals_to(end: Callable[[int], None]) -> Iterator[None]:
+    """In here the number of a signal that asks to end is given to a function."""
+    previous = {which: signal.signal(which, lambda number, frame: end(number)) for which in ending_signals()}
+    try:
+        yield
+    finally:
+        for which, handler in previous.items():
+            signal.signal(which, handler)
+
+
 def launch(processes: int, words: Sequence[str]) -> int:
     """Runs the command line in each of several processes, as torchrun would on one machine; returns the exit status.
 
@@ -50,7 +85,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
     environ = {
-        "OMP_NUM_THREADS": str(max(1, device.NUM_THREADS // processes)),
+        **sharing_cores(processes),
         **os.environ,
         "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(port),
@@ -59,26 +94,22 @@ def launch(processes: int, words: Sequence[str]) -> int:
     }
     children: list[subprocess.Popen[bytes]] = []
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int) -> None:
         for child in children if signalled else children[:1]:
             child.send_signal(signal.SIGKILL if signalled else number)
         signalled.append(number)
 
     signalled: list[int] = []
-    previous = {which: signal.signal(which, end) for which in ending_signals()}
-    try:
-        for rank in range(processes):
-            own = environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            if signalled:
-                return 128 + signalled[0]
-            # in a session of its own, so that Ctrl-C reaches it only through us
-            children.append(subprocess.Popen(command_line(words), env=own, start_new_session=True))
-        statuses = _waited(children, signalled)
-    finally:
-        for child in children:
-            child.kill()
-        for which, handler in previous.items():
-            signal.signal(which, handler)
+    with signals_to(end):
+        try:
+            for rank in range(processes):
+                if signalled:
+                    return 128 + signalled[0]
+                children.append(start(words, environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
+            statuses = _waited(children, signalled)
+        finally:
+            for child in children:
+                child.kill()
     return next((status for status in statuses if status), 0)
 
 
@@ -92,4 +123,4 @@ def _waited(children: Sequence["subprocess.Popen[bytes]"], signalled: Sequence[i
         if failed_at is not None and time.monotonic() > failed_at + (LAST_WORDS if signalled else GRACE):
             for child in children:
                 child.kill()
-    return [128 - child.returncode if child.returncode < 0 else child.returncode for child in children]
+    return [exit_status(child) for child in children]

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from rlcore.console import make_console
 from rlcore.errors import InputError
 from rlcore.files import RUNS_FOLDER, without_nan
 from rlcore.registry import did_you_mean
 from rlcore.runs.status import Status, age, ago, environment_of, find_runs, matches, runs_of, settings_of, status_of
 from rlcore.settings import flatten
 
+HEAD = "run", "agent", "environment", "state", "steps", "done", "figure", "best", "seconds", "updated"
+NUMBERS = "steps", "done", "figure", "best", "seconds"
+"""Columns that end in numbers."""
 STATES = "running", "stopped", "failed", "no checkpoint", "done"
 """In the order in which a table is sorted by them."""
 ORDERS: dict[str, Callable[[Status], Any]] = {
@@ -56,24 +56,32 @@ def runs(pattern: str | None, filters: Sequence[str], sort: str, as_json: bool) 
     if as_json:
         print(json.dumps([_plain(run, settings) for run, settings in shown]))
         return 0
-    table = Table("run", "agent", "environment", "state", "steps", "", "figure", "best", "seconds", "updated")
-    for column in table.columns[4:9]:
-        column.justify = "right"
-    for run, settings in shown:
-        table.add_row(
-            str(run.path),
-            _agent(settings),
-            environment_of(settings),
-            run.state,
-            "-" if run.steps is None else f"{run.steps:,}",
-            "" if run.steps is None or not run.total_steps else f"{min(1, run.steps / run.total_steps):.0%}",
-            "-" if run.figure is None else f"{run.figure} {_number(run.value)}",
-            _number(run.best),
-            "-" if run.seconds is None else age(run.seconds),
-            ago(run.updated),
-        )
-    make_console().print(table)
+    print("\n".join(_lines([HEAD, *(_row(run, settings) for run, settings in shown)])))
     return 0
+
+
+def _row(run: Status, settings: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a run."""
+    return (
+        str(run.path),
+        _agent(settings),
+        environment_of(settings),
+        run.state,
+        "-" if run.steps is None else f"{run.steps:,}",
+        "" if run.steps is None or not run.total_steps else f"{min(1, run.steps / run.total_steps):.0%}",
+        "-" if run.figure is None else f"{run.figure} {_number(run.value)}",
+        _number(run.best),
+        "-" if run.seconds is None else age(run.seconds),
+        ago(run.updated),
+    )
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells in columns, a line each; rich would take most of the time of a thousand, and fold long paths."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [str.rjust if name in NUMBERS else str.ljust for name in HEAD]
+    each = ((align(cell, width) for cell, width, align in zip(row, widths, aligned, strict=True)) for row in rows)
+    return ["  ".join(cells).rstrip() for cells in each]
 
 
 def _found(pattern: str | None) -> list[Path]:

@@ -3,11 +3,10 @@
 import gc
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -17,12 +16,10 @@ import torch
 from rich.table import Table
 
 from rlcore import config as configs
-from rlcore import device
-from rlcore.commands.processes import command_line
+from rlcore.commands.processes import exit_status, sharing_cores, signals_to, start
 from rlcore.config import Loaded
 from rlcore.console import make_console
 from rlcore.files import claim_folder
-from rlcore.interruption import ending_signals
 from rlcore.run import Run
 
 
@@ -87,44 +84,33 @@ def train_all(trainings: Sequence[Training], jobs: int) -> Iterator[tuple[Path, 
         trainings: whose folders are `claimed`.
         jobs: how many at once.
     """
-    threads = max(1, device.NUM_THREADS // min(jobs, len(trainings)))
+    environ = {**os.environ, **sharing_cores(min(jobs, len(trainings)))}
     running: set[subprocess.Popen[bytes]] = set()
 
-    def end(number: int, frame: object) -> None:
+    def end(number: int) -> None:
         for process in tuple(running):
             process.terminate()
         raise SystemExit(128 + number)
 
-    previous = {which: signal.signal(which, end) for which in ending_signals()}
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            yield from pool.map(lambda training: _train_apart(training, threads, running), trainings)
+        with signals_to(end), ThreadPoolExecutor(jobs) as pool:
+            yield from pool.map(lambda training: _train_apart(training, environ, running), trainings)
     finally:
-        for which, handler in previous.items():
-            signal.signal(which, handler)
         for training in trainings:
             with suppress(OSError):  # something is in it
                 training.path.rmdir()
 
 
-def _train_apart(training: Training, threads: int, running: set["subprocess.Popen[bytes]"]) -> tuple[Path, int]:
+def _train_apart(
+    training: Training, environ: Mapping[str, str], running: set["subprocess.Popen[bytes]"]
+) -> tuple[Path, int]:
     path = training.path
-    command = command_line(["train", training.source, *training.overrides, "--run-dir", str(path)])
     with open(path / "train.log", "wb") as log:
-        # in its own session, so that Ctrl-C reaches it only through us
-        process = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
+        process = start(["train", training.source, *training.overrides, "--run-dir", str(path)], environ, log)
     running.add(process)
-    status = process.wait()
+    process.wait()
     running.remove(process)
-    if status < 0:  # ended by a signal
-        status = 128 - status
-    if status:
+    if status := exit_status(process):
         last = (path / "train.log").read_text(errors="replace").strip().rpartition("\n")[2]
         print(f"{path}: exit status {status}: {last}", file=sys.stderr)
     return path, status

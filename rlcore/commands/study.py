@@ -10,16 +10,18 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from filelock import FileLock
 
 from rlcore import config as configs
 from rlcore.commands.run_ends import conclude, introduce
 from rlcore.config import CONFIG_FILE, Loaded
 from rlcore.console import make_console
 from rlcore.errors import InputError, NonFiniteError, one_line
-from rlcore.files import locked
+from rlcore.files import claim_folder, locked
 from rlcore.hooks import Hook
 from rlcore.hooks.base import figure as figure_of_trainer
 from rlcore.imports import optional
@@ -39,16 +41,23 @@ if TYPE_CHECKING:
 STUDY_FILE = "study.log"
 PATIENCE = 60.0
 """Seconds to wait for a database file that another process writes."""
+GRACE = 5.0
+"""Seconds after which a trial without a folder is no longer about to begin, but was killed as it began."""
+MOST_REFUSED = 5
+"""If so many trials are refused, and there are no others, the command ends."""
+REFUSED = "refused"
+"""Begins why a trial was given up whose settings no run can have."""
 FRESH = 1_000
 """What is added to a config's seed for runs whose seeds no trial has had."""
-IDENTITY, FOLDER, HOST, WHY = "rlcore", "folder", "host", "why"
-"""Attributes: of a study what it is of, of a trial where its runs are, and why it was given up."""
+IDENTITY, FOLDER, RESUMES, WHY = "rlcore", "folder", "resumes", "why"
+"""Attributes: of a study what it is of; of a trial ``HOST:FOLDER`` of its runs, which is locked while it is in
+progress, that of the trial that it resumes, and why it was given up."""
 
 
 def judged_by(source: str, overrides: Sequence[str], figure: str | None = None) -> tuple[str, str]:
     """By which figure the trials of a config are judged, and whether to ``minimize`` or to ``maximize`` it.
 
-    Builds the run at both ends of each parameter's range, and evaluates an agent that has learned nothing.
+    Reads the config at both ends of each parameter's range, and evaluates an agent that has learned nothing.
 
     Args:
         source: the config.
@@ -59,6 +68,8 @@ def judged_by(source: str, overrides: Sequence[str], figure: str | None = None) 
         InputError: the config cannot be run, or an evaluation has no such figure.
     """
     loaded = configs.load(source, overrides)
+    if "seed" in loaded.config.search:
+        raise InputError("search: seed: is no setting to choose; --seeds N trains each trial with so many")
     for key, one in parameters(loaded.config.search).items():
         for value in one.ends():
             try:
@@ -144,19 +155,43 @@ class Tuner:
             seed = derive_seed(loaded.config.seed, len(self.study.get_trials(deepcopy=False)), stream)
             self.study.sampler = self._sampler(sampler, seed)
 
+    @property
+    def maximize(self) -> bool:
+        """Whether more of the figure is better."""
+        return self.study.direction.name == "MAXIMIZE"
+
     def adopt(self) -> int:
-        """Lets trials that this machine began and nobody goes on with be resumed; returns how many."""
-        found = 0
+        """Has trials that nobody goes on with resumed, or ended if they had been given up; returns how many.
+
+        Those that have a folder are adopted on the machine where it is. Those without one were killed as they began.
+        """
         with self._storing():
-            for trial in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
-                folder = Path(trial.user_attrs.get(FOLDER, ""))
-                if trial.user_attrs.get(HOST) != socket.gethostname() or not folder.is_dir():
-                    continue
-                with suppress(InputError), locked(folder):  # else it is in progress
-                    self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-                    self.study.enqueue_trial(trial.params, user_attrs={FOLDER: str(folder)})
-                    found += 1
+            beginning = {trial.number for trial in self._in_progress() if FOLDER not in trial.user_attrs}
+            if beginning:
+                time.sleep(GRACE)
+            found = 0
+            for trial in self._in_progress():
+                if FOLDER not in trial.user_attrs and trial.number in beginning:
+                    found += self._end_or_repeat(trial)
+                elif folder := _folder_here(trial, FOLDER):
+                    with suppress(InputError), locked(folder):  # else it is in progress
+                        found += self._end_or_repeat(trial)
         return found
+
+    def _in_progress(self) -> list["optuna.trial.FrozenTrial"]:
+        return self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,))
+
+    def _end_or_repeat(self, trial: "optuna.trial.FrozenTrial") -> int:
+        """Ends a trial that was given up, and has another one resume any other; returns 1."""
+        state = self.optuna.trial.TrialState
+        if WHY in trial.user_attrs:
+            self.study.tell(trial.number, state=state.PRUNED)
+        else:
+            self.study.tell(trial.number, state=state.FAIL)
+            params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            left = trial.user_attrs.get(FOLDER) or trial.user_attrs.get(RESUMES)
+            self.study.enqueue_trial(params, user_attrs={RESUMES: left} if left else None)
+        return 1
 
     def work(self, num_trials: int, told: Callable[[str], object] = print) -> int:
         """Runs trials until the study has so many, those of others included.
@@ -169,61 +204,74 @@ class Tuner:
             0, or 128 + the number of the signal that ended it.
 
         Raises:
-            InputError: the settings of all trials so far were refused, or the storage failed.
+            InputError: the first trials were all refused, or the storage failed.
         """
-        state = self.optuna.trial.TrialState
-        while True:
-            with self._storing():
-                if self._counted() >= num_trials:
-                    return 0
-                trial = self.study.ask()
-                if self._counted(before=trial.number) >= num_trials:  # another process was faster
-                    self.study.tell(trial, state=state.FAIL)
-                    return 0
-                changes = {key: one.suggest(trial, key) for key, one in self.space.items()}
-                folder = Path(trial.user_attrs.get(FOLDER) or self.folder.absolute() / f"trial-{trial.number:04d}")
-                folder.mkdir(parents=True, exist_ok=True)
-                with locked(folder):
-                    trial.set_user_attr(FOLDER, str(folder))
-                    trial.set_user_attr(HOST, socket.gethostname())
-                    begun = time.monotonic()
-                    values, why, signal = self._run(trial, changes, folder)
+        with self._storing():
+            while (trial := self._ask(num_trials)) is not None:
+                begun = time.monotonic()
+                with self._claimed(trial) as folder:
+                    changes = {key: one.suggest(trial, key) for key, one in self.space.items()}
+                    value, why, signal = self._run(trial, changes, folder)
                     if signal is not None:  # stays in progress, to be resumed
                         return 128 + signal
                     if why is None:
-                        self.study.tell(trial, statistics.fmean(values))
-                        outcome = f"{statistics.fmean(values):.6g}"
+                        self.study.tell(trial, value)
                     else:
-                        trial.set_user_attr(WHY, why)
-                        self.study.tell(trial, state=state.PRUNED)
-                        outcome = why
-                best = self._best()
-            settings = "  ".join(f"{key}={_shown(value)}" for key, value in changes.items())
-            told(f"trial {trial.number}: {outcome}{best}  {settings}  {time.monotonic() - begun:.0f} s")
+                        self.study.tell(trial, state=self.optuna.trial.TrialState.PRUNED)
+                if why is not None and self._all_refused():
+                    raise InputError(f"all trials so far were {why}")
+                settings = "  ".join(f"{key}={_shown(given)}" for key, given in changes.items())
+                outcome = f"{why or f'{value:.6g}'}{self._best()}"
+                told(f"trial {trial.number}: {outcome}  {settings}  {time.monotonic() - begun:.0f} s")
+        return 0
+
+    def _ask(self, num_trials: int) -> "optuna.Trial | None":
+        """A new trial, unless there are enough."""
+        trials = self.study.get_trials(deepcopy=False)
+        if sum(map(self._counts, trials)) >= num_trials:
+            return None
+        with self._asking():
+            trial = self.study.ask()
+        if trial.number == len(trials):  # nobody else has asked in between
+            return trial
+        before = (other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number)
+        if sum(map(self._counts, before)) < num_trials:
+            return trial
+        self.study.tell(trial, state=self.optuna.trial.TrialState.FAIL)  # another process was faster
+        return None
+
+    def _counts(self, trial: "optuna.trial.FrozenTrial") -> bool:
+        """Whether a trial ended, was given up, or is in progress."""
+        state = self.optuna.trial.TrialState
+        return trial.state not in (state.FAIL, state.WAITING)
+
+    @contextmanager
+    def _claimed(self, trial: "optuna.Trial") -> Iterator[Path]:
+        """The folder of a trial's runs, which is its own in here: a new one, or that of the trial that it resumes."""
+        folder = _folder_here(trial, RESUMES) or claim_folder(self.folder.absolute() / f"trial-{trial.number:04d}")
+        with locked(folder):
+            trial.set_user_attr(FOLDER, f"{socket.gethostname()}:{folder}")
+            yield folder
 
     def _run(
         self, trial: "optuna.Trial", changes: dict[str, Any], folder: Path
-    ) -> tuple[list[float], str | None, int | None]:
-        """The figures of a trial's seeds, one after the other; why it was given up; the signal that ended it."""
+    ) -> tuple[float, str | None, int | None]:
+        """The mean figure of a trial's seeds, one after the other; why it was given up; the signal that ended it."""
         values: list[float] = []
         for seed in self.plan.seeds:
             watch = _Watch(trial, self.plan.figure, values)
             try:
                 value, signal = self._run_seed(self.plan.load(changes, seed), folder / f"seed{seed}", watch)
             except NonFiniteError as error:
-                return values, one_line(error), None
+                return math.nan, _give_up(trial, one_line(error)), None
             except InputError as error:
-                if not self._any_ran():
-                    raise
-                return values, f"refused: {one_line(error)}", None
-            if signal is not None:
-                return values, None, signal
-            if watch.has_pruned:
-                return values, watch.why, None
+                return math.nan, _give_up(trial, f"{REFUSED}: {one_line(error)}"), None
+            if signal is not None or watch.why is not None:
+                return math.nan, watch.why, signal
             if not math.isfinite(value):
-                return values, f"{self.plan.figure} is {value:g}", None
+                return math.nan, _give_up(trial, f"{self.plan.figure} is {value:g}"), None
             values.append(value)
-        return values, None, None
+        return statistics.fmean(values), None, None
 
     def _run_seed(self, loaded: Loaded, path: Path, watch: "_Watch") -> tuple[float, int | None]:
         """The figure of a run after its end, and the signal that ended it early."""
@@ -273,14 +321,10 @@ class Tuner:
         """The settings that a trial had, by dotted key."""
         return {key: one.decode(trial.params[key]) for key, one in self.space.items()}
 
-    def _counted(self, before: float = math.inf) -> int:
-        """The trials that ended, were given up or are in progress, and whose number is less than one."""
-        aside = self.optuna.trial.TrialState.FAIL, self.optuna.trial.TrialState.WAITING
-        trials = self.study.get_trials(deepcopy=False)
-        return sum(trial.number < before and trial.state not in aside for trial in trials)
-
-    def _any_ran(self) -> bool:
-        return any(trial.intermediate_values or trial.values for trial in self.study.get_trials(deepcopy=False))
+    def _all_refused(self) -> bool:
+        """Whether there are enough trials to say that none can be."""
+        whys = [trial.user_attrs.get(WHY, "") for trial in self.study.get_trials(deepcopy=False)]
+        return len(whys) >= MOST_REFUSED and all(why.startswith(REFUSED) for why in whys)
 
     def _best(self) -> str:
         with suppress(ValueError):  # there is none
@@ -301,6 +345,11 @@ class Tuner:
                 raise
             cause = error.__cause__ or error
             raise InputError(f"storage {_without_password(self.storage)}: {one_line(str(cause))}") from error
+
+    def _asking(self) -> AbstractContextManager[object]:
+        """One process at a time, of SQLite: two that ask at once may otherwise be given the same enqueued trial."""
+        scheme, _, file = self.storage.partition(":///")
+        return FileLock(f"{file}.lock", timeout=PATIENCE) if scheme.startswith("sqlite") and file else nullcontext()
 
     def _storage(self, storage: str) -> Any:
         optuna = self.optuna
@@ -344,8 +393,8 @@ class _Watch(Hook):
         super().__init__()
         self.trial, self.figure, self.before = trial, figure, tuple(before)
         self.num_evaluations = 0
-        self.has_pruned = False
-        self.why = ""
+        self.why: str | None = None
+        """Why the trial is to be given up."""
 
     def on_evaluation(self, trainer: "Trainer", report: "Report") -> None:
         """See `Hook`."""
@@ -358,8 +407,20 @@ class _Watch(Hook):
         step = len(self.before) * math.ceil(trainer.total_steps / every) + self.num_evaluations
         self.trial.report(mean, step)
         if not trainer.finished and self.trial.should_prune():
-            self.has_pruned, self.why = True, f"pruned at {mean:.6g}, step {trainer.steps:,}"
+            self.why = _give_up(self.trial, f"pruned at {mean:.6g}, step {trainer.steps:,}")
             trainer.stop(self.why)
+
+
+def _give_up(trial: "optuna.Trial", why: str) -> str:
+    """Notes why a trial is given up: where the process is killed before it ends the trial, `Tuner.adopt` does."""
+    trial.set_user_attr(WHY, why)
+    return why
+
+
+def _folder_here(trial: "optuna.Trial | optuna.trial.FrozenTrial", attribute: str) -> Path | None:
+    """The folder in an attribute of a trial, if it is on this machine."""
+    host, _, folder = trial.user_attrs.get(attribute, "").partition(":")
+    return Path(folder) if host == socket.gethostname() and Path(folder).is_dir() else None
 
 
 def _named(option: str, name: str, makers: dict[str, Callable[[], Any]]) -> Any:

@@ -2,41 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlcore import settings
 from rlcore.errors import InputError
 from rlcore.loggers import Logger
-from rlcore.loggers.csv import FILE, STEP
+from rlcore.runs.curves import Curve, curve_of, read_curves
 
-EVENTS = "events.out.tfevents*"
 MOST_POINTS = 2000
 """Points of a figure that are kept while a run trains; then every second one is dropped."""
-
-
-class Curve(NamedTuple):
-    """A figure over the steps of a run; NaN and infinities are left out."""
-
-    steps: NDArray[np.float64]  # [n]
-    values: NDArray[np.float64]  # [n], n >= 1
-
-    @property
-    def first(self) -> float:
-        """The median over the first twentieth of its steps."""
-        return float(np.median(self.values[self.steps <= self.steps[0] + np.ptp(self.steps) / 20]))
-
-    @property
-    def last(self) -> float:
-        """The median over the last third of its steps."""
-        return float(np.median(self.values[self.steps >= self.steps[-1] - np.ptp(self.steps) / 3]))
-
-    @property
-    def highest(self) -> float:
-        """The largest value."""
-        return float(self.values.max())
 
 
 class Curves(Logger):
@@ -44,7 +20,7 @@ class Curves(Logger):
 
     def __init__(self) -> None:
         super().__init__(settings.Settings(), Path())
-        self.points: dict[str, list[tuple[float, float]]] = {}
+        self.points: dict[str, list[tuple[int, float]]] = {}
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each figure but the times, which no other run repeats."""
@@ -52,13 +28,13 @@ class Curves(Logger):
             if tag.startswith("time/"):
                 continue
             points = self.points.setdefault(tag, [])
-            points.append((float(step), float(value)))
+            points.append((step, float(value)))
             if len(points) > MOST_POINTS:
                 self.points[tag] = points[::2]
 
     def curves(self) -> dict[str, Curve]:
-        """Every figure by tag."""
-        return curves_of(self.points)
+        """The figures by tag."""
+        return finite({tag: curve_of(points) for tag, points in self.points.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs."""
@@ -66,50 +42,22 @@ class Curves(Logger):
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self.points = {str(tag): [(float(x), float(y)) for x, y in points] for tag, points in saved["points"].items()}
+        self.points = {str(tag): [(int(x), float(y)) for x, y in points] for tag, points in saved["points"].items()}
 
 
-def read_curves(folder: Path) -> dict[str, Curve]:
+def read_figures(run: Path) -> dict[str, Curve]:
     """The figures of a run by tag, from TensorBoard's events or else the table of the logger csv.
 
     Raises:
-        InputError: the run has neither, or they hold no figures.
+        InputError: the run has logged none, or they cannot be read.
     """
-    if any(folder.glob(EVENTS)):
-        points = _from_events(folder)
-    elif (folder / FILE).is_file():
-        points = _from_table(folder / FILE)
-    else:
+    if not (found := read_curves(run)):
         raise InputError(
-            f"{folder} has no events: neither {EVENTS} nor {FILE}; train it with trainer.loggers=[tensorboard] or [csv]"
+            f"{run} has no events: it logged no figures; train it longer, with trainer.loggers=[tensorboard] or [csv]"
         )
-    if not points:
-        raise InputError(f"the events in {folder} hold no figures: it logged nothing; train it longer")
-    return curves_of(points)
+    return finite(found)
 
 
-def curves_of(points: Mapping[str, list[tuple[float, float]]]) -> dict[str, Curve]:
-    """Points (step, value) by tag as curves; a tag without a finite value is left out."""
-    finite = {tag: [point for point in found if np.isfinite(point[1])] for tag, found in points.items()}
-    return {tag: Curve(*np.array(sorted(found)).T) for tag, found in finite.items() if found}
-
-
-def _from_events(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    sizes = {"scalars": 0, "tensors": 1, "images": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
-    events: Any = EventAccumulator(str(folder), size_guidance=sizes).Reload()
-    tags = events.Tags()["scalars"]
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
-
-
-def _from_table(path: Path) -> dict[str, list[tuple[float, float]]]:
-    import csv
-
-    points: dict[str, list[tuple[float, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            for tag, value in row.items():
-                if tag != STEP and value:
-                    points.setdefault(tag, []).append((float(row[STEP]), float(value)))
-    return points
+def finite(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The curves without NaN and infinities; those that have nothing else are left out."""
+    return {tag: curve.finite for tag, curve in curves.items() if np.isfinite(curve.value).any()}

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 
 from rlcore import registry
-from rlcore.config import CONFIG_FILE
-from rlcore.doctor.curves import Curve, read_curves
+from rlcore.doctor.curves import read_figures
 from rlcore.doctor.examination import Examination, Finding, Unseen, play
 from rlcore.doctor.seeds import FEWEST, seeds_disagree
 from rlcore.errors import InputError, one_line
 from rlcore.run import Run
+from rlcore.runs.status import differences, runs_of, settings_of
 from rlcore.seeding import CLOSING, derive_seed, restore_rng_state, rng_state, seed_everything
 
 Check = Callable[[Examination], Finding | None]
@@ -51,25 +51,22 @@ def examine(run: str | Path, trust: bool = False) -> Diagnosis:
         torch.set_num_threads(threads)
 
 
-def examine_all(folder: str | Path, trust: bool = False) -> dict[Path, Diagnosis]:
-    """Examines a run, or each run in a folder of them; of at least three also whether they agree, by the folder.
+def examine_all(given: str | Path, trust: bool = False) -> dict[Path, Diagnosis]:
+    """Examines a run, or each run in a folder, at any depth; and whether three or more in one folder agree, by that.
 
     Args:
-        folder: of a run, or with runs in it.
+        given: a run, a folder of runs, or a pattern of these.
         trust: see `examine`.
 
     Raises:
         InputError: there is no run, or one has no checkpoint or no events.
     """
-    folder = Path(folder)
-    if (folder / CONFIG_FILE).is_file():
-        return {folder: examine(folder, trust)}
-    runs = sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
-    if not runs:
-        Run(folder, trust)  # which says so
+    runs = runs_of(given)
     found = {run: examine(run, trust) for run in runs}
-    if len(runs) >= FEWEST:
-        found[folder] = _of_seeds([read_curves(run) for run in runs])
+    for folder in dict.fromkeys(run.parent for run in runs):
+        seeds = [run for run in runs if run.parent == folder]
+        if len(seeds) >= FEWEST:
+            found[folder] = _of_seeds(seeds)
     return found
 
 
@@ -95,7 +92,7 @@ def ask(x: Examination) -> Diagnosis:
 def _examined(run: Run) -> Diagnosis:
     if not run.has_checkpoints:
         raise InputError(f"{run.path} has no checkpoint yet: the first is written after trainer.checkpoint_every steps")
-    curves = read_curves(run.folder)
+    curves = read_figures(run.folder)
     trainer, saved, _ = run.build(run.load(("trainer.hooks=[]", "trainer.best_by=null")), run.checkpoint_path("last"))
     try:
         start = {name: param.detach().clone() for name, param in trainer.agent.named_parameters()}
@@ -108,15 +105,16 @@ def _examined(run: Run) -> Diagnosis:
         trainer.close()
 
 
-def _of_seeds(runs: list[dict[str, Curve]]) -> Diagnosis:
-    """Whether runs agree on the figure that their evaluations have in common."""
-    common = set.intersection(*map(set, runs))
-    figure = next(
-        (tag for tag in ("eval/return", "eval/accuracy", "eval/log_likelihood") if tag in common), "eval/return"
-    )
+def _of_seeds(runs: list[Path]) -> Diagnosis:
+    """Whether runs of one config agree on the figure that their evaluations have in common."""
     name = seeds_disagree.__name__
+    if changed := differences([settings_of(run) for run in runs]):
+        return Diagnosis([], [], {name: f"the runs differ in {', '.join(changed)}"})
+    figures = [read_figures(run) for run in runs]
+    common = set.intersection(*map(set, figures))
+    judging = (tag for tag in ("eval/return", "eval/accuracy", "eval/log_likelihood") if tag in common)
     try:
-        finding = seeds_disagree(runs, figure)
+        finding = seeds_disagree(figures, next(judging, "eval/return"))
     except Unseen as reason:
         return Diagnosis([], [], {name: str(reason)})
     return Diagnosis([], [name], {}) if finding is None else Diagnosis([finding._replace(name=name)], [], {})

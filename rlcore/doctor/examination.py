@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlcore.agent import Agent
-from rlcore.doctor.curves import Curve
 from rlcore.environment import Environment
 from rlcore.errors import InputError
 from rlcore.evaluation import evaluating
 from rlcore.optimizers import LONG_AGO
 from rlcore.returns import discounted_returns
 from rlcore.rollout import Rollout, Step
+from rlcore.runs.curves import Curve
 from rlcore.seeding import rewinder
 from rlcore.spaces import Logits
 from rlcore.stateful import attributes_of_type
@@ -277,7 +277,7 @@ class Examination:
         By the latest ``rollout/return`` and that of random actions, with twice the error of the latter's mean.
         """
         random = self.random_returns
-        late = self.curve("rollout/return").values[-3:].mean()
+        late = self.curve("rollout/return").value[-3:].mean()
         error = 2 * random.std() / math.sqrt(len(random))
         if late > random.mean() + max(error, 1e-3 * abs(random.mean())):
             return None

@@ -39,7 +39,7 @@ def entropy_collapses(x: Examination) -> Finding | None:
 
 def kl_spikes(x: Examination) -> Finding | None:
     """Updates change the policy far more than what was collected can tell of."""
-    kl = x.curve("train/approx_kl").values
+    kl = x.curve("train/approx_kl").value
     share = float((kl > 0.2).mean())  # nats; usual is below 0.02 (Huang et al. 2022, "37 implementation details", 12)
     if share < 0.05:
         return None
@@ -59,10 +59,10 @@ def clip_fraction_high(x: Examination) -> Finding | None:
 def log_std_explodes(x: Examination) -> Finding | None:
     """The standard deviation of actions grows far beyond where it began."""
     std = x.curve("train/action_std")
-    growth, end = std.values[-1] / std.first, std.values[-1]
+    growth, end = std.value[-1] / std.first, std.value[-1]
     if growth < 3:  # a policy that learns narrows
         return None
-    clipped = x.curve("train/clipped_share").values[-1]
+    clipped = x.curve("train/clipped_share").value[-1]
     evidence = f"the actions' standard deviation has grown {growth:.1f} times, to {end:.3g}; {clipped:.0%} are clipped"
     weight = getattr(x.agent.settings, "entropy_coefficient", 0.0)
     return Finding(evidence, f"lower agent.entropy_coefficient from {weight:g}, or set agent.squash=true")
@@ -80,9 +80,9 @@ def _leap(x: Examination) -> str | None:
     """How a supervised loss is seen to have risen far above where it began, or a policy to have changed at once."""
     if x.agent.differentiable:
         loss = x.curve("train/loss")
-        leapt = loss.highest > 5 * loss.values[0] > 0
-        return f"train/loss leapt from {loss.values[0]:.3g} to {loss.highest:.3g}" if leapt else None
-    share = float((x.curve("train/approx_kl").values > 1).mean())
+        leapt = loss.value.max() > 5 * loss.value[0] > 0
+        return f"train/loss leapt from {loss.value[0]:.3g} to {loss.value.max():.3g}" if leapt else None
+    share = float((x.curve("train/approx_kl").value > 1).mean())
     return f"approx_kl exceeds 1 nat in {share:.0%} of the logs" if share > 0.05 else None
 
 

@@ -82,10 +82,10 @@ def values_out_of_range(x: Examination) -> Finding | None:
     if target > 5000:  # a last layer of 64 units moves by some 0.06 an update at a learning rate of 1e-3
         evidence = f"returns to go of {target:,.0f}, as they are learned from"
         return Finding(evidence, "set agent.normalize_rewards=true, or scale the rewards to returns of about 10")
-    said = abs(x.curve("train/q").values[-1])
+    said = abs(x.curve("train/q").value[-1])
     largest, alpha = max(reward.abs().max().item() for reward in x.rewards), 0.0
     if "train/alpha" in x.curves:  # where entropy counts as a reward
-        alpha = x.curve("train/alpha").highest * abs(x.curve("train/entropy").values).max()
+        alpha = x.curve("train/alpha").value.max() * abs(x.curve("train/entropy").value).max()
     bound = (largest + alpha) / max(1e-9, 1 - x.gamma)
     if said < 2 * bound:
         return None

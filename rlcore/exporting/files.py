@@ -22,7 +22,7 @@ from rlcore.distributions import FORBIDDEN
 from rlcore.errors import InputError, one_line
 from rlcore.evaluation import evaluating
 from rlcore.exporting.examples import examples
-from rlcore.exporting.programs import Program, Tensors
+from rlcore.exporting.programs import Program, Tensors, described
 from rlcore.files import write_whole
 from rlcore.imports import optional
 from rlcore.run import load
@@ -303,7 +303,7 @@ def _described(agent: Agent, program: Program, outputs: Tensors) -> dict[str, An
     """What the inputs and outputs of a program are."""
     spec = agent.spec
     names = {"classes": spec.classes, "target_names": spec.target_names}
-    spaces = {"observation_space": str(agent.observation_space), "action_space": str(agent.action_space)}
+    spaces = {name: described(getattr(agent, name)) for name in ("observation_space", "action_space")}
     return {
         **spaces,
         **{name: list(values) for name, values in names.items() if values is not None},

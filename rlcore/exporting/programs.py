@@ -92,7 +92,13 @@ def observations_in(inputs: Tensors, like: Tree) -> Tree:
 def described_observations(agent: "Agent") -> dict[str, str]:
     """What these inputs are."""
     space: Space[Any] = agent.observation_space
-    return {key: str(part) for key, part in space.items()} if isinstance(space, Dict) else {"obs": str(space)}
+    parts = space.spaces if isinstance(space, Dict) else {"obs": space}
+    return {key: described(part) for key, part in parts.items()}
+
+
+def described(space: Space[Any]) -> str:
+    """A space in one line; numpy breaks long bounds."""
+    return " ".join(str(space).split())
 
 
 def _reached(agent: "Agent", obs: Tree) -> tuple[Tree, list[bool]]:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rlcore import settings
 from rlcore.errors import InputError
-from rlcore.files import write_whole
+from rlcore.files import TABLE_FILE, write_whole
 from rlcore.loggers.base import Logger
 
-FILE = "progress.csv"
 STEP = "step"
 """The first column: environment steps done."""
 
@@ -24,7 +23,7 @@ class CSVLogger(Logger):
 
     def __init__(self, settings: settings.Settings, run_dir: Path, purge_step: int | None = None):
         super().__init__(settings, run_dir, purge_step)
-        self.path = run_dir / FILE
+        self.path = run_dir / TABLE_FILE
         self._columns: list[str] = [STEP]
         self._row: dict[str, str] = {}
         self._row_at = 0  # byte at which the last row begins

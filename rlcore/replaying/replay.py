@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from rlcore.checkpoint import fitting
 from rlcore.errors import CheckpointError, InputError
 from rlcore.files import CHECKPOINTS_FOLDER
 from rlcore.hooks import Hook
-from rlcore.loggers import csv as csv_logger
 from rlcore.rollout import Rollout
 from rlcore.run import Run
+from rlcore.runs.curves import Log, read_log
 from rlcore.seeding import restore_rng_state, rewinder, rng_state
 from rlcore.stateful import attributes_of_type
 from rlcore.tracking import Tracker
@@ -38,6 +38,22 @@ Fields = dict[str, Tensor]
 """By name, [T, N, ...]: observations (``obs``, or ``obs/<part>``), actions, rewards, what the agent made of them."""
 COMPARED = "train/", "rollout/"
 """Begins the tags of the figures that an update has, rather than a clock or an evaluation."""
+
+
+class Wanted(NamedTuple):
+    """What is looked for: an update or an episode, by its number."""
+
+    kind: Literal["update", "episode"]
+    number: int
+    """From 1 on."""
+
+    def count(self, saved: dict[str, Any]) -> int:
+        """How many of its kind had ended at a checkpoint."""
+        if self.kind == "update":
+            return int(saved["learns"]["num_updates"])
+        kept = saved["learns"]["episodes"]
+        ended = ((terminated | truncated, valid) for _, terminated, truncated, valid in kept["pending"])
+        return int(kept["num_episodes"]) + sum(int((x if valid is None else x & valid).sum()) for x, valid in ended)
 
 
 class Replayed(NamedTuple):
@@ -74,53 +90,43 @@ def replay(path: str | Path, update: int | None = None, episode: int | None = No
         InputError: this is no run, it has no checkpoint, no such update or episode, was trained by several processes,
             or cannot be replayed across a resume since its environment cannot be saved.
     """
-    if (update is None) == (episode is None):
+    asked = [Wanted("update", update)] if update is not None else []
+    asked += [Wanted("episode", episode)] if episode is not None else []
+    if len(asked) != 1:
         raise InputError("replay: needs either --update N or --episode K")
     run, rng, threads = Run(path, trust), rng_state(), torch.get_num_threads()
     try:
-        return _replay(run, update, episode)
+        return _replay(run, asked[0])
     finally:
         restore_rng_state(rng)
         torch.set_num_threads(threads)
 
 
-def _replay(run: Run, update: int | None, episode: int | None) -> Replayed:
+def _replay(run: Run, wanted: Wanted) -> Replayed:
     if not run.has_checkpoints:
         raise InputError(f"{run.path} has no checkpoint: nothing of it was saved; rlcore resume {run.path} trains it")
     last = _load(run, "last")
     if last["learns"].get("ranks"):
         raise InputError(f"{run.path} was trained by several processes, which a replay cannot be")
-    _check_is_within(run, last, update, episode)
+    _check_is_within(last, wanted)
     logged = read_log(run.folder)
     for start in chain(_kept(run, logged.resumed_at), [None]):
-        if start is not None and not _is_before(start, update, episode):
+        if start is not None and wanted.count(start) >= wanted.number:
             continue
-        made = _replay_from(run, start, last, logged, update, episode)
+        made = _replay_from(run, start, last, logged, wanted)
         if made is not None:
             return made
     raise AssertionError("from the beginning an episode is whole")
 
 
-def _check_is_within(run: Run, last: dict[str, Any], update: int | None, episode: int | None) -> None:
+def _check_is_within(last: dict[str, Any], wanted: Wanted) -> None:
     """Raises an InputError if the run has no such update or episode, as far as its last checkpoint tells."""
-    wanted, flag = (update, "--update") if update is not None else (episode, "--episode")
-    assert wanted is not None
-    known = last["learns"].get("num_updates") if update is not None else _episodes_of(last)
-    if wanted < 1 or (known is not None and wanted > known):
-        things = "updates" if update is not None else "ended episodes"
-        has = f"the run has {known:,} {things}, counted from 1" if known is not None else f"{things} count from 1"
-        raise InputError(f"{flag}: {has}; got {wanted:,}")
-
-
-def _check_goes_on(trainer: Trainer, last: dict[str, Any], logged: "Log") -> None:
-    """Raises an InputError where the run was resumed, and began new episodes, which a replay does not."""
-    collector = last["learns"]["collector"]
-    if collector["env"] is None and trainer.steps in logged.resumed_at:
-        why = collector.get("why_unsaved") or "it was not saved"
-        raise InputError(
-            f"replay: the run was resumed at step {trainer.steps:,}, where its environment began new episodes ({why}); "
-            "beyond, only a checkpoint that was kept there or later could be replayed from"
-        )
+    things = "updates" if wanted.kind == "update" else "ended episodes"
+    is_known = wanted.kind == "episode" or "num_updates" in last["learns"]
+    known = wanted.count(last) if is_known else math.inf
+    if not 1 <= wanted.number <= known:
+        has = f"the run has {known:,} {things}, counted from 1" if is_known else f"{things} count from 1"
+        raise InputError(f"--{wanted.kind}: {has}; got {wanted.number:,}")
 
 
 def _kept(run: Run, resumed_at: list[int]) -> Iterator[dict[str, Any]]:
@@ -143,24 +149,13 @@ def _load(run: Run, which: str) -> dict[str, Any]:
         return upgraded
 
 
-def _is_before(saved: dict[str, Any], update: int | None, episode: int | None) -> bool:
-    return saved["learns"]["num_updates"] < update if update is not None else _episodes_of(saved) < (episode or 0)
-
-
-def _episodes_of(saved: dict[str, Any]) -> int:
-    """How many episodes had ended."""
-    kept = saved["learns"]["episodes"]
-    ended = ((terminated | truncated, valid) for _, terminated, truncated, valid in kept["pending"])
-    return int(kept["num_episodes"]) + sum(int((x if valid is None else x & valid).sum()) for x, valid in ended)
-
-
 def _replay_from(
-    run: Run, start: dict[str, Any] | None, last: dict[str, Any], logged: "Log", update: int | None, episode: int | None
+    run: Run, start: dict[str, Any] | None, last: dict[str, Any], logged: Log, wanted: Wanted
 ) -> Replayed | None:
     """What is looked for; None if it began before this checkpoint, or the beginning of the run."""
     trainer, notes = _trainer(run, start, last)
     with closing(trainer):
-        recorder = Recorder(trainer, update, episode)
+        recorder = Recorder(trainer, wanted)
         trainer.hooks.append(recorder)
         kept = _Kept()
         trainer.write_to(None, kept)
@@ -181,7 +176,7 @@ def _replay_from(
         names = [name for name, _ in trainer.agent.named_parameters() if name in recorder.norms]
         norms = {name: torch.stack(recorder.norms[name]).numpy(force=True) for name in names}
         return Replayed(
-            recorder.title, fields, int(episode is not None), recorder.metrics, norms, verdict, as_logged, notes
+            recorder.title, fields, int(wanted.kind == "episode"), recorder.metrics, norms, verdict, as_logged, notes
         )
 
 
@@ -200,19 +195,29 @@ def _trainer(run: Run, start: dict[str, Any] | None, last: dict[str, Any]) -> tu
     return trainer, [note for note in trainer.restore(saved) if not note.startswith(tuple(changed))]
 
 
+def _check_goes_on(trainer: Trainer, last: dict[str, Any], logged: Log) -> None:
+    """Raises an InputError where the run was resumed, and began new episodes, which a replay does not."""
+    collector = last["learns"]["collector"]
+    if collector["env"] is None and trainer.steps in logged.resumed_at:
+        why = collector.get("why_unsaved") or "it was not saved"
+        raise InputError(
+            f"replay: the run was resumed at step {trainer.steps:,}, where its environment began new episodes ({why}); "
+            "beyond, only a checkpoint that was kept there or later could be replayed from"
+        )
+
+
 class Recorder(Hook):
     """Keeps what is looked for as it passes.
 
     Args:
         trainer: where the replay begins.
-        update: number of the update.
-        episode: instead, that of the episode.
+        wanted: what is looked for.
     """
 
-    def __init__(self, trainer: Trainer, update: int | None = None, episode: int | None = None):
+    def __init__(self, trainer: Trainer, wanted: Wanted):
         super().__init__()
-        self.update, self.episode = update, episode
-        if episode is not None and not trainer.collector.plays:
+        self.wanted = wanted
+        if wanted.kind == "episode" and not trainer.collector.plays:
             raise InputError("--episode: nobody plays here, so no episode ends; use --update")
         self.found: Fields | None = None
         self.missed = False
@@ -230,13 +235,10 @@ class Recorder(Hook):
     def on_rollout(self, trainer: Trainer, rollout: Rollout) -> None:
         """Looks at it, if it may be that which is looked for; see `Hook`."""
         number = trainer.num_updates + 1
-        if self.episode is None and number != self.update:
-            return
-        fields = _fields(trainer, rollout)
-        if self.episode is not None:
-            self._cut(fields, rollout, number)
-        else:
-            self.found, self.title = fields, f"update {number:,}, which ended at step {{steps:,}}"
+        if self.wanted.kind == "episode":
+            self._cut(_fields(trainer, rollout), rollout, number)
+        elif number == self.wanted.number:
+            self.found, self.title = _fields(trainer, rollout), f"update {number:,}, which ended at step {{steps:,}}"
         if self.found is not None:
             self._handles = [
                 param.register_post_accumulate_grad_hook(self._keeper(name))
@@ -266,7 +268,7 @@ class Recorder(Hook):
         for t, n in (rollout.done & valid).nonzero().tolist():
             self._ended += 1
             part = _of_env(fields, n, begun[n], t + 1)
-            if self._ended == self.episode:
+            if self._ended == self.wanted.number:
                 self._finish(n, [*self._parts[n], part], number)
                 return
             self._parts[n], self._whole[n], begun[n] = [], True, t + 1
@@ -283,8 +285,8 @@ class Recorder(Hook):
         updates = f"update {number:,}" if self._since[n] == number else f"updates {self._since[n]:,} to {number:,}"
         length, total = len(self.found["reward"]), self.found["reward"].double().sum().item()
         self.title = (
-            f"episode {self.episode:,}: {length:,} steps of environment {n}, return {total:,.6g}, learned from in "
-            f"{updates}, at step {{steps:,}}"
+            f"episode {self.wanted.number:,}: {length:,} steps of environment {n}, return {total:,.6g}, learned from "
+            f"in {updates}, at step {{steps:,}}"
         )
 
 
@@ -330,65 +332,20 @@ class _Kept(Tracker):
         """Nothing: the run has said it."""
 
 
-class Log(NamedTuple):
-    """What a run has logged."""
-
-    figures: dict[int, dict[str, float]]
-    """By step and tag; float32 numbers from TensorBoard's events."""
-    resumed_at: list[int]
-    """Steps, as far as TensorBoard's events tell."""
-
-
-def read_log(folder: Path) -> Log:
-    """The figures in a run's TensorBoard events, or else in its ``progress.csv``."""
-    figures: dict[int, dict[str, float]] = {}
-    resumed: list[int] = []
-    for file in sorted(folder.glob("events.*")):
-        for step, purges, values in _events(file):
-            if purges:
-                resumed.append(step - 1)
-                figures = {at: found for at, found in figures.items() if at < step}
-            else:
-                figures.setdefault(step, {}).update(values)
-    table = folder / csv_logger.FILE
-    if not figures and table.is_file():
-        import csv
-
-        with open(table, newline="") as lines:
-            for row in csv.DictReader(lines):
-                step = int(row.pop(csv_logger.STEP))
-                figures[step] = {tag: float(value) for tag, value in row.items() if value}
-    return Log(figures, resumed)
-
-
-def _events(file: Path) -> Iterator[tuple[int, bool, dict[str, float]]]:
-    """Of each event its step, whether all logged from there on is void, and its scalars."""
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.compat.proto.event_pb2 import SessionLog
-
-    for event in LegacyEventFileLoader(str(file)).Load():
-        if event.HasField("session_log"):
-            if event.session_log.status == SessionLog.START and event.step:
-                yield event.step, True, {}
-        elif event.HasField("summary"):
-            scalars = {v.tag: v.simple_value for v in event.summary.value if v.WhichOneof("value") == "simple_value"}
-            if scalars:
-                yield event.step, False, scalars
-
-
 def _verdict(replayed: dict[int, dict[str, float]], logged: Log, notes: list[str]) -> tuple[str, bool]:
     """One line, and whether all figures that were logged are the same float32 numbers."""
-    count, steps = 0, 0
-    for step in sorted(replayed.keys() & logged.figures.keys()):
-        steps += 1
-        for tag, was in logged.figures[step].items():
-            if not tag.startswith(COMPARED) or tag not in replayed[step]:
-                continue
-            now = replayed[step][tag]
-            if np.float32(now) != np.float32(was) and not (math.isnan(now) and math.isnan(was)):
-                why = f" ({'; '.join(notes)})" if notes else ""
-                return f"not as logged: at step {step:,} {tag} was {was:.9g}, is {now:.9g}{why}", False
-            count += 1
-    if not count:
+    compared = sorted(
+        (step, tag, value)
+        for tag, curve in logged.curves.items()
+        for step, value in zip(curve.step.tolist(), curve.value.tolist(), strict=True)
+        if tag.startswith(COMPARED) and tag in replayed.get(step, {})
+    )
+    for step, tag, was in compared:
+        now = replayed[step][tag]
+        if np.float32(now) != np.float32(was) and not (math.isnan(now) and math.isnan(was)):
+            why = f" ({'; '.join(notes)})" if notes else ""
+            return f"not as logged: at step {step:,} {tag} was {was:.9g}, is {now:.9g}{why}", False
+    if not compared:
         return "not compared: the run has logged nothing of the updates on the way (trainer.log_every)", True
-    return f"as logged: {count:,} figures of {steps:,} logged updates on the way have the same bits", True
+    steps = len({step for step, _, _ in compared})
+    return f"as logged: {len(compared):,} figures of {steps:,} logged updates on the way have the same bits", True

@@ -27,15 +27,13 @@ from rlcore.runs.aggregates import (
     seeds_needed,
 )
 from rlcore.runs.curves import SPEED, Curve, read_curves, seconds_of
-from rlcore.runs.status import Status, environment_of, is_less_better, runs_of, settings_of, status_of
+from rlcore.runs.status import Status, differences, environment_of, is_less_better, runs_of, settings_of, status_of
 from rlcore.settings import flatten
 
 Of = Literal["last", "best", "area"]
 FEWEST = 4
 """Seeds a side with which a winner may be named: three are all on one side of three others once in ten times."""
 NO_CURVE = Curve(np.empty(0, np.int64), np.empty(0))
-APART = ("env.num_envs", "seed", "device", "threads", "expect.", "imports", "trainer.loggers", "trainer.reports")
-"""Settings, or how their keys begin, in which runs of one side may differ without a note."""
 
 
 class Scored(NamedTuple):
@@ -170,8 +168,10 @@ def compare(
         one = [run._replace(score=_score(run, of, min(ends, default=0), less)) for run in read]
         scored.append(Side(name, sorted(one, key=lambda run: (run.environment, run.seed, run.path))))
     _require_same_environments(scored)
-    if at is None and of != "area" and len(ends) and max(ends) > 1.05 * min(ends):
-        notes.append(f"the runs end between step {min(ends):,} and {max(ends):,}; --at compares them at the same step")
+    in_seconds = limit is not None and limit[1]
+    if of != "area" and not in_seconds and len(ends) and max(ends) > 1.05 * min(ends):
+        remedy = "; --at compares them at the same step" if at is None else ", up to --at"
+        notes.append(f"the runs end between step {min(ends):,} and {max(ends):,}{remedy}")
     settings = [[one for _, _, one in runs] for runs in found]
     return _compared(tag, of, None if at is None else str(at), less, scored, settings, paired, notes)
 
@@ -321,12 +321,10 @@ def _notes(name: str, runs: list[tuple[Path, Status, dict[str, Any]]]) -> list[s
     if undone:
         which = ", ".join(f"{status.path.name} {status.state}" for status in undone)
         notes.append(f"{name}: {len(undone)} of {len(runs)} runs are not done: {which}")
-    first: dict[str, dict[str, Any]] = {}
-    changed: dict[str, None] = {}
+    by_environment: dict[str, list[dict[str, Any]]] = {}
     for _, _, settings in runs:
-        flat = {key: value for key, value in flatten(settings).items() if not key.startswith(APART)}
-        beside = first.setdefault(environment_of(settings), flat)
-        changed |= dict.fromkeys(key for key in {**beside, **flat} if beside.get(key) != flat.get(key))
+        by_environment.setdefault(environment_of(settings), []).append(settings)
+    changed = dict.fromkeys(key for settings in by_environment.values() for key in differences(settings))
     if changed:
         notes.append(f"{name}: its runs differ in {', '.join(changed)}")
     return notes

@@ -6,7 +6,7 @@ reader, which checks sums and keeps images.
 
 import csv
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlcore.errors import InputError
+from rlcore.files import TABLE_FILE
 
 SPEED = "time/steps_per_second"
 """Tag of the steps per second so far, of which the seconds of a step are made."""
@@ -34,9 +35,39 @@ class Curve(NamedTuple):
         end = int(np.searchsorted(self.step, step, side="right"))
         return Curve(self.step[:end], self.value[:end])
 
+    @property
+    def finite(self) -> "Curve":
+        """The part without NaN and infinities."""
+        kept = np.isfinite(self.value)
+        return Curve(self.step[kept], self.value[kept])
+
+    @property
+    def first(self) -> float:
+        """The median over the first twentieth of its steps; K >= 1."""
+        return float(np.median(self.value[self.step <= self.step[0] + np.ptp(self.step) / 20]))
+
+    @property
+    def last(self) -> float:
+        """The median over the last third of its steps; K >= 1."""
+        return float(np.median(self.value[self.step >= self.step[-1] - np.ptp(self.step) / 3]))
+
+
+class Log(NamedTuple):
+    """What a run has logged."""
+
+    curves: dict[str, Curve]
+    """By tag; from TensorBoard's events float32 numbers."""
+    resumed_at: list[int]
+    """Steps from which it was resumed, as far as TensorBoard's events tell."""
+
 
 def read_curves(run: Path, wanted: Callable[[str], bool] = lambda tag: True) -> dict[str, Curve]:
-    """The curves of a run, by tag; empty if it logged nothing here.
+    """The curves of a run, by tag; see `read_log`."""
+    return read_log(run, wanted).curves
+
+
+def read_log(run: Path, wanted: Callable[[str], bool] = lambda tag: True) -> Log:
+    """What a run has logged; empty if that is nothing here.
 
     What a resumed run logged again counts once, as the later process wrote it. A file that is being written, or was cut
     in a crash, is read as far as it goes.
@@ -50,10 +81,16 @@ def read_curves(run: Path, wanted: Callable[[str], bool] = lambda tag: True) -> 
     """
     events = sorted(run.glob("events.out.tfevents.*"))
     try:
-        points = _from_events(events, wanted) if events else _from_csv(run, wanted)
-    except (OSError, ValueError) as error:
+        points, resumed_at = _from_events(events, wanted) if events else (_from_csv(run / TABLE_FILE, wanted), [])
+    except (OSError, ValueError, KeyError) as error:
         raise InputError(f"cannot read the figures of {run}: {error}") from error
-    return {tag: _curve(values) for tag, values in points.items() if values}
+    return Log({tag: curve_of(values.items()) for tag, values in points.items() if values}, resumed_at)
+
+
+def curve_of(points: Iterable[tuple[int, float]]) -> Curve:
+    """A curve through points (step, value)."""
+    step, value = zip(*sorted(points), strict=True)
+    return Curve(np.array(step, np.int64), np.array(value, np.float64))
 
 
 def seconds_of(speed: Curve, step: NDArray[Any]) -> NDArray[np.float64]:
@@ -70,16 +107,12 @@ def seconds_of(speed: Curve, step: NDArray[Any]) -> NDArray[np.float64]:
     return found
 
 
-def _curve(points: dict[int, float]) -> Curve:
-    steps = sorted(points)
-    return Curve(np.array(steps, np.int64), np.array([points[step] for step in steps], np.float64))
-
-
-def _from_events(files: list[Path], wanted: Callable[[str], bool]) -> dict[str, dict[int, float]]:
-    """Values by tag and step; the files are in the order in which processes wrote them."""
+def _from_events(files: list[Path], wanted: Callable[[str], bool]) -> tuple[dict[str, dict[int, float]], list[int]]:
+    """Values by tag and step, and where the run was resumed; the files are in the order in which they were written."""
     from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
     found: dict[str, dict[int, float]] = {}
+    resumed_at: list[int] = []
     for file in files:
         for message in _messages(file.read_bytes()):
             try:
@@ -87,13 +120,14 @@ def _from_events(files: list[Path], wanted: Callable[[str], bool]) -> dict[str, 
             except Exception:  # DecodeError, whose home differs between versions of protobuf
                 break
             if event.session_log.status == SessionLog.START:  # of a resumed run: what was logged from here on is void
+                resumed_at.append(event.step - 1)
                 for values in found.values():
                     for step in [step for step in values if step >= event.step]:
                         del values[step]
             for value in event.summary.value:
                 if value.HasField("simple_value") and wanted(value.tag):
                     found.setdefault(value.tag, {})[event.step] = value.simple_value
-    return found
+    return found, resumed_at
 
 
 def _messages(content: bytes) -> Iterator[bytes]:
@@ -108,8 +142,7 @@ def _messages(content: bytes) -> Iterator[bytes]:
         yield message
 
 
-def _from_csv(run: Path, wanted: Callable[[str], bool]) -> dict[str, dict[int, float]]:
-    file = run / "progress.csv"
+def _from_csv(file: Path, wanted: Callable[[str], bool]) -> dict[str, dict[int, float]]:
     if not file.is_file():
         return {}
     text = file.read_text(encoding="utf-8", errors="replace")

@@ -3,7 +3,7 @@
 import fnmatch
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,13 @@ from rlcore.errors import InputError
 from rlcore.files import CHECKPOINTS_FOLDER, CONFIG_FILE, RESULT_FILE, STATUS_FILE, is_locked, read_json
 from rlcore.registry import did_you_mean
 from rlcore.runs.curves import read_curves
+from rlcore.settings import flatten
 from rlcore.yaml_files import read_dumped
 
 NAMING = "id", "game", "dataset"
 """Settings by which environments of one name are different ones."""
+APART = ("env.num_envs", "seed", "device", "threads", "expect.", "imports", "trainer.loggers", "trainer.reports")
+"""Settings, or how their keys begin, in which the seeds of one config may differ."""
 RETURN = "return"
 """A sum of rewards, of which more is better whatever the environment."""
 
@@ -97,6 +100,13 @@ def settings_of(run: Path) -> dict[str, Any]:
         return read_dumped(run / CONFIG_FILE)
     except InputError as error:
         raise InputError(f"{run}: {error}") from None
+
+
+def differences(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings in which runs differ, as dotted keys, but for those in which the seeds of one config may."""
+    flat = [{k: v for k, v in flatten(one).items() if not k.startswith(APART)} for one in settings]
+    keys = dict.fromkeys(key for one in flat for key in one)
+    return [key for key in keys if any(one.get(key) != flat[0].get(key) for one in flat)]
 
 
 def environment_of(settings: Mapping[str, Any]) -> str:
