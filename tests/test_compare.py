@@ -11,7 +11,8 @@ from scipy.stats import norm, trim_mean
 
 import rlcore
 from rlcore.errors import InputError
-from rlcore.runs import aggregates
+from rlcore.runs import aggregates, drawing
+from rlcore.runs.curves import Curve
 
 GOOD, BAD = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
@@ -291,3 +292,14 @@ def test_the_table_the_json_and_the_figure(rlcore_, workdir):
     assert found["sides"]["b/seed1"]["iqm"] == {"value": 10.0, "low": None, "high": None}
     status, _, err = rlcore_("compare", "runs/a", "runs/b", "--figure", "c.poem")
     assert (status, err.startswith("rlcore: --figure c.poem: ")) == (2, True)
+
+
+@pytest.mark.parametrize("num_panels", [1, 4])
+def test_nothing_of_a_figure_lies_over_its_legend(num_panels):
+    steps = np.arange(10)
+    runs = [(f"a/run{k}", Curve(steps, steps + 1.0 * k), steps) for k in range(6)]
+    figure = drawing.draw_curves([(f"eval/{n}", runs) for n in range(num_panels)], "environment steps", 0.0)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert [axes.get_xlabel() for axes in figure.axes[:num_panels]][-1] == "environment steps"
+    assert not any(legend.overlaps(axes.get_tightbbox()) for axes in figure.axes[:num_panels])

@@ -104,9 +104,10 @@ def draw_curves(
                 mark = "." if len(x) < 25 else None
                 axes.plot(x, smoothed(curve.value, smoothing), color=shade, linewidth=1.5, marker=mark)
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        for axes in panels.flat[max(0, len(curves) - columns) : len(curves)]:  # the lowest of each column
+            axes.set_xlabel(xlabel)
         for axes in panels.flat[len(curves) :]:
             axes.axis("off")
-        figure.supxlabel(xlabel, fontsize=9, color="#333333")
         lines = [panels[0][0].plot([], [], color=colour(number), linewidth=2.5)[0] for number in range(len(names))]
         figure.legend(lines, names, loc="outside lower center", ncols=2 if columns > 1 else 1)
     return figure
