@@ -9,8 +9,8 @@ from nim import Nim
 from rlcore import InputError, cli, registry
 from rlcore.agents.alphazero import AlphaZero
 from rlcore.agents.ppo import PPO
+from rlcore.envs.games import ConnectFour, TicTacToe
 from rlcore.envs.games.engine import LEVELS, Engine, Strength, draw
-from rlcore.envs.games.rules import ConnectFour, TicTacToe
 from rlcore.envs.games.selfplay import SelfPlayEnv
 from rlcore.envs.games.session import Session, place
 from rlcore.envs.games.terminal import Terminal, drawing, watch

@@ -5,22 +5,16 @@
 ``replay``: positions to learn from; ``play``: the command.
 """
 
-from rlcore.envs.games.rules import (
-    BitBoardGame,
-    ConnectFour,
-    DotsAndBoxes,
-    EightPuzzle,
-    Einstein,
-    Gomoku,
-    Gomoku9,
-    Hex,
-    Hex5,
-    Hex7,
-    Othello,
-    Othello6,
-    SquareGame,
-    TicTacToe,
-)
+from rlcore.envs.games.rules.bitboard import BitBoardGame
+from rlcore.envs.games.rules.connect_four import ConnectFour
+from rlcore.envs.games.rules.dots_and_boxes import DotsAndBoxes
+from rlcore.envs.games.rules.eight_puzzle import EightPuzzle
+from rlcore.envs.games.rules.einstein import Einstein
+from rlcore.envs.games.rules.gomoku import Gomoku, Gomoku9
+from rlcore.envs.games.rules.hex import Hex, Hex5, Hex7
+from rlcore.envs.games.rules.othello import Othello, Othello6
+from rlcore.envs.games.rules.square import SquareGame
+from rlcore.envs.games.rules.tic_tac_toe import TicTacToe
 
 __all__ = [
     "BitBoardGame",
