@@ -38,7 +38,7 @@ def reinforce(env, **settings):
 
 
 def fit(agent, env, steps):
-    return Trainer(agent, env, total_steps=steps, seed=1).fit().scalars
+    return Trainer(agent, env, Trainer.Settings(total_steps=steps, eval_every=steps), seed=1).fit().scalars
 
 
 @pytest.mark.parametrize("make", [ppo, reinforce, lambda env: reinforce(env, baseline=True)])
@@ -280,14 +280,14 @@ def test_ppo_solves_cartpole(seed):
 
 def test_ppo_takes_a_loss_of_ones_own():
     env = CartPole(CartPole.Settings(num_envs=8))
-    settings = PPO.Settings(horizon=32, minibatch_size=64, learning_rate=3e-3, learning_rate_schedule="linear")
+    settings = PPO.Settings(horizon=32, minibatch_size=64)
     given = {"PPO": PPO, "torch": torch}
     exec(blocks("docs/agents.md", "python")[0], given)
     agent = given["Guesses"](env, settings)
     check_agent(agent, env)
     obs, _ = env.reset(seed=1)
     before = (agent.guess(agent.body(obs)) - 1).abs().mean()
-    Trainer(agent, env, total_steps=4_000).fit()
+    Trainer(agent, env, Trainer.Settings(total_steps=8_000, eval_every=8_000)).fit()
     assert (agent.guess(agent.body(obs)) - 1).abs().mean() < 0.2 * before
 
 

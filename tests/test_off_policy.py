@@ -50,7 +50,7 @@ def made(kind, env, **settings):
 
 
 def fit(agent, env, steps):
-    return Trainer(agent, env, total_steps=steps, seed=1).fit().scalars
+    return Trainer(agent, env, Trainer.Settings(total_steps=steps, eval_every=steps), seed=1).fit().scalars
 
 
 def batch(obs, action, reward, next_obs, terminated, discount=0.5, **others):
