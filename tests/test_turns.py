@@ -389,19 +389,20 @@ def test_every_simulation_of_dice_counts_for_the_right_player():
 def random_worth(game, state):
     """What random moves are worth, by a recursion over all of them."""
 
-    @cache
-    def worth(numbers):
-        state = torch.tensor([numbers])
-        legal, probability = game.legal(state)[0], game.chance(state)
-        weight = probability[0] if probability is not None and probability.any() else legal / legal.sum()
-        total = 0.0
-        for action in weight.nonzero().flatten().tolist():
-            after, reward, terminated = game.step(state, torch.tensor([action]))
-            sequel = 0.0 if terminated else float(game.discount(state, after)) * worth(tuple(after[0].tolist()))
-            total += float(weight[action]) * (float(reward) + sequel)
-        return total
+    return worth(game, tuple(state[0].tolist()))
 
-    return worth(tuple(state[0].tolist()))
+
+@cache
+def worth(game, numbers):
+    state = torch.tensor([numbers])
+    legal, probability = game.legal(state)[0], game.chance(state)
+    weight = probability[0] if probability is not None and probability.any() else legal / legal.sum()
+    total = 0.0
+    for action in weight.nonzero().flatten().tolist():
+        after, reward, terminated = game.step(state, torch.tensor([action]))
+        sequel = 0.0 if terminated else float(game.discount(state, after)) * worth(game, tuple(after[0].tolist()))
+        total += float(weight[action]) * (float(reward) + sequel)
+    return total
 
 
 def test_random_games_are_worth_what_is_expected_of_them():
