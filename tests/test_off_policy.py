@@ -457,12 +457,13 @@ def test_dqn_reads_what_others_read(name):
 @pytest.mark.parametrize("name", ["pixels", "one part of three", "target"])
 def test_continuous_agents_read_what_others_read(kind, name):
     space, _, draw, _ = PROBES[name]
-    env = OneStep(space, Box(-1.0, 1.0, (2, 2)), draw, lambda obs, a: -a.flatten(1).square().sum(1), num_envs=4)
-    settings = {**QUICK, "batch_size": 16, "learning_starts": 32}
+    env = OneStep(space, Box(-1.0, 1.0, (2, 2)), draw, lambda obs, a: -(a - 0.5).flatten(1).square().sum(1), num_envs=4)
+    rate = 1e-3 if kind is TD3 else 1e-2  # its policy saturates by larger steps
+    settings = {**QUICK, "batch_size": 16, "learning_rate": rate, "policy_delay": 1}
     settings |= {"network": NETWORKS[name]} if name in NETWORKS else {}
     check_agent(made(kind, env, **settings), env)
     agent = made(kind, env, **settings, gamma=0.0)
-    assert fit(agent, env, 600 if name == "target" else 160)["return"] > -0.4
+    assert fit(agent, env, 400)["return"] > -0.6  # the middle of the Box: -1
     obs, _ = env.reset(seed=1)
     told = uncertainty(agent.answers(obs))
     assert told.mean.shape == (4,)
