@@ -5,6 +5,7 @@ with 9,000 numbers they take 134 and 129 microseconds, of which the arithmetic t
 the same kernels, and their results are bit-identical.
 """
 
+import inspect
 import operator
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
@@ -47,7 +48,7 @@ class FusedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores settings and state, as the kernel needs it: on each parameter's device, in its memory layout."""
-        super().load_state_dict(state_dict)
+        inspect.unwrap(torch.optim.Optimizer.load_state_dict)(self, state_dict)
         for param, state in self.state.items():
             for name, value in state.items():
                 if value.stride() != param.stride() and value.shape == param.shape:
@@ -69,6 +70,11 @@ class FusedOptimizer(torch.optim.Optimizer):
             self._apply(group, [param.grad for param in params], self._columns[index])
 
     step.hooked = True  # type: ignore[attr-defined] # else torch wraps it in a profiler range that costs more than the step
+
+    # As torch wraps them, their first call imports torch.compile's tracer and sympy, of which nothing here has any use.
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
 
 class SGD(FusedOptimizer):

@@ -5,6 +5,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Read by torch as it is imported, here and in all processes that the tests start: each has one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
 import pytest
 import torch
 from hypothesis import settings
@@ -13,7 +17,6 @@ from rlcore import cli
 
 settings.register_profile("rlcore", deadline=None)  # the machine may be busy
 settings.load_profile("rlcore")
-os.environ.setdefault("PYTHONWARNINGS", "ignore")
 torch.set_num_threads(1)
 
 

@@ -27,10 +27,11 @@ from rlcore.agents.trpo import TRPO
 from rlcore.errors import InputError
 from rlcore.gym_environment import GymEnvironment
 from rlcore.normalization import RunningMoments
+from rlcore.optimizers import SGD
 from rlcore.supervised.environment import SupervisedEnv
 from rlcore.supervised.reconstruction import ReconstructionEnv
 
-N, UPDATES, STEPS = 8, 20, 64
+N, UPDATES, STEPS = 8, 8, 64
 MLP = {"name": "mlp", "hidden": [8]}
 MOMENTS = {"normalize_observations": True, "normalize_rewards": True}
 
@@ -242,7 +243,7 @@ def weights(rows):
     env = GymEnvironment(Walk, num_envs=1)
     agent = RandomSearch(env, RandomSearch.Settings())
     theta = nn.Parameter(torch.zeros(2))
-    agent.optimizer = torch.optim.SGD([theta], lr=1.0)
+    agent.optimizer = SGD([theta], lr=1.0)
     x = torch.arange(2.0 * sum(rows)).view(-1, 2).split(rows)[distributed.rank()]
     distributed.weigh(len(x))
     metrics = agent.minimize((x * theta).sum(1).mean() + x.mean())

@@ -3,7 +3,7 @@ import torch
 from compare import Syncs, same
 
 import rlcore
-from rlcore import InputError, Trainer, check_agent, registry
+from rlcore import InputError, Trainer, check_agent, commands, registry
 from rlcore.agents.alphazero import AlphaZero, Memory
 from rlcore.envs.games.matches import MatchesReport
 from rlcore.envs.games.replay import Batch, Position
@@ -177,7 +177,8 @@ def test_everything_together_learns_tictactoe():
     }  # fmt: skip
     env = {"random_openings": 7, "positions": "all"}
     env, agent = make(64, env=env, learning_rate=5e-3, batch_size=256, horizon=8, **settings)
-    assert Trainer(agent, env, total_steps=6_000).fit().scalars["search_right"] > 0.85
+    once = Trainer.Settings(total_steps=6_000, eval_every=6_000)
+    assert Trainer(agent, env, once).fit().scalars["search_right"] > 0.85
 
 
 def test_the_loss_is_that_of_the_paper():
@@ -334,7 +335,7 @@ def test_tictactoe_is_learned_in_seconds():
     agent.settings.__dict__["eval_simulations"] = 30
     env.settings.__dict__["positions"] = "all"
     before = env.evaluation(8).score(agent, 20, seed=1).scalars
-    Trainer(agent, env, total_steps=25_000).fit()
+    Trainer(agent, env, Trainer.Settings(total_steps=16_000, eval_every=None)).fit()
     after = env.evaluation(8).score(agent, 20, seed=1).scalars
     assert after["policy_right"] > max(0.9, before["policy_right"] + 0.1)
     assert after["search_right"] > 0.985
@@ -384,15 +385,15 @@ def test_networks_of_players(name):
 
 
 def test_matches_are_told_by_opponent():
-    env, agent = make(env={"positions": "all"})
-    settings = {"opponents": [{"name": "random"}, {"name": "minmax", "depth": 2}], "num": 10, "random_moves": 2}
+    env, agent = make(env={"positions": "all"}, eval_simulations=8)
+    settings = {"opponents": [{"name": "random"}, {"name": "minmax", "depth": 2}], "num": 6, "random_moves": 2}
     report = MatchesReport(MatchesReport.Settings.model_validate(settings))(agent, env.evaluation(4), Report({}))
     figures = ("points", "points_low", "points_high", "wins")
     assert set(report.scalars) == {f"{name}_{figure}" for name in ("random", "minmax_2") for figure in figures}
     told = "random: {random_points:.1%} of the points [{random_points_low:.1%}, {random_points_high:.1%}], "
     assert report.text.startswith(told.format_map(report.scalars))
     assert report.scalars["random_points_low"] < report.scalars["random_points"] < report.scalars["random_points_high"]
-    assert "of 20 from 10 random openings" in report.text
+    assert "of 12 from 6 random openings" in report.text
     again = MatchesReport(MatchesReport.Settings.model_validate(settings))(agent, env.evaluation(4), Report({}))
     assert again.scalars == report.scalars
     drawn = MatchesReport.Settings.model_validate({**settings, "balanced": True, "num": 3})
@@ -402,10 +403,14 @@ def test_matches_are_told_by_opponent():
         MatchesReport(twice)(agent, env.evaluation(4), Report({}))
 
 
-def test_matches_from_one_opening_are_one_game_of_each_side_unless_someone_plays_at_random(workdir):
-    from rlcore import commands
+def saved_player():
+    """The run of a player that has learned a little, in the folder ``saved``."""
+    quick = ["agent.simulations=4", "agent.eval_simulations=8", "trainer.total_steps=1024", "trainer.eval_every=null"]
+    commands.train("tictactoe_alphazero", [*quick, "threads=1"], "saved", None, 1)
 
-    commands.train("tictactoe_alphazero", ["trainer.total_steps=1024", "threads=1"], "saved", None, 1)
+
+def test_matches_from_one_opening_are_one_game_of_each_side_unless_someone_plays_at_random(workdir):
+    saved_player()
     env, agent = make(eval_simulations=2)
     opponents = [{"name": "run", "run": "saved"}, {"name": "random"}]
     settings = MatchesReport.Settings.model_validate({"opponents": opponents, "num": 20, "random_moves": 0})
@@ -418,10 +423,8 @@ def test_matches_from_one_opening_are_one_game_of_each_side_unless_someone_plays
 
 
 def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
-    from rlcore import commands
-
-    commands.train("tictactoe_alphazero", ["trainer.total_steps=2048", "threads=1"], "saved", None, 1)
-    env, agent = make()
+    saved_player()
+    env, agent = make(eval_simulations=2)
     torch.set_num_threads(2)
     before, numbers = torch.get_num_threads(), torch.get_rng_state()
     opponents = {"opponents": [{"name": "run", "run": "saved"}], "num": 3}
@@ -433,7 +436,7 @@ def test_a_saved_player_changes_nothing_of_the_run_that_plays_it(workdir):
     assert torch.equal(torch.get_rng_state(), numbers)
     torch.set_num_threads(1)
     other = SelfPlayEnv(SelfPlayEnv.Settings(game="connect4", num_envs=2))
-    commands.train("cartpole_ppo", ["trainer.total_steps=512", "trainer.eval_episodes=1", "threads=1"], "pole", None, 1)
+    commands.train("cartpole_ppo", ["trainer.total_steps=512", "trainer.eval_every=null", "threads=1"], "pole", None, 1)
     with pytest.raises(InputError, match="pole plays no game, the game here is TicTacToe"):
         MatchesReport(MatchesReport.Settings.model_validate({"opponents": [{"name": "run", "run": "pole"}]}))(
             agent, env.evaluation(4), Report({})

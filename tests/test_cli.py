@@ -128,8 +128,9 @@ def test_train_eval_resume_and_what_they_leave(rlcore_, workdir):
 
 
 def test_a_run_resumed_after_kill_9_ends_in_the_bits_of_an_unbroken_one(rlcore_, workdir):
-    assert rlcore_("train", "quick.yaml", "--run-dir", "whole", "trainer.total_steps=20_000")[0] == 0
-    words = ["train", "quick.yaml", "--run-dir", "killed", "trainer.total_steps=20_000"]
+    long = "trainer.total_steps=10_000", "trainer.eval_every=null"
+    assert rlcore_("train", "quick.yaml", "--run-dir", "whole", *long)[0] == 0
+    words = ["train", "quick.yaml", "--run-dir", "killed", *long]
     process = subprocess.Popen([sys.executable, "-m", "rlcore", *words], stdout=subprocess.DEVNULL)
     last = workdir / "killed/checkpoints/last.pt"
     deadline = time.monotonic() + 100
@@ -137,7 +138,7 @@ def test_a_run_resumed_after_kill_9_ends_in_the_bits_of_an_unbroken_one(rlcore_,
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert checkpoint.load(last)["steps"] < 20_000
+    assert checkpoint.load(last)["steps"] < 10_000
     assert rlcore_("resume", "killed")[0] == 0
     whole, killed = (checkpoint.load(workdir / run / "checkpoints/last.pt") for run in ("whole", "killed"))
     same(whole, killed)
@@ -160,8 +161,8 @@ def test_signals_finish_the_update_save_and_say_how_to_resume(workdir, number, s
 
 def test_seeds_run_side_by_side_and_share_the_cores(rlcore_, workdir, monkeypatch):
     monkeypatch.setattr("rlcore.device.NUM_THREADS", 2)
-    wide = "agent.network.hidden=[512,512]"
-    status, out, _ = rlcore_("train", "quick.yaml", wide, "--seeds", 2, "--jobs", 2, "--run-dir", "many")
+    wide = "agent.network.hidden=[330,330]", "trainer.total_steps=256"
+    status, out, _ = rlcore_("train", "quick.yaml", *wide, "--seeds", 2, "--jobs", 2, "--run-dir", "many")
     assert status == 0
     assert "eval/return" in out
     assert sorted(path.name[-5:] for path in (workdir / "many").iterdir()) == ["seed1", "seed2"]
@@ -178,18 +179,18 @@ if any(word.startswith("seed=2") for word in sys.argv):
 def test_a_seed_that_was_killed_is_no_success(rlcore_, workdir):
     (workdir / "deadly.py").write_text(DEADLY)
     (workdir / "deadly.yaml").write_text(QUICK + "imports: [deadly]\n")
-    status, _, err = rlcore_("train", "deadly.yaml", "--seeds", 2)
+    status, _, err = rlcore_("train", "deadly.yaml", "trainer.total_steps=256", "--seeds", 2)
     assert status == 128 + signal.SIGKILL
     assert "seed2: exit status 137" in err
 
 
 def test_every_fold_is_held_out_once(rlcore_, workdir):
     changed = ("env.num_envs=20", "env.test_fraction=0", "trainer.epochs=2")
-    status, out, _ = rlcore_("train", "iris_perceptron", *changed, "--folds", 3, "--jobs", 2, "--run-dir", "folds")
+    status, out, _ = rlcore_("train", "iris_perceptron", *changed, "--folds", 2, "--jobs", 2, "--run-dir", "folds")
     assert status == 0
-    assert all(f"fold{number}" in out for number in range(3))
+    assert all(f"fold{number}" in out for number in range(2))
     settings = [rlcore.run.Run(path).load().config.env.settings for path in sorted(Path("folds").iterdir())]
-    assert [(each.folds, each.fold) for each in settings] == [(3, 0), (3, 1), (3, 2)]
+    assert [(each.folds, each.fold) for each in settings] == [(2, 0), (2, 1)]
     status, _, err = rlcore_("train", "quick.yaml", "--folds", 3)
     assert (status, "env.folds: unknown key" in err) == (2, True)
     status, _, err = rlcore_("train", "iris_perceptron", "--folds", 3, "--seeds", 2)
@@ -265,17 +266,12 @@ def test_a_report_that_says_what_the_evaluation_said_is_printed_once(rlcore_):
 def test_verify_says_pass_or_fail(rlcore_, workdir):
     status, out, _ = rlcore_("verify", "quick.yaml")
     assert (status, "pass" in out, "any policy" in out) == (0, True, True)
-    (workdir / "proud.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
-    status, out, _ = rlcore_("verify", "quick.yaml", "proud.yaml", "--seeds", 2, "--jobs", 3)
-    assert status == 1
-    verdicts = re.findall(r"^(\w+).yaml: eval/return +[\d.]+ +[\d.]+, (\w+)$", out, re.MULTILINE)
-    assert verdicts == [("quick", "pass"), ("proud", "FAIL")]
     (workdir / "more").mkdir()
     (workdir / "more/quick.yaml").write_text(QUICK.replace("at_least: 5", "at_least: 501"))
-    status, out, _ = rlcore_("verify", "quick.yaml", "more/quick.yaml", "--jobs", 2)
-    assert re.findall(r"^(\S+): eval/return +[\d.]+, (\w+)$", out, re.MULTILINE) == [
-        ("quick.yaml", "pass"), ("more/quick.yaml", "FAIL"),
-    ]  # fmt: skip
+    status, out, _ = rlcore_("verify", "quick.yaml", "more/quick.yaml", "--seeds", 2, "--jobs", 3)
+    assert status == 1
+    verdicts = re.findall(r"^(\S+): eval/return +[\d.]+ +[\d.]+, (\w+)$", out, re.MULTILINE)
+    assert verdicts == [("quick.yaml", "pass"), ("more/quick.yaml", "FAIL")]
     for words in ([], ["quick.yaml", "--all"]):
         status, out, error = rlcore_("verify", *words)
         assert (status, out) == (2, "")
@@ -410,7 +406,8 @@ def _ends(group):
 def test_a_signal_to_the_whole_group_saves_where_environments_are_processes(workdir, number, context):
     """As Ctrl-C sends it: to the workers, too, which must not die of it first."""
     (workdir / "quick.yaml").write_text(QUICK)
-    env = f"env={{name: gym, id: CartPole-v1, num_envs: 2, vectorization: async, context: {context}}}"
+    num_envs = 1 if context == "spawn" else 2  # a spawned process imports everything anew
+    env = f"env={{name: gym, id: CartPole-v1, num_envs: {num_envs}, vectorization: async, context: {context}}}"
     words = [
         "train",
         "quick.yaml",
@@ -492,12 +489,13 @@ def test_the_readmes_agent_trains_from_a_file_outside_the_repository(workdir):
     code = (workdir / "my_agent.py").read_text()
     assert code in (ROOT / "README.md").read_text()
     assert len([line for line in code[code.index("@rlcore") :].splitlines() if line.strip()]) <= 30
-    result = command("train", "my_agent.yaml", "trainer.total_steps=60_000", "--run-dir", "run", cwd=workdir)
+    quick = "trainer.total_steps=60_000", "trainer.eval_every=60_000"
+    result = command("train", "my_agent.yaml", *quick, "--run-dir", "run", cwd=workdir)
     assert result.returncode == 0, result.stderr
     assert json.loads((workdir / "run/result.json").read_text())["figures"]["eval/return"] > 300
     elsewhere = workdir / "elsewhere"
     elsewhere.mkdir()
-    result = command("eval", "../run", "--json", cwd=elsewhere)  # the module is found from anywhere
+    result = command("eval", "../run", "--json", "--episodes", 1, cwd=elsewhere)  # the module is found from anywhere
     assert result.returncode == 0, result.stderr
 
 

@@ -66,13 +66,14 @@ def test_the_game_of_the_docs_is_played_and_learned():
     network = {"name": "policy_value", "hidden": [32], "head": 16}
     settings = {"network": network, "simulations": 8, "eval_simulations": 30, "learning_rate": 1e-2, "batch_size": 64}
     agent = agents["alphazero"](env, agents["alphazero"].Settings.model_validate(settings))
-    assert Trainer(agent, env, total_steps=6000).fit().scalars["search_right"] > 0.95
+    once = Trainer.Settings(total_steps=6000, eval_every=6000)
+    assert Trainer(agent, env, once).fit().scalars["search_right"] > 0.95
 
 
 def test_the_readmes_python_runs(workdir):
     (code,) = [code for code in blocks("README.md", "python") if "Trainer(" in code]
     given = {}
-    exec(code.replace("rlcore.Trainer(", "report = rlcore.Trainer("), given)
+    exec(code.replace("rlcore.Trainer(", "report = rlcore.Trainer(").replace("100_000", "30_000"), given)
     assert given["report"].scalars["return"] > 100
 
 
@@ -130,10 +131,10 @@ def test_an_agent_answers_gymnasium_as_the_readme_says(workdir):
 def test_the_python_of_the_agents_docs_runs(workdir, monkeypatch):
     _, by_hand, of_config, _, report = blocks("docs/agents.md", "python")
     given = {}
-    exec(by_hand, given)
+    exec(by_hand.replace("20_000", "4_000").replace("10_000", "2_000"), given)
     assert {path.name for path in Path("runs/mine/checkpoints").iterdir()} >= {"half.pt", "last.pt", "best.pt"}
     saved = checkpoint.load(Path("runs/mine/checkpoints/last.pt"))
-    assert saved["steps"] >= 20_000 > checkpoint.load(Path("runs/mine/checkpoints/half.pt"))["steps"] >= 10_000
+    assert saved["steps"] >= 4_000 > checkpoint.load(Path("runs/mine/checkpoints/half.pt"))["steps"] >= 2_000
     assert given["found"]["return"] == saved["learns"]["figures"]["eval/return"]
     exec(of_config, {})
     agent = rlcore.load("runs/seven", "last")

@@ -1,7 +1,5 @@
 """Mistakes in the rules of a game, and who tells of them."""
 
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -462,7 +460,7 @@ def test_an_environment_checks_the_rules_of_a_class_once(monkeypatch):
         check_once(Sized(5))  # another game of the same class
 
 
-def test_the_command_tells_what_random_games_are_like_and_one_line_of_a_mistake(workdir):
+def test_the_command_tells_what_random_games_are_like_and_one_line_of_a_mistake(rlcore_, workdir):
     (workdir / "mine.py").write_text(
         "import rlcore\n"
         "from rlcore.envs.games import TicTacToe\n"
@@ -476,17 +474,13 @@ def test_the_command_tells_what_random_games_are_like_and_one_line_of_a_mistake(
         "        return made._replace(reward=-made.reward)\n"
     )
 
-    def check(*words):
-        return subprocess.run([sys.executable, "-m", "rlcore", "check", *words], capture_output=True, text=True)
-
-    done = check("tictactoe", "--games", "200")
-    assert done.returncode == 0
-    assert "the rules keep their contract in 200 random games" in done.stdout
-    assert "9 moves, planes 2 x 3 x 3, symmetries 8; 5 to 9 moves of players" in done.stdout
-    assert "return" in check("eight_puzzle", "--games", "20").stdout
-    done = check("paid", "--imports", "mine.py")
-    assert "perhaps a mistake: Paid: no move ever won" in done.stdout
-    done = check("late", "--imports", "mine.py")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("rlcore: Late: a game goes on after max_moves = 8 moves")
-    assert check("othelo").stderr.startswith("rlcore: unknown game 'othelo' (did you mean 'othello'")
+    status, out, _ = rlcore_("check", "tictactoe", "--games", "200")
+    assert status == 0
+    assert "the rules keep their contract in 200 random games" in out
+    assert "9 moves, planes 2 x 3 x 3, symmetries 8; 5 to 9 moves of players" in out
+    assert "return" in rlcore_("check", "eight_puzzle", "--games", "20")[1]
+    assert "perhaps a mistake: Paid: no move ever won" in rlcore_("check", "paid", "--imports", "mine.py")[1]
+    status, _, err = rlcore_("check", "late", "--imports", "mine.py")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("rlcore: Late: a game goes on after max_moves = 8 moves")
+    assert rlcore_("check", "othelo")[2].startswith("rlcore: unknown game 'othelo' (did you mean 'othello'")

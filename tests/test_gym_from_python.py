@@ -83,10 +83,11 @@ FORMS = {
 def test_every_form_steps_is_evaluated_and_filmed(form, context):
     given, settings, size = FORMS[form]
     how = {"vectorization": "sync"} if context == "sync" else {"vectorization": "async", "context": context}
-    env = GymEnvironment(given, num_envs=2, **settings, **how)
+    N = 1 if context == "spawn" else 2  # each of these processes imports everything anew
+    env = GymEnvironment(given, num_envs=N, **settings, **how)
     twin = env.evaluation(3)
     film = env.filming()
-    for one, num_envs in ((env, 2), (twin, 3 if context == "sync" else 2), (film, 1)):
+    for one, num_envs in ((env, N), (twin, 3 if context == "sync" else N), (film, 1)):
         assert one.num_envs == num_envs
         assert one.reset(seed=1)[0].tolist() == [[size]] * num_envs
         assert one.step(torch.zeros(num_envs, dtype=torch.int64))[1].tolist() == [1.0] * num_envs

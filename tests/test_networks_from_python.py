@@ -77,9 +77,10 @@ def circles():
 def agent_of(kind, network):
     rlcore.seed_everything(1)
     if kind is PPO:
-        env, settings = cartpole(), PPO.Settings(network=network, horizon=32)
+        env, settings = cartpole(), PPO.Settings(network=network, horizon=32, learning_rate=3e-3)
     elif kind is Reinforce:
-        env, settings = cartpole(), Reinforce.Settings(network=network, baseline=True)
+        settings = Reinforce.Settings(network=network, baseline=True, learning_rate=1e-2, value_steps=4)
+        env = cartpole()
     else:
         env, settings = circles(), Supervised.Settings(network=network, learning_rate=3e-2)
     return env, kind(env, settings)
@@ -94,7 +95,7 @@ def test_agents_learn_with_it_and_a_checkpoint_restores(tmp_path, kind, form):
 
     def trainer():
         env, agent = agent_of(kind, network)
-        return Trainer(agent, env, total_steps=30_000 if kind is Supervised else 20_000, run_dir=tmp_path)
+        return Trainer(agent, env, total_steps=8_000, run_dir=tmp_path)
 
     one = trainer()
     first = {name: value.clone() for name, value in one.agent.state_dict().items()}

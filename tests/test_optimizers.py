@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -232,3 +234,19 @@ def test_a_setting_that_a_checkpoint_does_not_know_is_no_change():
     another = make_trainer("ppo")
     another.agent.restore(saved)
     assert another.agent.optimizer.param_groups[0]["lr"] == 3e-4
+
+
+def test_a_step_imports_no_compiler():
+    """torch's own methods import torch._dynamo and sympy when they are first called: a second and a half."""
+    program = """
+import sys, torch
+from rlcore.optimizers import Adam
+x = torch.nn.Parameter(torch.ones(2))
+optimizer = Adam([x])
+optimizer.zero_grad()
+x.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -25,7 +25,7 @@ STACK = {"name": "frame_stack", "frames": 3, "body": {"name": "mlp", "hidden": [
 class Cue(Probe):
     """Shows +1 or -1 in the first step and nothing later; only the last answer is paid: 1 if it names the cue."""
 
-    def __init__(self, settings=None, device="cpu", length=6):
+    def __init__(self, settings=None, device="cpu", length=4):
         self.length = length
         super().__init__(settings or Environment.Settings(num_envs=16), 2, Discrete(2), device)
 
@@ -217,20 +217,20 @@ def test_each_frame_is_stored_once():
     assert seen.memory.outputs.shape == (16, 4, 2)
 
 
-MEMORIES = [{"name": "gru", "size": 16}, {"name": "lstm", "size": 16}, {"name": "frame_stack", "frames": 6}]
+MEMORIES = [{"name": "gru", "size": 16}, {"name": "lstm", "size": 16}, {"name": "frame_stack", "frames": 4}]
 
 
 @pytest.mark.parametrize("network", MEMORIES, ids=["gru", "lstm", "stack"])
 def test_a_cue_is_remembered(network):
-    env, agent = make(Cue(), horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8, network=network)
-    Trainer(agent, env, total_steps=16 * 24 * 20, seed=1).fit()
+    env, agent = make(Cue(), minibatch_size=64, learning_rate=1e-2, num_epochs=4, network=network)
+    Trainer(agent, env, total_steps=16 * 16 * 14, seed=1).fit()
     assert env.evaluation(16).score(agent, 200, seed=3).scalars["return"] > 0.97
 
 
 def test_no_cue_is_remembered_without_a_memory():
     blind = Cue()
-    forgetful = PPO(blind, PPO.Settings(horizon=24, minibatch_size=96, learning_rate=3e-3, num_epochs=8))
-    Trainer(forgetful, blind, total_steps=16 * 24 * 40, seed=1).fit()
+    forgetful = PPO(blind, PPO.Settings(horizon=16, minibatch_size=64, learning_rate=1e-2, num_epochs=4))
+    Trainer(forgetful, blind, total_steps=16 * 16 * 14, seed=1).fit()
     assert blind.evaluation(16).score(forgetful, 200, seed=3).scalars["return"] < 0.7
 
 

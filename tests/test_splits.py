@@ -77,7 +77,7 @@ def test_reinforce_asks_if_a_mistake_is_dear_and_only_then(wrong):
             network=NetworkChoice.model_validate({"name": "mlp", "hidden": [16]}), learning_rate=1e-2, normalize=False
         ),
     )
-    scalars = Trainer(agent, env, total_steps=18_000).fit().scalars
+    scalars = Trainer(agent, env, Trainer.Settings(total_steps=18_000, eval_every=18_000)).fit().scalars
     assert scalars["asked"] > 0.95 if wrong else scalars["asked"] < 0.05
 
 
@@ -123,8 +123,8 @@ def test_the_best_checkpoint_is_that_of_the_least_error_in_validation(tmp_path):
     rng = np.random.default_rng(1)
     data = from_arrays(rng.normal(size=(60, 3)).astype(np.float32), rng.normal(size=60).astype(np.float32))
     env = SupervisedEnv(SupervisedEnv.Settings(num_envs=20, action="values", validation_fraction=0.5), dataset=data)
-    agent = Supervised(env, Supervised.Settings(learning_rate=0.02))
-    settings = Trainer.Settings(total_steps=20 * 200, eval_every=20)
+    agent = Supervised(env, Supervised.Settings(learning_rate=0.05))
+    settings = Trainer.Settings(total_steps=20 * 80, eval_every=20)
     trainer = Trainer(agent, env, settings, run_dir=tmp_path)
     seen = [trainer.figures["eval/squared_error"] for _ in trainer.updates()]
     assert min(seen) < seen[-1]  # there is nothing to be learned: it overfits

