@@ -200,10 +200,11 @@ def test_the_loss_is_that_of_the_paper():
     torch.testing.assert_close(metrics["loss"], (cross_entropy + 2 * squared).detach())
 
 
-def test_bfloat16_is_for_learning_and_float32_for_playing():
+@pytest.mark.parametrize("search", ["gumbel", "puct"])
+def test_bfloat16_is_for_learning_and_float32_for_playing(search):
     """Games and gradient steps are those under an autocast by hand; evaluation is as ever."""
-    env, full = make(game="connect4", symmetries=False)
-    agent = make(game="connect4", symmetries=False, precision="bfloat16")[1]
+    env, full = make(game="connect4", symmetries=False, search=search)
+    agent = make(game="connect4", symmetries=False, search=search, precision="bfloat16")[1]
     obs, _ = env.reset(seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         logits, _ = full.policy_and_value(obs)
